@@ -1,0 +1,164 @@
+"""The environment contract: pure functions over arrays with an agent axis, zero-padded to the widest agent."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+EnvState = Any
+Noise = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """Actions 0 to `num_actions` - 1, int32."""
+
+    num_actions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """Real actions of shape (`size`,), each between `low` and `high`, float32."""
+
+    size: int
+    low: float = -1.0
+    high: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvSpec:
+    """What is fixed about an environment. Hashable, so it may be a static argument.
+
+    Attributes:
+        name: the name under which results are filed.
+        agent_names: one name an agent, `word_0`-like.
+        observation_sizes: each agent's own observation width, before padding.
+        action_spaces: each agent's own action space; all discrete or all boxes.
+        episode_limit: steps after which an episode is truncated.
+    """
+
+    name: str
+    agent_names: tuple[str, ...]
+    observation_sizes: tuple[int, ...]
+    action_spaces: tuple[Discrete | Box, ...]
+    episode_limit: int
+
+    @property
+    def num_agents(self) -> int:
+        """Number of agents, n."""
+        return len(self.agent_names)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are integers (else real vectors)."""
+        return isinstance(self.action_spaces[0], Discrete)
+
+    @property
+    def observation_size(self) -> int:
+        """Width of the padded observation, d."""
+        return max(self.observation_sizes)
+
+    @property
+    def action_sizes(self) -> tuple[int, ...]:
+        """Each agent's number of actions (discrete) or action width (box)."""
+        return tuple(s.num_actions if isinstance(s, Discrete) else s.size for s in self.action_spaces)
+
+    @property
+    def action_size(self) -> int:
+        """The largest of `action_sizes`: A."""
+        return max(self.action_sizes)
+
+    @property
+    def observation_mask(self) -> np.ndarray:
+        """(n, d) bool: which observation entries are real."""
+        return np.arange(self.observation_size) < np.array(self.observation_sizes)[:, None]
+
+    @property
+    def action_mask(self) -> np.ndarray:
+        """(n, A) bool: which actions (or action components) an agent has."""
+        return np.arange(self.action_size) < np.array(self.action_sizes)[:, None]
+
+
+class TimeStep(NamedTuple):
+    """What a step shows to the agents.
+
+    Attributes:
+        observation: (n, d) float32, zero beyond an agent's own width.
+        reward: (n,) float32; zeros at reset.
+        terminated: (n,) bool, the task ended for that agent: nothing to bootstrap from.
+        truncated: () bool, the time limit cut the episode: bootstrap from `final_observation`.
+        action_mask: (n, A) bool, the actions allowed now.
+        final_observation: (n, d), what this step led to. Equals `observation`, except after an automatic reset, where
+            `observation` opens the next episode and this still closes the last one.
+        metrics: task metrics of this step, a dict of scalars.
+    """
+
+    observation: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    action_mask: jax.Array
+    final_observation: jax.Array
+    metrics: dict[str, jax.Array]
+
+    @property
+    def done(self) -> jax.Array:
+        """() bool: the episode is over, for every agent or by the clock."""
+        return self.truncated | self.terminated.all(-1)
+
+
+def make_timestep(
+    spec: EnvSpec,
+    observation: jax.Array,
+    reward: jax.Array | None = None,
+    terminated: jax.Array | None = None,
+    truncated: jax.Array | None = None,
+    action_mask: jax.Array | None = None,
+    metrics: dict[str, jax.Array] | None = None,
+) -> TimeStep:
+    """A TimeStep whose omitted fields are those of a running episode: no reward, no end, every own action allowed."""
+    n = spec.num_agents
+    return TimeStep(
+        observation=observation,
+        reward=jnp.zeros(n, observation.dtype) if reward is None else reward,
+        terminated=jnp.zeros(n, bool) if terminated is None else terminated,
+        truncated=jnp.zeros((), bool) if truncated is None else truncated,
+        action_mask=jnp.asarray(spec.action_mask) if action_mask is None else action_mask,
+        final_observation=observation,
+        metrics={} if metrics is None else metrics,
+    )
+
+
+def no_noise(key: jax.Array, state: EnvState) -> tuple[()]:
+    """`sample_noise` of an environment whose steps draw nothing."""
+    del key, state
+    return ()
+
+
+class Environment(NamedTuple):
+    """A stochastic game as a tuple of pure functions; chance (`sample_noise`) apart from law (`transition`).
+
+    Attributes:
+        spec: static facts.
+        reset: key -> (state, timestep).
+        transition: (state, action (n,) int32 or (n, k), noise) -> (state, timestep). No automatic reset inside.
+        sample_noise: (key, state) -> noise.
+        scripted: (key, state) -> action, a reference policy that sees the state; None where nobody wrote one.
+    """
+
+    spec: EnvSpec
+    reset: Callable[[jax.Array], tuple[EnvState, TimeStep]]
+    transition: Callable[[EnvState, jax.Array, Noise], tuple[EnvState, TimeStep]]
+    sample_noise: Callable[[jax.Array, EnvState], Noise] = no_noise
+    scripted: Callable[[jax.Array, EnvState], jax.Array] | None = None
+
+    def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, TimeStep]:
+        """`transition` under noise drawn with `key`."""
+        return self.transition(state, action, self.sample_noise(key, state))
+
+
+EnvironmentFactory = Callable[..., Environment]
+Metrics = Mapping[str, jax.Array]

@@ -1,0 +1,30 @@
+"""The algorithm contract: a named tuple of pure functions over an explicit learner state."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+
+from mamt_jax.types import Config, LearnerState, Metrics, Transition
+
+
+class Algorithm(NamedTuple):
+    """What training needs to know of an algorithm. `make(spec) -> Algorithm` builds one.
+
+    Attributes:
+        config: the config's class, a `flax.struct.dataclass` with a default for every field. Float fields are leaves, so
+            they can be vmapped; sizes and choices are static (`pytree_node=False`).
+        init: (config, key) -> learner state.
+        act: (config, learner_state, observation (..., n, d), key) -> action (..., n) or (..., n, k), exploring.
+        greedy: (config, learner_state, observation (..., n, d)) -> action, the mode of each policy.
+        update: (config, learner_state, batch, key) -> (learner state of the same structure, shapes and dtypes,
+            metrics: a flat dict of scalars). `batch` is a Transition with leading axes (B,) for "replay" and (T, E) for "rollout".
+        data: whether `update` wants batches replayed at random or the last rollout as it came.
+    """
+
+    config: type
+    init: Callable[[Config, jax.Array], LearnerState]
+    act: Callable[[Config, LearnerState, jax.Array, jax.Array], jax.Array]
+    greedy: Callable[[Config, LearnerState, jax.Array], jax.Array]
+    update: Callable[[Config, LearnerState, Transition, jax.Array], tuple[LearnerState, Metrics]]
+    data: Literal["replay", "rollout"] = "replay"
