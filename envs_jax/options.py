@@ -1,0 +1,24 @@
+"""Validation of the options of environment factories: one sentence that names the option and what would be right."""
+
+from typing import Any
+
+
+def _require(valid: bool, option: str, value: Any, expected: str) -> None:
+    if not valid:
+        raise ValueError(f"{option}={value!r} is not valid: {option} must be {expected}.")
+
+
+def require_count(option: str, value: Any) -> None:
+    """Raises ValueError unless `value` is an integer of at least 1."""
+    _require(isinstance(value, int) and not isinstance(value, bool) and value >= 1, option, value, "a positive integer")
+
+
+def require_share(option: str, value: Any) -> None:
+    """Raises ValueError unless `value` is a number from 0 to 1."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    _require(number and 0 <= value <= 1, option, value, "a number from 0 to 1")
+
+
+def require_switch(option: str, value: Any) -> None:
+    """Raises ValueError unless `value` is True or False."""
+    _require(isinstance(value, bool), option, value, "True or False")

@@ -1,0 +1,1 @@
+"""The particle world and its scenarios."""

@@ -1,0 +1,160 @@
+"""Rover-Tower (Iqbal & Sha, 2019, "Actor-Attention-Critic"): towers that see guide rovers that are blind, by messages."""
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from envs_jax.environment import Discrete, Environment, EnvSpec, Noise, TimeStep, make_timestep
+from envs_jax.options import require_count
+from envs_jax.particle.steering import look_ahead
+from envs_jax.particle.world import integrate
+
+NUM_PAIRS = 4
+NUM_LANDMARKS = 6
+NUM_MESSAGES = 5
+FORCE = 1.5 * 1.5  # the original applies its acceleration of 1.5 twice
+MAX_SPEED = 1.0
+BONUS = 10.0
+BONUS_SQUARED_DISTANCE = (0.075 + 0.04) * 1.5  # the original compares this length with a squared distance
+ROVER_MOVES = ((0.0, 0.0), (1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0))
+COAST_STEPS = 2
+
+
+@flax.struct.dataclass
+class RoverTowerState:
+    """Everything that Rover-Tower remembers.
+
+    Attributes:
+        rover_position: (4, 2).
+        rover_velocity: (4, 2).
+        tower_position: (4, 2), drawn and shown by renderers only.
+        landmark_position: (6, 2).
+        message: (4, 5) one-hot, what each tower said last; zeros at the start.
+        rover_of_tower: (4,) int32, a permutation.
+        goal_of_tower: (4,) int32, a landmark each.
+        step: () int32.
+    """
+
+    rover_position: jax.Array
+    rover_velocity: jax.Array
+    tower_position: jax.Array
+    landmark_position: jax.Array
+    message: jax.Array
+    rover_of_tower: jax.Array
+    goal_of_tower: jax.Array
+    step: jax.Array
+
+
+def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
+    return jnp.take(table, index, axis=0, mode="clip")
+
+
+def _tower_of_rover(state: RoverTowerState) -> jax.Array:
+    return jnp.argmax(state.rover_of_tower[:, None] == jnp.arange(NUM_PAIRS)[None, :], axis=0)
+
+
+def _observe(state: RoverTowerState) -> jax.Array:
+    tower = _tower_of_rover(state)
+    dtype = state.rover_position.dtype
+    rover_sees = [jax.nn.one_hot(tower, NUM_PAIRS, dtype=dtype), _rows(state.message, tower)]
+    rover_sees += [state.rover_position, state.rover_velocity]
+    tower_sees = [jax.nn.one_hot(state.rover_of_tower, NUM_PAIRS, dtype=dtype)]
+    tower_sees += [_rows(state.rover_position, state.rover_of_tower), _rows(state.landmark_position, state.goal_of_tower)]
+    rover, tower = jnp.concatenate(rover_sees, axis=-1), jnp.concatenate(tower_sees, axis=-1)
+    return jnp.concatenate([rover, jnp.pad(tower, ((0, 0), (0, rover.shape[-1] - tower.shape[-1])))])
+
+
+def _squared_goal_distance(state: RoverTowerState) -> jax.Array:
+    goal = _rows(state.landmark_position, state.goal_of_tower)
+    return jnp.square(_rows(state.rover_position, state.rover_of_tower) - goal).sum(-1)
+
+
+def _timestep(spec: EnvSpec, state: RoverTowerState, stepped: bool) -> TimeStep:
+    squared_distance = _squared_goal_distance(state)
+    on_goal = squared_distance < BONUS_SQUARED_DISTANCE
+    pair_reward = jnp.where(on_goal, BONUS, 0.0) - squared_distance
+    rover_reward = _rows(pair_reward, _tower_of_rover(state))
+    return make_timestep(
+        spec,
+        _observe(state),
+        reward=jnp.concatenate([rover_reward, pair_reward]) if stepped else None,
+        truncated=state.step >= spec.episode_limit,
+        metrics={"rovers_on_goal": on_goal.astype(pair_reward.dtype).mean()},
+    )
+
+
+def _reset(key: jax.Array, spec: EnvSpec) -> tuple[RoverTowerState, TimeStep]:
+    pairing_key, goal_key, position_key = jax.random.split(key, 3)
+    position = jax.random.uniform(position_key, (2 * NUM_PAIRS + NUM_LANDMARKS, 2), minval=-1.0, maxval=1.0)
+    rover, tower, landmark = jnp.split(position, (NUM_PAIRS, 2 * NUM_PAIRS))
+    state = RoverTowerState(
+        rover_position=rover,
+        rover_velocity=jnp.zeros_like(rover),
+        tower_position=tower,
+        landmark_position=landmark,
+        message=jnp.zeros((NUM_PAIRS, NUM_MESSAGES), position.dtype),
+        rover_of_tower=jax.random.permutation(pairing_key, jnp.arange(NUM_PAIRS, dtype=jnp.int32)),
+        goal_of_tower=jax.random.randint(goal_key, (NUM_PAIRS,), 0, NUM_LANDMARKS, jnp.int32),
+        step=jnp.zeros((), jnp.int32),
+    )
+    return state, _timestep(spec, state, stepped=False)
+
+
+def _transition(state: RoverTowerState, action: jax.Array, noise: Noise, spec: EnvSpec) -> tuple[RoverTowerState, TimeStep]:
+    del noise
+    dtype = state.rover_position.dtype
+    direction = _rows(jnp.asarray(ROVER_MOVES, dtype), action[:NUM_PAIRS])
+    position, velocity = integrate(
+        state.rover_position, state.rover_velocity, FORCE * direction, position_first=False, max_speed=MAX_SPEED
+    )
+    state = state.replace(
+        rover_position=position,
+        rover_velocity=velocity,
+        message=jax.nn.one_hot(action[NUM_PAIRS:], NUM_MESSAGES, dtype=dtype),
+        step=state.step + 1,
+    )
+    return state, _timestep(spec, state, stepped=True)
+
+
+def _scripted(key: jax.Array, state: RoverTowerState) -> jax.Array:
+    """Rovers look one move ahead and then coast; towers name the move that they would make."""
+    del key
+    goal = _rows(state.landmark_position, _rows(state.goal_of_tower, _tower_of_rover(state)))
+    forces = FORCE * jnp.asarray(ROVER_MOVES, state.rover_position.dtype)
+    move = functools.partial(integrate, position_first=False, max_speed=MAX_SPEED)
+    action = look_ahead(move, state.rover_position, state.rover_velocity, goal, forces, COAST_STEPS)
+    return jnp.concatenate([action, _rows(action, state.rover_of_tower)])
+
+
+def rover_tower(episode_limit: int = 25) -> Environment:
+    """Rover-Tower: 4 rovers (agents 0-3) and 4 towers (agents 4-7), paired at random, each pair with a goal among 6 landmarks.
+
+    - observation: a rover sees the one-hot index of its tower (4), the tower's last message (5), its own position (2) and
+      velocity (2), 13 in all. A tower sees the one-hot index of its rover (4), the rover's position (2) and the goal's (2),
+      8 in all, padded to 13.
+    - action: five each, int32. A rover accelerates: nowhere, +x, -x, +y, -y. A tower's action is its message.
+    - reward: minus the squared distance from rover to goal, plus 10 when that is below 0.1725; the same for both of a pair.
+    - termination: never; truncated after `episode_limit` steps.
+    - state: `RoverTowerState`.
+
+    The metric `rovers_on_goal` is the share of rovers that get the bonus.
+
+    Raises:
+        ValueError: if `episode_limit` is not a positive integer.
+    """
+    require_count("episode_limit", episode_limit)
+    spec = EnvSpec(
+        name="rover_tower",
+        agent_names=tuple(f"{kind}_{i}" for kind in ("rover", "tower") for i in range(NUM_PAIRS)),
+        observation_sizes=(13,) * NUM_PAIRS + (8,) * NUM_PAIRS,
+        action_spaces=(Discrete(len(ROVER_MOVES)),) * NUM_PAIRS + (Discrete(NUM_MESSAGES),) * NUM_PAIRS,
+        episode_limit=episode_limit,
+    )
+    return Environment(
+        spec=spec,
+        reset=functools.partial(_reset, spec=spec),
+        transition=functools.partial(_transition, spec=spec),
+        scripted=_scripted,
+    )
