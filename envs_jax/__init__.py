@@ -1,1 +1,28 @@
-"""Multi-agent environments as pure JAX functions."""
+"""Multi-agent environments as pure JAX functions. It knows nothing of the algorithms that learn in them."""
+
+from envs_jax.conformance import check_environment
+from envs_jax.environment import Box, Discrete, Environment, EnvironmentFactory, EnvSpec, TimeStep, make_timestep, no_noise
+from envs_jax.reference_policies import do_nothing_policy, evaluate_policy, random_policy, reference_policies
+from envs_jax.registry import environment_names, make
+from envs_jax.wrappers import EpisodeStatistics, auto_reset, episode_statistics
+
+__all__ = [
+    "Box",
+    "Discrete",
+    "EnvSpec",
+    "Environment",
+    "EnvironmentFactory",
+    "EpisodeStatistics",
+    "TimeStep",
+    "auto_reset",
+    "check_environment",
+    "do_nothing_policy",
+    "environment_names",
+    "episode_statistics",
+    "evaluate_policy",
+    "make",
+    "make_timestep",
+    "no_noise",
+    "random_policy",
+    "reference_policies",
+]

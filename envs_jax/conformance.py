@@ -1,0 +1,249 @@
+"""Does an environment keep the contract of `envs_jax.environment`? Says in sentences where it does not."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.environment import Box, Discrete, Environment, EnvSpec, TimeStep
+from envs_jax.reference_policies import sample_action
+
+STEPS_AFTER_THE_END = 2
+TOLERANCE = 1e-4
+
+
+def check_environment(env: Environment, key: jax.Array | None = None, steps: int | None = None) -> list[str]:
+    """Plays random actions and looks at everything the contract promises; for the tests of whoever writes an environment.
+
+    Static facts first, then shapes and types, then repeatability, then a rollout: as soon as one of these finds faults,
+    they are returned, since the later ones would only repeat them.
+
+    Args:
+        env: bare or wrapped.
+        key: a typed key; `jax.random.key(0)` when omitted.
+        steps: length of the rollout; a little over the episode limit when omitted.
+
+    Returns:
+        One sentence a fault, an empty list for a sound environment: `assert not check_environment(env)`.
+    """
+    faults = _spec_faults(env)
+    if faults:
+        return faults
+    key = jax.random.key(0) if key is None else key
+    steps = env.spec.episode_limit + STEPS_AFTER_THE_END if steps is None else steps
+    shape_key, repeat_key, rollout_key, scripted_key = jax.random.split(key, 4)
+    return (
+        _type_faults(env, shape_key)
+        or _repeat_faults(env, repeat_key)
+        or _rollout_faults(env.spec, _rollout(env, rollout_key, steps)) + _scripted_faults(env, scripted_key)
+    )
+
+
+def _spec_faults(env: Environment) -> list[str]:
+    if not isinstance(getattr(env, "spec", None), EnvSpec):
+        return ["`spec` is not an EnvSpec."]
+    spec = env.spec
+    faults = []
+    try:
+        hash(spec)
+    except TypeError:
+        return ["`spec` is not hashable: its sequences must be tuples."]
+    if not len(spec.agent_names) == len(spec.observation_sizes) == len(spec.action_spaces) > 0:
+        faults.append(
+            f"`spec` has {len(spec.agent_names)} agent_names, {len(spec.observation_sizes)} observation_sizes and "
+            f"{len(spec.action_spaces)} action_spaces: there must be one of each for every agent."
+        )
+    if len(set(spec.agent_names)) < len(spec.agent_names):
+        faults.append("`spec.agent_names` has the same name twice.")
+    if len({type(space) for space in spec.action_spaces}) > 1:
+        faults.append("`spec.action_spaces` mixes Discrete and Box.")
+    if any(size < 1 for size in spec.observation_sizes):
+        faults.append("`spec.observation_sizes` has a size below 1.")
+    for name, space in zip(spec.agent_names, spec.action_spaces, strict=False):
+        if isinstance(space, Discrete) and space.num_actions < 1 or isinstance(space, Box) and space.size < 1:
+            faults.append(f"{name} has an empty action space.")
+        if isinstance(space, Box) and not (np.isfinite([space.low, space.high]).all() and space.low < space.high):
+            faults.append(f"{name} has a Box from {space.low} to {space.high}: bounds must be finite and in order.")
+    if spec.episode_limit < 1:
+        faults.append(f"`spec.episode_limit` is {spec.episode_limit}: it must be at least 1.")
+    return faults
+
+
+def _type_faults(env: Environment, key: jax.Array) -> list[str]:
+    """Traces reset and step without running them."""
+    action = _action_shape(env.spec)
+    for name, trace in {
+        "reset(key)": lambda: jax.eval_shape(env.reset, key),
+        "sample_noise(key, state)": lambda: jax.eval_shape(env.sample_noise, key, opened[0]),
+        "step(key, state, action)": lambda: jax.eval_shape(env.step, key, opened[0], action),
+    }.items():
+        try:
+            result = trace()
+        except Exception as error:
+            return [f"`{name}` cannot be compiled, {type(error).__name__}: {str(error).splitlines()[0]}"]
+        if name.startswith("sample_noise"):
+            continue
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], TimeStep)):
+            return [f"`{name}` does not return (state, TimeStep)."]
+        if name.startswith("reset"):
+            opened = result
+        faults = _timestep_faults(env.spec, result[1], name)
+        if faults:
+            return faults
+    return _change_faults("state", opened[0], result[0]) + _change_faults("timestep", opened[1], result[1])
+
+
+def _action_shape(spec: EnvSpec) -> jax.ShapeDtypeStruct:
+    if spec.discrete:
+        return jax.ShapeDtypeStruct((spec.num_agents,), jnp.int32)
+    return jax.ShapeDtypeStruct((spec.num_agents, spec.action_size), jnp.float32)
+
+
+def _timestep_faults(spec: EnvSpec, timestep: TimeStep, source: str) -> list[str]:
+    n, d, real = spec.num_agents, spec.observation_size, jnp.zeros(()).dtype
+    expected = {
+        "observation": ((n, d), real),
+        "reward": ((n,), real),
+        "terminated": ((n,), np.dtype(bool)),
+        "truncated": ((), np.dtype(bool)),
+        "action_mask": ((n, spec.action_size), np.dtype(bool)),
+        "final_observation": ((n, d), real),
+    }
+    found = timestep._asdict()
+    faults = [_mismatch(f"`{field}` from `{source}`", found[field], *want) for field, want in expected.items()]
+    faults += [_mismatch(f"metric {name!r} from `{source}`", value, (), real) for name, value in timestep.metrics.items()]
+    return [fault for fault in faults if fault]
+
+
+def _mismatch(what: str, found: Any, shape: tuple[int, ...], dtype: Any) -> str:
+    actual = (getattr(found, "shape", None), getattr(found, "dtype", None))
+    return "" if actual == (shape, dtype) else f"{what} is {actual[1]} {actual[0]} where {dtype} {shape} was expected."
+
+
+def _change_faults(what: str, before: Any, after: Any) -> list[str]:
+    """A scan needs what comes out of a step to look like what went in."""
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        return [f"The {what} has another tree structure after a step than after reset."]
+    paths = jax.tree_util.tree_flatten_with_path(before)[0]
+    return [
+        f"`{what}{jax.tree_util.keystr(path)}` is {old.dtype} {old.shape} after reset and {new.dtype} {new.shape} after a step."
+        for (path, old), new in zip(paths, jax.tree.leaves(after), strict=True)
+        if (old.shape, old.dtype) != (new.shape, new.dtype)
+    ]
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal up to what a compiler may do to float32."""
+
+    def plain(leaf: jax.Array) -> np.ndarray:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf, np.float64)
+
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.allclose(plain(x), plain(y), TOLERANCE, TOLERANCE, equal_nan=True) for x, y in pairs)
+
+
+def _repeat_faults(env: Environment, key: jax.Array) -> list[str]:
+    """Traces everything twice, so that numbers drawn on the host come out different."""
+
+    def play(reset_key: jax.Array, action_key: jax.Array, step_key: jax.Array, by_step: bool = True) -> tuple[Any, Any]:
+        state, timestep = env.reset(reset_key)
+        action = sample_action(env.spec, action_key, timestep.action_mask)
+        if by_step:
+            return (state, timestep), env.step(step_key, state, action)
+        return (state, timestep), env.transition(state, action, env.sample_noise(step_key, state))
+
+    def play_thrice(*keys: jax.Array) -> tuple[Any, Any, Any]:
+        return play(*keys), play(*keys), play(*keys, by_step=False)
+
+    keys = jax.random.split(key, (3, 2))
+    with jax.debug_key_reuse(False):  # the same keys again are the point here
+        try:
+            batch = jax.jit(jax.vmap(play))(*keys)
+        except Exception as error:
+            return [f"`vmap` over reset and step fails, {type(error).__name__}: {str(error).splitlines()[0]}"]
+        once, again, by_law = jax.jit(play_thrice)(*keys[:, 0])
+    if not _same(once[0], again[0]):
+        return ["`reset` gives different results for the same key: it draws from something else than its key."]
+    if not _same(once[1], again[1]):
+        return ["`step` gives different results for the same key, state and action: it draws from something else than its key."]
+    faults = []
+    if not _same(once, by_law):
+        faults.append("`step(key, state, action)` differs from `transition(state, action, sample_noise(key, state))`.")
+    if not _same(jax.tree.map(lambda leaf: leaf[0], batch), once):
+        faults.append("`reset` and `step` give other results under `vmap` than alone.")
+    return faults
+
+
+def _rollout(env: Environment, key: jax.Array, steps: int) -> TimeStep:
+    """The timestep of reset and of `steps` random steps, leading axis (steps + 1,), as numpy."""
+
+    def step(carry: tuple[Any, jax.Array, jax.Array], _: None) -> tuple[tuple[Any, jax.Array, jax.Array], TimeStep]:
+        state, action_mask, key = carry
+        action_key, step_key, key = jax.random.split(key, 3)
+        state, timestep = env.step(step_key, state, sample_action(env.spec, action_key, action_mask))
+        return (state, timestep.action_mask, key), timestep
+
+    def play(key: jax.Array) -> tuple[TimeStep, TimeStep]:
+        reset_key, key = jax.random.split(key)
+        state, first = env.reset(reset_key)
+        return first, jax.lax.scan(step, (state, first.action_mask, key), length=steps)[1]
+
+    first, rest = jax.device_get(jax.jit(play)(key))
+    return jax.tree.map(lambda a, b: np.concatenate([np.asarray(a)[None], b]), first, rest)
+
+
+def _when(bad: np.ndarray) -> str:
+    step = int(np.argmax(bad.reshape(len(bad), -1).any(-1)))
+    return "after reset" if step == 0 else f"after step {step}"
+
+
+def _rollout_faults(spec: EnvSpec, timestep: TimeStep) -> list[str]:
+    padding = ~spec.observation_mask
+    done = timestep.truncated | timestep.terminated.all(-1)
+    differs = (timestep.observation != timestep.final_observation).any((1, 2))
+    ended_before = np.cumsum(done) - done > 0
+    index = np.arange(len(done))
+    findings = {
+        "`observation` is not finite": ~np.isfinite(timestep.observation),
+        "`final_observation` is not finite": ~np.isfinite(timestep.final_observation),
+        "`reward` is not finite": ~np.isfinite(timestep.reward),
+        "`observation` is not zero beyond an agent's own width": (timestep.observation != 0) & padding,
+        "`final_observation` is not zero beyond an agent's own width": (timestep.final_observation != 0) & padding,
+        "`final_observation` differs from `observation` while the episode runs": differs & ~done,
+        "`action_mask` allows an action that the agent does not have": timestep.action_mask & ~spec.action_mask,
+        "`action_mask` leaves an agent without any action": ~timestep.action_mask.any(-1),
+        "`reward` is not zero": (timestep.reward != 0) & (index == 0)[:, None],
+        "the episode is over": done & (index == 0),
+        "`truncated` is set before the episode limit": timestep.truncated & (index < spec.episode_limit),
+        f"`truncated` is not set at the episode limit of {spec.episode_limit}": (
+            ~done & ~ended_before & (index == spec.episode_limit)
+        ),
+    }
+    findings |= {f"metric {name!r} is not finite": ~np.isfinite(value) for name, value in timestep.metrics.items()}
+    return [f"{sentence[0].upper()}{sentence[1:]} {_when(bad)}." for sentence, bad in findings.items() if bad.any()]
+
+
+def _scripted_faults(env: Environment, key: jax.Array) -> list[str]:
+    if env.scripted is None:
+        return []
+    reset_key, action_key = jax.random.split(key)
+    scripted = env.scripted
+    try:
+        action = jax.jit(lambda reset_key, key: scripted(key, env.reset(reset_key)[0]))(reset_key, action_key)
+    except Exception as error:
+        return [f"`scripted(key, state)` cannot be compiled, {type(error).__name__}: {str(error).splitlines()[0]}"]
+    want = _action_shape(env.spec)
+    fault = _mismatch("The action from `scripted`", action, want.shape, want.dtype)
+    if fault:
+        return [fault]
+    low, high = [
+        np.array(
+            [((0, s.num_actions - 1) if isinstance(s, Discrete) else (s.low, s.high))[side] for s in env.spec.action_spaces]
+        )
+        for side in (0, 1)
+    ]
+    values = np.asarray(action).reshape(env.spec.num_agents, -1)
+    inside = (low[:, None] <= values) & (values <= high[:, None])
+    return [] if inside.all() else ["`scripted` gives an action outside the agent's own action space."]

@@ -1,0 +1,118 @@
+"""Policies to compare with, (key, state) -> action like `Environment.scripted`, and what a policy earns."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.environment import Box, Environment, EnvSpec, EnvState
+from envs_jax.options import require_count
+from envs_jax.wrappers import EpisodeStatistics, episode_statistics
+
+Policy = Callable[[jax.Array, EnvState], jax.Array]
+
+
+def sample_action(spec: EnvSpec, key: jax.Array, action_mask: jax.Array) -> jax.Array:
+    """A uniformly random action of every agent among those allowed: (n,) int32, or (n, k) in each agent's own box.
+
+    Args:
+        spec: the environment's spec.
+        key: consumed.
+        action_mask: (n, A) bool; components of a box that it excludes are zero.
+    """
+    if spec.discrete:
+        logits = jnp.where(action_mask, 0.0, jnp.finfo(jnp.float32).min)
+        return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+    low, high = _bounds(spec)
+    uniform = jax.random.uniform(key, low.shape, jnp.float32)
+    return jnp.where(action_mask, low + (high - low) * uniform, 0.0)
+
+
+def random_policy(spec: EnvSpec) -> Policy:
+    """Uniform over each agent's own actions."""
+
+    def act(key: jax.Array, state: EnvState) -> jax.Array:
+        del state
+        return sample_action(spec, key, jnp.asarray(spec.action_mask))
+
+    return act
+
+
+def do_nothing_policy(spec: EnvSpec) -> Policy:
+    """Action 0 of a discrete space; of a box the vector nearest to zero."""
+
+    def act(key: jax.Array, state: EnvState) -> jax.Array:
+        del key, state
+        if spec.discrete:
+            return jnp.zeros(spec.num_agents, jnp.int32)
+        low, high = _bounds(spec)
+        return jnp.where(jnp.asarray(spec.action_mask), jnp.clip(0.0, low, high), 0.0)
+
+    return act
+
+
+def reference_policies(env: Environment) -> dict[str, Policy]:
+    """The policies every table shows: `random`, `do_nothing`, and `scripted` where the environment has one."""
+    policies = {"random": random_policy(env.spec), "do_nothing": do_nothing_policy(env.spec)}
+    return policies if env.scripted is None else policies | {"scripted": env.scripted}
+
+
+def _bounds(spec: EnvSpec) -> tuple[jax.Array, jax.Array]:
+    """Lowest and highest action, (n, k) float32 each."""
+    boxes = [space for space in spec.action_spaces if isinstance(space, Box)]
+    low, high = (np.array([getattr(b, side) for b in boxes], np.float32)[:, None] for side in ("low", "high"))
+    shape = (spec.num_agents, spec.action_size)
+    return jnp.broadcast_to(low, shape), jnp.broadcast_to(high, shape)
+
+
+def evaluate_policy(env: Environment, policy: Policy, key: jax.Array, episodes: int) -> dict[str, Any]:
+    """Plays whole episodes, all at once on the device.
+
+    Args:
+        env: played without automatic reset, each episode to its own end.
+        policy: (key, state) -> action.
+        key: consumed.
+        episodes: how many, E.
+
+    Returns:
+        `return`, the sum over an episode of one agent's reward, averaged over agents and episodes; `return_std_error` over
+        episodes (nan for one episode); `return_per_agent` (n,) list; `episode_length`; `metrics`, the mean of each task metric.
+
+    Raises:
+        ValueError: if `episodes` is not a positive integer.
+    """
+    require_count("episodes", episodes)
+    played = jax.device_get(_play(env, policy, jax.random.split(key, episodes)))
+    returns = played.episode_return.mean(-1)
+    return {
+        "return": float(returns.mean()),
+        "return_std_error": float(returns.std(ddof=1) / np.sqrt(episodes)) if episodes > 1 else float("nan"),
+        "return_per_agent": played.episode_return.mean(0).tolist(),
+        "episode_length": float(played.episode_length.mean()),
+        "metrics": {name: float(value.mean()) for name, value in played.metrics.items()},
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("env", "policy"))
+def _play(env: Environment, policy: Policy, keys: jax.Array) -> EpisodeStatistics:
+    """Statistics of one whole episode a key, leading axis (E,)."""
+    counted = episode_statistics(env)
+
+    def episode(key: jax.Array) -> EpisodeStatistics:
+        reset_key, key = jax.random.split(key)
+        state, _ = counted.reset(reset_key)
+
+        def step(carry: tuple[Any, jax.Array], _: None) -> tuple[tuple[Any, jax.Array], None]:
+            state, key = carry
+            action_key, step_key, key = jax.random.split(key, 3)
+            stepped, _ = counted.step(step_key, state, policy(action_key, state.env_state))
+            state = jax.tree.map(lambda old, new: jnp.where(state.statistics.done, old, new), state, stepped)
+            return (state, key), None
+
+        (state, _), _ = jax.lax.scan(step, (state, key), length=env.spec.episode_limit)
+        return state.statistics
+
+    return jax.vmap(episode)(keys)

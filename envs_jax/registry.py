@@ -1,0 +1,95 @@
+"""From a name to an environment: the ones that come with the library, and anybody's own as "package.module:Factory"."""
+
+import difflib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from envs_jax.environment import Environment, EnvironmentFactory
+from envs_jax.particle.rover_tower import rover_tower
+from envs_jax.particle.spread import spread, spread3_ful, spread3_mix, spread3_sep
+
+_FACTORIES: dict[str, EnvironmentFactory] = {
+    "spread": spread,
+    "spread3_sep": spread3_sep,
+    "spread3_mix": spread3_mix,
+    "spread3_ful": spread3_ful,
+    "rover_tower": rover_tower,
+}
+
+
+def environment_names() -> tuple[str, ...]:
+    """The names that `make` knows by itself."""
+    return tuple(_FACTORIES)
+
+
+def make(name: str, **options: Any) -> Environment:
+    """Builds an environment.
+
+    Args:
+        name: one of `environment_names()`, or "package.module:Factory", a function from options to an Environment that is
+            imported with the working directory on the path.
+        **options: passed to the factory; its docstring describes them.
+
+    Raises:
+        ValueError: if there is no such environment or option, or an option has a value that is not allowed.
+    """
+    factory = _import_factory(name) if ":" in name else _known_factory(name)
+    _check_options(name, factory, options)
+    env = factory(**options)
+    if not isinstance(env, Environment):
+        raise ValueError(f"{name!r} returned {type(env).__name__} where an envs_jax.Environment was expected.")
+    return env
+
+
+def _known_factory(name: str) -> EnvironmentFactory:
+    if name not in _FACTORIES:
+        raise ValueError(
+            f"There is no environment {name!r}{_suggestion(name, _FACTORIES)}; "
+            f'there are {", ".join(_FACTORIES)}, and "package.module:Factory" for your own.'
+        )
+    return _FACTORIES[name]
+
+
+def _import_factory(name: str) -> EnvironmentFactory:
+    module_name, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError, TypeError) as error:
+        raise ValueError(f"Environment {name!r} cannot be imported: {error}.") from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", None) == module.__name__]
+        raise ValueError(
+            f"Module {module_name!r} has no function {attribute!r}{_suggestion(attribute, own)}; it has {_listed(own)}."
+        )
+    return factory
+
+
+def _check_options(name: str, factory: EnvironmentFactory, options: dict[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    named = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for option in options:
+        if option not in named:
+            raise ValueError(
+                f"Environment {name!r} has no option {option!r}{_suggestion(option, named)}; its options are {_listed(named)}."
+            )
+    missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in options]
+    if missing:
+        raise ValueError(f"Environment {name!r} needs the option {_listed(missing)}.")
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if names else "none"
