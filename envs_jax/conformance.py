@@ -72,26 +72,24 @@ def _spec_faults(env: Environment) -> list[str]:
 
 def _type_faults(env: Environment, key: jax.Array) -> list[str]:
     """Traces reset and step without running them."""
-    action = _action_shape(env.spec)
-    for name, trace in {
-        "reset(key)": lambda: jax.eval_shape(env.reset, key),
-        "sample_noise(key, state)": lambda: jax.eval_shape(env.sample_noise, key, opened[0]),
-        "step(key, state, action)": lambda: jax.eval_shape(env.step, key, opened[0], action),
-    }.items():
-        try:
-            result = trace()
-        except Exception as error:
-            return [f"`{name}` cannot be compiled, {type(error).__name__}: {str(error).splitlines()[0]}"]
-        if name.startswith("sample_noise"):
-            continue
-        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], TimeStep)):
-            return [f"`{name}` does not return (state, TimeStep)."]
-        if name.startswith("reset"):
-            opened = result
-        faults = _timestep_faults(env.spec, result[1], name)
-        if faults:
-            return faults
-    return _change_faults("state", opened[0], result[0]) + _change_faults("timestep", opened[1], result[1])
+    try:
+        opened = jax.eval_shape(env.reset, key)
+    except Exception as error:
+        return [_failure("`reset(key)` cannot be compiled", error)]
+    faults = _result_faults(env.spec, opened, "reset(key)")
+    if faults:
+        return faults
+    try:
+        stepped = jax.eval_shape(env.step, key, opened[0], _action_shape(env.spec))
+    except Exception as error:
+        return [_failure("`step(key, state, action)` cannot be compiled", error)]
+    return _result_faults(env.spec, stepped, "step(key, state, action)") or _change_faults(
+        "state", opened[0], stepped[0]
+    ) + _change_faults("timestep", opened[1], stepped[1])
+
+
+def _failure(what: str, error: Exception) -> str:
+    return f"{what}, {type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _action_shape(spec: EnvSpec) -> jax.ShapeDtypeStruct:
@@ -100,8 +98,11 @@ def _action_shape(spec: EnvSpec) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((spec.num_agents, spec.action_size), jnp.float32)
 
 
-def _timestep_faults(spec: EnvSpec, timestep: TimeStep, source: str) -> list[str]:
-    n, d, real = spec.num_agents, spec.observation_size, jnp.zeros(()).dtype
+def _result_faults(spec: EnvSpec, result: Any, source: str) -> list[str]:
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], TimeStep)):
+        return [f"`{source}` does not return (state, TimeStep)."]
+    timestep, real = result[1], jnp.zeros(()).dtype
+    n, d = spec.num_agents, spec.observation_size
     expected = {
         "observation": ((n, d), real),
         "reward": ((n,), real),
@@ -147,33 +148,34 @@ def _same(a: Any, b: Any) -> bool:
 def _repeat_faults(env: Environment, key: jax.Array) -> list[str]:
     """Traces everything twice, so that numbers drawn on the host come out different."""
 
-    def play(reset_key: jax.Array, action_key: jax.Array, step_key: jax.Array, by_step: bool = True) -> tuple[Any, Any]:
+    def play(reset_key: jax.Array, action_key: jax.Array, step_key: jax.Array, step: Any) -> tuple[Any, Any]:
         state, timestep = env.reset(reset_key)
         action = sample_action(env.spec, action_key, timestep.action_mask)
-        if by_step:
-            return (state, timestep), env.step(step_key, state, action)
-        return (state, timestep), env.transition(state, action, env.sample_noise(step_key, state))
+        return (state, timestep), step(step_key, state, action)
 
-    def play_thrice(*keys: jax.Array) -> tuple[Any, Any, Any]:
-        return play(*keys), play(*keys), play(*keys, by_step=False)
+    def by_law(key: jax.Array, state: Any, action: jax.Array) -> Any:
+        return env.transition(state, action, env.sample_noise(key, state))
+
+    def compiled(step: Any) -> Any:
+        return jax.jit(lambda *keys: play(*keys, step=step))
 
     keys = jax.random.split(key, (3, 2))
     with jax.debug_key_reuse(False):  # the same keys again are the point here
         try:
-            batch = jax.jit(jax.vmap(play))(*keys)
+            batched = jax.jit(jax.vmap(compiled(env.step)))(*keys)
         except Exception as error:
-            return [f"`vmap` over reset and step fails, {type(error).__name__}: {str(error).splitlines()[0]}"]
-        once, again, by_law = jax.jit(play_thrice)(*keys[:, 0])
-    if not _same(once[0], again[0]):
-        return ["`reset` gives different results for the same key: it draws from something else than its key."]
-    if not _same(once[1], again[1]):
-        return ["`step` gives different results for the same key, state and action: it draws from something else than its key."]
-    faults = []
-    if not _same(once, by_law):
-        faults.append("`step(key, state, action)` differs from `transition(state, action, sample_noise(key, state))`.")
-    if not _same(jax.tree.map(lambda leaf: leaf[0], batch), once):
-        faults.append("`reset` and `step` give other results under `vmap` than alone.")
-    return faults
+            return [_failure("`vmap` over reset and step fails", error)]
+        first_of_batch = jax.tree.map(lambda leaf: leaf[0], batched)
+        law = compiled(by_law)(*keys[:, 0])
+        if _same(first_of_batch, law):
+            return []
+        once, again = (compiled(env.step)(*keys[:, 0]) for _ in range(2))
+    for name, result, other in zip(("reset", "step"), once, again, strict=True):
+        if not _same(result, other):
+            return [f"`{name}` gives different results for the same arguments: it draws from something else than its key."]
+    if not _same(once, law):
+        return ["`step(key, state, action)` differs from `transition(state, action, sample_noise(key, state))`."]
+    return ["`reset` and `step` give other results under `vmap` than alone."]
 
 
 def _rollout(env: Environment, key: jax.Array, steps: int) -> TimeStep:
@@ -233,17 +235,13 @@ def _scripted_faults(env: Environment, key: jax.Array) -> list[str]:
     try:
         action = jax.jit(lambda reset_key, key: scripted(key, env.reset(reset_key)[0]))(reset_key, action_key)
     except Exception as error:
-        return [f"`scripted(key, state)` cannot be compiled, {type(error).__name__}: {str(error).splitlines()[0]}"]
+        return [_failure("`scripted(key, state)` cannot be compiled", error)]
     want = _action_shape(env.spec)
     fault = _mismatch("The action from `scripted`", action, want.shape, want.dtype)
     if fault:
         return [fault]
-    low, high = [
-        np.array(
-            [((0, s.num_actions - 1) if isinstance(s, Discrete) else (s.low, s.high))[side] for s in env.spec.action_spaces]
-        )
-        for side in (0, 1)
-    ]
+    bounds = [(0, s.num_actions - 1) if isinstance(s, Discrete) else (s.low, s.high) for s in env.spec.action_spaces]
+    low, high = np.array(bounds).T[..., None]
     values = np.asarray(action).reshape(env.spec.num_agents, -1)
-    inside = (low[:, None] <= values) & (values <= high[:, None])
+    inside = (low <= values) & (values <= high)
     return [] if inside.all() else ["`scripted` gives an action outside the agent's own action space."]

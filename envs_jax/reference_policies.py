@@ -23,11 +23,10 @@ def sample_action(spec: EnvSpec, key: jax.Array, action_mask: jax.Array) -> jax.
         key: consumed.
         action_mask: (n, A) bool; components of a box that it excludes are zero.
     """
+    uniform = jax.random.uniform(key, action_mask.shape, jnp.float32)
     if spec.discrete:
-        logits = jnp.where(action_mask, 0.0, jnp.finfo(jnp.float32).min)
-        return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+        return jnp.argmax(jnp.where(action_mask, uniform, -1.0), axis=-1).astype(jnp.int32)
     low, high = _bounds(spec)
-    uniform = jax.random.uniform(key, low.shape, jnp.float32)
     return jnp.where(action_mask, low + (high - low) * uniform, 0.0)
 
 
@@ -108,7 +107,7 @@ def _play(env: Environment, policy: Policy, keys: jax.Array) -> EpisodeStatistic
         def step(carry: tuple[Any, jax.Array], _: None) -> tuple[tuple[Any, jax.Array], None]:
             state, key = carry
             action_key, step_key, key = jax.random.split(key, 3)
-            stepped, _ = counted.step(step_key, state, policy(action_key, state.env_state))
+            stepped = counted.step(step_key, state, policy(action_key, state.env_state))[0]
             state = jax.tree.map(lambda old, new: jnp.where(state.statistics.done, old, new), state, stepped)
             return (state, key), None
 

@@ -62,7 +62,7 @@ def _import_factory(name: str) -> EnvironmentFactory:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError, TypeError) as error:
         raise ValueError(f"Environment {name!r} cannot be imported: {error}.") from error
-    factory = getattr(module, attribute, None)
+    factory: EnvironmentFactory | None = getattr(module, attribute, None)
     if not callable(factory):
         own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", None) == module.__name__]
         raise ValueError(

@@ -1,5 +1,6 @@
 """Rover-Tower (Iqbal & Sha, 2019, "Actor-Attention-Critic"): towers that see guide rovers that are blind, by messages."""
 
+import dataclasses
 import functools
 
 import flax.struct
@@ -86,17 +87,18 @@ def _timestep(spec: EnvSpec, state: RoverTowerState, stepped: bool) -> TimeStep:
 
 
 def _reset(key: jax.Array, spec: EnvSpec) -> tuple[RoverTowerState, TimeStep]:
-    pairing_key, goal_key, position_key = jax.random.split(key, 3)
-    position = jax.random.uniform(position_key, (2 * NUM_PAIRS + NUM_LANDMARKS, 2), minval=-1.0, maxval=1.0)
-    rover, tower, landmark = jnp.split(position, (NUM_PAIRS, 2 * NUM_PAIRS))
+    # One draw for everything: a reset stands in every step of an environment with automatic reset.
+    chance = jax.random.uniform(key, (3 * NUM_PAIRS + NUM_LANDMARKS, 2))
+    pairing, goal = chance[:NUM_PAIRS].T
+    rover, tower, landmark = jnp.split(2 * chance[NUM_PAIRS:] - 1, (NUM_PAIRS, 2 * NUM_PAIRS))
     state = RoverTowerState(
         rover_position=rover,
         rover_velocity=jnp.zeros_like(rover),
         tower_position=tower,
         landmark_position=landmark,
-        message=jnp.zeros((NUM_PAIRS, NUM_MESSAGES), position.dtype),
-        rover_of_tower=jax.random.permutation(pairing_key, jnp.arange(NUM_PAIRS, dtype=jnp.int32)),
-        goal_of_tower=jax.random.randint(goal_key, (NUM_PAIRS,), 0, NUM_LANDMARKS, jnp.int32),
+        message=jnp.zeros((NUM_PAIRS, NUM_MESSAGES), rover.dtype),
+        rover_of_tower=jnp.argsort(pairing).astype(jnp.int32),
+        goal_of_tower=(NUM_LANDMARKS * goal).astype(jnp.int32),
         step=jnp.zeros((), jnp.int32),
     )
     return state, _timestep(spec, state, stepped=False)
@@ -109,7 +111,8 @@ def _transition(state: RoverTowerState, action: jax.Array, noise: Noise, spec: E
     position, velocity = integrate(
         state.rover_position, state.rover_velocity, FORCE * direction, position_first=False, max_speed=MAX_SPEED
     )
-    state = state.replace(
+    state = dataclasses.replace(
+        state,
         rover_position=position,
         rover_velocity=velocity,
         message=jax.nn.one_hot(action[NUM_PAIRS:], NUM_MESSAGES, dtype=dtype),

@@ -1,5 +1,6 @@
 """Spread (Lowe et al., 2017) as in mpe2's simple_spread_v3, and the three Spread-3 variants of MAMT's App. F."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -113,7 +114,7 @@ def _transition(state: SpreadState, action: jax.Array, noise: Noise, scenario: S
     control = _control(action, scenario.spec.discrete, state.agent_position.dtype)
     force = FORCE * control + contact_force(state.agent_position, AGENT_RADIUS, jnp.asarray(scenario.collides))
     position, velocity = integrate(state.agent_position, state.agent_velocity, force, scenario.position_first)
-    state = state.replace(agent_position=position, agent_velocity=velocity, step=state.step + 1)
+    state = dataclasses.replace(state, agent_position=position, agent_velocity=velocity, step=state.step + 1)
     return state, _timestep(scenario, state, stepped=True)
 
 
@@ -236,21 +237,23 @@ def spread(
 
 
 def spread3_sep(episode_limit: int = 25, position_first: bool = True, continuous_actions: bool = False) -> Environment:
-    """Spread-3-Sep (MAMT, App. F): three agents that do not depend on each other. As `spread` with 3 agents, except:
+    """Spread-3-Sep (MAMT, App. F): `spread` with 3 agents that do not depend on each other.
 
+    - observation, action, termination, state: as `spread`, except that agents pass through each other.
     - reward: minus the distance of agent m to landmark m.
-    - agents pass through each other, so the metric `collisions` is zero.
+
+    Nobody collides, so the metric `collisions` is zero.
     """
     nobody = np.zeros((3, 3), bool)
     return _environment("spread3_sep", nobody, separate_reward, _stay, episode_limit, position_first, continuous_actions)
 
 
 def spread3_mix(episode_limit: int = 25, position_first: bool = True, continuous_actions: bool = False) -> Environment:
-    """Spread-3-Mix (MAMT, App. F): agents 0 and 2 depend on each other, agent 1 on nobody. As `spread` with 3 agents, except:
+    """Spread-3-Mix (MAMT, App. F): `spread` with 3 agents of which 0 and 2 depend on each other.
 
+    - observation, action, termination, state: as `spread`, except that only agents 0 and 2 collide.
     - reward: agent 1 as in `spread3_sep`; agents 0 and 2 get minus the sum over landmarks 0 and 2 of the smaller of their two
       distances, minus 1 while they touch.
-    - only agents 0 and 2 collide.
     """
     ends = np.zeros((3, 3), bool)
     ends[0, 2] = ends[2, 0] = True
@@ -260,6 +263,6 @@ def spread3_mix(episode_limit: int = 25, position_first: bool = True, continuous
 def spread3_ful(
     local_ratio: float = 0.5, episode_limit: int = 25, position_first: bool = True, continuous_actions: bool = False
 ) -> Environment:
-    """Spread-3-Ful (MAMT, App. F): three agents that all depend on each other. `spread` with 3 agents under its own name."""
+    """Spread-3-Ful (MAMT, App. F): `spread` with 3 agents, in everything but the name."""
     reward = _shared(local_ratio)
     return _environment("spread3_ful", _everyone(3), reward, assign, episode_limit, position_first, continuous_actions)
