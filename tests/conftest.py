@@ -1,0 +1,43 @@
+"""Hostile settings, in place before jax starts: what passes here passes under the gentler ones of users.
+
+They are environment variables, so that a test's subprocesses run under them too.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
+
+_TWO_DEVICES = "--xla_force_host_platform_device_count"
+_ROOT = Path(__file__).parents[1]
+
+if _TWO_DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_TWO_DEVICES}=2".strip()
+for _name, _value in {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_DEBUG_KEY_REUSE": "true",
+    "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+
+@pytest.fixture
+def run_python() -> RunPython:
+    """`run_python(*arguments, code=0, **environment)` runs Python in the repository root and checks its exit code."""
+
+    def run(
+        *arguments: str | Path, code: int = 0, timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(command, cwd=_ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=timeout)
+        assert done.returncode == code, f"exit code {done.returncode} of {command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
