@@ -1,0 +1,339 @@
+"""What MAAC, MAMD and MAMT share: soft actor-critic with an attention critic (Eq. 9) and a regularised policy gradient (Eq. 10).
+
+Inside, arrays are agent-major, (n, B, ...); batches come and actions go with the agent axis after the batch axes.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from envs_jax.environment import EnvSpec
+from mamt_jax.distributions import ActionDistribution, Candidates, action_distribution, entropy
+from mamt_jax.losses.actor import counterfactual_advantage, policy_loss
+from mamt_jax.losses.critic import critic_loss, soft_td_target
+from mamt_jax.networks.agent_axis import Network
+from mamt_jax.networks.attention_critic import SHARED, AttentionCritic, attention_critic
+from mamt_jax.networks.policy import mlp_per_agent
+from mamt_jax.normalisation import RunningStatistics, init_statistics, normalise, update_statistics
+from mamt_jax.types import Metrics, Params, Transition
+
+Regulariser = Callable[[jax.Array, jax.Array], jax.Array]
+"""(log pi, log pi_old), both (n, B, K) -> R_i, what the policy's loss adds to minus the advantage."""
+
+
+@struct.dataclass
+class ActorCriticConfig:
+    """Hyperparameters of MAAC, and of the actor and critic of MAMD and MAMT (Table 1)."""
+
+    gamma: float = 0.99
+    """Discount of future rewards."""
+    tau: float = 1e-3
+    """Step of the target networks towards the learnt ones, each update."""
+    reward_scale: float = 100.0
+    """1 / alpha, the weight of reward against entropy."""
+    policy_learning_rate: float = 1e-3
+    """Adam's step for the policies."""
+    critic_learning_rate: float = 1e-3
+    """Adam's step for the critics."""
+    adam_b1: float = 0.9
+    """Adam's momentum."""
+    adam_epsilon: float = 1e-7
+    """Adam's epsilon."""
+    policy_clip: float = 0.5
+    """Largest norm of one agent's policy gradient."""
+    critic_clip: float = 10.0
+    """Largest norm of the critics' gradient, times the number of agents."""
+    critic_weight_decay: float = 1e-3
+    """L2 on the critics' parameters, added to their gradient."""
+    critic_regularisation: float = 1.0
+    """Weight of the squared attention logits in the critics' loss, in thousandths."""
+    hidden_size: int = struct.field(pytree_node=False, default=128)
+    """Width of every hidden layer."""
+    num_heads: int = struct.field(pytree_node=False, default=4)
+    """Attention heads of the critics."""
+    policy_gradient: Literal["sampled", "expected"] = struct.field(pytree_node=False, default="sampled")
+    """Whether the policy gradient samples one own action or takes the expectation over all of them."""
+    num_action_samples: int = struct.field(pytree_node=False, default=8)
+    """Own actions sampled for baselines and expectations where actions are continuous."""
+    reward_normalisation: Literal["standardise", "scale", "none"] = struct.field(pytree_node=False, default="standardise")
+    """Rewards minus their running mean over their deviation (as MAAC's code does), only over it, or as they are."""
+    old_policy_interval: int = struct.field(pytree_node=False, default=100)
+    """Updates after which the old policy is copied from the current one."""
+
+
+@struct.dataclass
+class ActorCriticState:
+    """All that is learnt. Policies and critics have a leading agent axis (but for the critics' shared attention)."""
+
+    policy: Params
+    target_policy: Params
+    old_policy: Params
+    critic: Params
+    target_critic: Params
+    policy_optimizer: optax.OptState
+    critic_optimizer: optax.OptState
+    observation_statistics: RunningStatistics
+    reward_statistics: RunningStatistics
+    updates: jax.Array
+
+
+class ActorCritic(NamedTuple):
+    """The pure functions that a config picks: rebuilt wherever they are needed, never stored."""
+
+    distribution: ActionDistribution
+    policy: Network
+    critic: AttentionCritic
+    policy_optimizer: optax.GradientTransformation
+    critic_optimizer: optax.GradientTransformation
+
+
+class Batch(NamedTuple):
+    """A replayed batch, agent-major and normalised."""
+
+    observation: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    next_observation: jax.Array
+    terminated: jax.Array
+
+
+class Evaluated(NamedTuple):
+    """Own actions of the current policies, and their values. All but `candidates` (n, B, K)."""
+
+    candidates: Candidates
+    old_log_prob: jax.Array
+    q: jax.Array
+
+
+def actor_critic(spec: EnvSpec, config: ActorCriticConfig) -> ActorCritic:
+    """Networks, distribution and optimisers for `config`."""
+    distribution = action_distribution(spec, num_samples=config.num_action_samples)
+
+    adam = functools.partial(adam_optimizer, config)
+    return ActorCritic(
+        distribution=distribution,
+        policy=mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size),
+        critic=attention_critic(spec, config.hidden_size, config.num_heads, distribution.features),
+        policy_optimizer=per_agent(
+            optax.chain(optax.clip_by_global_norm(config.policy_clip), adam(config.policy_learning_rate))
+        ),
+        critic_optimizer=optax.chain(
+            optax.clip_by_global_norm(config.critic_clip * spec.num_agents),
+            optax.add_decayed_weights(config.critic_weight_decay),
+            adam(config.critic_learning_rate),
+        ),
+    )
+
+
+def adam_optimizer(config: ActorCriticConfig, learning_rate: Any) -> optax.GradientTransformation:
+    """Adam with Table 1's momentum and epsilon."""
+    # A gradient that is always zero (padding) would otherwise meet the infinite slope of sqrt at 0 in forward mode.
+    return optax.adam(learning_rate, b1=config.adam_b1, eps=config.adam_epsilon, eps_root=1e-30)  # pyright: ignore[reportArgumentType]
+
+
+def per_agent(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`optimizer` for each entry of a leading axis by itself, so that norms are clipped per agent."""
+    return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
+
+
+def init(spec: EnvSpec, config: ActorCriticConfig, key: jax.Array) -> ActorCriticState:
+    """Fresh learner: targets and old policy equal the learnt networks (Alg. 1, lines 1-3)."""
+    parts = actor_critic(spec, config)
+    policy_key, critic_key = jax.random.split(key)
+    policy, critic = parts.policy.init(policy_key), parts.critic.init(critic_key)
+    return ActorCriticState(
+        policy=policy,
+        target_policy=copy(policy),
+        old_policy=copy(policy),
+        critic=critic,
+        target_critic=copy(critic),
+        policy_optimizer=parts.policy_optimizer.init(policy),
+        critic_optimizer=parts.critic_optimizer.init(critic),
+        observation_statistics=init_statistics((spec.num_agents, spec.observation_size)),
+        reward_statistics=init_statistics((spec.num_agents,)),
+        updates=jnp.zeros((), jnp.int32),
+    )
+
+
+def copy(params: Params) -> Params:
+    """The same values in buffers of their own, so that a state can be donated."""
+    return jax.tree.map(jnp.copy, params)
+
+
+def policy_parameters(
+    spec: EnvSpec, config: ActorCriticConfig, learner: ActorCriticState, observation: jax.Array
+) -> tuple[ActionDistribution, jax.Array]:
+    """The policies' distribution parameters (n, B, P) at raw observations (..., n, d), leading axes flattened to B."""
+    chex.assert_axis_dimension(observation, -2, spec.num_agents)
+    parts = actor_critic(spec, config)
+    rows = observation.reshape(-1, *observation.shape[-2:])
+    return parts.distribution, parts.policy.apply(
+        learner.policy, normalise(learner.observation_statistics, rows).swapaxes(0, 1)
+    )
+
+
+def act(
+    spec: EnvSpec, config: ActorCriticConfig, learner: ActorCriticState, observation: jax.Array, key: jax.Array
+) -> jax.Array:
+    """Sample every agent's action; observation (..., n, d) -> (..., n) or (..., n, k)."""
+    distribution, parameters = policy_parameters(spec, config, learner, observation)
+    action = distribution.sample(parameters, key).swapaxes(0, 1)
+    return action.reshape(*observation.shape[:-1], *action.shape[2:])
+
+
+def greedy(spec: EnvSpec, config: ActorCriticConfig, learner: ActorCriticState, observation: jax.Array) -> jax.Array:
+    """Every agent's most likely action; observation (..., n, d) -> (..., n) or (..., n, k)."""
+    distribution, parameters = policy_parameters(spec, config, learner, observation)
+    action = distribution.mode(parameters).swapaxes(0, 1)
+    return action.reshape(*observation.shape[:-1], *action.shape[2:])
+
+
+def observe(learner: ActorCriticState, batch: Transition) -> ActorCriticState:
+    """Let the running statistics see a replayed batch."""
+    return dataclasses.replace(
+        learner,
+        observation_statistics=update_statistics(learner.observation_statistics, batch.observation),
+        reward_statistics=update_statistics(learner.reward_statistics, batch.reward),
+    )
+
+
+def prepare(config: ActorCriticConfig, learner: ActorCriticState, batch: Transition) -> Batch:
+    """Normalise a replayed batch (B, n, ...) and turn it agent-major."""
+    chex.assert_rank([batch.observation, batch.reward], [3, 2])
+    observation, next_observation = (
+        normalise(learner.observation_statistics, x).swapaxes(0, 1) for x in (batch.observation, batch.next_observation)
+    )
+    return Batch(
+        observation=observation,
+        action=batch.action.swapaxes(0, 1),
+        reward=normalise_reward(config, learner.reward_statistics, batch.reward).swapaxes(0, 1),
+        next_observation=next_observation,
+        terminated=batch.terminated.swapaxes(0, 1),
+    )
+
+
+def normalise_reward(config: ActorCriticConfig, statistics: RunningStatistics, reward: jax.Array) -> jax.Array:
+    """Rewards in the units that the critics learn in. A shifted reward is the same task only where nothing terminates."""
+    if config.reward_normalisation == "none":
+        return reward
+    mean = statistics.mean if config.reward_normalisation == "standardise" else jnp.zeros_like(statistics.mean)
+    return (reward - mean[None]) * jax.lax.rsqrt(statistics.variance + 1e-5)[None]
+
+
+def evaluate_policies(parts: ActorCritic, learner: ActorCriticState, observation: jax.Array, key: jax.Array) -> Evaluated:
+    """Draw the joint action from the current policies and value every agent's own alternatives to it."""
+    parameters = parts.policy.apply(learner.policy, observation)
+    candidates = parts.distribution.candidates(parameters, key)
+    old_parameters = parts.policy.apply(learner.old_policy, observation)
+    features = parts.distribution.features(candidates.drawn_action)
+    return Evaluated(
+        candidates=candidates,
+        old_log_prob=parts.distribution.candidate_log_prob(old_parameters, candidates.action),
+        q=parts.critic.values(learner.critic, observation, features, candidates.action).q,
+    )
+
+
+def critic_step(
+    config: ActorCriticConfig, parts: ActorCritic, learner: ActorCriticState, batch: Batch, key: jax.Array
+) -> tuple[ActorCriticState, jax.Array]:
+    """One step on Eq. 9. The gradients of the maps that agents share are scaled by 1 / n."""
+    next_parameters = parts.policy.apply(learner.target_policy, batch.next_observation)
+    next_action = parts.distribution.sample(next_parameters, key)
+    next_q = parts.critic.values(
+        learner.target_critic, batch.next_observation, parts.distribution.features(next_action), next_action[:, :, None]
+    ).q[..., 0]
+    next_log_prob = parts.distribution.log_prob(next_parameters, next_action)
+    target = soft_td_target(batch.reward, batch.terminated, next_q, next_log_prob, config.gamma, 1.0 / config.reward_scale)
+
+    def loss(params: Params) -> jax.Array:
+        features = parts.distribution.features(batch.action)
+        output = parts.critic.values(params, batch.observation, features, batch.action[:, :, None])
+        return critic_loss(output.q[..., 0], target, output.squared_logits, config.critic_regularisation)
+
+    value, gradient = jax.value_and_grad(loss)(learner.critic)
+    num_agents = batch.reward.shape[0]
+    gradient = gradient | {SHARED: jax.tree.map(lambda g: g / num_agents, gradient[SHARED])}
+    step, optimizer_state = parts.critic_optimizer.update(gradient, learner.critic_optimizer, learner.critic)
+    critic = optax.apply_updates(learner.critic, step)
+    return dataclasses.replace(learner, critic=critic, critic_optimizer=optimizer_state), value
+
+
+def policy_step(
+    config: ActorCriticConfig,
+    parts: ActorCritic,
+    learner: ActorCriticState,
+    observation: jax.Array,
+    evaluated: Evaluated,
+    regulariser: Regulariser,
+) -> tuple[Params, optax.OptState, jax.Array]:
+    """One step of every policy on Eq. 10, clip and Adam included; differentiable in what `regulariser` closes over.
+
+    Returns:
+        New policies, new optimiser state, each agent's loss (n,).
+    """
+    candidates = evaluated.candidates
+    weight = regulariser(candidates.log_prob, evaluated.old_log_prob) - counterfactual_advantage(
+        evaluated.q, candidates.probability
+    )
+    probability = candidates.probability if config.policy_gradient == "expected" else candidates.drawn_probability
+
+    def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+        parameters = parts.policy.apply(params, observation)
+        log_prob = parts.distribution.candidate_log_prob(parameters, candidates.action)
+        losses = policy_loss(log_prob, weight, probability, parts.distribution.squared_norm(parameters))
+        return losses.sum(), losses
+
+    gradient, losses = jax.grad(loss, has_aux=True)(learner.policy)
+    step, optimizer_state = parts.policy_optimizer.update(gradient, learner.policy_optimizer, learner.policy)
+    return optax.apply_updates(learner.policy, step), optimizer_state, losses
+
+
+def update_targets(config: ActorCriticConfig, learner: ActorCriticState) -> ActorCriticState:
+    """Polyak averaging of both targets; the old policy every `old_policy_interval` updates (Alg. 1, lines 16-18)."""
+    updates = learner.updates + 1
+    renew = updates % config.old_policy_interval == 0
+    return dataclasses.replace(
+        learner,
+        target_policy=optax.incremental_update(learner.policy, learner.target_policy, config.tau),
+        target_critic=optax.incremental_update(learner.critic, learner.target_critic, config.tau),
+        old_policy=jax.tree.map(lambda new, old: jnp.where(renew, new, old), learner.policy, learner.old_policy),
+        updates=updates,
+    )
+
+
+def update(
+    spec: EnvSpec,
+    config: ActorCriticConfig,
+    learner: ActorCriticState,
+    batch: Transition,
+    key: jax.Array,
+    regulariser: Regulariser,
+) -> tuple[ActorCriticState, Metrics]:
+    """Critics, then policies, then targets (Alg. 1, lines 13-18)."""
+    critic_key, policy_key = jax.random.split(key)
+    parts = actor_critic(spec, config)
+    learner = observe(learner, batch)
+    prepared = prepare(config, learner, batch)
+    learner, loss = critic_step(config, parts, learner, prepared, critic_key)
+    evaluated = evaluate_policies(parts, learner, prepared.observation, policy_key)
+    policy, optimizer_state, policy_losses = policy_step(config, parts, learner, prepared.observation, evaluated, regulariser)
+
+    previous = parts.policy.apply(learner.policy, prepared.observation)
+    current = parts.policy.apply(policy, prepared.observation)
+    old = parts.policy.apply(learner.old_policy, prepared.observation)
+    metrics = {
+        "critic_loss": loss,
+        "policy_loss": policy_losses,
+        "entropy": entropy(evaluated.candidates).mean(1),
+        "kl_consecutive": parts.distribution.kl(current, previous).mean(1),
+        "kl_old": parts.distribution.kl(current, old).mean(1),
+    }
+    learner = dataclasses.replace(learner, policy=policy, policy_optimizer=optimizer_state)
+    return update_targets(config, learner), metrics

@@ -1,0 +1,31 @@
+"""MAAC (Iqbal & Sha 2019): no trust region; the policy gradient's regulariser is the entropy."""
+
+import functools
+
+import jax
+
+from envs_jax.environment import EnvSpec
+from mamt_jax.algorithms import attention_actor_critic as base
+from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.losses.actor import entropy_penalty
+from mamt_jax.types import Metrics, Transition
+
+
+def make(spec: EnvSpec) -> Algorithm:
+    """MAAC for the agents of `spec`."""
+
+    def update(
+        config: base.ActorCriticConfig, learner: base.ActorCriticState, batch: Transition, key: jax.Array
+    ) -> tuple[base.ActorCriticState, Metrics]:
+        def regulariser(log_prob: jax.Array, old_log_prob: jax.Array) -> jax.Array:
+            return entropy_penalty(log_prob, 1.0 / config.reward_scale)
+
+        return base.update(spec, config, learner, batch, key, regulariser)
+
+    return Algorithm(
+        config=base.ActorCriticConfig,
+        init=functools.partial(base.init, spec),
+        act=functools.partial(base.act, spec),
+        greedy=functools.partial(base.greedy, spec),
+        update=update,
+    )

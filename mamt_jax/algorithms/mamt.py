@@ -1,0 +1,302 @@
+"""MAMT (Alg. 2): MAMD whose trust regions are learnt, by decomposing the divergence of the joint policy over the agents."""
+
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from envs_jax.environment import EnvSpec
+from mamt_jax.algorithms import attention_actor_critic as base
+from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms.mamd import MAMDConfig, trust_region
+from mamt_jax.algorithms.two_timescale import two_timescale
+from mamt_jax.distributions import ActionDistribution, action_distribution
+from mamt_jax.losses.coordination import coordination_coefficients, marginal_values
+from mamt_jax.losses.opponent_model import non_stationarity, opponent_loss
+from mamt_jax.losses.trust_region import decomposition_loss, divergence_cost, expected_value
+from mamt_jax.networks.agent_axis import Network
+from mamt_jax.networks.opponent_model import opponent_models, ordered_pairs
+from mamt_jax.networks.trust_region_network import symmetric_weights, trust_region_network
+from mamt_jax.types import Metrics, Params, Transition
+
+
+@struct.dataclass
+class MAMTConfig(MAMDConfig):
+    """MAMD's hyperparameters (epsilon is where every agent's trust region starts), and those of learning the trust regions."""
+
+    epsilon_min: float = 0.01
+    """Smallest trust region."""
+    epsilon_max: float = 100.0
+    """Largest trust region."""
+    epsilon_learning_rate: float = 1e-3
+    """Step of log epsilon, the slow timescale; 0 freezes the trust regions."""
+    decomposition_learning_rate: float = 1e-3
+    """Step of the trust region decomposition network, the fast timescale."""
+    decomposition_clip: float = 10.0
+    """Largest norm of the decomposition network's gradient, times the number of agents."""
+    coordination_threshold: float = 0.2
+    """Coordination coefficients under this count as zero (delta)."""
+    non_stationarity_clip: float = 10.0
+    """Largest non-stationarity of one agent, in nats."""
+    opponent_learning_rate: float = 1e-3
+    """Step of the modelling policies."""
+    opponent_regularisation: float = 1e-3
+    """L2 on the outputs of the modelling policies."""
+    opponent_clip: float = 0.5
+    """Largest norm of one modelling policy's gradient."""
+    timescale: Literal["delayed", "decaying"] = struct.field(pytree_node=False, default="delayed")
+    """Equal rates and a step on epsilon for several on the network, or rates whose ratio falls to 0."""
+    epsilon_delay: int = struct.field(pytree_node=False, default=2)
+    """Network steps for each step on epsilon, when delayed."""
+    decay_horizon: int = struct.field(pytree_node=False, default=1000)
+    """Updates after which decaying rates begin to fall."""
+    trust_region_batch_size: int = struct.field(pytree_node=False, default=256)
+    """Rows of each batch that the trust regions learn from; 0 for all."""
+
+
+@struct.dataclass
+class TrustRegionState:
+    """What MAMT learns beside the actors and critics.
+
+    Attributes:
+        params: {"log_epsilon": (n,), "network": decomposition network}, one tree with two labels.
+        optimizer: of that tree, on two timescales.
+        opponents: modelling policies, leading axis of ordered pairs.
+        opponent_optimizer: theirs.
+    """
+
+    params: dict[str, Any]
+    optimizer: optax.OptState
+    opponents: Params
+    opponent_optimizer: optax.OptState
+
+
+@struct.dataclass
+class MAMTState:
+    """MAMD's state and the trust regions'."""
+
+    base: base.ActorCriticState
+    trust_region: TrustRegionState
+
+
+class TrustRegionParts(NamedTuple):
+    """The pure functions that a config picks."""
+
+    network: Network
+    optimizer: optax.GradientTransformation
+    opponents: Network
+    opponent_distribution: ActionDistribution
+    opponent_optimizer: optax.GradientTransformation
+
+
+class Dependence(NamedTuple):
+    """How agents depend on each other on a batch.
+
+    Attributes:
+        joint: the joint action drawn, its alternatives and values.
+        features: (n, B, A), the joint action as networks read it.
+        coordination: (n, n, B), Eq. 14.
+        non_stationarity: (n, B), Eq. 12.
+    """
+
+    joint: base.Evaluated
+    features: jax.Array
+    coordination: jax.Array
+    non_stationarity: jax.Array
+
+
+def trust_region_parts(spec: EnvSpec, config: MAMTConfig) -> TrustRegionParts:
+    """Networks and optimisers for `config`."""
+    modelled = action_distribution(spec, tuple(j for _, j in ordered_pairs(spec.num_agents)))
+    parameter_sizes = action_distribution(spec).parameter_sizes
+
+    adam = functools.partial(base.adam_optimizer, config)
+    return TrustRegionParts(
+        network=trust_region_network(spec, config.hidden_size),
+        optimizer=two_timescale(
+            config.timescale,
+            slow=(adam, config.epsilon_learning_rate),
+            fast=(
+                lambda rate: optax.chain(optax.clip_by_global_norm(config.decomposition_clip * spec.num_agents), adam(rate)),
+                config.decomposition_learning_rate,
+            ),
+            delay=config.epsilon_delay,
+            horizon=config.decay_horizon,
+            labels={"log_epsilon": "slow", "network": "fast"},
+        ),
+        opponents=opponent_models(spec.observation_sizes, parameter_sizes, config.hidden_size),
+        opponent_distribution=modelled,
+        opponent_optimizer=base.per_agent(
+            optax.chain(optax.clip_by_global_norm(config.opponent_clip), adam(config.opponent_learning_rate))
+        ),
+    )
+
+
+def init(spec: EnvSpec, config: MAMTConfig, key: jax.Array) -> MAMTState:
+    """Fresh learner (Alg. 2, lines 1-2); every epsilon starts at `config.epsilon`, within its bounds."""
+    base_key, network_key, opponent_key = jax.random.split(key, 3)
+    parts = trust_region_parts(spec, config)
+    start = jnp.clip(jnp.full(spec.num_agents, config.epsilon), config.epsilon_min, config.epsilon_max)
+    params = {"log_epsilon": jnp.log(start), "network": parts.network.init(network_key)}
+    opponents = parts.opponents.init(opponent_key)
+    return MAMTState(
+        base=base.init(spec, config, base_key),
+        trust_region=TrustRegionState(
+            params, parts.optimizer.init(params), opponents, parts.opponent_optimizer.init(opponents)
+        ),
+    )
+
+
+def measure_dependence(
+    config: MAMTConfig,
+    actor_critic: base.ActorCritic,
+    parts: TrustRegionParts,
+    learner: MAMTState,
+    observation: jax.Array,
+    key: jax.Array,
+) -> Dependence:
+    """C (Eq. 14) and D (Eq. 12) under the current policies and critics; observation (n, B, d)."""
+    n = observation.shape[0]
+    joint = base.evaluate_policies(actor_critic, learner.base, observation, key)
+    candidates = joint.candidates
+    features = actor_critic.distribution.features(candidates.drawn_action)
+    q = jnp.take_along_axis(joint.q, candidates.drawn[..., None], -1)[..., 0]
+    swapped = actor_critic.critic.swapped_values(
+        learner.base.critic, observation, candidates.drawn_action, features, candidates.action
+    )
+    coordination = coordination_coefficients(marginal_values(swapped, candidates.probability), q, config.coordination_threshold)
+
+    observers, observed = np.array(ordered_pairs(n)).T
+    expected = parts.opponents.apply(learner.trust_region.opponents, observation)
+    actual = actor_critic.policy.apply(learner.base.policy, observation)[observed]
+    surprise = parts.opponent_distribution.kl(expected, actual)
+    divergence = jnp.zeros_like(coordination).at[observers, observed].set(surprise)
+    return Dependence(joint, features, coordination, non_stationarity(coordination, divergence, config.non_stationarity_clip))
+
+
+def value_after_step(
+    config: MAMTConfig,
+    actor_critic: base.ActorCritic,
+    learner: base.ActorCriticState,
+    observation: jax.Array,
+    joint: base.Evaluated,
+    log_epsilon: jax.Array,
+) -> jax.Array:
+    """V_i of the policies that one policy step under eps would give (Eq. 15); log_epsilon (n,) -> (n,)."""
+    regulariser = trust_region(config, jnp.exp(log_epsilon))
+    policy, _, _ = base.policy_step(config, actor_critic, learner, observation, joint, regulariser)
+    candidates = joint.candidates
+    log_prob = actor_critic.distribution.candidate_log_prob(actor_critic.policy.apply(policy, observation), candidates.action)
+    return expected_value(candidates.probability * jnp.exp(log_prob - candidates.log_prob), joint.q)
+
+
+def value_gradient(
+    config: MAMTConfig,
+    actor_critic: base.ActorCritic,
+    learner: base.ActorCriticState,
+    observation: jax.Array,
+    joint: base.Evaluated,
+    log_epsilon: jax.Array,
+) -> jax.Array:
+    """dV_i / dlog eps_i (n,), in forward mode through the policy step. V_i depends on no other eps, so one pass gives all."""
+    value = functools.partial(value_after_step, config, actor_critic, learner, observation, joint)
+    return jax.jvp(value, (log_epsilon,), (jnp.ones_like(log_epsilon),))[1]
+
+
+def trust_region_step(
+    config: MAMTConfig,
+    actor_critic: base.ActorCritic,
+    parts: TrustRegionParts,
+    learner: MAMTState,
+    observation: jax.Array,
+    dependence: Dependence,
+) -> tuple[TrustRegionState, Metrics]:
+    """One step of eps and of the decomposition network, each on its timescale, then eps back into its bounds (Eq. 15)."""
+    state, weights = learner.trust_region, symmetric_weights(dependence.coordination)
+
+    def estimate(params: dict[str, Any]) -> jax.Array:
+        return parts.network.apply(params["network"], observation, dependence.features, params["log_epsilon"], weights)
+
+    def loss(params: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+        estimated = estimate(params)
+        return decomposition_loss(estimated, dependence.non_stationarity), estimated
+
+    (network_loss, estimated), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    cost_gradient = jax.grad(lambda log_epsilon: divergence_cost(estimate(state.params | {"log_epsilon": log_epsilon})))(
+        state.params["log_epsilon"]
+    )
+    gain = value_gradient(config, actor_critic, learner.base, observation, dependence.joint, state.params["log_epsilon"])
+    step, optimizer_state = parts.optimizer.update(
+        gradient | {"log_epsilon": cost_gradient - gain}, state.optimizer, state.params
+    )
+    params = optax.apply_updates(state.params, step)
+    params["log_epsilon"] = jnp.clip(params["log_epsilon"], jnp.log(config.epsilon_min), jnp.log(config.epsilon_max))
+    metrics = {
+        "decomposition_loss": network_loss,
+        "estimated_divergence": estimated.mean(1),
+        "non_stationarity": dependence.non_stationarity.sum(0).mean(),
+        "coordination_mean": dependence.coordination.mean(-1),
+        "coordination_variance": dependence.coordination.var(-1),
+        "value_gradient": gain,
+    }
+    return dataclasses.replace(state, params=params, optimizer=optimizer_state), metrics
+
+
+def opponent_step(
+    config: MAMTConfig, parts: TrustRegionParts, state: TrustRegionState, observation: jax.Array, action: jax.Array
+) -> tuple[TrustRegionState, jax.Array]:
+    """One step of the modelling policies on what the others did; observation (n, B, d), action (n, B, ...)."""
+    observed = np.array(ordered_pairs(observation.shape[0]))[:, 1]
+
+    def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+        parameters = parts.opponents.apply(params, observation)
+        log_prob = parts.opponent_distribution.log_prob(parameters, action[observed])
+        squared_norm = parts.opponent_distribution.squared_norm(parameters)
+        losses = opponent_loss(log_prob, squared_norm, config.opponent_regularisation)
+        return losses.sum(), losses
+
+    gradient, losses = jax.grad(loss, has_aux=True)(state.opponents)
+    step, optimizer_state = parts.opponent_optimizer.update(gradient, state.opponent_optimizer, state.opponents)
+    opponents = optax.apply_updates(state.opponents, step)
+    state = dataclasses.replace(state, opponents=opponents, opponent_optimizer=optimizer_state)
+    return state, losses.mean()
+
+
+def update(
+    spec: EnvSpec, config: MAMTConfig, learner: MAMTState, batch: Transition, key: jax.Array
+) -> tuple[MAMTState, Metrics]:
+    """C, D, eps and the decomposition network, modelling policies, then MAMD's update under the new eps (Alg. 2)."""
+    actor_critic, parts = base.actor_critic(spec, config), trust_region_parts(spec, config)
+    rows = config.trust_region_batch_size or batch.reward.shape[0]
+    sample = base.prepare(config, learner.base, jax.tree.map(lambda x: x[:rows], batch))
+    dependence = measure_dependence(config, actor_critic, parts, learner, sample.observation, jax.random.fold_in(key, 1))
+    trust_state, metrics = trust_region_step(config, actor_critic, parts, learner, sample.observation, dependence)
+    trust_state, model_loss = opponent_step(config, parts, trust_state, sample.observation, sample.action)
+    epsilon = jnp.exp(trust_state.params["log_epsilon"])
+    base_state, base_metrics = base.update(spec, config, learner.base, batch, key, trust_region(config, epsilon))
+    metrics |= {"epsilon": epsilon, "opponent_loss": model_loss}
+    return MAMTState(base_state, trust_state), base_metrics | metrics
+
+
+def make(spec: EnvSpec) -> Algorithm:
+    """MAMT for the agents of `spec`.
+
+    Raises:
+        ValueError: for a single agent, whose joint policy is its own.
+    """
+    if spec.num_agents < 2:
+        raise ValueError(
+            f"mamt decomposes the trust region of a joint policy, so it needs 2 agents or more, not {spec.num_agents}"
+        )
+    return Algorithm(
+        config=MAMTConfig,
+        init=functools.partial(init, spec),
+        act=lambda config, learner, observation, key: base.act(spec, config, learner.base, observation, key),
+        greedy=lambda config, learner, observation: base.greedy(spec, config, learner.base, observation),
+        update=functools.partial(update, spec),
+    )

@@ -1,0 +1,211 @@
+"""Policies as distributions over actions: masked categorical and tanh-Gaussian, each a tuple of pure functions.
+
+Arrays are agent-major: `parameters` (n, B, P) as a policy network puts them out, actions (n, B) or (n, B, k).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.environment import Box, EnvSpec
+
+
+class Candidates(NamedTuple):
+    """Actions over which an expectation under a policy is taken; K of them an agent and row.
+
+    Attributes:
+        action: (n, B, K) int32 or (n, B, K, k) float32.
+        probability: (n, B, K), sums to 1 over K: exact for a categorical, 1 / K for samples.
+        log_prob: (n, B, K), each candidate's log-density under the policy.
+        drawn: (n, B) int32, which candidate is a sample from the policy.
+    """
+
+    action: jax.Array
+    probability: jax.Array
+    log_prob: jax.Array
+    drawn: jax.Array
+
+    @property
+    def drawn_action(self) -> jax.Array:
+        """(n, B) or (n, B, k), the sampled action."""
+        index = self.drawn.reshape(*self.drawn.shape, *(1,) * (self.action.ndim - 2))
+        return jnp.take_along_axis(self.action, index, 2)[:, :, 0]
+
+    @property
+    def drawn_probability(self) -> jax.Array:
+        """(n, B, K), all mass on the sampled action."""
+        return jax.nn.one_hot(self.drawn, self.probability.shape[-1], dtype=self.probability.dtype)
+
+
+class ActionDistribution(NamedTuple):
+    """A family of distributions over each agent's actions.
+
+    Attributes:
+        sample: (parameters, key) -> action.
+        mode: parameters -> action.
+        log_prob: (parameters (n, B, P), action (n, B, ...)) -> (n, B).
+        kl: (parameters, other parameters) -> (n, B), KL(first || other) in nats.
+        candidates: (parameters, key) -> Candidates: every action, or samples.
+        candidate_log_prob: (parameters, candidates' actions) -> (n, B, K), e.g. under other parameters.
+        features: action -> (n, B, A) float32, what a critic reads: one-hot, or the action itself.
+        squared_norm: parameters -> (n,), mean square of an agent's own outputs (the policies' L2 regulariser).
+        parameter_sizes: each agent's own number of parameters.
+    """
+
+    sample: Callable[[jax.Array, jax.Array], jax.Array]
+    mode: Callable[[jax.Array], jax.Array]
+    log_prob: Callable[[jax.Array, jax.Array], jax.Array]
+    kl: Callable[[jax.Array, jax.Array], jax.Array]
+    candidates: Callable[[jax.Array, jax.Array], Candidates]
+    candidate_log_prob: Callable[[jax.Array, jax.Array], jax.Array]
+    features: Callable[[jax.Array], jax.Array]
+    squared_norm: Callable[[jax.Array], jax.Array]
+    parameter_sizes: tuple[int, ...]
+
+
+def tsallis_log(log_prob: jax.Array, q: jax.Array | float) -> jax.Array:
+    """`log_q(x) = (x^(1-q) - 1) / (1 - q)` of a probability given by its log; log_1 = log (Table 1: q = 0.2)."""
+    order = 1.0 - jnp.asarray(q, log_prob.dtype)
+    is_log = jnp.abs(order) < 1e-6
+    return jnp.where(is_log, log_prob, jnp.expm1(order * log_prob) / jnp.where(is_log, 1.0, order))
+
+
+def entropy(candidates: Candidates) -> jax.Array:
+    """(n, B) entropy in nats: exact for a categorical, a Monte Carlo estimate for samples."""
+    return -(candidates.probability * candidates.log_prob).sum(-1)
+
+
+def categorical(num_actions: tuple[int, ...]) -> ActionDistribution:
+    """Categorical policies; parameters are logits (n, B, A), those past an agent's own `num_actions` count for nothing.
+
+    Masked logits take the dtype's finite minimum, so that no entropy or KL becomes nan.
+    """
+    size = max(num_actions)
+    mask = np.arange(size) < np.array(num_actions)[:, None]
+
+    def own(logits: jax.Array, fill: float) -> jax.Array:
+        chex.assert_shape(logits, (len(num_actions), None, size))
+        return jnp.where(mask[:, None], logits, fill)
+
+    def log_probs(logits: jax.Array) -> jax.Array:
+        return jax.nn.log_softmax(own(logits, float(jnp.finfo(logits.dtype).min)))
+
+    def log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(log_probs(logits), action[..., None], -1)[..., 0]
+
+    def sample(logits: jax.Array, key: jax.Array) -> jax.Array:
+        return jax.random.categorical(key, log_probs(logits)).astype(jnp.int32)
+
+    def kl(logits: jax.Array, other: jax.Array) -> jax.Array:
+        log_p = log_probs(logits)
+        return (jnp.exp(log_p) * own(log_p - log_probs(other), 0.0)).sum(-1)
+
+    def candidates(logits: jax.Array, key: jax.Array) -> Candidates:
+        log_p = log_probs(logits)
+        every_action = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), logits.shape)
+        return Candidates(every_action, jnp.exp(log_p), own(log_p, 0.0), sample(logits, key))
+
+    return ActionDistribution(
+        sample=sample,
+        mode=lambda logits: log_probs(logits).argmax(-1).astype(jnp.int32),
+        log_prob=log_prob,
+        kl=kl,
+        candidates=candidates,
+        candidate_log_prob=lambda logits, action: own(log_probs(logits), 0.0),
+        features=lambda action: jax.nn.one_hot(action, size, dtype=jnp.float32),
+        squared_norm=lambda logits: jnp.square(own(logits, 0.0)).mean(1).sum(-1) / np.array(num_actions, np.float32),
+        parameter_sizes=num_actions,
+    )
+
+
+def tanh_gaussian(spaces: tuple[Box, ...], num_samples: int = 8) -> ActionDistribution:
+    """Gaussian policies squashed by tanh into each agent's box; parameters (n, B, 2k): k pairs of a mean and a
+    log standard deviation (pairs, so that an agent with a narrower action only lacks the last ones).
+
+    KL between two squashed Gaussians is that of the Gaussians. `candidates` draws `num_samples` actions.
+    """
+    size = max(space.size for space in spaces)
+    mask = np.arange(size) < np.array([space.size for space in spaces])[:, None]
+    low = np.array([space.low for space in spaces], np.float32)
+    half_width = (np.array([space.high for space in spaces], np.float32) - low) / 2
+
+    def per_agent(constant: np.ndarray, like: jax.Array) -> np.ndarray:
+        return constant.reshape(constant.shape + (1,) * (like.ndim - constant.ndim))
+
+    def split(parameters: jax.Array) -> tuple[jax.Array, jax.Array]:
+        chex.assert_shape(parameters, (len(spaces), None, 2 * size))
+        paired = parameters.reshape(*parameters.shape[:-1], size, 2)
+        return paired[..., 0], jnp.clip(paired[..., 1], -5.0, 2.0)
+
+    def squash(latent: jax.Array) -> jax.Array:
+        own = mask.reshape(mask.shape[0], *(1,) * (latent.ndim - 2), size)
+        action = per_agent(low, latent) + per_agent(half_width, latent) * (jnp.tanh(latent) + 1.0)
+        return jnp.where(own, action, 0.0)
+
+    def unsquash(action: jax.Array) -> jax.Array:
+        unit = (action - per_agent(low, action)) / per_agent(half_width, action) - 1.0
+        return jnp.arctanh(jnp.clip(unit, -1.0 + 1e-6, 1.0 - 1e-6))
+
+    def latent_log_prob(mean: jax.Array, log_std: jax.Array, latent: jax.Array) -> jax.Array:
+        normal = -0.5 * jnp.square((latent - mean) * jnp.exp(-log_std)) - log_std - 0.5 * np.log(2 * np.pi)
+        log_det = 2.0 * (np.log(2.0) - latent - jax.nn.softplus(-2.0 * latent)) + np.log(per_agent(half_width, latent))
+        own = mask.reshape(mask.shape[0], *(1,) * (latent.ndim - 2), size)
+        return jnp.where(own, normal - log_det, 0.0).sum(-1)
+
+    def draw(parameters: jax.Array, key: jax.Array) -> jax.Array:
+        mean, log_std = (x[:, :, None] for x in split(parameters))
+        noise = jax.random.normal(key, (*mean.shape[:2], num_samples, size), mean.dtype)
+        return mean + jnp.exp(log_std) * noise
+
+    def candidates(parameters: jax.Array, key: jax.Array) -> Candidates:
+        mean, log_std = (x[:, :, None] for x in split(parameters))
+        latent = draw(parameters, key)
+        log_prob = latent_log_prob(mean, log_std, latent)
+        first = jnp.zeros(parameters.shape[:2], jnp.int32)
+        return Candidates(squash(latent), jnp.full_like(log_prob, 1.0 / num_samples), log_prob, first)
+
+    def candidate_log_prob(parameters: jax.Array, action: jax.Array) -> jax.Array:
+        mean, log_std = (x[:, :, None] for x in split(parameters))
+        return latent_log_prob(mean, log_std, unsquash(action))
+
+    def kl(parameters: jax.Array, other: jax.Array) -> jax.Array:
+        (mean, log_std), (other_mean, other_log_std) = split(parameters), split(other)
+        variance_ratio = jnp.exp(2.0 * (log_std - other_log_std))
+        distance = jnp.square((mean - other_mean) * jnp.exp(-other_log_std))
+        return jnp.where(mask[:, None], 0.5 * (variance_ratio + distance - 1.0) + other_log_std - log_std, 0.0).sum(-1)
+
+    def squared_norm(parameters: jax.Array) -> jax.Array:
+        own = np.repeat(mask, 2, -1)
+        return jnp.square(jnp.where(own[:, None], parameters, 0.0)).mean(1).sum(-1) / own.sum(-1).astype(np.float32)
+
+    return ActionDistribution(
+        sample=lambda parameters, key: squash(draw(parameters, key)[:, :, 0]),
+        mode=lambda parameters: squash(split(parameters)[0]),
+        log_prob=lambda parameters, action: latent_log_prob(*split(parameters), unsquash(action)),
+        kl=kl,
+        candidates=candidates,
+        candidate_log_prob=candidate_log_prob,
+        features=lambda action: action,
+        squared_norm=squared_norm,
+        parameter_sizes=tuple(2 * space.size for space in spaces),
+    )
+
+
+def action_distribution(spec: EnvSpec, agents: tuple[int, ...] | None = None, num_samples: int = 8) -> ActionDistribution:
+    """The distribution that fits `spec`'s action spaces, for the listed agents (an agent may come several times).
+
+    Raises:
+        ValueError: if discrete and continuous agents are mixed.
+    """
+    chosen = range(spec.num_agents) if agents is None else agents
+    spaces = tuple(spec.action_spaces[i] for i in chosen)
+    boxes = tuple(space for space in spaces if isinstance(space, Box))
+    if not boxes:
+        return categorical(tuple(spec.action_sizes[i] for i in chosen))
+    if len(boxes) < len(spaces):
+        raise ValueError(f"{spec.name} mixes discrete and continuous agents; all action spaces must be of one kind")
+    return tanh_gaussian(boxes, num_samples)

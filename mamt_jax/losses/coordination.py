@@ -1,0 +1,31 @@
+"""How much agents depend on each other (Eq. 14)."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def marginal_values(swapped_q: jax.Array, probability: jax.Array) -> jax.Array:
+    """`Q_i(a_\\j) = sum_a_j pi_j(a_j|o_j) Q_i(o, (a_-j, a_j))`; swapped_q (n, n, B, K), probability of j (n, B, K) -> (n, n, B)."""
+    chex.assert_equal_shape([swapped_q[0], probability])
+    return (swapped_q * probability[None]).sum(-1)
+
+
+def coordination_coefficients(marginal_q: jax.Array, q: jax.Array, threshold: jax.Array | float) -> jax.Array:
+    """Eq. 14: `C_ij = softmax over j != i of |Q_i(a_\\j) - Q_i(a)|`, entries under `threshold` set to 0, C_ii = 0.
+
+    Args:
+        marginal_q: (n, n, B), [i, j].
+        q: (n, B), Q_i of the joint action.
+        threshold: Table 1's delta.
+
+    Returns:
+        (n, n, B).
+    """
+    n, _, batch_size = marginal_q.shape
+    chex.assert_shape(q, (n, batch_size))
+    influence = jnp.abs(marginal_q - q[:, None])
+    others = ~np.eye(n, dtype=bool)[..., None]
+    soft = jax.nn.softmax(jnp.where(others, influence, jnp.finfo(q.dtype).min), 1)
+    return jnp.where(others & (soft >= threshold), soft, 0.0)

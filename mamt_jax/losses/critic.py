@@ -1,0 +1,38 @@
+"""The critics' regression (Eq. 9)."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from mamt_jax.returns import td_target
+
+
+def soft_value(q: jax.Array, log_prob: jax.Array, alpha: jax.Array | float) -> jax.Array:
+    """`Q(o', a') - alpha log pi(a'|o')` of a sampled a': what Eq. 9 bootstraps from; shapes equal."""
+    chex.assert_equal_shape([q, log_prob])
+    return q - alpha * log_prob
+
+
+def soft_td_target(
+    reward: jax.Array,
+    terminated: jax.Array,
+    next_q: jax.Array,
+    next_log_prob: jax.Array,
+    gamma: jax.Array | float,
+    alpha: jax.Array | float,
+) -> jax.Array:
+    """Eq. 9's y_i, the entropy term inside the discount; arrays (n, B)."""
+    return td_target(reward, terminated, soft_value(next_q, next_log_prob, alpha), gamma)
+
+
+def critic_loss(q: jax.Array, target: jax.Array, squared_logits: jax.Array, regularisation: jax.Array | float) -> jax.Array:
+    """Eq. 9: sum over agents of the mean squared error, plus 1e-3 x `regularisation` x squared attention logits.
+
+    Args:
+        q: (n, B) values of the actions taken.
+        target: (n, B) `soft_td_target`, constant.
+        squared_logits: (n,), from the critic.
+        regularisation: Table 1's critic regularisation coefficient.
+    """
+    chex.assert_equal_shape([q, target])
+    return jnp.square(q - target).mean(1).sum() + 1e-3 * regularisation * squared_logits.sum()

@@ -1,0 +1,54 @@
+"""The layers that all networks here are made of."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+UNIFORM_FAN_IN = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """LeakyReLU of slope 0.01, the activation of MAAC's networks."""
+    return nn.leaky_relu(x, 0.01)
+
+
+class SplitDense(nn.Module):
+    """A dense layer over several inputs side by side, with a kernel for each, so that each can be padded and swapped alone.
+
+    Kernels are drawn from U(-f, f), f = 1 / sqrt(the inputs' joint width), as one undivided kernel would be.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
+        """(..., width_m) for each input m -> (..., features)."""
+        scale = sum(x.shape[-1] for x in inputs) ** -0.5
+        output = self.param("bias", nn.initializers.zeros, (self.features,))
+        output = output.reshape((1,) * (inputs[0].ndim - 1) + (-1,))
+        for index, x in enumerate(inputs):
+            output = output + x @ self.param(f"kernel_{index}", symmetric_uniform(scale), (x.shape[-1], self.features))
+        return output
+
+
+def symmetric_uniform(scale: float) -> Callable[..., jax.Array]:
+    """Initialiser U(-scale, scale)."""
+
+    def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jax.random.uniform(key, shape, minval=-scale, maxval=scale)
+
+    return init
+
+
+class MLP(nn.Module):
+    """Dense layers with LeakyReLU between; the last one linear."""
+
+    widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, d) -> (B, widths[-1])."""
+        for width in self.widths[:-1]:
+            x = leaky_relu(nn.Dense(width, kernel_init=UNIFORM_FAN_IN)(x))
+        return nn.Dense(self.widths[-1], kernel_init=UNIFORM_FAN_IN)(x)

@@ -1,0 +1,101 @@
+"""The trust region decomposition network (Eq. 13, Fig. 2): message passing between agents, with jraph."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from envs_jax.environment import EnvSpec
+from mamt_jax.networks.agent_axis import Network, init_agents
+from mamt_jax.networks.layers import MLP, SplitDense, leaky_relu
+from mamt_jax.types import Params
+
+EPSILON_EMBEDDING = 16
+
+
+class NodeEncoder(nn.Module):
+    """An agent's node: its encoded (o_i, a_i) joined with an embedding of log eps_i."""
+
+    hidden_size: int
+
+    @nn.compact
+    def __call__(self, observation: jax.Array, action_features: jax.Array, log_epsilon: jax.Array) -> jax.Array:
+        """(B, d), (B, A), (B, 1) -> (B, hidden size)."""
+        behaviour = leaky_relu(SplitDense(self.hidden_size)(observation, action_features))
+        trust_region = leaky_relu(SplitDense(EPSILON_EMBEDDING)(log_epsilon))
+        return leaky_relu(SplitDense(self.hidden_size)(behaviour, trust_region))
+
+
+def symmetric_weights(coordination: jax.Array) -> jax.Array:
+    """Undirected edge weights (C_ij + C_ji) / 2 of (n, n, B) coordination coefficients."""
+    return (coordination + coordination.swapaxes(0, 1)) / 2
+
+
+def normalise_edges(weights: jax.Array) -> jax.Array:
+    """D^-1/2 (W + I) D^-1/2 of one graph's symmetric weights W (n, n) with zero diagonal: self edges, then normalisation."""
+    with_self_edges = weights + jnp.eye(weights.shape[0], dtype=weights.dtype)
+    scale = jax.lax.rsqrt(with_self_edges.sum(1))
+    return with_self_edges * scale[:, None] * scale[None, :]
+
+
+def graph_convolution(nodes: jax.Array, weights: jax.Array) -> jax.Array:
+    """Propagate node features (n, H) along weighted edges (n, n) and self edges, symmetrically normalised.
+
+    All n^2 edges are there in every graph, the absent ones with weight zero, so shapes are static.
+    """
+    n = nodes.shape[0]
+    receivers, senders = np.divmod(np.arange(n * n), n)
+    graph = jraph.GraphsTuple(
+        nodes=nodes,
+        edges=normalise_edges(weights).reshape(n * n, 1),
+        senders=senders,
+        receivers=receivers,
+        globals=None,
+        n_node=np.array([n]),
+        n_edge=np.array([n * n]),
+    )
+    propagate = jraph.GraphNetwork(
+        update_edge_fn=lambda edge, sender, receiver, context: edge * sender,
+        update_node_fn=lambda node, sent, received, context: received,
+    )
+    return propagate(graph).nodes
+
+
+def trust_region_network(spec: EnvSpec, hidden_size: int) -> Network:
+    """Estimate each agent's share of the joint policy divergence.
+
+    `apply(params, observation (n, B, d), action features (n, B, A), log_epsilon (n,), weights (n, n, B)) -> KLhat (n, B) >= 0`.
+    Encoders belong to agents; the graph convolution and the decoder are shared, so the network is equivariant: renumbering
+    agents, with their encoders, renumbers the output.
+    """
+    encoder, convolution, decoder = NodeEncoder(hidden_size), SplitDense(hidden_size), MLP((hidden_size, 1))
+
+    def init_one(key: jax.Array, size: tuple[int, int]) -> Params:
+        return encoder.init(key, *(jnp.zeros((1, width)) for width in (*size, 1)))
+
+    def init(key: jax.Array) -> Params:
+        messages_key, own_key, convolution_key, decoder_key = jax.random.split(key, 4)
+        sizes = tuple(zip(spec.observation_sizes, spec.action_sizes, strict=True))
+        return {
+            "messages": init_agents(init_one, sizes, messages_key),
+            "own": init_agents(init_one, sizes, own_key),
+            "convolution": convolution.init(convolution_key, jnp.zeros((1, hidden_size))),
+            "decoder": decoder.init(decoder_key, jnp.zeros((1, 2 * hidden_size))),
+        }
+
+    def apply(
+        params: Params, observation: jax.Array, action_features: jax.Array, log_epsilon: jax.Array, weights: jax.Array
+    ) -> jax.Array:
+        n, batch_size, _ = observation.shape
+        chex.assert_shape(log_epsilon, (n,))
+        chex.assert_shape(weights, (n, n, batch_size))
+        inputs = (observation, action_features, jnp.broadcast_to(log_epsilon[:, None, None], (n, batch_size, 1)))
+        encode = jax.vmap(encoder.apply)
+        messages = convolution.apply(params["convolution"], encode(params["messages"], *inputs))
+        received = leaky_relu(jax.vmap(graph_convolution, (1, 2), 1)(messages, weights))
+        joined = jnp.concatenate([received, encode(params["own"], *inputs)], -1)
+        return nn.softplus(decoder.apply(params["decoder"], joined)[..., 0])
+
+    return Network(init, apply)
