@@ -27,16 +27,16 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+import mamt_jax  # noqa: E402, F401  it adds to XLA_FLAGS, which must be complete before the first test starts jax
+
 
 @pytest.fixture
 def run_python() -> RunPython:
-    """`run_python(*arguments, code=0, **environment)` runs Python in the repository root and checks its exit code."""
+    """`run_python(*arguments, code=0, cwd=repository, timeout=300, **environment)`: Python, its exit code checked."""
 
-    def run(
-        *arguments: str | Path, code: int = 0, timeout: float = 300, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str | Path, code: int = 0, cwd: Path = _ROOT, timeout: float = 300, **environment: str):
         command = [sys.executable, *map(str, arguments)]
-        done = subprocess.run(command, cwd=_ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=timeout)
         assert done.returncode == code, f"exit code {done.returncode} of {command}\n{done.stdout}\n{done.stderr}"
         return done
 
