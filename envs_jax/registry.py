@@ -37,12 +37,17 @@ def make(name: str, **options: Any) -> Environment:
     Raises:
         ValueError: if there is no such environment or option, or an option has a value that is not allowed.
     """
-    factory = _import_factory(name) if ":" in name else _known_factory(name)
+    factory = find_factory(name)
     _check_options(name, factory, options)
     env = factory(**options)
     if not isinstance(env, Environment):
         raise ValueError(f"{name!r} returned {type(env).__name__} where an envs_jax.Environment was expected.")
     return env
+
+
+def find_factory(name: str) -> EnvironmentFactory:
+    """The function that builds the environment called `name`; raises ValueError if there is none."""
+    return _import_factory(name) if ":" in name else _known_factory(name)
 
 
 def _known_factory(name: str) -> EnvironmentFactory:

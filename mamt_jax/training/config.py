@@ -1,0 +1,107 @@
+"""What is fixed about a training run, and the schedule that follows from it."""
+
+import dataclasses
+import math
+from fractions import Fraction
+from typing import NamedTuple
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Static facts of a training run. The defaults are the paper's (Table 1)."""
+
+    episodes: int = 50_000
+    """Length of training in episodes of full length, over all parallel environments of a run."""
+    seed: int = 0
+    """The first run's seed; further seeds count up from it."""
+    num_envs: int = 12
+    """Parallel environments of a run."""
+    update_interval: int = 100
+    """Environment steps between one group of updates and the next."""
+    num_updates: int = 4
+    """Updates in a group."""
+    buffer_size: int = 1_000_000
+    """Transitions that the replay memory holds."""
+    batch_size: int = 1024
+    """Transitions in a batch; updates begin once the replay memory holds one."""
+    evaluation_interval: int = 500
+    """Episodes between evaluations."""
+    evaluation_episodes: int = 100
+    """Episodes in an evaluation, greedy and sampled each."""
+    checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints; 0 writes one after every slice of work."""
+
+
+class Schedule(NamedTuple):
+    """A training run in rounds: each is `vector_steps` steps of all environments, then `updates` updates.
+
+    Attributes:
+        vector_steps: steps of all environments in a round.
+        updates: updates in a round, once the replay memory holds a batch.
+        rows: transitions that a round adds.
+        capacity: rows of the replay memory, a whole number of rounds.
+        warmup_rounds: first rounds, which only collect.
+        evaluation_rounds: rounds between evaluations.
+        total_rounds: rounds of the whole run.
+    """
+
+    vector_steps: int
+    updates: int
+    rows: int
+    capacity: int
+    warmup_rounds: int
+    evaluation_rounds: int
+    total_rounds: int
+
+    def env_steps(self, rounds: int) -> int:
+        """Environment steps of one run after `rounds`."""
+        return rounds * self.rows
+
+    def num_updates(self, rounds: int) -> int:
+        """Updates of one run after `rounds`."""
+        return max(0, rounds - self.warmup_rounds) * self.updates
+
+
+def make_schedule(config: TrainingConfig, episode_limit: int) -> Schedule:
+    """The smallest round with the asked ratio of updates to steps, and the run in such rounds.
+
+    12 environments with 4 updates each 100 steps give rounds of 25 vector steps and 12 updates.
+    """
+    ratio = Fraction(config.num_updates * config.num_envs, config.update_interval)
+    rows = ratio.denominator * config.num_envs
+    total_rounds = math.ceil(config.episodes * episode_limit / rows)
+    return Schedule(
+        vector_steps=ratio.denominator,
+        updates=ratio.numerator,
+        rows=rows,
+        capacity=min(math.ceil(config.buffer_size / rows), total_rounds) * rows,
+        warmup_rounds=math.ceil(config.batch_size / rows) - 1,
+        evaluation_rounds=max(1, round(config.evaluation_interval * episode_limit / rows)),
+        total_rounds=total_rounds,
+    )
+
+
+def validate(config: TrainingConfig, episode_limit: int) -> None:
+    """Raises ValueError with one sentence that names the option, its value and what would be right."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        smallest = 0 if field.name in ("seed", "checkpoint_minutes") else 1
+        if not math.isfinite(value) or value < smallest:
+            raise ValueError(f"{field.name}={value} is not valid: give a number of at least {smallest}.")
+    if config.batch_size > config.buffer_size:
+        raise ValueError(
+            f"batch_size={config.batch_size} is larger than buffer_size={config.buffer_size}: "
+            f"lower batch_size to at most {config.buffer_size} or raise buffer_size."
+        )
+    if config.episodes < config.num_envs:
+        raise ValueError(
+            f"episodes={config.episodes} is fewer than num_envs={config.num_envs}: each environment plays at least one, "
+            f"so give episodes={config.num_envs} or more, or fewer environments."
+        )
+    schedule = make_schedule(config, episode_limit)
+    if schedule.total_rounds <= schedule.warmup_rounds:
+        enough = math.ceil((schedule.warmup_rounds + 1) * schedule.rows / episode_limit)
+        raise ValueError(
+            f"episodes={config.episodes} ends before the replay memory holds one batch of batch_size={config.batch_size}: "
+            f"give episodes={enough} or more, or a smaller batch_size."
+        )

@@ -1,0 +1,119 @@
+"""What is trained: a description that config.json can hold, and the things it describes."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from envs_jax import registry as environments
+from envs_jax.environment import Environment
+from mamt_jax.algorithms import registry as algorithms
+from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.training.config import Schedule, TrainingConfig, make_schedule, validate
+from mamt_jax.types import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What is trained, in plain values.
+
+    Attributes:
+        env: name of the environment, or "package.module:Factory".
+        algo: name of the algorithm, or "package.module:make".
+        env_options: options of the environment that are not the defaults.
+        algo_options: fields of the algorithm's config that are not the defaults.
+        runs: one dict a run: its "seed", and the float fields of the config that it has for itself.
+        training: static facts.
+    """
+
+    env: str
+    algo: str
+    env_options: Mapping[str, Any]
+    algo_options: Mapping[str, Any]
+    runs: tuple[Mapping[str, Any], ...]
+    training: TrainingConfig
+
+    @property
+    def labels(self) -> list[str]:
+        """What tells a run from those with other hyperparameters, one a run; seeds share it."""
+        own = [{name: value for name, value in run.items() if name != "seed"} for run in self.runs]
+        return [", ".join(f"{name} {value:g}" for name, value in each.items()) or self.algo for each in own]
+
+
+class Built(NamedTuple):
+    """The things that an Experiment describes.
+
+    Attributes:
+        env: the environment.
+        algorithm: the algorithm for it.
+        configs: one algorithm config a run.
+        schedule: the run in rounds.
+    """
+
+    env: Environment
+    algorithm: Algorithm
+    configs: tuple[Config, ...]
+    schedule: Schedule
+
+
+def build(experiment: Experiment) -> Built:
+    """Builds what is described.
+
+    Raises:
+        ValueError: one sentence that names what is wrong and what would be right.
+    """
+    env = environments.make(experiment.env, **experiment.env_options)
+    validate(experiment.training, env.spec.episode_limit)
+    algorithm = algorithms.make(experiment.algo, env.spec)
+    return Built(
+        env=env,
+        algorithm=algorithm,
+        configs=make_configs(algorithm, experiment),
+        schedule=make_schedule(experiment.training, env.spec.episode_limit),
+    )
+
+
+def make_configs(algorithm: Algorithm, experiment: Experiment) -> tuple[Config, ...]:
+    """One algorithm config a run; raises ValueError if there is no run, or no such field."""
+    if not experiment.runs:
+        raise ValueError("seeds=0 is not valid: train at least one.")
+    own = [{name: value for name, value in run.items() if name != "seed"} for run in experiment.runs]
+    try:
+        return tuple(algorithm.config(**experiment.algo_options, **each) for each in own)
+    except TypeError as error:
+        raise ValueError(f"{experiment.algo} does not take these options: {error}.") from error
+
+
+def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
+    """An Experiment as config.json holds it."""
+    return dataclasses.asdict(experiment)
+
+
+def experiment_from_json(content: Mapping[str, Any]) -> Experiment:
+    """The Experiment that `experiment_to_json` wrote.
+
+    Raises:
+        ValueError: if the content is something else.
+    """
+    try:
+        fields = {field.name: content[field.name] for field in dataclasses.fields(Experiment)}
+        training, runs = TrainingConfig(**fields.pop("training")), tuple(fields.pop("runs"))
+        fields |= {name: _tuples(fields[name]) for name in ("env_options", "algo_options")}
+        return Experiment(training=training, runs=runs, **fields)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"it describes no experiment ({error})") from error
+
+
+def config_values(configs: tuple[Config, ...]) -> list[dict[str, Any]]:
+    """All fields of each run's config, defaults included."""
+    return [jax.tree.map(_plain, dataclasses.asdict(config)) for config in configs]
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
+def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists where options were tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

@@ -1,0 +1,274 @@
+"""The host loop: slices of compiled training, and between them evaluation, checkpoints, progress and signals."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from mamt_jax.training.checkpoint import CheckpointError, list_checkpoints, load_checkpoint, read_record, save_checkpoint
+from mamt_jax.training.experiment import Built, Experiment
+from mamt_jax.training.interrupt import deferred_signals
+from mamt_jax.training.learning_curve import draw_learning_curve
+from mamt_jax.training.memory import MemoryPlan, num_bytes
+from mamt_jax.training.progress import Display, duration
+from mamt_jax.training.report import make_rows
+from mamt_jax.training.runs import Runs, RunState, make_runs, run_keys, stack_configs
+from mamt_jax.training.writers import CHECKPOINTS, CURVE, METRICS, FolderError, append_rows, cut_rows, read_rows
+from mamt_jax.types import Config
+
+SLICE_SECONDS = 5.0
+"""How long a slice of training should take: what Ctrl-C waits for."""
+
+
+class Session(NamedTuple):
+    """What stays the same throughout training.
+
+    Attributes:
+        experiment: what is trained.
+        built: the things it describes.
+        runs: the programs.
+        configs: stacked algorithm configs, leading axis of runs.
+        keys: one a run.
+        folder: where results go.
+        references: name -> return of reference policies, for the learning curve.
+    """
+
+    experiment: Experiment
+    built: Built
+    runs: Runs
+    configs: Config
+    keys: jax.Array
+    folder: Path
+    references: Mapping[str, float]
+
+
+class Counters(NamedTuple):
+    """What the host counts.
+
+    Attributes:
+        rounds: rounds done, the same in all runs.
+        episodes: episodes finished, one number a run.
+        wall_seconds: time spent, over all sessions.
+    """
+
+    rounds: int
+    episodes: tuple[int, ...]
+    wall_seconds: float
+
+
+class Programs(NamedTuple):
+    """Compiled `Runs.evaluate` and `Runs.advance`."""
+
+    evaluate: Callable[..., Any]
+    advance: Callable[..., RunState]
+
+
+def open_session(experiment: Experiment, built: Built, folder: Path, references: Mapping[str, float]) -> Session:
+    """Prepares training without taking memory for it or compiling."""
+    num_runs = len(experiment.runs)
+    runs = make_runs(built.env, built.algorithm, experiment.training, built.schedule, num_runs)
+    configs, keys = jax.device_put(
+        (stack_configs(built.configs), run_keys([run["seed"] for run in experiment.runs])), runs.sharding
+    )
+    return Session(experiment, built, runs, configs, keys, folder, references)
+
+
+def plan_memory(session: Session) -> MemoryPlan:
+    """What the states of training will take."""
+    states = jax.eval_shape(session.runs.init, session.configs, session.keys)
+    num_runs = len(session.experiment.runs)
+    parts = (states.replay, states.learner_state, states.env_batch)
+    return MemoryPlan(*(num_bytes(part) // num_runs for part in parts), num_runs=num_runs)
+
+
+def train(session: Session, console: Console, resume: bool = False) -> int | None:
+    """Trains to the end, or until Ctrl-C or SIGTERM, and leaves a checkpoint.
+
+    Args:
+        session: what to train; its folder exists and holds config.json.
+        console: where progress goes.
+        resume: go on from the folder's latest checkpoint.
+
+    Returns:
+        None when training is over, else the number of the signal that stopped it.
+
+    Raises:
+        CheckpointError: there is no checkpoint to resume from, or it cannot be used.
+        FolderError: the last checkpoint cannot be written.
+    """
+    schedule, training = session.built.schedule, session.experiment.training
+
+    def announce(number: int) -> None:
+        display.note(f"Signal {number}: stopping after the work in hand, with a checkpoint. Once more stops at once.")
+
+    with Display(console, training.episodes) as display, deferred_signals(announce) as stopped:
+        states, counters = restore(session) if resume else begin(session)
+        started = time.monotonic() - counters.wall_seconds
+        evaluate = compile_program(display, "evaluation", session.runs.evaluate, session.configs, states, 0)
+        if not resume:
+            states, counters = report(session, evaluate, states, counters, display)
+            save(session, states, counters)
+        if counters.rounds < schedule.total_rounds and not stopped():
+            advance = compile_program(display, "training", session.runs.advance, session.configs, states, 0, 1)
+            programs = Programs(evaluate, advance)
+            states, counters = work(session, programs, states, counters, display, started, stopped)
+        finish(session, states, counters)
+    return stopped()
+
+
+def begin(session: Session) -> tuple[RunState, Counters]:
+    """The states in which all runs start."""
+    states = session.runs.init(session.configs, session.keys)
+    return states, Counters(rounds=0, episodes=(0,) * len(session.experiment.runs), wall_seconds=0.0)
+
+
+def work(
+    session: Session,
+    programs: Programs,
+    states: RunState,
+    counters: Counters,
+    display: Display,
+    started: float,
+    stopped: Callable[[], int | None],
+) -> tuple[RunState, Counters]:
+    """Slice after slice until the last round or a signal. `started` is the clock's reading at wall second 0."""
+    schedule, training = session.built.schedule, session.experiment.training
+    seconds_per_round, saved = None, time.monotonic()
+    while counters.rounds < schedule.total_rounds and not stopped():
+        began = time.monotonic()
+        count = slice_rounds(session, counters.rounds, seconds_per_round)
+        states = jax.block_until_ready(programs.advance(session.configs, states, counters.rounds, count))
+        if counters.rounds >= schedule.warmup_rounds:
+            seconds_per_round = (time.monotonic() - began) / count
+            show_pace(session, display, counters.rounds + count, seconds_per_round)
+        counters = counters._replace(rounds=counters.rounds + count, wall_seconds=time.monotonic() - started)
+        if is_evaluation(session, counters.rounds):
+            states, counters = report(session, programs.evaluate, states, counters, display)
+        if time.monotonic() - saved >= 60 * training.checkpoint_minutes:
+            save_or_warn(session, states, counters, display)
+            saved = time.monotonic()
+    return states, counters
+
+
+def is_evaluation(session: Session, rounds: int) -> bool:
+    """Whether an evaluation is due after `rounds`."""
+    schedule = session.built.schedule
+    return rounds % schedule.evaluation_rounds == 0 or rounds == schedule.total_rounds
+
+
+def slice_rounds(session: Session, rounds: int, seconds_per_round: float | None) -> int:
+    """How many rounds to do at once: never past the end of warm-up or the next evaluation."""
+    schedule = session.built.schedule
+    wanted = 1 if seconds_per_round is None else max(1, int(SLICE_SECONDS / seconds_per_round))
+    if rounds < schedule.warmup_rounds:
+        wanted = schedule.warmup_rounds - rounds
+    to_evaluation = schedule.evaluation_rounds - rounds % schedule.evaluation_rounds
+    return min(wanted, to_evaluation, schedule.total_rounds - rounds)
+
+
+def show_pace(session: Session, display: Display, rounds: int, seconds_per_round: float) -> None:
+    """Tells the display how far training is and how fast it goes."""
+    schedule, num_runs = session.built.schedule, len(session.experiment.runs)
+    episodes = session.experiment.training.episodes * rounds // schedule.total_rounds
+    display.advanced(
+        episodes, schedule.updates * num_runs / seconds_per_round, seconds_per_round * (schedule.total_rounds - rounds)
+    )
+
+
+def report(
+    session: Session, evaluate: Callable[..., Any], states: RunState, counters: Counters, display: Display
+) -> tuple[RunState, Counters]:
+    """Evaluates, writes rows, shows them, and starts the next interval."""
+    schedule, rounds = session.built.schedule, counters.rounds
+    seeds = [run["seed"] for run in session.experiment.runs]
+    finished = np.asarray(states.sums.episodes.episodes)
+    counters = counters._replace(episodes=tuple(int(a + b) for a, b in zip(counters.episodes, finished, strict=True)))
+    counts = {
+        "env_steps": schedule.env_steps(rounds),
+        "updates": schedule.num_updates(rounds),
+        "wall_seconds": round(counters.wall_seconds, 3),
+    }
+    rows = make_rows(counts, seeds, evaluate(session.configs, states, rounds), states.sums)
+    rows = [row | {"episodes": episodes} for row, episodes in zip(rows, counters.episodes, strict=True)]
+    append_rows(session.folder / METRICS, rows)
+    display.evaluated(rows)
+    return session.runs.reset_sums(states), counters
+
+
+def compile_program(display: Display, name: str, program: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """Compiles ahead of time and says how long it took."""
+    display.doing(f"compiling {name}")
+    began = time.monotonic()
+    compiled = program.lower(*arguments).compile()
+    display.note(f"compiled {name} in {duration(time.monotonic() - began)}")
+    return compiled
+
+
+def save(session: Session, states: RunState, counters: Counters) -> None:
+    """Writes a checkpoint, the filled part of the replay memory alone, and draws the learning curve."""
+    filled = filled_rows(session, counters.rounds)
+    states = states.replace(replay=jax.tree.map(lambda leaf: np.asarray(leaf)[:, :filled], states.replay))
+    save_checkpoint(session.folder / CHECKPOINTS, counters.rounds, states, counters._asdict())
+    title = f"{session.built.env.spec.name} · {session.experiment.algo}"
+    rows = read_rows(session.folder / METRICS)
+    draw_learning_curve(session.folder / CURVE, title, rows, session.experiment.labels, session.references)
+
+
+def save_or_warn(session: Session, states: RunState, counters: Counters, display: Display) -> None:
+    """`save`, but a full disk does not end training."""
+    try:
+        save(session, states, counters)
+    except OSError as error:
+        display.note(
+            f"No checkpoint at round {counters.rounds} ({error.strerror}); the one before is untouched, training goes on."
+        )
+
+
+def finish(session: Session, states: RunState, counters: Counters) -> None:
+    """The last checkpoint of a session; raises FolderError if it cannot be written."""
+    try:
+        save(session, states, counters)
+    except OSError as error:
+        raise FolderError(
+            f"The last checkpoint cannot be written to {session.folder} ({error.strerror}); earlier ones are untouched: "
+            f"make room, then --resume {session.folder}."
+        ) from error
+
+
+def filled_rows(session: Session, rounds: int) -> int:
+    """Rows of the replay memory that hold something after `rounds`."""
+    return min(rounds * session.built.schedule.rows, session.built.schedule.capacity)
+
+
+def latest_checkpoint(folder: Path) -> Path:
+    """The checkpoint to go on from; raises CheckpointError if there is none."""
+    checkpoints = list_checkpoints(folder / CHECKPOINTS)
+    if not checkpoints:
+        raise CheckpointError(f"{folder} holds no checkpoint yet: start the run again in a new folder.")
+    return checkpoints[-1]
+
+
+def restore(session: Session) -> tuple[RunState, Counters]:
+    """States and counters of the latest checkpoint; later rows of metrics.jsonl are cut off."""
+    path = latest_checkpoint(session.folder)
+    record = read_record(path)
+    counters = Counters(record["rounds"], tuple(record["episodes"]), record["wall_seconds"])
+    filled = filled_rows(session, counters.rounds)
+    shapes = jax.eval_shape(session.runs.init, session.configs, session.keys)
+
+    def shorten(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((shape.shape[0], filled, *shape.shape[2:]), shape.dtype)
+
+    def lengthen(leaf: np.ndarray, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        whole = np.zeros(shape.shape, shape.dtype)
+        whole[:, :filled] = leaf
+        return whole
+
+    states, _ = load_checkpoint(path, shapes.replace(replay=jax.tree.map(shorten, shapes.replay)))
+    states = states.replace(replay=jax.tree.map(lengthen, states.replay, shapes.replay))
+    cut_rows(session.folder / METRICS, session.built.schedule.env_steps(counters.rounds))
+    return jax.device_put(states, session.runs.sharding), counters

@@ -1,0 +1,88 @@
+"""How much memory training will take, known before any is taken."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import psutil
+
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+_USABLE = 0.9
+
+
+class MemoryPlan(NamedTuple):
+    """Bytes that stay in memory throughout training.
+
+    Attributes:
+        replay: one run's replay memory.
+        learner: one run's networks and optimisers.
+        environments: one run's environments.
+        num_runs: how many runs there are.
+    """
+
+    replay: int
+    learner: int
+    environments: int
+    num_runs: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of all runs."""
+        return (self.replay + self.learner + self.environments) * self.num_runs
+
+    def __str__(self) -> str:
+        """The plan in one line."""
+        parts = f"replay {in_words(self.replay)}, learner {in_words(self.learner)}, environments {in_words(self.environments)}"
+        return f"{in_words(self.total)}: {parts} for each of {self.num_runs} run{'s' * (self.num_runs > 1)}"
+
+
+def in_words(size: float) -> str:
+    """A number of bytes as people read it."""
+    for unit in _UNITS[:-1]:
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} {_UNITS[-1]}"
+
+
+def num_bytes(tree: Any) -> int:
+    """Bytes of all leaves, arrays or shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def available_bytes(device: jax.Device) -> int | None:
+    """Bytes that a program may take on `device`, None where nobody says."""
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        return stats.get("bytes_limit")
+    limits = [limit for limit in (psutil.virtual_memory().available, _cgroup_limit()) if limit is not None]
+    return min(limits, default=None)
+
+
+def check_memory(plan: MemoryPlan, capacity: int, available: int | None) -> None:
+    """Raises ValueError with a proposal if the plan takes more than the machine has.
+
+    Args:
+        plan: what is wanted.
+        capacity: rows of the replay memory.
+        available: bytes, None if unknown.
+    """
+    if available is None or plan.total <= _USABLE * available:
+        return
+    rest = (plan.total - plan.replay * plan.num_runs) / plan.num_runs
+    row = plan.replay / capacity
+    rows = int((_USABLE * available / plan.num_runs - rest) / row)
+    runs = int(_USABLE * available * plan.num_runs / plan.total)
+    proposals = [f"buffer_size={rows // 1000 * 1000 or rows}"] * (rows > 0) + [f"{runs} runs"] * (runs > 0)
+    raise ValueError(
+        f"Training needs {in_words(plan.total)} of memory ({plan}) and this machine has {in_words(available)}: "
+        f"try {' or '.join(proposals) or 'a smaller network or fewer environments'}."
+    )
+
+
+def _cgroup_limit() -> int | None:
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,98 @@
+"""Rollouts: a scan of steps over parallel environments that reset themselves."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from envs_jax.environment import Environment, EnvState
+from envs_jax.wrappers import EpisodeStatistics, auto_reset, episode_statistics
+from mamt_jax.types import Transition
+
+Act = Callable[[jax.Array, jax.Array], jax.Array]
+"""(observation (E, n, d), key) -> action (E, n) or (E, n, k)."""
+
+
+class EnvBatch(NamedTuple):
+    """Parallel environments between two steps: their states and what the agents see, (E, n, d)."""
+
+    env_state: EnvState
+    observation: jax.Array
+
+
+@flax.struct.dataclass
+class EpisodeSums:
+    """Sums over finished episodes.
+
+    Attributes:
+        episodes: () int32, how many.
+        episode_return: (n,) sum of each agent's returns.
+        metrics: sum of each task metric's mean over its episode, a dict of scalars.
+    """
+
+    episodes: jax.Array
+    episode_return: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+def with_episodes(env: Environment) -> Environment:
+    """`env`, resetting itself and keeping the statistics of its episodes."""
+    return episode_statistics(auto_reset(env))
+
+
+def reset_batch(env: Environment, key: jax.Array, num_envs: int) -> EnvBatch:
+    """Opens `num_envs` parallel environments."""
+    env_state, timestep = jax.vmap(env.reset)(jax.random.split(key, num_envs))
+    return EnvBatch(env_state, timestep.observation)
+
+
+def no_episodes(env: Environment) -> EpisodeSums:
+    """Sums over no episode at all, for environments of `with_episodes`."""
+    statistics = jax.eval_shape(lambda: env.reset(jax.random.key(0))[0].statistics)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), statistics)
+    return EpisodeSums(jnp.zeros((), jnp.int32), zeros.episode_return, zeros.metrics)
+
+
+def sum_finished(statistics: EpisodeStatistics) -> EpisodeSums:
+    """The sums over those episodes, of any leading axes, that are `done`."""
+    done = statistics.done.ravel()
+
+    def total(leaf: jax.Array) -> jax.Array:
+        leaf = leaf.reshape(done.shape[0], -1)
+        return jnp.where(done[:, None], leaf, 0).sum(0)
+
+    return EpisodeSums(
+        episodes=done.sum(dtype=jnp.int32),
+        episode_return=total(statistics.episode_return),
+        metrics={name: total(metric)[0] for name, metric in statistics.metrics.items()},
+    )
+
+
+def rollout(
+    env: Environment, act: Act, batch: EnvBatch, key: jax.Array, num_steps: int
+) -> tuple[EnvBatch, Transition, EpisodeSums]:
+    """`num_steps` steps of all environments.
+
+    Args:
+        env: environments of `with_episodes`.
+        act: the policy.
+        batch: where the environments, E of them, stand.
+        key: for actions and environments.
+        num_steps: T.
+
+    Returns:
+        Where they stand then, transitions with leading axes (T, E), and the sums over the episodes that ended.
+    """
+
+    def step(batch: EnvBatch, number: jax.Array) -> tuple[EnvBatch, tuple[Transition, EpisodeStatistics]]:
+        act_key, env_key = jax.random.split(jax.random.fold_in(key, number))
+        action = act(batch.observation, act_key)
+        env_keys = jax.random.split(env_key, action.shape[0])
+        env_state, timestep = jax.vmap(env.step)(env_keys, batch.env_state, action)
+        transition = Transition(batch.observation, action, timestep.reward, timestep.final_observation, timestep.terminated)
+        return EnvBatch(env_state, timestep.observation), (transition, env_state.statistics)
+
+    batch, (transitions, statistics) = jax.lax.scan(step, batch, jnp.arange(num_steps))
+    return batch, transitions, sum_finished(statistics)

@@ -1,0 +1,217 @@
+"""Many training runs as one program: vmapped over runs (seeds x hyperparameters) and sharded over the local devices."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from envs_jax.environment import Environment
+from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.training.config import Schedule, TrainingConfig
+from mamt_jax.training.evaluation import Evaluation, evaluate
+from mamt_jax.training.replay import uniform_replay
+from mamt_jax.training.rollout import Act, EnvBatch, EpisodeSums, no_episodes, reset_batch, rollout, with_episodes
+from mamt_jax.types import Config, LearnerState, Metrics, Transition
+
+
+@flax.struct.dataclass
+class IntervalSums:
+    """What a run summed up since its last evaluation.
+
+    Attributes:
+        episodes: sums over finished episodes.
+        updates: () int32, updates made.
+        update_metrics: sums over those updates, a dict of small arrays.
+    """
+
+    episodes: EpisodeSums
+    updates: jax.Array
+    update_metrics: Metrics
+
+
+@flax.struct.dataclass
+class RunState:
+    """Everything of a run that changes, and its keys. Trained states have a leading axis of runs.
+
+    Attributes:
+        key: root of all draws in training; a round draws from this key and its own number.
+        evaluation_key: root of all draws in evaluation.
+        learner_state: the algorithm's.
+        env_batch: where the environments stand.
+        replay: storage of the replay memory.
+        sums: what is reported at the next evaluation.
+    """
+
+    key: jax.Array
+    evaluation_key: jax.Array
+    learner_state: LearnerState
+    env_batch: EnvBatch
+    replay: Transition
+    sums: IntervalSums
+
+
+class Runs(NamedTuple):
+    """The programs of training; every argument and result but the round numbers has a leading axis of runs.
+
+    Attributes:
+        init: (configs, keys) -> states.
+        advance: (configs, states, first round, number of rounds) -> states. Donates `states`.
+        evaluate: (configs, states, round) -> {"greedy": Evaluation, "sampled": Evaluation}.
+        reset_sums: states -> states with nothing summed up. Donates `states`.
+        sharding: how the axis of runs lies on the devices.
+    """
+
+    init: jax.stages.Wrapped
+    advance: jax.stages.Wrapped
+    evaluate: jax.stages.Wrapped
+    reset_sums: jax.stages.Wrapped
+    sharding: NamedSharding
+
+
+def stack_configs(configs: Sequence[Config]) -> Config:
+    """One config whose numeric leaves have a leading axis of runs; what is static must be the same in all."""
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *configs)
+
+
+def run_keys(seeds: Sequence[int]) -> jax.Array:
+    """One key a seed."""
+    return jax.vmap(jax.random.key)(jnp.asarray(seeds))
+
+
+def make_runs(env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule, num_runs: int) -> Runs:
+    """The programs that train `num_runs` runs side by side, jitted."""
+    if algorithm.data != "replay":
+        raise ValueError(f"This loop trains from replay, but the algorithm wants data={algorithm.data!r}.")
+    env = with_episodes(env)
+    init_run = make_init(env, algorithm, config, schedule)
+    train_round = make_round(env, algorithm, config, schedule)
+    evaluate_run = make_evaluation(env, algorithm, config)
+
+    def advance(configs: Config, states: RunState, first: jax.Array, count: jax.Array) -> RunState:
+        vectorised = jax.vmap(train_round, in_axes=(0, 0, None))
+        return jax.lax.fori_loop(first, first + count, lambda index, states: vectorised(configs, states, index), states)
+
+    def reset_sums(states: RunState) -> RunState:
+        return states.replace(sums=jax.tree.map(jnp.zeros_like, states.sums))
+
+    sharding = runs_sharding(num_runs)
+    return Runs(
+        init=jax.jit(shard(jax.vmap(init_run), sharding, by_run=2)),
+        advance=jax.jit(shard(advance, sharding, by_run=2, shared=2), donate_argnums=1),
+        evaluate=jax.jit(shard(jax.vmap(evaluate_run, in_axes=(0, 0, None)), sharding, by_run=2, shared=1)),
+        reset_sums=jax.jit(shard(reset_sums, sharding, by_run=1), donate_argnums=0),
+        sharding=sharding,
+    )
+
+
+def runs_sharding(num_runs: int) -> NamedSharding:
+    """The axis of runs split over as many local devices as divide it."""
+    devices = jax.local_devices()
+    used = max(count for count in range(1, len(devices) + 1) if num_runs % count == 0)
+    return NamedSharding(Mesh(np.array(devices[:used]), ("runs",)), PartitionSpec("runs"))
+
+
+def shard(function: Callable, sharding: NamedSharding, by_run: int, shared: int = 0) -> Callable:
+    """`function`, whose first `by_run` arguments have an axis of runs and whose last `shared` have none, on all devices."""
+    specs = (sharding.spec,) * by_run + (PartitionSpec(),) * shared
+    return jax.shard_map(function, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False)
+
+
+def make_init(
+    env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule
+) -> Callable[[Config, jax.Array], RunState]:
+    """(algorithm config, key) -> the state in which one run starts."""
+    replay = uniform_replay(schedule.capacity, schedule.rows, config.batch_size)
+
+    def init(algorithm_config: Config, key: jax.Array) -> RunState:
+        learner_key, env_key, train_key, evaluation_key = jax.random.split(key, 4)
+        learner_state = algorithm.init(algorithm_config, learner_key)
+        env_batch = reset_batch(env, env_key, config.num_envs)
+        act = partial(algorithm.act, algorithm_config, learner_state)
+        record = transition_shape(env, act, env_batch, train_key)
+        batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((config.batch_size, *leaf.shape), leaf.dtype), record)
+        _, metrics = jax.eval_shape(algorithm.update, algorithm_config, learner_state, batch, train_key)
+        return RunState(
+            key=train_key,
+            evaluation_key=evaluation_key,
+            learner_state=learner_state,
+            env_batch=env_batch,
+            replay=replay.init(record),
+            sums=IntervalSums(
+                episodes=no_episodes(env),
+                updates=jnp.zeros((), jnp.int32),
+                update_metrics=jax.tree.map(lambda metric: jnp.zeros(metric.shape, jnp.float32), metrics),
+            ),
+        )
+
+    return init
+
+
+def transition_shape(env: Environment, act: Act, env_batch: EnvBatch, key: jax.Array) -> Transition:
+    """Shapes and dtypes of one transition of one environment."""
+    transitions = jax.eval_shape(lambda env_batch, key: rollout(env, act, env_batch, key, 1)[1], env_batch, key)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), transitions)
+
+
+def make_round(
+    env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule
+) -> Callable[[Config, RunState, jax.Array], RunState]:
+    """(algorithm config, state, round number) -> the state one round on: a rollout into replay, then updates."""
+    replay = uniform_replay(schedule.capacity, schedule.rows, config.batch_size)
+
+    def train_round(algorithm_config: Config, state: RunState, index: jax.Array) -> RunState:
+        rollout_key, updates_key = jax.random.split(jax.random.fold_in(state.key, index))
+        act = partial(algorithm.act, algorithm_config, state.learner_state)
+        env_batch, transitions, finished = rollout(env, act, state.env_batch, rollout_key, schedule.vector_steps)
+        rows = jax.tree.map(lambda leaf: leaf.reshape(schedule.rows, *leaf.shape[2:]), transitions)
+        storage = replay.add(state.replay, rows, index)
+
+        def update(number: jax.Array, carry: tuple[LearnerState, Metrics]) -> tuple[LearnerState, Metrics]:
+            learner_state, sums = carry
+            sample_key, update_key = jax.random.split(jax.random.fold_in(updates_key, number))
+            batch = replay.sample(storage, sample_key, index + 1)
+            learner_state, metrics = algorithm.update(algorithm_config, learner_state, batch, update_key)
+            return learner_state, jax.tree.map(jnp.add, sums, metrics)
+
+        # The number of updates is the same in all runs, so that warm-up is a shorter loop and not a branch taken twice.
+        num_updates = jnp.where(index >= schedule.warmup_rounds, schedule.updates, 0)
+        carry = (state.learner_state, state.sums.update_metrics)
+        learner_state, metric_sums = jax.lax.fori_loop(0, num_updates, update, carry)
+        sums = IntervalSums(
+            episodes=jax.tree.map(jnp.add, state.sums.episodes, finished),
+            updates=state.sums.updates + num_updates,
+            update_metrics=metric_sums,
+        )
+        return state.replace(learner_state=learner_state, env_batch=env_batch, replay=storage, sums=sums)
+
+    return train_round
+
+
+def make_evaluation(
+    env: Environment, algorithm: Algorithm, config: TrainingConfig
+) -> Callable[[Config, RunState, jax.Array], dict[str, Evaluation]]:
+    """(algorithm config, state, round number) -> how the policies do now, greedy and sampled."""
+
+    def evaluate_run(algorithm_config: Config, state: RunState, index: jax.Array) -> dict[str, Evaluation]:
+        learner_state = state.learner_state
+
+        def greedy(env_state: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
+            del env_state, key
+            return algorithm.greedy(algorithm_config, learner_state, observation)
+
+        def sampled(env_state: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
+            del env_state
+            return algorithm.act(algorithm_config, learner_state, observation, key)
+
+        greedy_key, sampled_key = jax.random.split(jax.random.fold_in(state.evaluation_key, index))
+        return {
+            "greedy": evaluate(env, greedy, greedy_key, config.evaluation_episodes),
+            "sampled": evaluate(env, sampled, sampled_key, config.evaluation_episodes),
+        }
+
+    return evaluate_run

@@ -1,0 +1,127 @@
+"""A run's folder: config.json and metrics.jsonl."""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from envs_jax.environment import Box, Discrete, EnvSpec
+
+CONFIG, METRICS, CHECKPOINTS, CURVE = "config.json", "metrics.jsonl", "checkpoints", "learning_curve.png"
+_PACKAGES = ("mamt_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+class FolderError(Exception):
+    """A run's folder that cannot be used; says which, why, and what to do."""
+
+
+def create_folder(folder: Path) -> None:
+    """Makes the folder of a new run; raises FolderError if it holds something or cannot be written."""
+    if folder.is_dir() and any(folder.iterdir()):
+        hint = f"go on with its run by --resume {folder}, or " if (folder / CONFIG).exists() else ""
+        raise FolderError(f"--out {folder} exists and is not empty: {hint}give another folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CHECKPOINTS).mkdir()
+    except OSError as error:
+        raise FolderError(f"--out {folder} cannot be written ({error.strerror}): give a folder that can.") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.replace(path)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a run's folder; raises FolderError if there is none or it cannot be read."""
+    try:
+        content = json.loads((folder / CONFIG).read_text())
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+        return content
+    except FileNotFoundError as error:
+        raise FolderError(f"{folder} is no run's folder, it has no {CONFIG}: give one that experiments/run.py made.") from error
+    except (OSError, ValueError) as error:
+        raise FolderError(f"{folder / CONFIG} cannot be read ({error}): restore it, or start the run again.") from error
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions and device, as config.json records them."""
+    device = jax.devices()[0]
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "cpu_cores": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def spec_to_json(spec: EnvSpec) -> dict[str, Any]:
+    """An EnvSpec as JSON takes it."""
+    spaces = [{"kind": type(space).__name__} | dataclasses.asdict(space) for space in spec.action_spaces]
+    return dataclasses.asdict(spec) | {"action_spaces": spaces}
+
+
+def spec_from_json(content: dict[str, Any]) -> EnvSpec:
+    """The EnvSpec that `spec_to_json` wrote."""
+    kinds = {"Discrete": Discrete, "Box": Box}
+    spaces = [dict(space) for space in content["action_spaces"]]
+    return EnvSpec(
+        name=content["name"],
+        agent_names=tuple(content["agent_names"]),
+        observation_sizes=tuple(content["observation_sizes"]),
+        action_spaces=tuple(kinds[space.pop("kind")](**space) for space in spaces),
+        episode_limit=content["episode_limit"],
+    )
+
+
+def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Adds one JSON object a line; what is not finite becomes null."""
+    with path.open("a") as file:
+        file.writelines(json.dumps(_finite(row)) + "\n" for row in rows)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All whole rows; a last line that was cut short is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def cut_rows(path: Path, env_steps: int) -> None:
+    """Removes the rows of evaluations later than `env_steps`, which a resumed run will write again."""
+    rows = [row for row in read_rows(path) if row["env_steps"] <= env_steps]
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text("")
+    append_rows(unfinished, rows)
+    unfinished.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
