@@ -123,10 +123,10 @@ def categorical(num_actions: tuple[int, ...]) -> ActionDistribution:
 
 
 def tanh_gaussian(spaces: tuple[Box, ...], num_samples: int = 8) -> ActionDistribution:
-    """Gaussian policies squashed by tanh into each agent's box; parameters (n, B, 2k): k pairs of a mean and a
-    log standard deviation (pairs, so that an agent with a narrower action only lacks the last ones).
+    """Gaussian policies squashed by tanh into each agent's box.
 
-    KL between two squashed Gaussians is that of the Gaussians. `candidates` draws `num_samples` actions.
+    Parameters (n, B, 2k) are k pairs of a mean and a log standard deviation: a narrower agent lacks only the last
+    ones. KL between two squashed Gaussians is that of the Gaussians. `candidates` draws `num_samples` actions.
     """
     size = max(space.size for space in spaces)
     mask = np.arange(size) < np.array([space.size for space in spaces])[:, None]

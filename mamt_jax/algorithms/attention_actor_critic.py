@@ -1,4 +1,4 @@
-"""What MAAC, MAMD and MAMT share: soft actor-critic with an attention critic (Eq. 9) and a regularised policy gradient (Eq. 10).
+"""What MAAC, MAMD and MAMT share: an attention critic (Eq. 9) and a regularised policy gradient (Eq. 10).
 
 Inside, arrays are agent-major, (n, B, ...); batches come and actions go with the agent axis after the batch axes.
 """

@@ -17,8 +17,9 @@ class Algorithm(NamedTuple):
         init: (config, key) -> learner state.
         act: (config, learner_state, observation (..., n, d), key) -> action (..., n) or (..., n, k), exploring.
         greedy: (config, learner_state, observation (..., n, d)) -> action, the mode of each policy.
-        update: (config, learner_state, batch, key) -> (learner state of the same structure, shapes and dtypes,
-            metrics: a flat dict of scalars). `batch` is a Transition with leading axes (B,) for "replay" and (T, E) for "rollout".
+        update: (config, learner_state, batch, key) -> (learner state of the same structure, shapes and dtypes, metrics).
+            `batch` is a Transition with leading axes (B,) for "replay" and (T, E) for "rollout". Metrics are a flat dict of
+            scalars, (n,) arrays of agents or (n, n) arrays of pairs.
         data: whether `update` wants batches replayed at random or the last rollout as it came.
     """
 

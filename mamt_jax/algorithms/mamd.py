@@ -1,4 +1,4 @@
-"""MAMD (Alg. 1): MAAC whose policies keep within trust regions of fixed size. MAMD-OP: within those that prior knowledge asks for."""
+"""MAMD (Alg. 1): MAAC under trust regions of fixed size; MAMD-OP: under those that prior knowledge asks for."""
 
 import functools
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -234,7 +234,7 @@ def trust_region_step(
     step, optimizer_state = parts.optimizer.update(
         gradient | {"log_epsilon": cost_gradient - gain}, state.optimizer, state.params
     )
-    params = optax.apply_updates(state.params, step)
+    params = cast(dict[str, Any], optax.apply_updates(state.params, step))
     params["log_epsilon"] = jnp.clip(params["log_epsilon"], jnp.log(config.epsilon_min), jnp.log(config.epsilon_max))
     metrics = {
         "decomposition_loss": network_loss,

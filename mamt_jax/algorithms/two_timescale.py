@@ -1,6 +1,6 @@
 """Two-timescale gradient steps (Eq. 15) as one optax transformation over a labelled tree."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -38,7 +38,10 @@ def two_timescale(
     (slow_optimizer, slow_rate), (fast_optimizer, fast_rate) = slow, fast
     if kind == "delayed":
         steps = optax.MultiSteps(slow_optimizer(slow_rate), delay)
-        transforms = {"slow": steps.gradient_transformation(), "fast": fast_optimizer(fast_rate)}
+        transforms: Mapping[Any, optax.GradientTransformation] = {
+            "slow": steps.gradient_transformation(),
+            "fast": fast_optimizer(fast_rate),
+        }
     else:
         transforms = {
             "slow": slow_optimizer(lambda k: slow_rate * (1.0 + k / horizon) ** -1.0),

@@ -1,4 +1,7 @@
-"""The policy gradient (Eq. 10) and the regularisers that tell MAAC, MAMD and MAMT apart. Arrays are (n, B, K), K own actions."""
+"""The policy gradient (Eq. 10) and the regularisers that tell MAAC, MAMD and MAMT apart.
+
+Arrays are (n, B, K), K own actions.
+"""
 
 import chex
 import jax
@@ -21,7 +24,7 @@ def entropy_penalty(log_prob: jax.Array, alpha: jax.Array | float) -> jax.Array:
 def trust_region_penalty(
     log_prob: jax.Array, old_log_prob: jax.Array, epsilon: jax.Array, tsallis_q: jax.Array | float
 ) -> jax.Array:
-    """MAMD's R_i = (log_q pi_i(a_i) - log_q pi_i^old(a_i)) / eps_i (Eq. 10, sign of Eq. 2); epsilon (n,), log-probs (n, B, K)."""
+    """MAMD's R_i = (log_q pi_i(a_i) - log_q pi_i^old(a_i)) / eps_i (Eq. 10 with Eq. 2's sign); epsilon (n,)."""
     divergence = tsallis_log(log_prob, tsallis_q) - tsallis_log(old_log_prob, tsallis_q)
     return divergence / epsilon[:, None, None]
 
@@ -50,7 +53,7 @@ def policy_loss(log_prob: jax.Array, weight: jax.Array, probability: jax.Array, 
     Args:
         log_prob: (n, B, K), differentiable in the policy's parameters.
         weight: (n, B, K), w_i = R_i - A_i, constant in them.
-        probability: (n, B, K), the law of a: the policy itself (expected gradient) or all mass on one sample (sampled gradient).
+        probability: (n, B, K), the law of a: the policy itself (expected gradient) or all mass on one sample (sampled).
         squared_norm: (n,), mean square of the policy's outputs.
     """
     chex.assert_equal_shape([log_prob, weight, probability])

@@ -7,13 +7,13 @@ import numpy as np
 
 
 def marginal_values(swapped_q: jax.Array, probability: jax.Array) -> jax.Array:
-    """`Q_i(a_\\j) = sum_a_j pi_j(a_j|o_j) Q_i(o, (a_-j, a_j))`; swapped_q (n, n, B, K), probability of j (n, B, K) -> (n, n, B)."""
+    """Q_i without j's action, `sum_a_j pi_j(a_j|o_j) Q_i(o, (a_-j, a_j))`; (n, n, B, K), pi_j (n, B, K) -> (n, n, B)."""
     chex.assert_equal_shape([swapped_q[0], probability])
     return (swapped_q * probability[None]).sum(-1)
 
 
 def coordination_coefficients(marginal_q: jax.Array, q: jax.Array, threshold: jax.Array | float) -> jax.Array:
-    """Eq. 14: `C_ij = softmax over j != i of |Q_i(a_\\j) - Q_i(a)|`, entries under `threshold` set to 0, C_ii = 0.
+    """Eq. 14: `C_ij = softmax over j != i of |Q_i without a_j - Q_i(a)|`, 0 where under `threshold`; C_ii = 0.
 
     Args:
         marginal_q: (n, n, B), [i, j].

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 def opponent_loss(log_prob: jax.Array, squared_norm: jax.Array, regularisation: jax.Array | float) -> jax.Array:
-    """Cross-entropy of each h_i^j on j's actions, plus L2 on its outputs; log_prob (pairs, B), squared_norm (pairs,) -> (pairs,)."""
+    """Cross-entropy of each h_i^j on j's actions, plus L2 on its outputs; (pairs, B), (pairs,) -> (pairs,)."""
     return -log_prob.mean(1) + regularisation * squared_norm
 
 

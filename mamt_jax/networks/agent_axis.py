@@ -13,9 +13,12 @@ Size = TypeVar("Size", bound=Hashable)
 
 
 class Network(NamedTuple):
-    """A network as two pure functions: `init(key) -> params` and `apply(params, *inputs) -> outputs`."""
+    """A network as two pure functions: `init(key) -> params` and `apply(params, *inputs) -> outputs`.
 
-    init: Callable[[jax.Array], Params]
+    A single layer's `init` also takes example inputs, whose widths it reads.
+    """
+
+    init: Callable[..., Params]
     apply: Callable[..., jax.Array]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.networks.agent_axis import init_agents
-from mamt_jax.networks.layers import MLP, SplitDense, leaky_relu
+from mamt_jax.networks.layers import MLP, SplitDense, layer, leaky_relu
 from mamt_jax.types import Params
 
 SHARED = "attention"
@@ -34,9 +34,10 @@ class AttentionCritic(NamedTuple):
 
     Attributes:
         init: key -> params; all but `params["attention"]` has a leading agent axis.
-        values: (params, observation (n, B, d), action features (n, B, A), candidates (n, B, K) or (n, B, K, k)) -> CriticOutput.
-        swapped_values: (params, observation, action, action features, candidates) -> (n, n, B, K): [i, j, :, c] is Q_i with agent
-            j's action replaced by j's candidate c, all other actions as given. The diagonal means nothing.
+        values: (params, observation (n, B, d), action features (n, B, A), candidates (n, B, K) or (n, B, K, k))
+            -> CriticOutput.
+        swapped_values: (params, observation, action, action features, candidates) -> (n, n, B, K): [i, j, :, c] is Q_i
+            with agent j's action replaced by j's candidate c, all other actions as given. The diagonal means nothing.
     """
 
     init: Callable[[jax.Array], Params]
@@ -58,8 +59,8 @@ def attention_critic(spec: EnvSpec, hidden_size: int, num_heads: int, candidate_
         raise ValueError(f"hidden_size {hidden_size} must be a multiple of num_heads {num_heads}")
     n, head_size = spec.num_agents, hidden_size // num_heads
     others = ~np.eye(n, dtype=bool)
-    encoder = SplitDense(hidden_size)
-    value_layer = MLP((spec.action_size if spec.discrete else 1,))
+    encoder = layer(SplitDense(hidden_size))
+    value_layer = layer(MLP((spec.action_size if spec.discrete else 1,)))
 
     def init_one(key: jax.Array, size: tuple[int, int]) -> Params:
         observation, action = (jnp.zeros((1, width)) for width in size)
@@ -70,7 +71,7 @@ def attention_critic(spec: EnvSpec, hidden_size: int, num_heads: int, candidate_
             "state": encoder.init(state_key, observation),
             "action": encoder.init(action_key, observation, action),
             "hidden": encoder.init(hidden_key, features, features, *own_action),
-            "value": MLP((size[1] if spec.discrete else 1,)).init(value_key, features),
+            "value": layer(MLP((size[1] if spec.discrete else 1,))).init(value_key, features),
         }
 
     def init(key: jax.Array) -> Params:

@@ -5,7 +5,14 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from mamt_jax.networks.agent_axis import Network
+
 UNIFORM_FAN_IN = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+def layer(module: nn.Module) -> Network:
+    """A flax module as a pair of pure functions, `init(key, *example inputs)` and `apply(params, *inputs)`."""
+    return Network(module.init, module.apply)  # pyright: ignore[reportArgumentType]
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:

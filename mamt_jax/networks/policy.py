@@ -5,15 +5,15 @@ import jax
 import jax.numpy as jnp
 
 from mamt_jax.networks.agent_axis import Network, init_agents
-from mamt_jax.networks.layers import MLP
+from mamt_jax.networks.layers import MLP, layer
 from mamt_jax.types import Params
 
 
 def mlp_per_agent(input_sizes: tuple[int, ...], output_sizes: tuple[int, ...], hidden_size: int) -> Network:
     """One MLP with two hidden layers an agent, nothing shared: (n, B, widest input) -> (n, B, widest output)."""
 
-    def module(output_size: int) -> MLP:
-        return MLP((hidden_size, hidden_size, output_size))
+    def module(output_size: int) -> Network:
+        return layer(MLP((hidden_size, hidden_size, output_size)))
 
     def init_one(key: jax.Array, size: tuple[int, int]) -> Params:
         return module(size[1]).init(key, jnp.zeros((1, size[0])))

@@ -1,5 +1,7 @@
 """The trust region decomposition network (Eq. 13, Fig. 2): message passing between agents, with jraph."""
 
+from typing import Any, cast
+
 import chex
 import flax.linen as nn
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.networks.agent_axis import Network, init_agents
-from mamt_jax.networks.layers import MLP, SplitDense, leaky_relu
+from mamt_jax.networks.layers import MLP, SplitDense, layer, leaky_relu
 from mamt_jax.types import Params
 
 EPSILON_EMBEDDING = 16
@@ -50,17 +52,20 @@ def graph_convolution(nodes: jax.Array, weights: jax.Array) -> jax.Array:
     graph = jraph.GraphsTuple(
         nodes=nodes,
         edges=normalise_edges(weights).reshape(n * n, 1),
-        senders=senders,
-        receivers=receivers,
+        senders=jnp.asarray(senders),
+        receivers=jnp.asarray(receivers),
         globals=None,
-        n_node=np.array([n]),
-        n_edge=np.array([n * n]),
+        n_node=jnp.array([n]),
+        n_edge=jnp.array([n * n]),
     )
-    propagate = jraph.GraphNetwork(
-        update_edge_fn=lambda edge, sender, receiver, context: edge * sender,
-        update_node_fn=lambda node, sent, received, context: received,
-    )
-    return propagate(graph).nodes
+
+    def message(edge: Any, sender: Any, receiver: Any, context: Any) -> jax.Array:
+        return edge * sender
+
+    def gather(node: Any, sent: Any, received: Any, context: Any) -> jax.Array:
+        return received
+
+    return cast(jax.Array, jraph.GraphNetwork(update_edge_fn=message, update_node_fn=gather)(graph).nodes)
 
 
 def trust_region_network(spec: EnvSpec, hidden_size: int) -> Network:
@@ -70,7 +75,9 @@ def trust_region_network(spec: EnvSpec, hidden_size: int) -> Network:
     Encoders belong to agents; the graph convolution and the decoder are shared, so the network is equivariant: renumbering
     agents, with their encoders, renumbers the output.
     """
-    encoder, convolution, decoder = NodeEncoder(hidden_size), SplitDense(hidden_size), MLP((hidden_size, 1))
+    encoder, convolution, decoder = (
+        layer(module) for module in (NodeEncoder(hidden_size), SplitDense(hidden_size), MLP((hidden_size, 1)))
+    )
 
     def init_one(key: jax.Array, size: tuple[int, int]) -> Params:
         return encoder.init(key, *(jnp.zeros((1, width)) for width in (*size, 1)))
