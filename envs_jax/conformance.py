@@ -1,5 +1,6 @@
 """Does an environment keep the contract of `envs_jax.environment`? Says in sentences where it does not."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,17 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.environment import Box, Discrete, Environment, EnvSpec, TimeStep
-from envs_jax.reference_policies import sample_action
+from envs_jax.reference_policies import do_nothing_policy, sample_action
 
 STEPS_AFTER_THE_END = 2
 TOLERANCE = 1e-4
+
+Step = Callable[[jax.Array, Any, jax.Array], tuple[Any, TimeStep]]
 
 
 def check_environment(env: Environment, key: jax.Array | None = None, steps: int | None = None) -> list[str]:
     """Plays random actions and looks at everything the contract promises; for the tests of whoever writes an environment.
 
-    Static facts first, then shapes and types, then repeatability, then a rollout: as soon as one of these finds faults,
-    they are returned, since the later ones would only repeat them.
+    Static facts first, then shapes and types, then two rollouts under `jit`, one of them under `vmap`: the later ones are not
+    begun where the earlier find faults, which they would only repeat.
 
     Args:
         env: bare or wrapped.
@@ -30,14 +33,10 @@ def check_environment(env: Environment, key: jax.Array | None = None, steps: int
     faults = _spec_faults(env)
     if faults:
         return faults
-    key = jax.random.key(0) if key is None else key
     steps = env.spec.episode_limit + STEPS_AFTER_THE_END if steps is None else steps
-    shape_key, repeat_key, rollout_key, scripted_key = jax.random.split(key, 4)
-    return (
-        _type_faults(env, shape_key)
-        or _repeat_faults(env, repeat_key)
-        or _rollout_faults(env.spec, _rollout(env, rollout_key, steps)) + _scripted_faults(env, scripted_key)
-    )
+    keys = jax.random.split(jax.random.key(0) if key is None else key, 2)
+    with jax.debug_key_reuse(False):  # the same keys again are the point here
+        return _type_faults(env, keys[0]) or _repeat_faults(env, keys, steps)
 
 
 def _spec_faults(env: Environment) -> list[str]:
@@ -134,66 +133,66 @@ def _change_faults(what: str, before: Any, after: Any) -> list[str]:
     ]
 
 
+def _rollout(env: Environment, step: Step, steps: int) -> Callable[[jax.Array], tuple[Any, Any, jax.Array]]:
+    """A function from a key to the (state, timestep) of reset, those of each random step (leading axis), and an action."""
+
+    def advance(carry: tuple[Any, jax.Array, jax.Array], _: None) -> tuple[tuple[Any, jax.Array, jax.Array], Any]:
+        state, action_mask, key = carry
+        action_key, step_key, key = jax.random.split(key, 3)
+        state, timestep = step(step_key, state, sample_action(env.spec, action_key, action_mask))
+        return (state, timestep.action_mask, key), (state, timestep)
+
+    def play(key: jax.Array) -> tuple[Any, Any, jax.Array]:
+        reset_key, scripted_key, key = jax.random.split(key, 3)
+        state, first = env.reset(reset_key)
+        _, later = jax.lax.scan(advance, (state, first.action_mask, key), length=steps)
+        policy = do_nothing_policy(env.spec) if env.scripted is None else env.scripted
+        return (state, first), later, policy(scripted_key, state)
+
+    return play
+
+
+def _run(function: Callable[[jax.Array], Any], argument: jax.Array) -> Any:
+    """Traced anew, compiled fast rather than well, run; numpy arrays with keys as integers."""
+
+    def numbers(leaf: jax.Array) -> jax.Array:
+        return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+    compiled = jax.jit(lambda x: jax.tree.map(numbers, function(x)), compiler_options={"xla_backend_optimization_level": 0})
+    return jax.device_get(compiled(argument))
+
+
 def _same(a: Any, b: Any) -> bool:
     """Equal up to what a compiler may do to float32."""
-
-    def plain(leaf: jax.Array) -> np.ndarray:
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return np.asarray(jax.random.key_data(leaf) if is_key else leaf, np.float64)
-
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(np.allclose(plain(x), plain(y), TOLERANCE, TOLERANCE, equal_nan=True) for x, y in pairs)
+    return all(np.allclose(np.float64(x), np.float64(y), TOLERANCE, TOLERANCE, equal_nan=True) for x, y in pairs)
 
 
-def _repeat_faults(env: Environment, key: jax.Array) -> list[str]:
-    """Traces everything twice, so that numbers drawn on the host come out different."""
-
-    def play(reset_key: jax.Array, action_key: jax.Array, step_key: jax.Array, step: Any) -> tuple[Any, Any]:
-        state, timestep = env.reset(reset_key)
-        action = sample_action(env.spec, action_key, timestep.action_mask)
-        return (state, timestep), step(step_key, state, action)
+def _repeat_faults(env: Environment, keys: jax.Array, steps: int) -> list[str]:
+    """Compares `step` under vmap with noise and law apart, alone; each traced for itself, so that host draws would differ."""
 
     def by_law(key: jax.Array, state: Any, action: jax.Array) -> Any:
         return env.transition(state, action, env.sample_noise(key, state))
 
-    def compiled(step: Any) -> Any:
-        return jax.jit(lambda *keys: play(*keys, step=step))
+    def opening(rollout: Any) -> Any:
+        """Reset and the first step: later ones may drift apart by rounding."""
+        return rollout[0], jax.tree.map(lambda leaf: leaf[0], rollout[1])
 
-    keys = jax.random.split(key, (3, 2))
-    with jax.debug_key_reuse(False):  # the same keys again are the point here
-        try:
-            batched = jax.jit(jax.vmap(compiled(env.step)))(*keys)
-        except Exception as error:
-            return [_failure("`vmap` over reset and step fails", error)]
-        first_of_batch = jax.tree.map(lambda leaf: leaf[0], batched)
-        law = compiled(by_law)(*keys[:, 0])
-        if _same(first_of_batch, law):
-            return []
-        once, again = (compiled(env.step)(*keys[:, 0]) for _ in range(2))
+    try:
+        batched = _run(jax.vmap(_rollout(env, env.step, steps)), keys)
+    except Exception as error:
+        return [_failure("`vmap` over reset, step and `scripted` fails", error)]
+    first_of_batch = jax.tree.map(lambda leaf: leaf[0], batched)
+    law = _run(_rollout(env, by_law, 1), keys[0])
+    if _same(opening(first_of_batch), opening(law)):
+        return _rollout_faults(env.spec, first_of_batch[0][1], first_of_batch[1][1]) + _scripted_faults(env.spec, law[2])
+    once, again = (opening(_run(_rollout(env, env.step, 1), keys[0])) for _ in range(2))
     for name, result, other in zip(("reset", "step"), once, again, strict=True):
         if not _same(result, other):
             return [f"`{name}` gives different results for the same arguments: it draws from something else than its key."]
-    if not _same(once, law):
+    if not _same(once, opening(law)):
         return ["`step(key, state, action)` differs from `transition(state, action, sample_noise(key, state))`."]
     return ["`reset` and `step` give other results under `vmap` than alone."]
-
-
-def _rollout(env: Environment, key: jax.Array, steps: int) -> TimeStep:
-    """The timestep of reset and of `steps` random steps, leading axis (steps + 1,), as numpy."""
-
-    def step(carry: tuple[Any, jax.Array, jax.Array], _: None) -> tuple[tuple[Any, jax.Array, jax.Array], TimeStep]:
-        state, action_mask, key = carry
-        action_key, step_key, key = jax.random.split(key, 3)
-        state, timestep = env.step(step_key, state, sample_action(env.spec, action_key, action_mask))
-        return (state, timestep.action_mask, key), timestep
-
-    def play(key: jax.Array) -> tuple[TimeStep, TimeStep]:
-        reset_key, key = jax.random.split(key)
-        state, first = env.reset(reset_key)
-        return first, jax.lax.scan(step, (state, first.action_mask, key), length=steps)[1]
-
-    first, rest = jax.device_get(jax.jit(play)(key))
-    return jax.tree.map(lambda a, b: np.concatenate([np.asarray(a)[None], b]), first, rest)
 
 
 def _when(bad: np.ndarray) -> str:
@@ -201,7 +200,9 @@ def _when(bad: np.ndarray) -> str:
     return "after reset" if step == 0 else f"after step {step}"
 
 
-def _rollout_faults(spec: EnvSpec, timestep: TimeStep) -> list[str]:
+def _rollout_faults(spec: EnvSpec, first: TimeStep, later: TimeStep) -> list[str]:
+    """What is wrong with the numbers of reset and of the steps after it, and when first."""
+    timestep = jax.tree.map(lambda a, b: np.concatenate([a[None], b]), first, later)
     padding = ~spec.observation_mask
     done = timestep.truncated | timestep.terminated.all(-1)
     differs = (timestep.observation != timestep.final_observation).any((1, 2))
@@ -227,21 +228,13 @@ def _rollout_faults(spec: EnvSpec, timestep: TimeStep) -> list[str]:
     return [f"{sentence[0].upper()}{sentence[1:]} {_when(bad)}." for sentence, bad in findings.items() if bad.any()]
 
 
-def _scripted_faults(env: Environment, key: jax.Array) -> list[str]:
-    if env.scripted is None:
-        return []
-    reset_key, action_key = jax.random.split(key)
-    scripted = env.scripted
-    try:
-        action = jax.jit(lambda reset_key, key: scripted(key, env.reset(reset_key)[0]))(reset_key, action_key)
-    except Exception as error:
-        return [_failure("`scripted(key, state)` cannot be compiled", error)]
-    want = _action_shape(env.spec)
+def _scripted_faults(spec: EnvSpec, action: np.ndarray) -> list[str]:
+    want = _action_shape(spec)
     fault = _mismatch("The action from `scripted`", action, want.shape, want.dtype)
     if fault:
         return [fault]
-    bounds = [(0, s.num_actions - 1) if isinstance(s, Discrete) else (s.low, s.high) for s in env.spec.action_spaces]
+    bounds = [(0, s.num_actions - 1) if isinstance(s, Discrete) else (s.low, s.high) for s in spec.action_spaces]
     low, high = np.array(bounds).T[..., None]
-    values = np.asarray(action).reshape(env.spec.num_agents, -1)
+    values = np.asarray(action).reshape(spec.num_agents, -1)
     inside = (low <= values) & (values <= high)
     return [] if inside.all() else ["`scripted` gives an action outside the agent's own action space."]

@@ -56,7 +56,8 @@ def _tower_of_rover(state: RoverTowerState) -> jax.Array:
     return jnp.argmax(state.rover_of_tower[:, None] == jnp.arange(NUM_PAIRS)[None, :], axis=0)
 
 
-def _observe(state: RoverTowerState) -> jax.Array:
+def observe(state: RoverTowerState) -> jax.Array:
+    """What the agents see in a state, (8, 13); the factory says in which order."""
     tower = _tower_of_rover(state)
     dtype = state.rover_position.dtype
     rover_sees = [jax.nn.one_hot(tower, NUM_PAIRS, dtype=dtype), _rows(state.message, tower)]
@@ -79,7 +80,7 @@ def _timestep(spec: EnvSpec, state: RoverTowerState, stepped: bool) -> TimeStep:
     rover_reward = _rows(pair_reward, _tower_of_rover(state))
     return make_timestep(
         spec,
-        _observe(state),
+        observe(state),
         reward=jnp.concatenate([rover_reward, pair_reward]) if stepped else None,
         truncated=state.step >= spec.episode_limit,
         metrics={"rovers_on_goal": on_goal.astype(pair_reward.dtype).mean()},

@@ -65,7 +65,8 @@ def _others(n: int) -> np.ndarray:
     return index + (index >= np.arange(n)[:, None])
 
 
-def _observe(state: SpreadState) -> jax.Array:
+def observe(state: SpreadState) -> jax.Array:
+    """What the agents see in a state, (n, 6 n); the factory says in which order."""
     position = state.agent_position
     n = position.shape[0]
     to_landmarks = state.landmark_position[None, :, :] - position[:, None, :]
@@ -85,7 +86,7 @@ def _timestep(scenario: Scenario, state: SpreadState, stepped: bool) -> TimeStep
     dtype = distance.dtype
     return make_timestep(
         scenario.spec,
-        _observe(state),
+        observe(state),
         reward=scenario.reward(distance, touches) if stepped else None,
         truncated=state.step >= scenario.spec.episode_limit,
         metrics={

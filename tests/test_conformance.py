@@ -1,0 +1,195 @@
+"""check_environment passes every environment of ours, and names each fault that is planted in a sound one."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from envs_jax import (
+    Box,
+    Discrete,
+    Environment,
+    EnvSpec,
+    TimeStep,
+    auto_reset,
+    check_environment,
+    environment_names,
+    episode_statistics,
+    make,
+    make_timestep,
+)
+
+SPEC = EnvSpec("walk", ("walker_0", "walker_1"), (2, 1), (Discrete(2), Discrete(3)), 4)
+State = dict[str, jax.Array]
+
+
+def show(state: State, reward: jax.Array | None = None) -> TimeStep:
+    observation = jnp.stack([state["place"], jnp.zeros(2)]).at[1, 0].set(state["place"][1])
+    return make_timestep(SPEC, observation, reward, truncated=state["step"] >= 4, metrics={"place": state["place"].mean()})
+
+
+def reset(key: jax.Array) -> tuple[State, TimeStep]:
+    state = {"place": jax.random.normal(key, (2,)), "step": jnp.zeros((), jnp.int32)}
+    return state, show(state)
+
+
+def sample_noise(key: jax.Array, state: State) -> jax.Array:
+    del state
+    return jax.random.normal(key, (2,))
+
+
+def transition(state: State, action: jax.Array, noise: jax.Array) -> tuple[State, TimeStep]:
+    state = {"place": state["place"] + action + noise, "step": state["step"] + 1}
+    return state, show(state, reward=-jnp.abs(state["place"]))
+
+
+def scripted(key: jax.Array, state: State) -> jax.Array:
+    del key
+    return (state["place"] < 0).astype(jnp.int32)
+
+
+SOUND = Environment(SPEC, reset, transition, sample_noise, scripted)
+
+
+def after_step(change: Callable[[State, TimeStep], tuple[Any, Any]]) -> Environment:
+    """The sound environment with something done to what a step returns."""
+    return SOUND._replace(transition=lambda state, action, noise: change(*transition(state, action, noise)))
+
+
+def after_both(change: Callable[[TimeStep], TimeStep]) -> Environment:
+    """The sound environment with something done to every timestep."""
+    def changed_reset(key: jax.Array) -> tuple[State, TimeStep]:
+        state, timestep = reset(key)
+        return state, change(timestep)
+
+    return after_step(lambda state, timestep: (state, change(timestep)))._replace(reset=changed_reset)
+
+
+def timestep_with(**fields: Callable[[TimeStep], Any]) -> Environment:
+    return after_both(lambda timestep: timestep._replace(**{name: field(timestep) for name, field in fields.items()}))
+
+
+class OwnStep(Environment):
+    """An environment whose step is not its transition under its noise."""
+
+    def step(self, key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+        return self.transition(state, action, 2 * self.sample_noise(key, state))
+
+
+def drawn_on_host() -> float:
+    return float(np.random.default_rng().normal())
+
+
+FAULTS: dict[str, tuple[Environment, str]] = {
+    "unhashable": (SOUND._replace(spec=dataclasses.replace(SPEC, observation_sizes=[2, 1])), "`spec` is not hashable"),
+    "missing agent": (SOUND._replace(spec=dataclasses.replace(SPEC, agent_names=("walker_0",))), "1 agent_names"),
+    "same name": (SOUND._replace(spec=dataclasses.replace(SPEC, agent_names=("a_0", "a_0"))), "same name twice"),
+    "mixed spaces": (
+        SOUND._replace(spec=dataclasses.replace(SPEC, action_spaces=(Discrete(2), Box(3)))),
+        "mixes Discrete and Box",
+    ),
+    "no limit": (SOUND._replace(spec=dataclasses.replace(SPEC, episode_limit=0)), "episode_limit` is 0"),
+    "bad box": (SOUND._replace(spec=dataclasses.replace(SPEC, action_spaces=(Box(2, 1.0, 0.0),) * 2)), "Box from 1.0 to 0.0"),
+    "python branch": (
+        after_step(lambda state, timestep: (state, timestep) if state["step"] > 0 else (state, timestep)),
+        "`step(key, state, action)` cannot be compiled, TracerBoolConversionError",
+    ),
+    "not a timestep": (after_step(lambda state, timestep: (state, tuple(timestep))), "does not return (state, TimeStep)"),
+    "reward shape": (
+        after_step(lambda state, timestep: (state, timestep._replace(reward=timestep.reward.sum()))),
+        "`reward` from `step(key, state, action)` is float32 () where float32 (2,) was expected.",
+    ),
+    "observation dtype": (
+        timestep_with(observation=lambda t: t.observation.astype(jnp.int32)),
+        "`observation` from `reset(key)` is int32 (2, 2) where float32 (2, 2)",
+    ),
+    "metric dtype": (timestep_with(metrics=lambda t: {"end": t.truncated}), "metric 'end' from `reset(key)` is bool ()"),
+    "state dtype": (
+        after_step(lambda state, timestep: (state | {"step": state["step"].astype(float)}, timestep)),
+        "`state['step']` is int32 () after reset and float32 () after a step.",
+    ),
+    "state structure": (
+        after_step(lambda state, timestep: (state | {"more": 0}, timestep)),
+        "state has another tree structure",
+    ),
+    "metrics appear": (
+        after_step(lambda state, timestep: (state, timestep._replace(metrics={}))),
+        "timestep has another tree structure",
+    ),
+    "host draw in reset": (
+        SOUND._replace(reset=lambda key: (reset(key)[0] | {"place": jnp.full(2, drawn_on_host())}, reset(key)[1])),
+        "`reset` gives different results for the same arguments",
+    ),
+    "host draw in step": (
+        after_step(lambda state, timestep: (state | {"place": state["place"] + drawn_on_host()}, timestep)),
+        "`step` gives different results for the same arguments",
+    ),
+    "own step": (OwnStep(*SOUND), "`step(key, state, action)` differs from `transition("),
+    "nan": (
+        after_step(lambda state, t: (state, t._replace(reward=jnp.where(state["step"] == 2, jnp.nan, t.reward)))),
+        "`reward` is not finite after step 2.",
+    ),
+    "padding": (
+        timestep_with(observation=lambda t: t.observation + 1, final_observation=lambda t: t.observation + 1),
+        "`observation` is not zero beyond an agent's own width after reset.",
+    ),
+    "final observation": (
+        timestep_with(final_observation=lambda t: t.final_observation.at[0].add(1)),
+        "`final_observation` differs from `observation` while the episode runs after reset.",
+    ),
+    "mask too wide": (
+        timestep_with(action_mask=lambda t: jnp.ones_like(t.action_mask)),
+        "`action_mask` allows an action that the agent does not have after reset.",
+    ),
+    "mask empty": (
+        after_step(lambda state, t: (state, t._replace(action_mask=t.action_mask & (state["step"] != 3)))),
+        "`action_mask` leaves an agent without any action after step 3.",
+    ),
+    "reward at reset": (timestep_with(reward=lambda t: t.reward + 1), "`reward` is not zero after reset."),
+    "never truncates": (
+        timestep_with(truncated=lambda t: t.truncated & False),
+        "`truncated` is not set at the episode limit of 4",
+    ),
+    "truncates early": (
+        after_step(lambda state, timestep: (state, timestep._replace(truncated=state["step"] >= 3))),
+        "`truncated` is set before the episode limit after step 3.",
+    ),
+    "over at reset": (timestep_with(terminated=lambda t: ~t.terminated), "The episode is over after reset."),
+    "scripted dtype": (
+        SOUND._replace(scripted=lambda key, state: state["place"]),
+        "The action from `scripted` is float32 (2,)",
+    ),
+    "scripted range": (
+        SOUND._replace(scripted=lambda key, state: jnp.full(2, 2)),
+        "`scripted` gives an action outside the agent's own action space.",
+    ),
+}
+
+
+def test_the_sound_environment_has_no_fault() -> None:
+    assert check_environment(SOUND) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_named(fault: str) -> None:
+    env, sentence = FAULTS[fault]
+    found = check_environment(env)
+    assert any(sentence in line for line in found), found
+
+
+@pytest.mark.parametrize("name", environment_names())
+def test_our_environments_conform(name: str) -> None:
+    assert check_environment(make(name, episode_limit=6)) == []
+
+
+@pytest.mark.parametrize("options", [{"continuous_actions": True}, {"num_agents": 1}, {"num_agents": 5}])
+def test_spread_conforms_under_its_options(options: dict[str, Any]) -> None:
+    assert check_environment(make("spread", episode_limit=3, **options)) == []
+
+
+def test_wrapped_environments_conform() -> None:
+    assert check_environment(episode_statistics(auto_reset(SOUND)), jax.random.key(1), steps=11) == []

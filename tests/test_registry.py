@@ -1,0 +1,87 @@
+"""Names, options and own factories: what is right is built, what is wrong gets one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from envs_jax import environment_names, make
+
+OWN_MODULE = """
+import sys
+from envs_jax import make
+
+def corridor(width: int, episode_limit: int = 25):
+    return make("spread", num_agents=width, episode_limit=episode_limit)
+
+def wrong():
+    return "no environment"
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module in the working directory, which is not on the path."""
+    (tmp_path / "own_environments.py").write_text(OWN_MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p])
+    monkeypatch.delitem(__import__("sys").modules, "own_environments", raising=False)
+    return "own_environments"
+
+
+@pytest.mark.parametrize("name", environment_names())
+def test_every_name_builds_what_it_says(name: str) -> None:
+    env = make(name, episode_limit=7)
+    assert (env.spec.name, env.spec.episode_limit) == (name, 7)
+    assert env.scripted is not None
+
+
+def test_names_are_those_of_the_documentation() -> None:
+    assert set(environment_names()) == {"spread", "spread3_sep", "spread3_mix", "spread3_ful", "rover_tower"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("rover_towr", {}, ["'rover_towr'", "did you mean 'rover_tower'?", "spread3_sep", "package.module:Factory"]),
+        ("zzz", {}, ["'zzz'", "rover_tower"]),
+        ("spread", {"num_agent": 3}, ["'num_agent'", "did you mean 'num_agents'?", "local_ratio"]),
+        ("rover_tower", {"num_agents": 3}, ["'num_agents'", "episode_limit"]),
+        ("spread", {"num_agents": 0}, ["num_agents=0", "positive integer"]),
+        ("spread", {"num_agents": 2.5}, ["num_agents=2.5", "positive integer"]),
+        ("spread", {"num_agents": True}, ["num_agents=True", "positive integer"]),
+        ("spread", {"local_ratio": 1.5}, ["local_ratio=1.5", "from 0 to 1"]),
+        ("spread", {"local_ratio": float("nan")}, ["local_ratio=nan", "from 0 to 1"]),
+        ("spread3_ful", {"local_ratio": "half"}, ["local_ratio='half'", "from 0 to 1"]),
+        ("spread3_mix", {"position_first": 1}, ["position_first=1", "True or False"]),
+        ("spread3_sep", {"continuous_actions": "yes"}, ["continuous_actions='yes'", "True or False"]),
+        ("rover_tower", {"episode_limit": -1}, ["episode_limit=-1", "positive integer"]),
+        ("no_such_package.module:thing", {}, ["no_such_package.module:thing", "No module named"]),
+        (":thing", {}, ["':thing'", "cannot be imported"]),
+    ],
+)
+def test_bad_input_gets_one_sentence(name: str, options: dict, words: list[str]) -> None:
+    with pytest.raises(ValueError) as failure:
+        make(name, **options)
+    message = str(failure.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message and message.endswith(".")
+
+
+def test_own_factory_is_imported_from_the_working_directory(own_module: str) -> None:
+    assert make(f"{own_module}:corridor", width=3).spec.num_agents == 3
+
+
+@pytest.mark.parametrize(
+    ("attribute", "options", "words"),
+    [
+        ("corridr", {}, ["'corridr'", "did you mean 'corridor'?", "wrong"]),
+        ("corridor", {"widht": 3}, ["'widht'", "did you mean 'width'?", "episode_limit"]),
+        ("corridor", {}, ["needs the option width"]),
+        ("wrong", {}, ["returned str"]),
+        ("", {}, ["has no function ''"]),
+    ],
+)
+def test_own_factory_gets_the_same_care(own_module: str, attribute: str, options: dict, words: list[str]) -> None:
+    with pytest.raises(ValueError) as failure:
+        make(f"{own_module}:{attribute}", **options)
+    assert all(word in str(failure.value) for word in words), failure.value

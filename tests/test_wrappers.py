@@ -1,0 +1,120 @@
+"""Automatic reset and episode statistics against the same steps taken by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from envs_jax import Discrete, Environment, EnvSpec, TimeStep, auto_reset, episode_statistics, make, make_timestep
+
+EPISODE_LIMIT = 5
+SPEC = EnvSpec("countdown", ("agent_0", "agent_1"), (2, 1), (Discrete(2), Discrete(3)), EPISODE_LIMIT)
+
+
+def countdown(terminate_at: tuple[int, int]) -> Environment:
+    """State (step, id of the episode); the reward is (step, action of agent 1); agent i terminates at its own step."""
+
+    def show(state: jax.Array, reward: jax.Array | None = None) -> TimeStep:
+        observation = jnp.stack([state.astype(float), jnp.stack([state[0], 0]).astype(float)])
+        return make_timestep(
+            SPEC,
+            observation,
+            reward=reward,
+            terminated=state[0] >= jnp.asarray(terminate_at),
+            truncated=state[0] >= EPISODE_LIMIT,
+            action_mask=jnp.asarray(SPEC.action_mask) & ((state[0] > 0) | (jnp.arange(3) < 1))[None, :],
+            metrics={"step": state[0].astype(float)},
+        )
+
+    def reset(key: jax.Array) -> tuple[jax.Array, TimeStep]:
+        state = jnp.stack([0, jax.random.randint(key, (), 1, 10**6)])
+        return state, show(state)
+
+    def transition(state: jax.Array, action: jax.Array, noise: tuple[()]) -> tuple[jax.Array, TimeStep]:
+        state = state + jnp.array([1, 0])
+        return state, show(state, jnp.stack([state[0], action[1]]).astype(float))
+
+    return Environment(SPEC, reset, transition)
+
+
+def roll(env: Environment, key: jax.Array, steps: int) -> tuple[object, TimeStep]:
+    """States and timesteps after each of `steps` steps, leading axis (steps,)."""
+
+    def step(carry: tuple, _: None) -> tuple:
+        state, key = carry
+        step_key, action_key, key = jax.random.split(key, 3)
+        state, timestep = env.step(step_key, state, jax.random.randint(action_key, (env.spec.num_agents,), 0, 2))
+        return (state, key), (state, timestep)
+
+    reset_key, key = jax.random.split(key)
+    return jax.lax.scan(step, (env.reset(reset_key)[0], key), length=steps)[1]
+
+
+def test_auto_reset_shows_the_next_episode_and_keeps_the_last_observation() -> None:
+    env = countdown(terminate_at=(9, 9))
+    state, timestep = jax.device_get(jax.jit(lambda key: roll(auto_reset(env), key, 12))(jax.random.key(0)))
+    step = 1 + np.arange(12) % EPISODE_LIMIT
+    ended = step == EPISODE_LIMIT
+    np.testing.assert_array_equal(timestep.truncated, ended)
+    np.testing.assert_array_equal(timestep.final_observation[:, 0, 0], step)
+    np.testing.assert_array_equal(timestep.observation[:, 0, 0], np.where(ended, 0, step))
+    np.testing.assert_array_equal(timestep.reward[:, 0], step)
+    np.testing.assert_array_equal(timestep.metrics["step"], step)
+    np.testing.assert_array_equal(timestep.action_mask[:, 1, 2], ~ended)
+    np.testing.assert_array_equal(state[:, 0], np.where(ended, 0, step))
+    assert not timestep.terminated.any()
+    episode = state[:, 1]
+    np.testing.assert_array_equal(timestep.observation[:, 0, 1], episode)
+    np.testing.assert_array_equal(np.diff(episode) != 0, ended[1:])
+    np.testing.assert_array_equal(timestep.final_observation[1:, 0, 1], episode[:-1])
+
+
+def test_auto_reset_waits_for_the_last_agent_to_terminate() -> None:
+    env = auto_reset(countdown(terminate_at=(2, 3)))
+    timestep = jax.jit(lambda key: roll(env, key, 6)[1])(jax.random.key(0))
+    np.testing.assert_array_equal(timestep.terminated, [[False] * 2, [True, False], [True] * 2] * 2)
+    np.testing.assert_array_equal(timestep.observation[:, 0, 0], [1, 2, 0] * 2)
+    assert not timestep.truncated.any()
+
+
+def test_auto_reset_changes_nothing_within_an_episode() -> None:
+    env = make("rover_tower", episode_limit=4)
+    wrapped, reset = auto_reset(env), jax.jit(env.reset)
+    transition, wrapped_transition = jax.jit(env.transition), jax.jit(wrapped.transition)
+    state, _ = reset(jax.random.key(1))
+    action = jnp.arange(8, dtype=jnp.int32) % 5
+    for step in range(4):
+        noise = wrapped.sample_noise(jax.random.key(step), state)
+        bare_state, bare = transition(state, action, noise.noise)
+        state, timestep = wrapped_transition(state, action, noise)
+        np.testing.assert_array_equal(timestep.final_observation, bare.final_observation)
+        np.testing.assert_array_equal(timestep.reward, bare.reward)
+        assert bool(timestep.truncated) == bool(bare.truncated) == (step == 3)
+        with jax.debug_key_reuse(False):
+            expected = bare_state if step < 3 else reset(noise.reset_key)[0]
+        jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+@pytest.mark.parametrize("terminate_at", [(9, 9), (2, 3)])
+def test_statistics_are_complete_at_the_end_of_every_episode(terminate_at: tuple[int, int]) -> None:
+    env = episode_statistics(auto_reset(countdown(terminate_at)))
+    keys = jax.random.split(jax.random.key(2), 3)
+    state, timestep = jax.device_get(jax.jit(jax.vmap(lambda key: roll(env, key, 17)))(keys))
+    statistics, length = state.statistics, min(EPISODE_LIMIT, max(terminate_at))
+    np.testing.assert_array_equal(statistics.done, np.tile(np.arange(1, 18) % length == 0, (3, 1)))
+    for run in range(3):
+        for end in np.flatnonzero(statistics.done[run]):
+            episode = slice(end + 1 - length, end + 1)
+            np.testing.assert_allclose(statistics.episode_return[run, end], timestep.reward[run, episode].sum(0), rtol=1e-6)
+            np.testing.assert_allclose(statistics.metrics["step"][run, end], (length + 1) / 2, rtol=1e-6)
+            assert statistics.episode_length[run, end] == length
+
+
+def test_wrapping_keeps_spec_and_scripted_policy() -> None:
+    env = make("rover_tower")
+    wrapped = episode_statistics(auto_reset(env))
+    state, _ = jax.jit(wrapped.reset)(jax.random.key(3))
+    assert wrapped.spec == env.spec
+    assert wrapped.scripted is not None and env.scripted is not None
+    np.testing.assert_array_equal(wrapped.scripted(jax.random.key(0), state), env.scripted(jax.random.key(0), state.env_state))
+    assert episode_statistics(countdown((9, 9))).scripted is None
