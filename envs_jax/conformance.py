@@ -70,21 +70,32 @@ def _spec_faults(env: Environment) -> list[str]:
 
 
 def _type_faults(env: Environment, key: jax.Array) -> list[str]:
-    """Traces reset and step without running them."""
-    try:
-        opened = jax.eval_shape(env.reset, key)
-    except Exception as error:
-        return [_failure("`reset(key)` cannot be compiled", error)]
-    faults = _result_faults(env.spec, opened, "reset(key)")
+    """Traces reset, step and the scripted policy without running them."""
+    any_key, action = jax.ShapeDtypeStruct((), key.dtype), _action_shape(env.spec)
+    opened, faults = _traced("reset(key)", env.reset, any_key)
+    faults = faults or _result_faults(env.spec, opened, "reset(key)")
     if faults:
         return faults
+    stepped, faults = _traced("step(key, state, action)", env.step, any_key, opened[0], action)
+    faults = faults or _result_faults(env.spec, stepped, "step(key, state, action)")
+    if faults:
+        return faults
+    faults = _change_faults("state", opened[0], stepped[0]) + _change_faults("timestep", opened[1], stepped[1])
+    if env.scripted is None:
+        return faults
+    scripted, failure = _traced("scripted(key, state)", env.scripted, any_key, opened[0])
+    return faults + (failure or _mismatches({"The action from `scripted`": (scripted, action.shape, action.dtype)}))
+
+
+def _traced(name: str, function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[str]]:
+    """The shapes of a function's result, and why there are none."""
     try:
-        stepped = jax.eval_shape(env.step, key, opened[0], _action_shape(env.spec))
+        with jax.debug_key_reuse(True):
+            return jax.eval_shape(function, *arguments), []
+    except jax.errors.KeyReuseError:
+        return None, [f"`{name}` uses the same key twice: split it."]
     except Exception as error:
-        return [_failure("`step(key, state, action)` cannot be compiled", error)]
-    return _result_faults(env.spec, stepped, "step(key, state, action)") or _change_faults(
-        "state", opened[0], stepped[0]
-    ) + _change_faults("timestep", opened[1], stepped[1])
+        return None, [_failure(f"`{name}` cannot be compiled", error)]
 
 
 def _failure(what: str, error: Exception) -> str:
@@ -105,20 +116,24 @@ def _result_faults(spec: EnvSpec, result: Any, source: str) -> list[str]:
     expected = {
         "observation": ((n, d), real),
         "reward": ((n,), real),
-        "terminated": ((n,), np.dtype(bool)),
-        "truncated": ((), np.dtype(bool)),
-        "action_mask": ((n, spec.action_size), np.dtype(bool)),
+        "terminated": ((n,), jnp.dtype(bool)),
+        "truncated": ((), jnp.dtype(bool)),
+        "action_mask": ((n, spec.action_size), jnp.dtype(bool)),
         "final_observation": ((n, d), real),
     }
-    found = timestep._asdict()
-    faults = [_mismatch(f"`{field}` from `{source}`", found[field], *want) for field, want in expected.items()]
-    faults += [_mismatch(f"metric {name!r} from `{source}`", value, (), real) for name, value in timestep.metrics.items()]
-    return [fault for fault in faults if fault]
+    fields = {f"`{name}` from `{source}`": (getattr(timestep, name), *want) for name, want in expected.items()}
+    metrics = {f"metric {name!r} from `{source}`": (value, (), real) for name, value in timestep.metrics.items()}
+    return _mismatches(fields | metrics)
 
 
-def _mismatch(what: str, found: Any, shape: tuple[int, ...], dtype: Any) -> str:
-    actual = (getattr(found, "shape", None), getattr(found, "dtype", None))
-    return "" if actual == (shape, dtype) else f"{what} is {actual[1]} {actual[0]} where {dtype} {shape} was expected."
+def _mismatches(leaves: dict[str, tuple[Any, tuple[int, ...], Any]]) -> list[str]:
+    """What is not as expected of leaves given as (found, shape, dtype)."""
+    found = {name: (getattr(leaf, "shape", None), getattr(leaf, "dtype", None)) for name, (leaf, _, _) in leaves.items()}
+    return [
+        f"{name} is {found[name][1]} {found[name][0]} where {dtype} {shape} was expected."
+        for name, (_, shape, dtype) in leaves.items()
+        if found[name] != (shape, dtype)
+    ]
 
 
 def _change_faults(what: str, before: Any, after: Any) -> list[str]:
@@ -181,7 +196,7 @@ def _repeat_faults(env: Environment, keys: jax.Array, steps: int) -> list[str]:
     try:
         batched = _run(jax.vmap(_rollout(env, env.step, steps)), keys)
     except Exception as error:
-        return [_failure("`vmap` over reset, step and `scripted` fails", error)]
+        return [_failure("`vmap` over reset and step fails", error)]
     first_of_batch = jax.tree.map(lambda leaf: leaf[0], batched)
     law = _run(_rollout(env, by_law, 1), keys[0])
     if _same(opening(first_of_batch), opening(law)):
@@ -229,10 +244,6 @@ def _rollout_faults(spec: EnvSpec, first: TimeStep, later: TimeStep) -> list[str
 
 
 def _scripted_faults(spec: EnvSpec, action: np.ndarray) -> list[str]:
-    want = _action_shape(spec)
-    fault = _mismatch("The action from `scripted`", action, want.shape, want.dtype)
-    if fault:
-        return [fault]
     bounds = [(0, s.num_actions - 1) if isinstance(s, Discrete) else (s.low, s.high) for s in spec.action_spaces]
     low, high = np.array(bounds).T[..., None]
     values = np.asarray(action).reshape(spec.num_agents, -1)

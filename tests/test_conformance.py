@@ -62,6 +62,7 @@ def after_step(change: Callable[[State, TimeStep], tuple[Any, Any]]) -> Environm
 
 def after_both(change: Callable[[TimeStep], TimeStep]) -> Environment:
     """The sound environment with something done to every timestep."""
+
     def changed_reset(key: jax.Array) -> tuple[State, TimeStep]:
         state, timestep = reset(key)
         return state, change(timestep)
@@ -84,6 +85,11 @@ def drawn_on_host() -> float:
     return float(np.random.default_rng().normal())
 
 
+def reset_with_host_draw(key: jax.Array) -> tuple[State, TimeStep]:
+    state, timestep = reset(key)
+    return state | {"place": jnp.full(2, drawn_on_host())}, timestep
+
+
 FAULTS: dict[str, tuple[Environment, str]] = {
     "unhashable": (SOUND._replace(spec=dataclasses.replace(SPEC, observation_sizes=[2, 1])), "`spec` is not hashable"),
     "missing agent": (SOUND._replace(spec=dataclasses.replace(SPEC, agent_names=("walker_0",))), "1 agent_names"),
@@ -97,6 +103,14 @@ FAULTS: dict[str, tuple[Environment, str]] = {
     "python branch": (
         after_step(lambda state, timestep: (state, timestep) if state["step"] > 0 else (state, timestep)),
         "`step(key, state, action)` cannot be compiled, TracerBoolConversionError",
+    ),
+    "key twice": (
+        SOUND._replace(sample_noise=lambda key, state: jax.random.normal(key, (2,)) + jax.random.uniform(key, (2,))),
+        "`step(key, state, action)` uses the same key twice",
+    ),
+    "scripted fails": (
+        SOUND._replace(scripted=lambda key, state: state["nowhere"]),
+        "`scripted(key, state)` cannot be compiled",
     ),
     "not a timestep": (after_step(lambda state, timestep: (state, tuple(timestep))), "does not return (state, TimeStep)"),
     "reward shape": (
@@ -121,7 +135,7 @@ FAULTS: dict[str, tuple[Environment, str]] = {
         "timestep has another tree structure",
     ),
     "host draw in reset": (
-        SOUND._replace(reset=lambda key: (reset(key)[0] | {"place": jnp.full(2, drawn_on_host())}, reset(key)[1])),
+        SOUND._replace(reset=reset_with_host_draw),
         "`reset` gives different results for the same arguments",
     ),
     "host draw in step": (
