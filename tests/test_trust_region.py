@@ -1,0 +1,148 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from probes import DISCRETE, SMALL, observations, probe_batch
+
+from mamt_jax.algorithms import attention_actor_critic as base
+from mamt_jax.algorithms import mamt
+from mamt_jax.algorithms.mamd import trust_region
+from mamt_jax.algorithms.two_timescale import two_timescale
+from mamt_jax.distributions import action_distribution
+from mamt_jax.losses.opponent_model import non_stationarity
+from mamt_jax.losses.trust_region import decomposition_loss
+from mamt_jax.networks.trust_region_network import graph_convolution, symmetric_weights, trust_region_network
+
+N, BATCH = 3, 64
+
+
+@pytest.fixture(scope="module")
+def policy_phase():
+    """A learner a few steps in, so that current and old policies differ, and one joint action drawn from it."""
+    config = mamt.MAMTConfig(**SMALL, policy_gradient="expected", epsilon=0.5)
+    algorithm = mamt.make(DISCRETE)
+    learner = algorithm.init(config, jax.random.key(0))
+    update = jax.jit(algorithm.update)
+    for number in range(3):
+        batch_key, update_key = jax.random.split(jax.random.key(number + 1))
+        learner, _ = update(config, learner, probe_batch(DISCRETE, batch_key, BATCH), update_key)
+    parts = base.actor_critic(DISCRETE, config)
+    observation = observations(DISCRETE, jax.random.key(9), BATCH).swapaxes(0, 1)
+    return config, parts, learner.base, observation, base.evaluate_policies(parts, learner.base, observation, jax.random.key(8))
+
+
+def test_value_gradient_is_that_of_finite_differences_and_not_zero(policy_phase) -> None:
+    log_epsilon = jnp.log(jnp.array([0.2, 0.5, 1.0]))
+    with jax.enable_x64(True):
+        config, parts, learner, observation, joint = jax.tree.map(
+            lambda x: jnp.asarray(x, jnp.float64) if isinstance(x, jax.Array) and x.dtype == jnp.float32 else x, policy_phase
+        )
+        log_epsilon = log_epsilon.astype(jnp.float64)
+        value = jax.jit(functools.partial(mamt.value_after_step, config, parts, learner, observation, joint))
+        step = 1e-4
+        numeric = np.array(
+            [(value(log_epsilon.at[i].add(step)) - value(log_epsilon.at[i].add(-step)))[i] / (2 * step) for i in range(N)]
+        )
+        gradient = mamt.value_gradient(config, parts, learner, observation, joint, log_epsilon)
+    assert (np.abs(numeric) > 1e-6).all()
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-3)
+
+
+def test_smaller_trust_region_keeps_policies_closer_to_the_old_ones() -> None:
+    config = mamt.MAMDConfig(**SMALL, old_policy_interval=1000, entropy_bonus=0.0)
+    learner = base.init(DISCRETE, config, jax.random.key(0))
+
+    @jax.jit
+    def train(epsilon: jax.Array) -> jax.Array:
+        def step(learner, key):
+            batch_key, update_key = jax.random.split(key)
+            regulariser = trust_region(config, jnp.full(N, epsilon))
+            learner, metrics = base.update(
+                DISCRETE, config, learner, probe_batch(DISCRETE, batch_key, BATCH), update_key, regulariser
+            )
+            return learner, metrics["kl_old"]
+
+        return jax.lax.scan(step, learner, jax.random.split(jax.random.key(1), 60))[1][-1]
+
+    divergence = np.array([train(epsilon) for epsilon in (0.05, 0.5, 5.0)])
+    assert (np.diff(divergence, axis=0) > 0).all(), divergence
+
+
+def dense_graph_convolution(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    with_self = weights + np.eye(len(weights))
+    scale = np.diag(with_self.sum(1) ** -0.5)
+    return scale @ with_self @ scale @ nodes
+
+
+def test_graph_convolution_equals_the_dense_formula_with_absent_edges() -> None:
+    random = np.random.default_rng(0)
+    weights = random.uniform(size=(4, 4)) * (random.uniform(size=(4, 4)) < 0.6)
+    weights = (weights + weights.T) / 2 * ~np.eye(4, dtype=bool)
+    weights[3], weights[:, 3] = 0.0, 0.0
+    nodes = random.normal(size=(4, 5))
+    ours = graph_convolution(jnp.array(nodes, jnp.float32), jnp.array(weights, jnp.float32))
+    np.testing.assert_allclose(ours, dense_graph_convolution(nodes, weights), atol=1e-6)
+    np.testing.assert_allclose(ours[3], nodes[3], atol=1e-6)
+
+
+def test_decomposition_network_is_equivariant_under_renumbering_and_never_negative() -> None:
+    network = trust_region_network(DISCRETE, 8)
+    params = network.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 3)
+    inputs = (jax.random.normal(keys[0], (N, BATCH, 4)), jax.random.normal(keys[1], (N, BATCH, 3)), jnp.array([-2.0, 0.0, 3.0]))
+    weights = symmetric_weights(jax.random.uniform(keys[2], (N, N, BATCH)) * ~np.eye(N, dtype=bool)[..., None])
+    order = np.array([2, 0, 1])
+    renumbered = params | {name: jax.tree.map(lambda p: p[order], params[name]) for name in ("messages", "own")}
+    estimate = network.apply(params, *inputs, weights)
+    np.testing.assert_allclose(
+        network.apply(renumbered, *(x[order] for x in inputs), weights[order][:, order]), estimate[order], atol=1e-5
+    )
+    assert (estimate >= 0).all() and np.ptp(estimate) > 0
+    fewer_edges = network.apply(params, *inputs, weights * 0.0)
+    assert not np.allclose(fewer_edges, estimate), "messages must matter"
+
+
+def test_non_stationarity_and_decomposition_loss_by_hand() -> None:
+    coordination = jnp.array([[[0.0], [0.6], [0.4]], [[1.0], [0.0], [0.0]], [[0.0], [0.0], [0.0]]])
+    divergence = jnp.array([[[7.0], [2.0], [3.0]], [[9.0], [7.0], [1.0]], [[4.0], [4.0], [7.0]]])
+    ours = non_stationarity(coordination, divergence, 5.0)
+    np.testing.assert_allclose(ours[:, 0], [2.4, 5.0, 0.0], rtol=1e-6)
+    assert float(decomposition_loss(jnp.array([[1.0], [1.0], [1.0]]), ours)) == pytest.approx(4.4**2)
+
+
+def test_modelling_policies_come_to_predict_what_others_do() -> None:
+    config = mamt.MAMTConfig(**SMALL)
+    parts, state = mamt.trust_region_parts(DISCRETE, config), mamt.init(DISCRETE, config, jax.random.key(0)).trust_region
+    observation = observations(DISCRETE, jax.random.key(1), BATCH).swapaxes(0, 1)
+    action = jnp.stack([jnp.full(BATCH, 2), jnp.full(BATCH, 1), jnp.zeros(BATCH)]).astype(jnp.int32)
+
+    def step(state, _):
+        return mamt.opponent_step(config, parts, state, observation, action)
+
+    state, losses = jax.lax.scan(step, state, None, 300)
+    assert losses[0] > 0.7 and losses[-1] < 0.1
+    predicted = action_distribution(DISCRETE, (1, 2, 0, 2, 0, 1)).mode(parts.opponents.apply(state.opponents, observation))
+    np.testing.assert_array_equal(predicted[:, 0], [1, 0, 2, 0, 2, 1])
+
+
+@pytest.mark.parametrize("kind", ["delayed", "decaying"])
+def test_two_timescales(kind) -> None:
+    optimizer = two_timescale(kind, (optax.sgd, 1.0), (optax.sgd, 1.0), 4, 10, {"log_epsilon": "slow", "network": "fast"})
+    params = {"log_epsilon": jnp.zeros(2), "network": {"w": jnp.zeros(3)}}
+    gradient = {"log_epsilon": jnp.array([1.0, 2.0]), "network": {"w": jnp.ones(3)}}
+    state, moves = optimizer.init(params), []
+    for _ in range(8):
+        step, state = optimizer.update(gradient, state, params)
+        moves.append([float(step["log_epsilon"][0]), float(step["network"]["w"][0])])
+    slow, fast = -np.array(moves).T
+    if kind == "delayed":
+        np.testing.assert_allclose(slow, [0, 0, 0, 1, 0, 0, 0, 1])
+        np.testing.assert_allclose(fast, 1.0)
+    else:
+        k = np.arange(8)
+        np.testing.assert_allclose(slow, (1 + k / 10) ** -1.0, rtol=1e-5)
+        np.testing.assert_allclose(fast, (1 + k / 10) ** -0.6, rtol=1e-5)
+        assert (np.diff(slow / fast) < 0).all()
