@@ -247,5 +247,5 @@ def _scripted_faults(spec: EnvSpec, action: np.ndarray) -> list[str]:
     bounds = [(0, s.num_actions - 1) if isinstance(s, Discrete) else (s.low, s.high) for s in spec.action_spaces]
     low, high = np.array(bounds).T[..., None]
     values = np.asarray(action).reshape(spec.num_agents, -1)
-    inside = (low <= values) & (values <= high)
+    inside = (low <= values) & (values <= high) | (False if spec.discrete else ~spec.action_mask)
     return [] if inside.all() else ["`scripted` gives an action outside the agent's own action space."]

@@ -17,6 +17,7 @@ from envs_jax import (
     TimeStep,
     auto_reset,
     check_environment,
+    do_nothing_policy,
     environment_names,
     episode_statistics,
     make,
@@ -203,6 +204,23 @@ def test_our_environments_conform(name: str) -> None:
 @pytest.mark.parametrize("options", [{"continuous_actions": True}, {"num_agents": 1}, {"num_agents": 5}])
 def test_spread_conforms_under_its_options(options: dict[str, Any]) -> None:
     assert check_environment(make("spread", episode_limit=3, **options)) == []
+
+
+def test_padding_of_actions_is_outside_every_box() -> None:
+    spec = dataclasses.replace(SPEC, action_spaces=(Box(1, -1.0, 1.0), Box(2, 2.0, 3.0)))
+
+    def box_transition(state: State, action: jax.Array, noise: jax.Array) -> tuple[State, TimeStep]:
+        state, timestep = transition(state, action.sum(-1), noise)
+        return state, timestep._replace(action_mask=jnp.asarray(spec.action_mask))
+
+    def box_reset(key: jax.Array) -> tuple[State, TimeStep]:
+        state, timestep = reset(key)
+        return state, timestep._replace(action_mask=jnp.asarray(spec.action_mask))
+
+    env = Environment(spec, box_reset, box_transition, sample_noise, scripted=do_nothing_policy(spec))
+    assert check_environment(env) == []
+    outside = env._replace(scripted=lambda key, state: jnp.ones((2, 2)))
+    assert check_environment(outside) == ["`scripted` gives an action outside the agent's own action space."]
 
 
 def test_wrapped_environments_conform() -> None:
