@@ -38,8 +38,8 @@ def numpy_q(params: dict, spec: EnvSpec, observation: np.ndarray, features: np.n
     others = [j for j in range(spec.num_agents) if j != agent]
     encodings = np.stack([leaky(dense("action", j, own[j], acted[j])) for j in others])
     shared = params["attention"]
-    key, query = encodings @ shared["key"]["kernel"], state @ shared["query"]["kernel"]
-    value = leaky(encodings @ shared["value"]["kernel"] + shared["value"]["bias"])
+    key, query = encodings @ shared["key"], state @ shared["query"]
+    value = leaky(encodings @ shared["value"] + shared["bias"])
     attended = []
     for head in np.split(np.arange(HIDDEN), HEADS):
         logits = key[:, head] @ query[head] / np.sqrt(len(head))

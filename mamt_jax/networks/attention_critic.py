@@ -1,7 +1,8 @@
 """MAAC's critic (Iqbal & Sha 2019): every agent attends to what the others see and do. Agent-major: arrays are (n, B, ...)."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import chex
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.environment import EnvSpec
-from mamt_jax.networks.agent_axis import init_agents
+from mamt_jax.networks.agent_axis import Network, init_agents
 from mamt_jax.networks.layers import MLP, SplitDense, layer, leaky_relu
 from mamt_jax.types import Params
 
@@ -45,108 +46,79 @@ class AttentionCritic(NamedTuple):
     swapped_values: Callable[[Params, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def attention_critic(spec: EnvSpec, hidden_size: int, num_heads: int, candidate_features: Callable) -> AttentionCritic:
+class Architecture(NamedTuple):
+    """Sizes of the critic, and how networks read actions."""
+
+    spec: EnvSpec
+    hidden_size: int
+    num_heads: int
+    features: Callable[[jax.Array], jax.Array]
+
+    @property
+    def dense(self) -> Network:
+        """A hidden layer."""
+        return layer(SplitDense(self.hidden_size))
+
+    def value(self, num_actions: int) -> Network:
+        """The last layer: a value for each own action, or one for the own action that was read."""
+        return layer(MLP((num_actions if self.spec.discrete else 1,)))
+
+    def heads(self, x: jax.Array) -> jax.Array:
+        """(..., H) -> (..., h, m)."""
+        return x.reshape(*x.shape[:-1], self.num_heads, self.hidden_size // self.num_heads)
+
+
+def attention_critic(
+    spec: EnvSpec, hidden_size: int, num_heads: int, features: Callable[[jax.Array], jax.Array]
+) -> AttentionCritic:
     """Build the critic of Eq. 9 for agents of `spec`.
 
     For agent i: `s_i = f_i(o_i)`, `e_j = g_j(o_j, a_j)`; each head attends from s_i to all e_j, j != i; then
     `Q_i = MLP_i([s_i, heads])` for all own actions at once (discrete), or `MLP_i([s_i, heads, a_i])` (continuous).
-    `candidate_features` maps actions to what the networks read (`ActionDistribution.features`).
+    `features` maps actions to what the networks read (`ActionDistribution.features`).
 
     Raises:
         ValueError: if `hidden_size` is not a multiple of `num_heads`.
     """
     if hidden_size % num_heads:
         raise ValueError(f"hidden_size {hidden_size} must be a multiple of num_heads {num_heads}")
-    n, head_size = spec.num_agents, hidden_size // num_heads
-    others = ~np.eye(n, dtype=bool)
-    encoder = layer(SplitDense(hidden_size))
-    value_layer = layer(MLP((spec.action_size if spec.discrete else 1,)))
-
-    def init_one(key: jax.Array, size: tuple[int, int]) -> Params:
-        observation, action = (jnp.zeros((1, width)) for width in size)
-        features = jnp.zeros((1, hidden_size))
-        state_key, action_key, hidden_key, value_key = jax.random.split(key, 4)
-        own_action = () if spec.discrete else (action,)
-        return {
-            "state": encoder.init(state_key, observation),
-            "action": encoder.init(action_key, observation, action),
-            "hidden": encoder.init(hidden_key, features, features, *own_action),
-            "value": layer(MLP((size[1] if spec.discrete else 1,))).init(value_key, features),
-        }
-
-    def init(key: jax.Array) -> Params:
-        agents_key, *shared_keys = jax.random.split(key, 4)
-        agents = init_agents(init_one, tuple(zip(spec.observation_sizes, spec.action_sizes, strict=True)), agents_key)
-        features = jnp.zeros((1, hidden_size))
-        maps = [MLP((hidden_size,)).init(k, features)["params"]["Dense_0"] for k in shared_keys]
-        kernels = {"query": {"kernel": maps[0]["kernel"]}, "key": {"kernel": maps[1]["kernel"]}}
-        return agents | {SHARED: kernels | {"value": maps[2]}}
-
-    def split_heads(x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:-1], num_heads, head_size)
-
-    def query(params: Params, state: jax.Array) -> jax.Array:
-        return split_heads(shared_dense(state, params[SHARED]["query"]["kernel"]))
-
-    def key_and_value(params: Params, encoding: jax.Array) -> tuple[jax.Array, jax.Array]:
-        key, value = (shared_dense(encoding, params[SHARED][name]["kernel"]) for name in ("key", "value"))
-        return split_heads(key), split_heads(leaky_relu(value + rank_up(params[SHARED]["value"]["bias"], encoding.ndim)))
-
-    def encode_state(params: Params, observation: jax.Array) -> jax.Array:
-        return leaky_relu(jax.vmap(encoder.apply)(params["state"], observation))
-
-    def encode_action(params: Params, observation: jax.Array, features: jax.Array) -> jax.Array:
-        return leaky_relu(jax.vmap(encoder.apply)(params["action"], observation, features))
-
-    def own_values(agent_params: Params, state: jax.Array, attended: jax.Array, candidates: jax.Array) -> jax.Array:
-        """One agent's Q of its candidates (..., K) or (..., K, k); state and attended (..., H)."""
-        if spec.discrete:
-            hidden = leaky_relu(encoder.apply(agent_params["hidden"], state, attended))
-            return jnp.take_along_axis(value_layer.apply(agent_params["value"], hidden), candidates, -1)
-        hidden = encoder.apply(agent_params["hidden"], state[..., None, :], attended[..., None, :], candidates)
-        return value_layer.apply(agent_params["value"], leaky_relu(hidden))[..., 0]
-
-    def values(params: Params, observation: jax.Array, features: jax.Array, candidates: jax.Array) -> CriticOutput:
-        chex.assert_shape(observation, (n, None, spec.observation_size))
-        chex.assert_shape(features, (n, None, spec.action_size))
-        state, encoding = encode_state(params, observation), encode_action(params, observation, features)
-        key, value = key_and_value(params, encoding)
-        logits = jnp.einsum("ibhm,jbhm->ijbh", query(params, state), key)
-        weights = jax.nn.softmax(jnp.where(others[..., None, None], logits / np.sqrt(head_size), LOWEST), 1)
-        attended = jnp.einsum("ijbh,jbhm->ibhm", weights, value).reshape(state.shape)
-        squared = jnp.where(others[..., None, None], jnp.square(logits), 0.0).sum((1, 3)).mean(1) / (n - 1)
-        return CriticOutput(jax.vmap(own_values)(agents_only(params), state, attended, candidates), squared)
-
-    def swapped_values(
-        params: Params, observation: jax.Array, action: jax.Array, features: jax.Array, candidates: jax.Array
-    ) -> jax.Array:
-        state = encode_state(params, observation)
-        key, value = key_and_value(params, encode_action(params, observation, features))
-        swapped = encode_action(params, observation[..., None, :], candidate_features(candidates))
-        swapped_key, swapped_value = key_and_value(params, swapped)
-
-        def of_agent(agent: tuple[Params, jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
-            agent_params, own_state, own_query, own_action, other = agent
-            # What i attends to besides j is the same for all of j's candidates: formed once, then j's term is blended in.
-            remaining = other & ~np.eye(n, dtype=bool)
-            logits = jnp.einsum("bhm,lbhm->bhl", own_query, key)[:, :, None] / np.sqrt(head_size)
-            rest = jnp.einsum("bhjl,lbhm->jbhm", masked_softmax(logits, remaining), value)
-            log_rest = jax.nn.logsumexp(jnp.where(remaining, logits, LOWEST), -1).transpose(2, 0, 1)
-            swapped_logits = jnp.einsum("bhm,jbkhm->jbkh", own_query, swapped_key) / np.sqrt(head_size)
-            share = jax.nn.sigmoid(swapped_logits - log_rest[:, :, None])[..., None]
-            attended = (rest[:, :, None] + share * (swapped_value - rest[:, :, None])).reshape(*share.shape[:3], hidden_size)
-            own = jnp.broadcast_to(own_action[None, :, None, None], (*share.shape[:3], 1, *own_action.shape[1:]))
-            return own_values(agent_params, own_state[None, :, None], attended, own)[..., 0]
-
-        agents = (agents_only(params), state, query(params, state), action, jnp.asarray(others)[:, None])
-        return jax.lax.map(of_agent, agents)
-
-    return AttentionCritic(init, values, swapped_values)
+    sizes = Architecture(spec, hidden_size, num_heads, features)
+    return AttentionCritic(partial(init, sizes), partial(values, sizes), partial(swapped_values, sizes))
 
 
-def agents_only(params: Params) -> Params:
-    """The parameters with a leading agent axis."""
-    return {name: leaf for name, leaf in params.items() if name != SHARED}
+def init(sizes: Architecture, key: jax.Array) -> Params:
+    """Each agent's encoders and head at its own width; one set of query, key and value maps for all."""
+    agents_key, *shared_keys = jax.random.split(key, 4)
+    agent_sizes = tuple(zip(sizes.spec.observation_sizes, sizes.spec.action_sizes, strict=True))
+    agents = init_agents(lambda key, size: init_agent(sizes, key, *size), agent_sizes, agents_key)
+    shared = layer(MLP((sizes.hidden_size,)))
+    example = jnp.zeros((1, sizes.hidden_size))
+    query, key_map, value = (shared.init(k, example)["params"]["Dense_0"] for k in shared_keys)
+    return agents | {
+        SHARED: {"query": query["kernel"], "key": key_map["kernel"], "value": value["kernel"], "bias": value["bias"]}
+    }
+
+
+def init_agent(sizes: Architecture, key: jax.Array, observation_size: int, action_size: int) -> Params:
+    """What one agent has to itself."""
+    observation, action, hidden = (jnp.zeros((1, width)) for width in (observation_size, action_size, sizes.hidden_size))
+    state_key, action_key, hidden_key, value_key = jax.random.split(key, 4)
+    return {
+        "state": sizes.dense.init(state_key, observation),
+        "action": sizes.dense.init(action_key, observation, action),
+        "hidden": sizes.dense.init(hidden_key, hidden, hidden, *(() if sizes.spec.discrete else (action,))),
+        "value": sizes.value(action_size).init(value_key, hidden),
+    }
+
+
+def encode_state(sizes: Architecture, params: Params, observation: jax.Array) -> jax.Array:
+    """`s_i = f_i(o_i)`, (n, ..., H)."""
+    return leaky_relu(jax.vmap(sizes.dense.apply)(params["state"], observation))
+
+
+def encode_action(sizes: Architecture, params: Params, observation: jax.Array, features: jax.Array) -> jax.Array:
+    """`e_j = g_j(o_j, a_j)`, (n, ..., H)."""
+    return leaky_relu(jax.vmap(sizes.dense.apply)(params["action"], observation, features))
 
 
 def shared_dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -154,11 +126,80 @@ def shared_dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
-def masked_softmax(logits: jax.Array, mask: jax.Array | np.ndarray) -> jax.Array:
-    """Softmax over the last axis among the entries where `mask` (trailing axes) holds."""
-    return jax.nn.softmax(jnp.where(rank_up(mask, logits.ndim), logits, LOWEST), -1)
+def queries(sizes: Architecture, params: Params, state: jax.Array) -> jax.Array:
+    """`W_q s_i` by heads, (..., h, m)."""
+    return sizes.heads(shared_dense(state, params[SHARED]["query"]))
 
 
-def rank_up(x: Any, ndim: int) -> Any:
-    """`x` with leading axes of length one up to rank `ndim`."""
-    return x.reshape((1,) * (ndim - x.ndim) + x.shape)
+def keys_and_values(sizes: Architecture, params: Params, encoding: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`W_k e_j` and `LeakyReLU(W_v e_j + b)` by heads, (..., h, m)."""
+    key, value = (shared_dense(encoding, params[SHARED][name]) for name in ("key", "value"))
+    bias = params[SHARED]["bias"].reshape((1,) * (encoding.ndim - 1) + (-1,))
+    return sizes.heads(key), sizes.heads(leaky_relu(value + bias))
+
+
+def own_values(
+    sizes: Architecture, agent_params: Params, state: jax.Array, attended: jax.Array, candidates: jax.Array
+) -> jax.Array:
+    """One agent's Q of its candidates (..., K) or (..., K, k); state and attended (..., H)."""
+    value = sizes.value(sizes.spec.action_size)
+    if sizes.spec.discrete:
+        hidden = leaky_relu(sizes.dense.apply(agent_params["hidden"], state, attended))
+        return jnp.take_along_axis(value.apply(agent_params["value"], hidden), candidates, -1)
+    hidden = sizes.dense.apply(agent_params["hidden"], state[..., None, :], attended[..., None, :], candidates)
+    return value.apply(agent_params["value"], leaky_relu(hidden))[..., 0]
+
+
+def agents_only(params: Params) -> Params:
+    """The parameters with a leading agent axis."""
+    return {name: leaf for name, leaf in params.items() if name != SHARED}
+
+
+def values(
+    sizes: Architecture, params: Params, observation: jax.Array, features: jax.Array, candidates: jax.Array
+) -> CriticOutput:
+    """`AttentionCritic.values`."""
+    n = sizes.spec.num_agents
+    chex.assert_shape(observation, (n, None, sizes.spec.observation_size))
+    chex.assert_shape(features, (n, None, sizes.spec.action_size))
+    state = encode_state(sizes, params, observation)
+    key, value = keys_and_values(sizes, params, encode_action(sizes, params, observation, features))
+    logits = jnp.einsum("ibhm,jbhm->ijbh", queries(sizes, params, state), key)
+    others = ~np.eye(n, dtype=bool)[..., None, None]
+    weights = jax.nn.softmax(jnp.where(others, logits / np.sqrt(key.shape[-1]), LOWEST), 1)
+    attended = jnp.einsum("ijbh,jbhm->ibhm", weights, value).reshape(state.shape)
+    squared_logits = jnp.where(others, jnp.square(logits), 0.0).sum((1, 3)).mean(1) / (n - 1)
+    return CriticOutput(jax.vmap(partial(own_values, sizes))(agents_only(params), state, attended, candidates), squared_logits)
+
+
+def swapped_values(
+    sizes: Architecture,
+    params: Params,
+    observation: jax.Array,
+    action: jax.Array,
+    features: jax.Array,
+    candidates: jax.Array,
+) -> jax.Array:
+    """`AttentionCritic.swapped_values`: only j's key and value change, so one term of each attention sum is exchanged."""
+    n = sizes.spec.num_agents
+    state = encode_state(sizes, params, observation)
+    key, value = keys_and_values(sizes, params, encode_action(sizes, params, observation, features))
+    swapped = encode_action(sizes, params, observation[..., None, :], sizes.features(candidates))
+    swapped_key, swapped_value = keys_and_values(sizes, params, swapped)
+    scale = 1.0 / np.sqrt(key.shape[-1])
+
+    def of_agent(agent: tuple[Params, jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        agent_params, own_state, query, own_action, other = agent
+        # What i attends to besides j is the same for all of j's candidates: formed once, then j's term is blended in.
+        remaining = (other[None] & ~np.eye(n, dtype=bool))[..., None, None]
+        logits = jnp.where(remaining, jnp.einsum("bhm,lbhm->lbh", query, key)[None] * scale, LOWEST)
+        rest = jnp.einsum("jlbh,lbhm->jbhm", jax.nn.softmax(logits, 1), value)[:, :, None]
+        swapped_logits = jnp.einsum("bhm,jbkhm->jbkh", query, swapped_key) * scale
+        share = jax.nn.sigmoid(swapped_logits - jax.nn.logsumexp(logits, 1)[:, :, None])[..., None]
+        attended = rest + share * (swapped_value - rest)
+        rows = attended.shape[:3]
+        own = jnp.broadcast_to(own_action[None, :, None, None], (*rows, 1, *own_action.shape[1:]))
+        return own_values(sizes, agent_params, own_state[None, :, None], attended.reshape(*rows, -1), own)[..., 0]
+
+    agents = (agents_only(params), state, queries(sizes, params, state), action, ~jnp.eye(n, dtype=bool))
+    return jax.lax.map(of_agent, agents)
