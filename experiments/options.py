@@ -90,14 +90,13 @@ def add_groups(parser: argparse.ArgumentParser, groups: Iterable[Group]) -> dict
         for option in group.options:
             name = option.name if option.name not in taken | set(places) else f"{group.prefix}_{option.name}"
             places[name] = (group.prefix, option.name)
-            several = {"nargs": "+"} if option.many else {}
             section.add_argument(
                 f"--{name}",
                 type=converter(option),
                 default=argparse.SUPPRESS,
                 metavar=_metavar(option.kind),
                 help=f"{option.help} (default {option.default})".replace("%", "%%").strip(),
-                **several,
+                nargs="+" if option.many else None,
             )
     return places
 

@@ -30,12 +30,13 @@ from experiments.options import (
 )
 from experiments.presets import PRESETS, QUICK_EPISODES
 from mamt_jax.algorithms import registry as algorithms
-from mamt_jax.training.checkpoint import CheckpointError
+from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_from_json, experiment_to_json
-from mamt_jax.training.loop import Session, latest_checkpoint, open_session, plan_memory, train
+from mamt_jax.training.loop import Session, open_session, plan_memory, train
 from mamt_jax.training.memory import available_bytes, check_memory
 from mamt_jax.training.writers import (
+    CHECKPOINTS,
     CONFIG,
     FolderError,
     create_folder,
@@ -148,7 +149,7 @@ def resume(values: dict[str, Any]) -> Session:
         experiment = experiment_from_json(content["experiment"])
     except (KeyError, ValueError) as error:
         raise FolderError(f"{folder / CONFIG} cannot be used: {error}.") from error
-    latest_checkpoint(folder)
+    latest_checkpoint(folder / CHECKPOINTS)
     return prepare(experiment, folder, content.get("references", {}))
 
 
@@ -190,7 +191,7 @@ def announce(session: Session, console: Console, quick: bool) -> None:
 
 def play_references(built: Built) -> dict[str, float]:
     """Mean return per agent and episode of each reference policy."""
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), REFERENCE_EPISODES), 3)
     policies = reference_policies(built.env)
     return {
         name: evaluate_policy(built.env, policy, key, REFERENCE_EPISODES)["return"]

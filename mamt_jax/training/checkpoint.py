@@ -28,6 +28,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("round_*.npz"))
 
 
+def latest_checkpoint(folder: Path) -> Path:
+    """The folder's newest checkpoint; raises CheckpointError if it has none."""
+    checkpoints = list_checkpoints(folder)
+    if not checkpoints:
+        raise CheckpointError(f"{folder} holds no checkpoint: start the run again in a new folder.")
+    return checkpoints[-1]
+
+
 def save_checkpoint(folder: Path, rounds: int, state: Any, record: dict[str, Any]) -> Path:
     """Writes a checkpoint and then removes all but the latest two.
 
@@ -43,9 +51,10 @@ def save_checkpoint(folder: Path, rounds: int, state: Any, record: dict[str, Any
     folder.mkdir(parents=True, exist_ok=True)
     path, unfinished = folder / f"round_{rounds:09d}.npz", folder / "unfinished.tmp"
     arrays = {name: _to_numpy(leaf) for name, leaf in _named_leaves(state).items()}
+    arrays[_RECORD] = np.array(json.dumps(record))
     try:
         with unfinished.open("wb") as file:
-            np.savez(file, **arrays, **{_RECORD: np.array(json.dumps(record))})
+            np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)

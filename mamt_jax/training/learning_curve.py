@@ -42,7 +42,7 @@ def draw_learning_curve(
         )
     for number, (name, value) in enumerate(references.items()):
         axes.axhline(value, color="0.4", linestyle=(":", "--", "-.")[number % 3], linewidth=1, label=f"{name} ({value:.1f})")
-    axes.set(title=title, xlabel="episodes", ylabel="return per agent and episode")
+    axes.set(title=title, xlabel="episodes", ylabel="return per agent and episode (greedy)")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=130)

@@ -1,5 +1,6 @@
 """The host loop: slices of compiled training, and between them evaluation, checkpoints, progress and signals."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from mamt_jax.training.checkpoint import CheckpointError, list_checkpoints, load_checkpoint, read_record, save_checkpoint
+from mamt_jax.training.checkpoint import latest_checkpoint, load_checkpoint, read_record, save_checkpoint
 from mamt_jax.training.experiment import Built, Experiment
 from mamt_jax.training.interrupt import deferred_signals
 from mamt_jax.training.learning_curve import draw_learning_curve
@@ -110,6 +111,7 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         started = time.monotonic() - counters.wall_seconds
         evaluate = compile_program(display, "evaluation", session.runs.evaluate, session.configs, states, 0)
         if not resume:
+            counters = counters._replace(wall_seconds=time.monotonic() - started)
             states, counters = report(session, evaluate, states, counters, display)
             save(session, states, counters)
         if counters.rounds < schedule.total_rounds and not stopped():
@@ -184,16 +186,20 @@ def report(
 ) -> tuple[RunState, Counters]:
     """Evaluates, writes rows, shows them, and starts the next interval."""
     schedule, rounds = session.built.schedule, counters.rounds
-    seeds = [run["seed"] for run in session.experiment.runs]
     finished = np.asarray(states.sums.episodes.episodes)
     counters = counters._replace(episodes=tuple(int(a + b) for a, b in zip(counters.episodes, finished, strict=True)))
-    counts = {
-        "env_steps": schedule.env_steps(rounds),
-        "updates": schedule.num_updates(rounds),
-        "wall_seconds": round(counters.wall_seconds, 3),
-    }
-    rows = make_rows(counts, seeds, evaluate(session.configs, states, rounds), states.sums)
-    rows = [row | {"episodes": episodes} for row, episodes in zip(rows, counters.episodes, strict=True)]
+    heads = [
+        {
+            "run": number,
+            "seed": run["seed"],
+            "env_steps": schedule.env_steps(rounds),
+            "episodes": episodes,
+            "updates": schedule.num_updates(rounds),
+            "wall_seconds": round(counters.wall_seconds, 3),
+        }
+        for number, (run, episodes) in enumerate(zip(session.experiment.runs, counters.episodes, strict=True))
+    ]
+    rows = make_rows(heads, evaluate(session.configs, states, rounds), states.sums)
     append_rows(session.folder / METRICS, rows)
     display.evaluated(rows)
     return session.runs.reset_sums(states), counters
@@ -211,7 +217,7 @@ def compile_program(display: Display, name: str, program: Callable[..., Any], *a
 def save(session: Session, states: RunState, counters: Counters) -> None:
     """Writes a checkpoint, the filled part of the replay memory alone, and draws the learning curve."""
     filled = filled_rows(session, counters.rounds)
-    states = states.replace(replay=jax.tree.map(lambda leaf: np.asarray(leaf)[:, :filled], states.replay))
+    states = dataclasses.replace(states, replay=jax.tree.map(lambda leaf: np.asarray(leaf)[:, :filled], states.replay))
     save_checkpoint(session.folder / CHECKPOINTS, counters.rounds, states, counters._asdict())
     title = f"{session.built.env.spec.name} · {session.experiment.algo}"
     rows = read_rows(session.folder / METRICS)
@@ -244,17 +250,9 @@ def filled_rows(session: Session, rounds: int) -> int:
     return min(rounds * session.built.schedule.rows, session.built.schedule.capacity)
 
 
-def latest_checkpoint(folder: Path) -> Path:
-    """The checkpoint to go on from; raises CheckpointError if there is none."""
-    checkpoints = list_checkpoints(folder / CHECKPOINTS)
-    if not checkpoints:
-        raise CheckpointError(f"{folder} holds no checkpoint yet: start the run again in a new folder.")
-    return checkpoints[-1]
-
-
 def restore(session: Session) -> tuple[RunState, Counters]:
     """States and counters of the latest checkpoint; later rows of metrics.jsonl are cut off."""
-    path = latest_checkpoint(session.folder)
+    path = latest_checkpoint(session.folder / CHECKPOINTS)
     record = read_record(path)
     counters = Counters(record["rounds"], tuple(record["episodes"]), record["wall_seconds"])
     filled = filled_rows(session, counters.rounds)
@@ -268,7 +266,7 @@ def restore(session: Session) -> tuple[RunState, Counters]:
         whole[:, :filled] = leaf
         return whole
 
-    states, _ = load_checkpoint(path, shapes.replace(replay=jax.tree.map(shorten, shapes.replay)))
-    states = states.replace(replay=jax.tree.map(lengthen, states.replay, shapes.replay))
+    states, _ = load_checkpoint(path, dataclasses.replace(shapes, replay=jax.tree.map(shorten, shapes.replay)))
+    states = dataclasses.replace(states, replay=jax.tree.map(lengthen, states.replay, shapes.replay))
     cut_rows(session.folder / METRICS, session.built.schedule.env_steps(counters.rounds))
     return jax.device_put(states, session.runs.sharding), counters

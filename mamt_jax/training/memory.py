@@ -50,7 +50,7 @@ def num_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def available_bytes(device: jax.Device) -> int | None:
+def available_bytes(device: Any) -> int | None:
     """Bytes that a program may take on `device`, None where nobody says."""
     if device.platform != "cpu":
         stats = device.memory_stats() or {}

@@ -10,14 +10,11 @@ from mamt_jax.training.evaluation import Evaluation
 from mamt_jax.training.runs import IntervalSums
 
 
-def make_rows(
-    counts: dict[str, Any], seeds: Sequence[int], evaluation: dict[str, Evaluation], sums: IntervalSums
-) -> list[dict[str, Any]]:
+def make_rows(heads: Sequence[dict[str, Any]], evaluation: dict[str, Evaluation], sums: IntervalSums) -> list[dict[str, Any]]:
     """One row a run.
 
     Args:
-        counts: what is the same in all runs: env_steps, updates, wall_seconds.
-        seeds: one a run.
+        heads: how each row begins: run, seed, env_steps, episodes, updates, wall_seconds.
         evaluation: "greedy" and "sampled", leading axis of runs.
         sums: of training since the last evaluation, leading axis of runs.
 
@@ -25,19 +22,13 @@ def make_rows(
         Rows with returns per agent (nan where no episode ended), task metrics of the greedy policies under `task/` and of
         training under `train_task/`, and the mean over the updates of each of the algorithm's metrics under its own name.
     """
-    evaluation, sums = jax.device_get((evaluation, sums))
-    return [
-        _row(run, seed, counts, *jax.tree.map(lambda leaf, run=run: leaf[run], (evaluation, sums)))
-        for run, seed in enumerate(seeds)
-    ]
+    results = jax.device_get((evaluation, sums))
+    return [head | _results(*jax.tree.map(lambda leaf, run=run: leaf[run], results)) for run, head in enumerate(heads)]
 
 
-def _row(run: int, seed: int, counts: dict[str, Any], evaluation: dict[str, Evaluation], sums: IntervalSums) -> dict[str, Any]:
+def _results(evaluation: dict[str, Evaluation], sums: IntervalSums) -> dict[str, Any]:
     greedy, sampled, finished = evaluation["greedy"], evaluation["sampled"], sums.episodes
     return {
-        "run": run,
-        "seed": seed,
-        **counts,
         "train_return": _mean(finished.episode_return.mean(), finished.episodes),
         "eval_return": float(greedy.episode_return.mean()),
         "eval_return_sampled": float(sampled.episode_return.mean()),
@@ -48,6 +39,6 @@ def _row(run: int, seed: int, counts: dict[str, Any], evaluation: dict[str, Eval
     }
 
 
-def _mean(total: np.ndarray, count: np.ndarray) -> Any:
+def _mean(total: jax.typing.ArrayLike, count: jax.typing.ArrayLike) -> Any:
     """`total / count` as JSON takes it, nan for a count of zero."""
-    return (np.asarray(total, np.float64) / (count or np.nan)).tolist()
+    return (np.asarray(total, np.float64) / np.where(count, count, np.nan)).tolist()

@@ -1,0 +1,61 @@
+"""A trained policy from a run's folder, without its environment."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from mamt_jax.algorithms import registry as algorithms
+from mamt_jax.training.checkpoint import latest_checkpoint, load_checkpoint
+from mamt_jax.training.experiment import experiment_from_json, make_configs
+from mamt_jax.training.runs import run_keys, stack_configs
+from mamt_jax.training.writers import CHECKPOINTS, CONFIG, FolderError, read_config, spec_from_json
+from mamt_jax.types import LearnerState
+
+Policy = Callable[..., jax.Array]
+
+
+class _Learner(NamedTuple):
+    """The part of a checkpoint that a policy needs, under the name it has there."""
+
+    learner_state: LearnerState
+
+
+def load_policy(folder: str | Path, run: int = 0) -> Policy:
+    """The policies of all agents as they were at the latest checkpoint.
+
+    Args:
+        folder: the folder of a run of experiments/run.py.
+        run: which of its runs, as metrics.jsonl numbers them.
+
+    Returns:
+        A jitted function `policy(observation, key=None)` from observations (..., n, d), zero-padded to the widest agent, to
+        actions (..., n) or (..., n, k): the mode of each policy, or with a key a sample.
+
+    Raises:
+        FolderError: if it is no such folder, or has no such run.
+        CheckpointError: if there is no checkpoint, or it is damaged.
+    """
+    folder = Path(folder)
+    content = read_config(folder)
+    try:
+        experiment, spec = experiment_from_json(content["experiment"]), spec_from_json(content["spec"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FolderError(f"{folder / CONFIG} cannot be used ({error}): restore it.") from error
+    if not 0 <= run < len(experiment.runs):
+        raise FolderError(f"run={run} is not valid: {folder} has runs 0 to {len(experiment.runs) - 1}.")
+    algorithm = algorithms.make(experiment.algo, spec)
+    configs = make_configs(algorithm, experiment)
+    keys = run_keys([each["seed"] for each in experiment.runs])
+    shapes = jax.eval_shape(jax.vmap(algorithm.init), stack_configs(configs), keys)
+    (learner_states,), _ = load_checkpoint(latest_checkpoint(folder / CHECKPOINTS), _Learner(shapes))
+    config, learner_state = configs[run], jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[run]), learner_states)
+
+    @jax.jit
+    def policy(observation: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        if key is None:
+            return algorithm.greedy(config, learner_state, observation)
+        return algorithm.act(config, learner_state, observation, key)
+
+    return policy

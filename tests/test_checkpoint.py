@@ -1,0 +1,108 @@
+"""Checkpoints are whole, are the latest two, and are refused when they are not what they should be."""
+
+import errno
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mamt_jax.training.checkpoint import (
+    CheckpointError,
+    latest_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    read_record,
+    save_checkpoint,
+)
+
+
+class State(NamedTuple):
+    params: dict[str, jax.Array]
+    key: jax.Array
+    half: jax.Array
+    empty: jax.Array
+
+
+@pytest.fixture
+def state() -> State:
+    params = {"w": jnp.arange(6.0).reshape(2, 3), "done": jnp.array([True, False])}
+    return State(params, jax.random.split(jax.random.key(3), 2), jnp.ones(2, jnp.bfloat16) / 3, jnp.zeros((2, 0)))
+
+
+def shapes(state: State) -> State:
+    return jax.eval_shape(lambda: state)
+
+
+def assert_same(left: State, right: State) -> None:
+    def plain(leaf):
+        return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+    assert [leaf.dtype for leaf in jax.tree.leaves(left)] == [leaf.dtype for leaf in jax.tree.leaves(right)]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(plain(a), plain(b)), left, right)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path, state: State):
+    path = save_checkpoint(tmp_path / "new", 7, state, {"rounds": 7, "seconds": 0.1})
+    loaded, record = load_checkpoint(path, shapes(state))
+    assert_same(loaded, state)
+    assert record == read_record(path) == {"rounds": 7, "seconds": 0.1}
+
+
+def test_the_latest_two_are_kept(tmp_path: Path, state: State):
+    for rounds in (9, 10, 100):
+        save_checkpoint(tmp_path, rounds, state, {})
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["round_000000010.npz", "round_000000100.npz"]
+    assert latest_checkpoint(tmp_path).name == "round_000000100.npz"
+
+
+def test_a_full_disk_harms_nothing(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch):
+    path = save_checkpoint(tmp_path, 1, state, {})
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for rounds in (1, 2):
+        with pytest.raises(OSError, match="No space left"):
+            save_checkpoint(tmp_path, rounds, state, {})
+    assert list(tmp_path.iterdir()) == [path]
+    assert_same(load_checkpoint(path, shapes(state))[0], state)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 600, -30])
+def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, state: State, keep: int):
+    save_checkpoint(tmp_path, 1, state, {})
+    path = save_checkpoint(tmp_path, 2, state, {})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"round_000000002.npz is damaged .* go on from round_000000001.npz"):
+        load_checkpoint(path, shapes(state))
+
+
+def test_a_flipped_bit_is_seen(tmp_path: Path, state: State):
+    path = save_checkpoint(tmp_path, 1, state, {})
+    content = bytearray(path.read_bytes())
+    content[content.index(np.asarray(state.params["w"]).tobytes()) + 5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged .* start the run again in a new folder"):
+        load_checkpoint(path, shapes(state))
+
+
+def test_a_foreign_file_is_named_with_what_differs(tmp_path: Path, state: State):
+    path = save_checkpoint(tmp_path, 1, state, {})
+    wider = shapes(state)._replace(params={"w": jax.ShapeDtypeStruct((2, 4), jnp.float32)})
+    with pytest.raises(
+        CheckpointError, match=r"belongs to something else: its .*w.* is float32\[2, 3\] where float32\[2, 4\] is due"
+    ):
+        load_checkpoint(path, wider)
+    other = {"elsewhere": jax.ShapeDtypeStruct((), jnp.float32)}
+    with pytest.raises(CheckpointError, match="belongs to something else: it has no .*elsewhere"):
+        load_checkpoint(path, other)
+
+
+def test_an_empty_folder_holds_none(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        latest_checkpoint(tmp_path)

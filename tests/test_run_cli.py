@@ -1,0 +1,174 @@
+"""experiments/run.py: what it refuses, and what it leaves behind."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probe
+import pytest
+from conftest import RunPython
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from experiments import run  # noqa: E402
+from experiments.options import config_options, is_float_leaf, underscored  # noqa: E402
+from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
+from mamt_jax.training.load_policy import load_policy  # noqa: E402
+from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
+
+PROBE = ["--env", "probe:symbols", "--algo", "probe:make"]
+SMALL = [
+    *["--episodes", "60", "--num-envs", "4", "--update-interval", "10", "--num-updates", "2", "--buffer-size", "200"],
+    *["--batch-size", "32", "--evaluation-interval", "20", "--evaluation-episodes", "20"],
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run: two seeds times two learning rates, three agents."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    arguments = [*PROBE, *SMALL, "--seeds", "2", "--seed", "3", "--learning-rate", "0.1", "0.5", "--num_agents=3"]
+    assert run.main([*arguments, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env", "rover_towr"], "no environment 'rover_towr' (did you mean 'rover_tower'?)"),
+        (["--env", "nowhere:make"], "'nowhere:make' cannot be imported"),
+        (["--algo", "mamtt"], "algo 'mamtt' is unknown; did you mean mamt?"),
+        (["--algo", "probe:absent"], "'probe:absent' cannot be imported"),
+        ([*PROBE, "--learning-rat", "1"], "there is no option --learning_rat: did you mean --learning_rate?"),
+        ([*PROBE, "--episodes", "many"], "--episodes: 'many' is not valid: give a whole number"),
+        ([*PROBE, "--temperature", "hot"], "--temperature: 'hot' is not valid: give a number"),
+        ([*PROBE, "--temperature", "-0.5"], "--temperature: -0.5 is not valid: give a number of at least 0"),
+        ([*PROBE, "--temperature", "nan"], "--temperature: nan is not valid"),
+        ([*PROBE, "--episodes", "-5"], "--episodes: -5 is not valid: give a number of at least 0"),
+        ([*PROBE, "--episodes", "0"], "episodes=0 is not valid: give a number of at least 1"),
+        ([*PROBE, "--seeds", "0"], "--seeds: '0' is not valid: give a whole number of at least 1"),
+        ([*PROBE, "--preset", "papr"], "--preset: invalid choice: 'papr' (choose from"),
+        ([*PROBE, "--num_agents", "0"], "num_agents=0 is not valid"),
+        (
+            [*PROBE, "--batch-size", "64", "--buffer-size", "32"],
+            "batch_size=64 is larger than buffer_size=32: lower batch_size",
+        ),
+        ([*PROBE, "--num-envs"], "--num_envs: expected one argument"),
+        ([*PROBE, "surplus"], "'surplus' belongs to no option"),
+        ([*PROBE, "--size", "1000000000"], "Training needs 72 GB of memory"),
+        (["--env", "spread", "--algo", "mamd_op"], "mamd_op knows who depends on whom only in"),
+        (["--resume", "absent"], "absent is no run's folder, it has no config.json"),
+        (["--resume", "absent", "--episodes", "9"], "--resume absent takes everything from that folder"),
+    ],
+)
+def test_what_is_wrong_is_named_once(arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "available_bytes", lambda device: 8_000_000_000)
+    assert run.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_use_is_left_alone(folder: Path, tmp_path: Path, capsys):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert run.main([*PROBE, "--out", str(folder)]) == 2
+    assert f"exists and is not empty: go on with its run by --resume {folder}, or give another" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    (tmp_path / "file").write_text("mine")
+    assert run.main([*PROBE, "--out", str(tmp_path / "file" / "below")]) == 2
+    assert "cannot be written (Not a directory): give a folder that can" in capsys.readouterr().err
+
+
+def test_config_says_all_there_is_to_know(folder: Path):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["experiment"]["runs"] == [
+        {"seed": 3, "learning_rate": 0.1},
+        {"seed": 4, "learning_rate": 0.1},
+        {"seed": 3, "learning_rate": 0.5},
+        {"seed": 4, "learning_rate": 0.5},
+    ]
+    assert config["experiment"]["env_options"] == {"num_agents": 3}
+    assert [each["learning_rate"] for each in config["algorithm_configs"]] == [0.1, 0.1, 0.5, 0.5]
+    assert config["algorithm_configs"][0]["temperature"] == 0.2 and config["training"]["batch_size"] == 32
+    assert config["versions"]["jax"] == jax.__version__ and config["device"]["platform"] == "cpu"
+    assert config["references"]["scripted"] == 5.0 and 1.0 < config["references"]["random"] < 2.4
+
+
+def test_metrics_has_a_row_for_every_evaluation_and_run(folder: Path):
+    rows = read_rows(folder / "metrics.jsonl")
+    assert [(row["run"], row["env_steps"]) for row in rows] == [(r, s) for s in (0, 100, 200, 300) for r in range(4)]
+    needed = (
+        "run seed env_steps episodes updates wall_seconds train_return eval_return eval_return_sampled eval_return_per_agent"
+    )
+    assert list(rows[0])[:10] == needed.split()
+    assert rows[0]["loss"] is None and rows[0]["train_return"] is None and rows[-1]["loss"] > 0
+    assert [path.name for path in (folder / "checkpoints").iterdir()].count("round_000000015.npz") == 1
+    assert (folder / "learning_curve.png").exists()
+
+
+def test_a_policy_is_loaded_without_its_environment(folder: Path):
+    observation = jax.nn.one_hot(jnp.array([[0, 1, 2], [2, 2, 0]]), probe.SYMBOLS)
+    for number in (2, 3):
+        policy = load_policy(folder, run=number)
+        np.testing.assert_array_equal(policy(observation), [[0, 1, 2], [2, 2, 0]])
+        np.testing.assert_array_equal(policy(observation[0]), [0, 1, 2])
+        sampled = policy(jnp.broadcast_to(observation, (400, 2, 3, 3)), jax.random.key(0))
+        assert 0.5 < np.mean(sampled == policy(observation)[None]) < 1.0
+    with pytest.raises(FolderError, match="run=4 is not valid: .* has runs 0 to 3"):
+        load_policy(folder, run=4)
+
+
+def test_a_finished_run_stays_finished(folder: Path, capsys):
+    before = (folder / "metrics.jsonl").read_text()
+    assert run.main(["--resume", str(folder)]) == 0
+    assert (folder / "metrics.jsonl").read_text() == before
+
+
+def test_a_damaged_checkpoint_is_named_and_the_rest_kept(folder: Path, tmp_path: Path, capsys):
+    copy = tmp_path / "copy"
+    (copy / "checkpoints").mkdir(parents=True)
+    for name in ("config.json", "metrics.jsonl"):
+        (copy / name).write_text((folder / name).read_text())
+    assert run.main(["--resume", str(copy)]) == 2
+    assert "holds no checkpoint" in capsys.readouterr().err
+    (copy / "checkpoints" / "round_000000015.npz").write_bytes(b"not what it was")
+    assert run.main(["--resume", str(copy)]) == 2
+    assert "round_000000015.npz is damaged" in capsys.readouterr().err
+    assert (copy / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_policy(copy)
+    (copy / "config.json").write_text("{")
+    assert run.main(["--resume", str(copy)]) == 2
+    assert "config.json cannot be read" in capsys.readouterr().err
+
+
+def test_another_runs_checkpoint_is_refused(folder: Path, tmp_path: Path, capsys):
+    config = json.loads((folder / "config.json").read_text())
+    config["experiment"]["env_options"]["num_agents"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "checkpoints").symlink_to(folder / "checkpoints")
+    assert run.main(["--resume", str(tmp_path)]) == 2
+    assert "belongs to something else" in capsys.readouterr().err
+
+
+def test_help_lists_every_field(run_python: RunPython):
+    script = ROOT / "experiments" / "run.py"
+    text = run_python(script, "--env", "spread", "--algo", "mamt", "--help").stdout
+    for option in ("--seeds", "--buffer_size", "--local_ratio", "--epsilon_min", "--num_heads", "--resume", "--preset"):
+        assert option in text
+    words = " ".join(text.split())
+    assert "weight of the collision part of the reward, 0 to 1. (default 0.5)" in words
+    assert "Smallest trust region. (default 0.01)" in words
+    assert "Transitions that the replay memory holds. (default 1000000)" in words
+
+
+def test_fields_become_options():
+    options = {option.name: option for option in config_options(probe.NamerConfig, several=is_float_leaf)}
+    assert options["temperature"].help == "Of the softmax that explores." and options["temperature"].many
+    assert options["size"].kind is int and not options["size"].many
+    assert underscored(["--num-envs", "--out=a-b", "c-d"]) == ["--num_envs", "--out=a-b", "c-d"]

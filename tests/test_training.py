@@ -1,0 +1,205 @@
+"""Training on the probe: it learns, counts right, traces once, and is the same alone, side by side and on several devices."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probe
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from mamt_jax.training import runs as runs_module
+from mamt_jax.training.config import TrainingConfig, make_schedule, validate
+from mamt_jax.training.experiment import Experiment, build, experiment_from_json, experiment_to_json
+from mamt_jax.training.loop import Session, open_session, plan_memory, slice_rounds, train
+from mamt_jax.training.memory import MemoryPlan, check_memory, in_words
+from mamt_jax.training.runs import RunState, make_runs, run_keys, runs_sharding, stack_configs
+from mamt_jax.training.writers import CONFIG, METRICS, read_rows, write_json
+
+TINY = TrainingConfig(
+    episodes=100,
+    num_envs=4,
+    update_interval=10,
+    num_updates=2,
+    buffer_size=200,
+    batch_size=32,
+    evaluation_interval=20,
+    evaluation_episodes=30,
+)
+
+
+def experiment(runs: Sequence[dict[str, Any]] = ({"seed": 0},), training: TrainingConfig = TINY, **algo_options) -> Experiment:
+    return Experiment("probe:symbols", "probe:make", {"num_agents": 3}, algo_options, tuple(runs), training)
+
+
+def session(what: Experiment, folder: Path) -> Session:
+    write_json(folder / CONFIG, {"experiment": experiment_to_json(what)})
+    return open_session(what, build(what), folder, {"random": 5 / 3})
+
+
+def trained(what: Experiment, rounds: Sequence[int] = (20,)) -> RunState:
+    """States after so many rounds at a time."""
+    built = build(what)
+    runs = make_runs(built.env, built.algorithm, what.training, built.schedule, len(what.runs))
+    configs = stack_configs(built.configs)
+    states, done = runs.init(configs, run_keys([run["seed"] for run in what.runs])), 0
+    for count in rounds:
+        states, done = runs.advance(configs, states, done, count), done + count
+    return states
+
+
+@given(st.integers(1, 50), st.integers(1, 300), st.integers(1, 20), st.integers(50, 1000))
+def test_a_round_is_the_smallest_with_the_asked_ratio(num_envs: int, update_interval: int, num_updates: int, episodes: int):
+    config = TrainingConfig(episodes=episodes, num_envs=num_envs, update_interval=update_interval, num_updates=num_updates)
+    schedule = make_schedule(config, episode_limit=25)
+    assert Fraction(schedule.updates, schedule.rows) == Fraction(num_updates, update_interval)
+    assert np.gcd(schedule.updates, schedule.vector_steps) == 1
+    assert schedule.rows == schedule.vector_steps * num_envs
+    assert schedule.capacity % schedule.rows == 0
+    assert 0 <= schedule.env_steps(schedule.total_rounds) - episodes * 25 < schedule.rows
+
+
+def test_the_paper_has_25_steps_and_12_updates():
+    schedule = make_schedule(TrainingConfig(), episode_limit=25)
+    assert (schedule.vector_steps, schedule.updates, schedule.rows) == (25, 12, 300)
+    assert schedule.warmup_rounds * 300 < 1024 <= (schedule.warmup_rounds + 1) * 300
+    assert schedule.num_updates(schedule.total_rounds) == (schedule.total_rounds - 3) * 12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 300}, "batch_size=300 is larger than buffer_size=200: lower batch_size to at most 200"),
+        ({"num_envs": 0}, "num_envs=0 is not valid: give a number of at least 1"),
+        ({"seed": -1}, "seed=-1 is not valid: give a number of at least 0"),
+        ({"episodes": 3}, "episodes=3 is fewer than num_envs=4"),
+        ({"checkpoint_minutes": float("nan")}, "checkpoint_minutes=nan is not valid"),
+        ({"batch_size": 150, "episodes": 20}, "before the replay memory holds one batch of batch_size=150: give episodes=32"),
+    ],
+)
+def test_bad_settings_are_named(change: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        validate(dataclasses.replace(TINY, **change), episode_limit=5)
+
+
+def test_it_learns_and_files_what_it_saw(tmp_path: Path):
+    what = experiment([{"seed": 4}, {"seed": 5}])
+    output = io.StringIO()
+    assert train(session(what, tmp_path), Console(file=output, width=200)) is None
+    rows = read_rows(tmp_path / METRICS)
+    schedule = build(what).schedule
+    assert [(row["run"], row["seed"]) for row in rows[:2]] == [(0, 4), (1, 5)]
+    assert [row["env_steps"] for row in rows[::2]] == [0, 100, 200, 300, 400, 500]
+    assert [row["episodes"] for row in rows[::2]] == [0, 20, 40, 60, 80, 100]
+    assert [row["updates"] for row in rows[::2]] == [schedule.num_updates(rounds) for rounds in range(0, 26, 5)]
+    for row in rows[-2:]:
+        assert row["eval_return"] == pytest.approx(5.0)
+        assert row["eval_return_per_agent"] == pytest.approx([5.0] * 3)
+        assert row["task/named"] == pytest.approx(1.0)
+        assert 4.0 < row["train_return"] < 5.0 and 4.0 < row["eval_return_sampled"] < 5.0
+        assert row["update"] == np.mean(range(rows[-3]["updates"], row["updates"]))
+        assert np.shape(row["value"]) == (3,)
+    assert (tmp_path / "learning_curve.png").stat().st_size > 10_000
+    text = output.getvalue()
+    assert "compiled training in" in text and text.count("return greedy") == 6 and "greedy 5.0 5.0" in text
+
+
+def test_one_trace_a_run(tmp_path: Path):
+    def traces(training: TrainingConfig, folder: str) -> dict[str, int]:
+        before = dict(probe.TRACES)
+        (tmp_path / folder).mkdir()
+        train(session(experiment(training=training), tmp_path / folder), Console(file=io.StringIO()))
+        return {name: count - before[name] for name, count in probe.TRACES.items()}
+
+    short = traces(TINY, "short")
+    long = traces(dataclasses.replace(TINY, episodes=300, evaluation_interval=4, checkpoint_minutes=0), "long")
+    assert long == short
+    assert short["update"] == 2, "once for the shapes of its metrics, once to compile"
+
+
+def test_slices_make_no_difference():
+    at_once, sliced = trained(experiment(), [20]), trained(experiment(), [1, 2, 17])
+    jax.tree.map(np.testing.assert_array_equal, arrays(at_once), arrays(sliced))
+
+
+def test_runs_do_not_touch_each_other():
+    rates = (0.1, 0.5, 0.9)
+    together = arrays(trained(experiment([{"seed": 7, "learning_rate": rate} for rate in rates])))
+    for number, rate in enumerate(rates):
+        alone = arrays(trained(experiment([{"seed": 7}], learning_rate=rate)))
+        jax.tree.map(lambda a, b, n=number: np.testing.assert_allclose(a[n], b[0], rtol=2e-5, atol=1e-6), together, alone)
+    assert np.unique(together.learner_state.value[:, 0, 0, 0]).size == 3
+
+
+def test_two_devices_do_what_one_does(monkeypatch: pytest.MonkeyPatch):
+    what = experiment([{"seed": seed} for seed in range(4)])
+    states = trained(what)
+    assert len(states.learner_state.value.sharding.device_set) == 2
+    monkeypatch.setattr(runs_module.jax, "local_devices", lambda: jax.devices()[:1])
+    alone = trained(what)
+    assert len(alone.learner_state.value.sharding.device_set) == 1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), arrays(states), arrays(alone))
+
+
+def test_runs_lie_on_as_many_devices_as_divide_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runs_module.jax, "local_devices", lambda: jax.devices()[:2])
+    assert [runs_sharding(num_runs).num_devices for num_runs in (1, 2, 3, 10)] == [1, 2, 1, 2]
+
+
+def test_warm_up_only_collects():
+    what = experiment(training=dataclasses.replace(TINY, batch_size=100))
+    start, warm, after = (trained(what, [rounds]) for rounds in (0, 4, 5))
+    np.testing.assert_array_equal(start.learner_state.value, warm.learner_state.value)
+    assert warm.sums.episodes.episodes == 16 and warm.learner_state.updates == 0
+    assert after.learner_state.updates == after.sums.updates == 4
+
+
+def test_slices_end_at_warm_up_and_evaluations(tmp_path: Path):
+    what = experiment(training=dataclasses.replace(TINY, batch_size=130))
+    opened = session(what, tmp_path)
+    assert opened.built.schedule.warmup_rounds == 6 and opened.built.schedule.evaluation_rounds == 5
+    assert [slice_rounds(opened, rounds, None) for rounds in (0, 5, 6)] == [5, 1, 1]
+    assert [slice_rounds(opened, rounds, 0.01) for rounds in (6, 7, 10, 24)] == [4, 3, 5, 1]
+    assert [slice_rounds(opened, rounds, 2.0) for rounds in (6, 9, 10)] == [2, 1, 2]
+
+
+def test_memory_is_planned_to_the_byte(tmp_path: Path):
+    what = experiment([{"seed": 0}, {"seed": 1}])
+    opened = session(what, tmp_path)
+    plan = plan_memory(opened)
+    states = trained(what, [0])
+    assert plan.replay * 2 == sum(leaf.nbytes for leaf in jax.tree.leaves(states.replay)) == 2 * 200 * 3 * (12 + 12 + 4 + 4 + 1)
+    assert plan.total == 2 * (plan.replay + plan.learner + plan.environments)
+    check_memory(plan, 200, plan.total * 2)
+    with pytest.raises(ValueError, match=r"Training needs .* this machine has 30 KB: try buffer_size=\d+ or 1 runs"):
+        check_memory(plan, 200, 30_000)
+
+
+def test_what_is_proposed_fits():
+    plan = MemoryPlan(replay=904_000_000, learner=50_000_000, environments=0, num_runs=4)
+    with pytest.raises(ValueError, match="buffer_size=442000 or 1 runs"):
+        check_memory(plan, 1_000_000, 2_000_000_000)
+    smaller = plan._replace(replay=904 * 442_000)
+    check_memory(smaller, 442_000, 2_000_000_000)
+    assert in_words(904_000_000) == "904 MB"
+
+
+def test_an_experiment_survives_json():
+    what = experiment([{"seed": 1, "temperature": 0.1}, {"seed": 2, "temperature": float("inf")}], size=2)
+    assert experiment_from_json(json.loads(json.dumps(experiment_to_json(what)))) == what
+
+
+def arrays(states: RunState) -> Any:
+    """The states as numpy arrays."""
+    return jax.tree.map(
+        lambda leaf: np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf), states
+    )
