@@ -19,13 +19,13 @@ DISCRETE_OP = DISCRETE.__class__(**(DISCRETE.__dict__ | {"name": "spread3_mix"})
 ROWS = {
     "maac": ("maac", DISCRETE, {}),
     "maac expected": ("maac", DISCRETE, {"policy_gradient": "expected"}),
-    "maac continuous": ("maac", CONTINUOUS, {}),
+    "maac continuous": ("maac", CONTINUOUS, {"policy_gradient": "expected"}),
     "mamd": ("mamd", DISCRETE, {}),
     "mamd continuous": ("mamd", CONTINUOUS, {"policy_gradient": "expected", "epsilon": 10.0}),
     "mamd_op": ("mamd_op", DISCRETE_OP, {}),
     "mamt": ("mamt", DISCRETE, {}),
     "mamt decaying": ("mamt", DISCRETE, {"timescale": "decaying", "policy_gradient": "expected"}),
-    "mamt continuous": ("mamt", CONTINUOUS, {"epsilon": 10.0, "num_action_samples": 4}),
+    "mamt continuous": ("mamt", CONTINUOUS, {"epsilon": 10.0, "policy_gradient": "expected"}),
 }
 
 
@@ -51,8 +51,8 @@ def trained(request) -> Trained:
     configs = jax.tree.map(lambda leaf: jnp.full(RUNS, leaf, jnp.float32), config).replace(policy_learning_rate=rates)
     traces = 0
 
-    def step(config, learner, key):
-        batch_key, update_key = jax.random.split(key)
+    def step(config, key, learner, number):
+        batch_key, update_key = jax.random.split(jax.random.fold_in(key, number))
         return algorithm.update(config, learner, probe_batch(spec, batch_key, BATCH), update_key)
 
     @jax.jit
@@ -60,7 +60,7 @@ def trained(request) -> Trained:
     def train(config, learner, key):
         nonlocal traces
         traces += 1
-        return jax.lax.scan(functools.partial(step, config), learner, jax.random.split(key, UPDATES))
+        return jax.lax.scan(functools.partial(step, config, key), learner, jnp.arange(UPDATES))
 
     before = jax.jit(jax.vmap(algorithm.init))(configs, jax.random.split(jax.random.key(0), RUNS))
     middle, _ = train(configs, before, jax.random.split(jax.random.key(1), RUNS))
@@ -72,8 +72,8 @@ def test_learns_the_probe(trained: Trained) -> None:
     observation = observations(trained.spec, jax.random.key(5), 500)
     for run in range(RUNS):
         config, learner = jax.tree.map(lambda x, run=run: x[run], (trained.configs, trained.after))
-        score = probe_score(trained.spec, observation, trained.algorithm.greedy(config, learner, observation))
-        assert (score > (0.9 if trained.spec.discrete else -0.25)).all(), score
+        score = probe_score(trained.spec, observation, jax.jit(trained.algorithm.greedy)(config, learner, observation))
+        assert (score > (0.9 if trained.spec.discrete else -0.3)).all(), score
 
 
 def test_one_trace(trained: Trained) -> None:
@@ -106,7 +106,7 @@ def test_actions_are_the_agents_own_and_exploration_explores(trained: Trained) -
     assert action.shape == greedy.shape == (8, 5, 3) + (() if spec.discrete else (2,))
     assert not np.array_equal(action, again)
     if spec.discrete:
-        assert action.dtype == jnp.int32 and (action < np.array(spec.action_sizes)).all()
+        assert action.dtype == jnp.int32 and (np.asarray(action) < np.array(spec.action_sizes)).all()
     else:
         assert (action[..., 2, :] >= 0).all() and (np.abs(action) <= 1).all() and not action[..., 1, 1].any()
 
@@ -140,13 +140,10 @@ def test_variant_follows_what_it_is_made_of(variant, options, reference, referen
 
 
 def test_unconstrained_agents_of_mamd_op_are_maacs() -> None:
-    spec = DISCRETE_OP
-    free, constrained = run_updates("maac", spec, 1)[0], run_updates("mamd_op", spec, 2, epsilon=0.01)[0]
-    free = run_updates("maac", spec, 2)[0]
-    kernel = ("params", "Dense_2", "kernel")
-    free, constrained = (functools.reduce(lambda tree, name: tree[name], kernel, p) for p in (free, constrained))
-    assert not np.allclose(free[0], constrained[0], atol=1e-4)
-    np.testing.assert_allclose(free[1], constrained[1], atol=2e-5)
+    free, mixed = (run_updates(name, DISCRETE_OP, 1, reward_scale=1.0)[0] for name in ("maac", "mamd_op"))
+    free, mixed = (policy["params"]["Dense_2"]["kernel"] for policy in (free, mixed))
+    np.testing.assert_allclose(free[1], mixed[1], atol=2e-6)
+    assert not np.allclose(free[0], mixed[0], atol=1e-4) and not np.allclose(free[2], mixed[2], atol=1e-4)
 
 
 @pytest.mark.parametrize(

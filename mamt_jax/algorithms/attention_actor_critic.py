@@ -22,7 +22,11 @@ from mamt_jax.networks.agent_axis import Network
 from mamt_jax.networks.attention_critic import SHARED, AttentionCritic, attention_critic
 from mamt_jax.networks.policy import mlp_per_agent
 from mamt_jax.normalisation import RunningStatistics, init_statistics, normalise, update_statistics
+from mamt_jax.stationarity import policy_divergence
 from mamt_jax.types import Metrics, Params, Transition
+
+# Of a batch, what the divergence of policies is measured on: enough for a mean, and a quarter of the cost.
+PANEL_ROWS = 256
 
 Regulariser = Callable[[jax.Array, jax.Array], jax.Array]
 """(log pi, log pi_old), both (n, B, K) -> R_i, what the policy's loss adds to minus the advantage."""
@@ -325,15 +329,10 @@ def update(
     evaluated = evaluate_policies(parts, learner, prepared.observation, policy_key)
     policy, optimizer_state, policy_losses = policy_step(config, parts, learner, prepared.observation, evaluated, regulariser)
 
-    previous = parts.policy.apply(learner.policy, prepared.observation)
-    current = parts.policy.apply(policy, prepared.observation)
-    old = parts.policy.apply(learner.old_policy, prepared.observation)
-    metrics = {
-        "critic_loss": loss,
-        "policy_loss": policy_losses,
-        "entropy": entropy(evaluated.candidates).mean(1),
-        "kl_consecutive": parts.distribution.kl(current, previous).mean(1),
-        "kl_old": parts.distribution.kl(current, old).mean(1),
-    }
+    rows = prepared.observation[:, :PANEL_ROWS]
+    divergence = policy_divergence(
+        parts.distribution, *(parts.policy.apply(params, rows) for params in (policy, learner.policy, learner.old_policy))
+    )
+    metrics = {"critic_loss": loss, "policy_loss": policy_losses, "entropy": entropy(evaluated.candidates).mean(1)}
     learner = dataclasses.replace(learner, policy=policy, policy_optimizer=optimizer_state)
-    return update_targets(config, learner), metrics
+    return update_targets(config, learner), metrics | divergence

@@ -1,0 +1,22 @@
+"""What the paper measures of a learning procedure's stationarity (Sec. 4, Fig. 5)."""
+
+import jax
+
+from mamt_jax.distributions import ActionDistribution
+
+
+def policy_divergence(
+    distribution: ActionDistribution, current: jax.Array, previous: jax.Array, old: jax.Array
+) -> dict[str, jax.Array]:
+    """Each agent's mean KL in nats from its policy before the update and from its old policy.
+
+    Args:
+        distribution: the policies' family.
+        current: (n, B, P) parameters after the update.
+        previous: (n, B, P) before it.
+        old: (n, B, P) of the old policy that trust regions are drawn around.
+    """
+    return {
+        "kl_consecutive": distribution.kl(current, previous).mean(1),
+        "kl_old": distribution.kl(current, old).mean(1),
+    }
