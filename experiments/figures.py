@@ -1,0 +1,102 @@
+"""The README's figures and tables, from the data under experiments/results alone.
+
+python experiments/figures.py
+"""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+ALGORITHMS = ("maac", "mamd", "mamt")
+ORIGINAL = "maac_original.csv"
+BIN = 240
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def curves(rows: list[dict[str, Any]], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Episodes (T,), and `metric` of every run (R, T); metrics of agents are averaged."""
+    runs = sorted({row["run"] for row in rows})
+    kept = [[row for row in rows if row["run"] == run and row[metric] is not None and row["updates"]] for run in runs]
+    values = np.array([[np.mean(np.array(row[metric], float)) for row in run] for run in kept])
+    return np.array([row["episodes"] for row in kept[0]]), values
+
+
+def original_curve(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The original MAAC's training returns, mean over `BIN` episodes."""
+    with path.open() as lines:
+        rows = [row for row in csv.DictReader(line for line in lines if not line.startswith("#"))]
+    returns = np.array([float(row["mean_episode_return"]) for row in rows])
+    width = BIN // int(rows[0]["episodes"])
+    binned = returns[: len(returns) // width * width].reshape(-1, width).mean(1)
+    return BIN * (np.arange(len(binned)) + 1), binned
+
+
+def draw(folder: Path, references: dict[str, Any], out: Path) -> None:
+    """Training returns beside the original's and the reference policies', and what the panel shows of the trust regions."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    returns, divergence = figure.subplots(1, 2)
+    last = 0
+    for number, name in enumerate(ALGORITHMS):
+        rows = read_rows(folder / name)
+        for axes, metric in ((returns, "train_return"), (divergence, "kl_old")):
+            episodes, values = curves(rows, metric)
+            axes.plot(episodes, values.T, color=f"C{number}", linewidth=0.7, alpha=0.5)
+            axes.plot(episodes, values.mean(0), color=f"C{number}", linewidth=2, label=f"{name}, mean of {len(values)} seeds")
+            last = max(last, episodes[-1])
+    episodes, values = original_curve(folder / ORIGINAL)
+    shown = episodes <= last
+    returns.plot(episodes[shown], values[shown], color="k", linewidth=1.5, label="original MAAC (PyTorch), 1 seed")
+    for line, policy in zip((":", "--"), ("random", "scripted"), strict=True):
+        value = references[policy]["return"]
+        returns.axhline(value, color="0.5", linestyle=line, linewidth=1, label=f"{policy} ({value:.0f})")
+    returns.set(xlabel="episodes", ylabel="training return per agent and episode", title="Rover-Tower")
+    divergence.set(xlabel="episodes", ylabel="KL to the old policy, nats", title="Mean over agents", yscale="log")
+    for axes in (returns, divergence):
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize=8)
+    figure.savefig(out, dpi=130)
+
+
+def table(folder: Path, references: dict[str, Any]) -> str:
+    """Mean return over the last fifth of training, and its spread over seeds."""
+    lines = [
+        "| | training return | greedy return | rovers on goal (greedy) | episodes | seeds |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in ALGORITHMS:
+        rows = read_rows(folder / name)
+        cells = []
+        for metric in ("train_return", "eval_return", "task/rovers_on_goal"):
+            episodes, values = curves(rows, metric)
+            final = values[:, episodes > 0.8 * episodes[-1]].mean(1)
+            cells.append(f"{final.mean():.3g} ({', '.join(f'{value:.3g}' for value in final)})")
+        lines.append(f"| {name} | {' | '.join(cells)} | {episodes[-1]:,} | {len(final)} |")
+    episodes, values = original_curve(folder / ORIGINAL)
+    last = curves(read_rows(folder / ALGORITHMS[0]), "train_return")[0][-1]
+    same = values[(episodes > 0.8 * last) & (episodes <= last)]
+    lines.append(f"| original MAAC (PyTorch) | {same.mean():.3g} | | | {last:,} | 1 |")
+    for policy, result in references.items():
+        on_goal = result["metrics"]["rovers_on_goal"]
+        lines.append(f"| {policy} | {result['return']:.3g} ± {result['return_std_error']:.2g} | | {on_goal:.2g} | | |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Draw everything and print the tables."""
+    references = json.loads((RESULTS / "reference_returns.json").read_text())["returns"]["rover_tower"]
+    draw(RESULTS / "rover_tower", references, RESULTS / "rover_tower.png")
+    print(table(RESULTS / "rover_tower", references))
+
+
+if __name__ == "__main__":
+    main()
