@@ -1,4 +1,6 @@
-"""Small games that tell at once which part is broken: three unlike agents, random batches, and one-step tasks with known answers."""
+"""Three unlike agents, random batches, and a one-step task with a known answer."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ from mamt_jax.types import Transition
 
 DISCRETE = EnvSpec("probe", ("a_0", "b_0", "c_0"), (4, 2, 3), (Discrete(3), Discrete(2), Discrete(3)), 5)
 CONTINUOUS = EnvSpec("probe", ("a_0", "b_0", "c_0"), (4, 2, 3), (Box(2), Box(1), Box(2, 0.0, 1.0)), 5)
-SMALL = {"hidden_size": 16, "num_heads": 2}
+SMALL: dict[str, Any] = {"hidden_size": 16, "num_heads": 2}
 
 
 def observations(spec: EnvSpec, key: jax.Array, batch_size: int) -> jax.Array:
@@ -27,7 +29,7 @@ def actions(spec: EnvSpec, key: jax.Array, batch_size: int) -> jax.Array:
 
 
 def right_action(spec: EnvSpec, observation: jax.Array) -> jax.Array:
-    """What the probe task asks for: the sign of the first entry picks action 0 or 1, or the first component's upper or lower part."""
+    """What the probe task asks for: the sign of the first entry picks action 0 or 1, or a low or high first component."""
     positive = observation[..., 0] > 0
     return positive.astype(jnp.int32) if spec.discrete else jnp.where(positive, 0.8, 0.2)
 

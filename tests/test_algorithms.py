@@ -1,5 +1,6 @@
 """Every algorithm x every property: one row an algorithm and kind of action, one compiled program a row."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from mamt_jax.algorithms.contract import Algorithm
 
 RUNS, UPDATES, BATCH = 2, 300, 64
 LEARNING = SMALL | {"policy_learning_rate": 1e-2, "critic_learning_rate": 1e-2, "tau": 0.1}
-DISCRETE_OP = DISCRETE.__class__(**(DISCRETE.__dict__ | {"name": "spread3_mix"}))
+DISCRETE_OP = dataclasses.replace(DISCRETE, name="spread3_mix")
 ROWS = {
     "maac": ("maac", DISCRETE, {}),
     "maac expected": ("maac", DISCRETE, {"policy_gradient": "expected"}),
