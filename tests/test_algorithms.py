@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import CONTINUOUS, DISCRETE, SMALL, observations, probe_batch, probe_score
+from unlike_agents import CONTINUOUS, DISCRETE, SMALL, observations, probe_batch, probe_score
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import mamd, registry

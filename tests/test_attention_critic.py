@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from probes import CONTINUOUS, DISCRETE, actions, observations
+from unlike_agents import CONTINUOUS, DISCRETE, actions, observations
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.distributions import action_distribution

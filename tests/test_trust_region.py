@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from probes import DISCRETE, SMALL, observations, probe_batch
+from unlike_agents import DISCRETE, SMALL, observations, probe_batch
 
 from mamt_jax.algorithms import attention_actor_critic as base
 from mamt_jax.algorithms import mamt
