@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import itertools
+import os
 import re
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, os.getcwd())
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
@@ -161,6 +163,10 @@ def prepare(experiment: Experiment, folder: Path, references: dict[str, float]) 
         check_memory(plan_memory(session), built.schedule.capacity, available_bytes(jax.local_devices()[0]))
     except ValueError as error:
         raise OptionError(str(error)) from error
+    except Exception as error:
+        if not experiment.algo_options:
+            raise
+        raise OptionError(f"{experiment.algo} cannot be built with {dict(experiment.algo_options)}: {error}.") from error
     return session
 
 

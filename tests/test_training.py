@@ -80,6 +80,7 @@ def test_the_paper_has_25_steps_and_12_updates():
     [
         ({"batch_size": 300}, "batch_size=300 is larger than buffer_size=200: lower batch_size to at most 200"),
         ({"num_envs": 0}, "num_envs=0 is not valid: give a number of at least 1"),
+        ({"seed": 2**31}, "seed=2147483648 is not valid: give a number of at most 2147483647"),
         ({"seed": -1}, "seed=-1 is not valid: give a number of at least 0"),
         ({"episodes": 3}, "episodes=3 is fewer than num_envs=4"),
         ({"checkpoint_minutes": float("nan")}, "checkpoint_minutes=nan is not valid"),

@@ -5,6 +5,8 @@ import math
 from fractions import Fraction
 from typing import NamedTuple
 
+_LARGEST = 2**31 - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
@@ -88,6 +90,8 @@ def validate(config: TrainingConfig, episode_limit: int) -> None:
         smallest = 0 if field.name in ("seed", "checkpoint_minutes") else 1
         if not math.isfinite(value) or value < smallest:
             raise ValueError(f"{field.name}={value} is not valid: give a number of at least {smallest}.")
+        if value > _LARGEST:
+            raise ValueError(f"{field.name}={value} is not valid: give a number of at most {_LARGEST}.")
     if config.batch_size > config.buffer_size:
         raise ValueError(
             f"batch_size={config.batch_size} is larger than buffer_size={config.buffer_size}: "
