@@ -107,8 +107,9 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         display.note(f"Signal {number}: stopping after the work in hand, with a checkpoint. Once more stops at once.")
 
     with Display(console, training.episodes) as display, deferred_signals(announce) as stopped:
+        began = time.monotonic()
         states, counters = restore(session) if resume else begin(session, display)
-        started = time.monotonic() - counters.wall_seconds
+        started = began - counters.wall_seconds
         evaluate = compile_program(display, "evaluation", session.runs.evaluate, session.configs, states, 0, effort=1)
         if not resume:
             counters = counters._replace(wall_seconds=time.monotonic() - started)
