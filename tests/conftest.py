@@ -13,11 +13,15 @@ import pytest
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
-_TWO_DEVICES = "--xla_force_host_platform_device_count"
+_FLAGS = {
+    "--xla_force_host_platform_device_count": "2",
+    "--xla_backend_optimization_level": "0",  # tests spend their time compiling: this halves it
+}
 _ROOT = Path(__file__).parents[1]
 
-if _TWO_DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_TWO_DEVICES}=2".strip()
+for _name, _value in _FLAGS.items():
+    if _name not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_name}={_value}".strip()
 for _name, _value in {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUMPY_RANK_PROMOTION": "raise",

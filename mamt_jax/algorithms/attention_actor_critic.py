@@ -15,6 +15,7 @@ import optax
 from flax import struct
 
 from envs_jax.environment import EnvSpec
+from mamt_jax.algorithms.contract import require_positive
 from mamt_jax.distributions import ActionDistribution, Candidates, action_distribution, entropy
 from mamt_jax.losses.actor import counterfactual_advantage, policy_loss
 from mamt_jax.losses.critic import critic_loss, soft_td_target
@@ -114,6 +115,13 @@ class Evaluated(NamedTuple):
     candidates: Candidates
     old_log_prob: jax.Array
     q: jax.Array
+
+
+def validate(config: ActorCriticConfig) -> None:
+    """Refuse sizes and scales of zero, and heads that do not divide the hidden layer."""
+    require_positive(config, ("reward_scale", "hidden_size", "num_heads", "num_action_samples", "old_policy_interval"))
+    if config.hidden_size % config.num_heads:
+        raise ValueError(f"hidden_size={config.hidden_size} must be a multiple of num_heads={config.num_heads}")
 
 
 def actor_critic(spec: EnvSpec, config: ActorCriticConfig) -> ActorCritic:

@@ -1,6 +1,6 @@
 """The algorithm contract: a named tuple of pure functions over an explicit learner state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ class Algorithm(NamedTuple):
         update: (config, learner_state, batch, key) -> (learner state of the same structure, shapes and dtypes, metrics).
             `batch` is a Transition with leading axes (B,) for "replay" and (T, E) for "rollout". Metrics are a flat dict of
             scalars, (n,) arrays of agents or (n, n) arrays of pairs.
+        validate: config of plain numbers -> None, or a ValueError that names the field, its value and what would be right.
         data: whether `update` wants batches replayed at random or the last rollout as it came.
     """
 
@@ -28,4 +29,12 @@ class Algorithm(NamedTuple):
     act: Callable[[Config, LearnerState, jax.Array, jax.Array], jax.Array]
     greedy: Callable[[Config, LearnerState, jax.Array], jax.Array]
     update: Callable[[Config, LearnerState, Transition, jax.Array], tuple[LearnerState, Metrics]]
+    validate: Callable[[Config], None] = lambda config: None
     data: Literal["replay", "rollout"] = "replay"
+
+
+def require_positive(config: Config, names: Iterable[str]) -> None:
+    """Raise a ValueError for the first of these fields that is not above zero."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name}={getattr(config, name)} is not valid: give a number above 0")

@@ -28,4 +28,5 @@ def make(spec: EnvSpec) -> Algorithm:
         act=functools.partial(base.act, spec),
         greedy=functools.partial(base.greedy, spec),
         update=update,
+        validate=base.validate,
     )

@@ -12,7 +12,8 @@ from flax import struct
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import attention_actor_critic as base
-from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms import mamd
+from mamt_jax.algorithms.contract import Algorithm, require_positive
 from mamt_jax.algorithms.mamd import MAMDConfig, trust_region
 from mamt_jax.algorithms.two_timescale import two_timescale
 from mamt_jax.distributions import ActionDistribution, action_distribution
@@ -108,6 +109,14 @@ class Dependence(NamedTuple):
     features: jax.Array
     coordination: jax.Array
     non_stationarity: jax.Array
+
+
+def validate(config: MAMTConfig) -> None:
+    """MAMD's conditions, and those of the trust regions' bounds and timescales."""
+    mamd.validate(config)
+    require_positive(config, ("epsilon_min", "epsilon_delay", "decay_horizon"))
+    if config.epsilon_max < config.epsilon_min:
+        raise ValueError(f"epsilon_max={config.epsilon_max} must not be under epsilon_min={config.epsilon_min}")
 
 
 def trust_region_parts(spec: EnvSpec, config: MAMTConfig) -> TrustRegionParts:
@@ -299,4 +308,5 @@ def make(spec: EnvSpec) -> Algorithm:
         act=lambda config, learner, observation, key: base.act(spec, config, learner.base, observation, key),
         greedy=lambda config, learner, observation: base.greedy(spec, config, learner.base, observation),
         update=functools.partial(update, spec),
+        validate=validate,
     )

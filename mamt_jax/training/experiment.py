@@ -80,9 +80,12 @@ def make_configs(algorithm: Algorithm, experiment: Experiment) -> tuple[Config, 
         raise ValueError("seeds=0 is not valid: train at least one.")
     own = [{name: value for name, value in run.items() if name != "seed"} for run in experiment.runs]
     try:
-        return tuple(algorithm.config(**experiment.algo_options, **each) for each in own)
+        configs = tuple(algorithm.config(**experiment.algo_options, **each) for each in own)
     except TypeError as error:
         raise ValueError(f"{experiment.algo} does not take these options: {error}.") from error
+    for config in configs:
+        algorithm.validate(config)
+    return configs
 
 
 def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
