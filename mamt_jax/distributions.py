@@ -22,18 +22,25 @@ class Candidates(NamedTuple):
         probability: (n, B, K), sums to 1 over K: exact for a categorical, 1 / K for samples.
         log_prob: (n, B, K), each candidate's log-density under the policy.
         drawn: (n, B) int32, which candidate is a sample from the policy.
+        latent: the actions before squashing, from which densities are exact where tanh saturates; else the actions.
     """
 
     action: jax.Array
     probability: jax.Array
     log_prob: jax.Array
     drawn: jax.Array
+    latent: jax.Array
 
     @property
     def drawn_action(self) -> jax.Array:
         """(n, B) or (n, B, k), the sampled action."""
         index = self.drawn.reshape(*self.drawn.shape, *(1,) * (self.action.ndim - 2))
         return jnp.take_along_axis(self.action, index, 2)[:, :, 0]
+
+    @property
+    def drawn_log_prob(self) -> jax.Array:
+        """(n, B), log-density of the sampled action."""
+        return jnp.take_along_axis(self.log_prob, self.drawn[..., None], -1)[..., 0]
 
     @property
     def drawn_probability(self) -> jax.Array:
@@ -50,7 +57,7 @@ class ActionDistribution(NamedTuple):
         log_prob: (parameters (n, B, P), action (n, B, ...)) -> (n, B).
         kl: (parameters, other parameters) -> (n, B), KL(first || other) in nats.
         candidates: (parameters, key) -> Candidates: every action, or samples.
-        candidate_log_prob: (parameters, candidates' actions) -> (n, B, K), e.g. under other parameters.
+        candidate_log_prob: (parameters, Candidates) -> (n, B, K), their log-densities under other parameters.
         features: action -> (n, B, A) float32, what a critic reads: one-hot, or the action itself.
         squared_norm: parameters -> (n,), mean square of an agent's own outputs (the policies' L2 regulariser).
         parameter_sizes: each agent's own number of parameters.
@@ -61,7 +68,7 @@ class ActionDistribution(NamedTuple):
     log_prob: Callable[[jax.Array, jax.Array], jax.Array]
     kl: Callable[[jax.Array, jax.Array], jax.Array]
     candidates: Callable[[jax.Array, jax.Array], Candidates]
-    candidate_log_prob: Callable[[jax.Array, jax.Array], jax.Array]
+    candidate_log_prob: Callable[[jax.Array, Candidates], jax.Array]
     features: Callable[[jax.Array], jax.Array]
     squared_norm: Callable[[jax.Array], jax.Array]
     parameter_sizes: tuple[int, ...]
@@ -107,7 +114,7 @@ def categorical(num_actions: tuple[int, ...]) -> ActionDistribution:
     def candidates(logits: jax.Array, key: jax.Array) -> Candidates:
         log_p = log_probs(logits)
         every_action = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), logits.shape)
-        return Candidates(every_action, jnp.exp(log_p), own(log_p, 0.0), sample(logits, key))
+        return Candidates(every_action, jnp.exp(log_p), own(log_p, 0.0), sample(logits, key), every_action)
 
     return ActionDistribution(
         sample=sample,
@@ -115,7 +122,7 @@ def categorical(num_actions: tuple[int, ...]) -> ActionDistribution:
         log_prob=log_prob,
         kl=kl,
         candidates=candidates,
-        candidate_log_prob=lambda logits, action: own(log_probs(logits), 0.0),
+        candidate_log_prob=lambda logits, candidates: own(log_probs(logits), 0.0),
         features=lambda action: jax.nn.one_hot(action, size, dtype=jnp.float32),
         squared_norm=lambda logits: jnp.square(own(logits, 0.0)).mean(1).sum(-1) / np.array(num_actions, np.float32),
         parameter_sizes=num_actions,
@@ -166,11 +173,11 @@ def tanh_gaussian(spaces: tuple[Box, ...], num_samples: int = 8) -> ActionDistri
         latent = draw(parameters, key)
         log_prob = latent_log_prob(mean, log_std, latent)
         first = jnp.zeros(parameters.shape[:2], jnp.int32)
-        return Candidates(squash(latent), jnp.full_like(log_prob, 1.0 / num_samples), log_prob, first)
+        return Candidates(squash(latent), jnp.full_like(log_prob, 1.0 / num_samples), log_prob, first, latent)
 
-    def candidate_log_prob(parameters: jax.Array, action: jax.Array) -> jax.Array:
+    def candidate_log_prob(parameters: jax.Array, candidates: Candidates) -> jax.Array:
         mean, log_std = (x[:, :, None] for x in split(parameters))
-        return latent_log_prob(mean, log_std, unsquash(action))
+        return latent_log_prob(mean, log_std, candidates.latent)
 
     def kl(parameters: jax.Array, other: jax.Array) -> jax.Array:
         (mean, log_std), (other_mean, other_log_std) = split(parameters), split(other)

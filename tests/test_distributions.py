@@ -44,14 +44,26 @@ def test_tanh_gaussian_density_is_that_of_its_samples() -> None:
     candidates = distribution.candidates(parameters, jax.random.key(0))
     edges = np.linspace(-2.0, 4.0, 3001)
     centres = jnp.array((edges[:-1] + edges[1:]) / 2, jnp.float32)
-    density = np.exp(distribution.candidate_log_prob(parameters, centres[None, None, :, None]))[0, 0]
+    same = jnp.broadcast_to(parameters, (1, len(centres), 2))
+    density = np.exp(distribution.log_prob(same, centres[None, :, None]))[0]
     assert density.sum() * (edges[1] - edges[0]) == pytest.approx(1.0, abs=1e-3)
     sampled = np.asarray(candidates.action)[0, 0, :, 0]
     for bound in (-1.0, 1.0, 2.5):
         expected = density[np.asarray(centres) < bound].sum() * (edges[1] - edges[0])
         assert (sampled < bound).mean() == pytest.approx(expected, abs=0.015)
-    inverted = distribution.candidate_log_prob(parameters, candidates.action)
-    np.testing.assert_allclose(inverted, candidates.log_prob, atol=2e-2)
+    np.testing.assert_allclose(distribution.candidate_log_prob(parameters, candidates), candidates.log_prob, rtol=1e-5)
+    repeated = jnp.broadcast_to(parameters, (1, 20_000, 2))
+    np.testing.assert_allclose(distribution.log_prob(repeated, candidates.action[0]), candidates.log_prob[0], atol=2e-2)
+
+
+def test_tanh_gaussian_density_stays_exact_where_tanh_saturates() -> None:
+    distribution = tanh_gaussian((Box(1),), num_samples=100)
+    parameters = jnp.array([[[20.0, -1.0]]])
+    candidates = distribution.candidates(parameters, jax.random.key(0))
+    assert (candidates.action == 1.0).all()
+    latent = np.asarray(candidates.latent)[..., 0]
+    normal = -0.5 * ((latent - 20.0) / np.exp(-1.0)) ** 2 + 1.0 - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(candidates.log_prob, normal - 2 * (np.log(2) - latent), rtol=1e-3)
 
 
 def test_tanh_gaussian_kl_is_that_of_samples_and_ignores_padding() -> None:
@@ -59,7 +71,7 @@ def test_tanh_gaussian_kl_is_that_of_samples_and_ignores_padding() -> None:
     parameters = jnp.array([[[0.1, -0.3, -0.4, 0.2]], [[0.5, -1.0, 9.0, 9.0]]])
     other = jnp.array([[[0.4, 0.1, -0.2, 0.0]], [[0.2, -0.6, -9.0, -9.0]]])
     candidates = distribution.candidates(parameters, jax.random.key(1))
-    estimate = (candidates.log_prob - distribution.candidate_log_prob(other, candidates.action)).mean(-1)
+    estimate = (candidates.log_prob - distribution.candidate_log_prob(other, candidates)).mean(-1)
     chex.assert_trees_all_close(distribution.kl(parameters, other), estimate, atol=0.02)
     assert not candidates.action[1, ..., 1].any()
 

@@ -247,7 +247,7 @@ def evaluate_policies(parts: ActorCritic, learner: ActorCriticState, observation
     features = parts.distribution.features(candidates.drawn_action)
     return Evaluated(
         candidates=candidates,
-        old_log_prob=parts.distribution.candidate_log_prob(old_parameters, candidates.action),
+        old_log_prob=parts.distribution.candidate_log_prob(old_parameters, candidates),
         q=parts.critic.values(learner.critic, observation, features, candidates.action).q,
     )
 
@@ -257,12 +257,14 @@ def critic_step(
 ) -> tuple[ActorCriticState, jax.Array]:
     """One step on Eq. 9. The gradients of the maps that agents share are scaled by 1 / n."""
     next_parameters = parts.policy.apply(learner.target_policy, batch.next_observation)
-    next_action = parts.distribution.sample(next_parameters, key)
+    drawn = parts.distribution.candidates(next_parameters, key)
+    next_action = drawn.drawn_action
     next_q = parts.critic.values(
         learner.target_critic, batch.next_observation, parts.distribution.features(next_action), next_action[:, :, None]
     ).q[..., 0]
-    next_log_prob = parts.distribution.log_prob(next_parameters, next_action)
-    target = soft_td_target(batch.reward, batch.terminated, next_q, next_log_prob, config.gamma, 1.0 / config.reward_scale)
+    target = soft_td_target(
+        batch.reward, batch.terminated, next_q, drawn.drawn_log_prob, config.gamma, 1.0 / config.reward_scale
+    )
 
     def loss(params: Params) -> jax.Array:
         features = parts.distribution.features(batch.action)
@@ -298,7 +300,7 @@ def policy_step(
 
     def loss(params: Params) -> tuple[jax.Array, jax.Array]:
         parameters = parts.policy.apply(params, observation)
-        log_prob = parts.distribution.candidate_log_prob(parameters, candidates.action)
+        log_prob = parts.distribution.candidate_log_prob(parameters, candidates)
         losses = policy_loss(log_prob, weight, probability, parts.distribution.squared_norm(parameters))
         return losses.sum(), losses
 

@@ -200,7 +200,7 @@ def value_after_step(
     regulariser = trust_region(config, jnp.exp(log_epsilon))
     policy, _, _ = base.policy_step(config, actor_critic, learner, observation, joint, regulariser)
     candidates = joint.candidates
-    log_prob = actor_critic.distribution.candidate_log_prob(actor_critic.policy.apply(policy, observation), candidates.action)
+    log_prob = actor_critic.distribution.candidate_log_prob(actor_critic.policy.apply(policy, observation), candidates)
     return expected_value(candidates.probability * jnp.exp(log_prob - candidates.log_prob), joint.q)
 
 
