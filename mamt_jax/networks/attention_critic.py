@@ -186,20 +186,22 @@ def swapped_values(
     key, value = keys_and_values(sizes, params, encode_action(sizes, params, observation, features))
     swapped = encode_action(sizes, params, observation[..., None, :], sizes.features(candidates))
     swapped_key, swapped_value = keys_and_values(sizes, params, swapped)
-    scale = 1.0 / np.sqrt(key.shape[-1])
+    query, scale = queries(sizes, params, state), 1.0 / np.sqrt(key.shape[-1])
+
+    # What i attends to besides j is the same for all of j's candidates: formed once, then j's term is blended in.
+    others = ~np.eye(n, dtype=bool)
+    remaining = (others[:, None] & others[None])[..., None, None]
+    logits = jnp.where(remaining, jnp.einsum("ibhm,lbhm->ilbh", query, key)[:, None] * scale, LOWEST)
+    rest = jnp.einsum("ijlbh,lbhm->ijbhm", jax.nn.softmax(logits, 2), value)
+    swapped_logits = jnp.einsum("ibhm,jbkhm->ijbkh", query, swapped_key) * scale
+    share = jax.nn.sigmoid(swapped_logits - jax.nn.logsumexp(logits, 2)[:, :, :, None])
 
     def of_agent(agent: tuple[Params, jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        agent_params, own_state, query, own_action, other = agent
-        # What i attends to besides j is the same for all of j's candidates: formed once, then j's term is blended in.
-        remaining = (other[None] & ~np.eye(n, dtype=bool))[..., None, None]
-        logits = jnp.where(remaining, jnp.einsum("bhm,lbhm->lbh", query, key)[None] * scale, LOWEST)
-        rest = jnp.einsum("jlbh,lbhm->jbhm", jax.nn.softmax(logits, 1), value)[:, :, None]
-        swapped_logits = jnp.einsum("bhm,jbkhm->jbkh", query, swapped_key) * scale
-        share = jax.nn.sigmoid(swapped_logits - jax.nn.logsumexp(logits, 1)[:, :, None])[..., None]
-        attended = rest + share * (swapped_value - rest)
+        agent_params, own_state, own_action, own_rest, own_share = agent
+        base = own_rest[:, :, None]
+        attended = base + own_share[..., None] * (swapped_value - base)
         rows = attended.shape[:3]
         own = jnp.broadcast_to(own_action[None, :, None, None], (*rows, 1, *own_action.shape[1:]))
         return own_values(sizes, agent_params, own_state[None, :, None], attended.reshape(*rows, -1), own)[..., 0]
 
-    agents = (agents_only(params), state, queries(sizes, params, state), action, ~jnp.eye(n, dtype=bool))
-    return jax.lax.map(of_agent, agents)
+    return jax.lax.map(of_agent, (agents_only(params), state, action, rest, share))
