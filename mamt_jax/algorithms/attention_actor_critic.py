@@ -236,7 +236,14 @@ def normalise_reward(config: ActorCriticConfig, statistics: RunningStatistics, r
     if config.reward_normalisation == "none":
         return reward
     mean = statistics.mean if config.reward_normalisation == "standardise" else jnp.zeros_like(statistics.mean)
-    return (reward - mean[None]) * jax.lax.rsqrt(statistics.variance + 1e-5)[None]
+    return (reward - mean[None]) / reward_unit(config, statistics)[None]
+
+
+def reward_unit(config: ActorCriticConfig, statistics: RunningStatistics) -> jax.Array:
+    """(n,), what 1 of a critic's units is worth in the environment's rewards."""
+    if config.reward_normalisation == "none":
+        return jnp.ones_like(statistics.variance)
+    return jnp.sqrt(statistics.variance + 1e-5)
 
 
 def evaluate_policies(parts: ActorCritic, learner: ActorCriticState, observation: jax.Array, key: jax.Array) -> Evaluated:

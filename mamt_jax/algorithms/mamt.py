@@ -56,7 +56,7 @@ class MAMTConfig(MAMDConfig):
     """Network steps for each step on epsilon, when delayed."""
     decay_horizon: int = struct.field(pytree_node=False, default=1000)
     """Updates after which decaying rates begin to fall."""
-    trust_region_batch_size: int = struct.field(pytree_node=False, default=256)
+    trust_region_batch_size: int = struct.field(pytree_node=False, default=128)
     """Rows of each batch that the trust regions learn from; 0 for all."""
 
 
@@ -178,7 +178,10 @@ def measure_dependence(
     swapped = actor_critic.critic.swapped_values(
         learner.base.critic, observation, candidates.drawn_action, features, candidates.action
     )
-    coordination = coordination_coefficients(marginal_values(swapped, candidates.probability), q, config.coordination_threshold)
+    # Eq. 14's softmax knows no scale of its own: values count in the environment's rewards, however they are normalised.
+    unit = base.reward_unit(config, learner.base.reward_statistics)[:, None]
+    marginal = marginal_values(swapped, candidates.probability) * unit[..., None]
+    coordination = coordination_coefficients(marginal, q * unit, config.coordination_threshold)
 
     observers, observed = np.array(ordered_pairs(n)).T
     expected = parts.opponents.apply(learner.trust_region.opponents, observation)
