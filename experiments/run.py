@@ -49,7 +49,7 @@ from mamt_jax.training.writers import (
 )
 
 DEFAULT_ENV, DEFAULT_ALGO = "rover_tower", "mamt"
-REFERENCE_EPISODES = 100
+REFERENCE_EPISODES = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
