@@ -12,8 +12,14 @@ import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 ALGORITHMS = ("maac", "mamd", "mamt")
+POLICIES = ("random", "do_nothing", "scripted")
 ORIGINAL = "maac_original.csv"
 BIN = 240
+
+
+def trained(folder: Path) -> list[str]:
+    """The algorithms whose runs are there."""
+    return [name for name in ALGORITHMS if (folder / name / "metrics.jsonl").exists()]
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -46,7 +52,7 @@ def draw(folder: Path, references: dict[str, Any], out: Path) -> None:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     returns, divergence = figure.subplots(1, 2)
     last = 0
-    for number, name in enumerate(ALGORITHMS):
+    for number, name in enumerate(trained(folder)):
         rows = read_rows(folder / name)
         for axes, metric in ((returns, "train_return"), (divergence, "kl_old")):
             episodes, values = curves(rows, metric)
@@ -68,12 +74,12 @@ def draw(folder: Path, references: dict[str, Any], out: Path) -> None:
 
 
 def table(folder: Path, references: dict[str, Any]) -> str:
-    """Mean return over the last fifth of training, and its spread over seeds."""
+    """Mean return over the last fifth of training, and each seed's; reference policies with their standard error."""
     lines = [
         "| | training return | greedy return | rovers on goal (greedy) | episodes | seeds |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for name in ALGORITHMS:
+    for name in trained(folder):
         rows = read_rows(folder / name)
         cells = []
         for metric in ("train_return", "eval_return", "task/rovers_on_goal"):
@@ -91,11 +97,26 @@ def table(folder: Path, references: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def reference_table(references: dict[str, dict[str, Any]]) -> str:
+    """Returns of the reference policies in every environment."""
+    lines = [f"| | {' | '.join(POLICIES)} |", "| --- | --- | --- | --- |"]
+    for env, policies in references.items():
+        cells = [f"{policies[name]['return']:.2f} ± {policies[name]['return_std_error']:.2f}" for name in POLICIES]
+        lines.append(f"| {env} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tables() -> list[str]:
+    """The README's tables."""
+    references = json.loads((RESULTS / "reference_returns.json").read_text())["returns"]
+    return [table(RESULTS / "rover_tower", references["rover_tower"]), reference_table(references)]
+
+
 def main() -> None:
     """Draw everything and print the tables."""
-    references = json.loads((RESULTS / "reference_returns.json").read_text())["returns"]["rover_tower"]
-    draw(RESULTS / "rover_tower", references, RESULTS / "rover_tower.png")
-    print(table(RESULTS / "rover_tower", references))
+    references = json.loads((RESULTS / "reference_returns.json").read_text())["returns"]
+    draw(RESULTS / "rover_tower", references["rover_tower"], RESULTS / "rover_tower.png")
+    print("\n\n".join(tables()))
 
 
 if __name__ == "__main__":
