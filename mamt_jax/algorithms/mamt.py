@@ -28,8 +28,10 @@ from mamt_jax.types import Metrics, Params, Transition
 
 @struct.dataclass
 class MAMTConfig(MAMDConfig):
-    """MAMD's hyperparameters (epsilon is where every agent's trust region starts), and those of learning the trust regions."""
+    """MAMD's hyperparameters, and those of learning the trust regions."""
 
+    epsilon: float = 10.0
+    """Size at which every agent's trust region starts."""
     epsilon_min: float = 0.01
     """Smallest trust region."""
     epsilon_max: float = 100.0
