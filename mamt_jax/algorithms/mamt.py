@@ -152,7 +152,7 @@ def init(spec: EnvSpec, config: MAMTConfig, key: jax.Array) -> MAMTState:
     """Fresh learner (Alg. 2, lines 1-2); every epsilon starts at `config.epsilon`, within its bounds."""
     base_key, network_key, opponent_key = jax.random.split(key, 3)
     parts = trust_region_parts(spec, config)
-    start = jnp.clip(jnp.full(spec.num_agents, config.epsilon), config.epsilon_min, config.epsilon_max)
+    start = jnp.clip(jnp.full(spec.num_agents, config.epsilon, jnp.float32), config.epsilon_min, config.epsilon_max)
     params = {"log_epsilon": jnp.log(start), "network": parts.network.init(network_key)}
     opponents = parts.opponents.init(opponent_key)
     return MAMTState(
