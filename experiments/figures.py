@@ -106,10 +106,26 @@ def reference_table(references: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def speed_table(benchmark: dict[str, Any]) -> str:
+    """Medians of the core benchmark."""
+    lines = [
+        "| | seconds per update | in MAAC updates | training, env steps/s | compile, s |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, seconds in benchmark["update_seconds"].items():
+        training = benchmark["training"].get(name)
+        rate = f"{training['env_steps_per_second']['median']:.0f}" if training else ""
+        compiling = f"{training['compile_seconds']:.0f}" if training else ""
+        relative = benchmark["maac_updates_per_update"][name]
+        lines.append(f"| {name} | {seconds['median']:.3f} (min {seconds['min']:.3f}) | {relative:.1f} | {rate} | {compiling} |")
+    return "\n".join(lines)
+
+
 def tables() -> list[str]:
     """The README's tables."""
     references = json.loads((RESULTS / "reference_returns.json").read_text())["returns"]
-    return [table(RESULTS / "rover_tower", references["rover_tower"]), reference_table(references)]
+    benchmark = json.loads((RESULTS / "benchmark_core.json").read_text())
+    return [table(RESULTS / "rover_tower", references["rover_tower"]), reference_table(references), speed_table(benchmark)]
 
 
 def main() -> None:

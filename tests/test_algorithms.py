@@ -158,3 +158,14 @@ def test_unconstrained_agents_of_mamd_op_are_maacs() -> None:
 def test_what_cannot_be_made_says_why(name: str, spec: EnvSpec, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         registry.make(name, spec)
+
+
+@pytest.mark.parametrize("name", ["maac", "mamd", "mamt"])
+def test_plain_numbers_as_config_do_not_change_the_states_types(name: str) -> None:
+    algorithm = registry.make(name, DISCRETE)
+    config = algorithm.config(**SMALL)
+    before = jax.eval_shape(algorithm.init, config, jax.random.key(0))
+    batch = jax.eval_shape(functools.partial(probe_batch, DISCRETE, batch_size=BATCH), jax.random.key(0))
+    after, _ = jax.eval_shape(algorithm.update, config, before, batch, jax.random.key(0))
+    types = [[(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(state)] for state in (before, after)]
+    assert types[0] == types[1]

@@ -30,3 +30,10 @@ def test_own_environment_and_own_algorithm_train(run_python: RunPython, examples
     choice = ["--env", "meeting:meeting", "--algo", "independent_q:make", "--out", "result"]
     run_python(ROOT / "experiments" / "run.py", *choice, *SMALL, cwd=examples)
     assert (examples / "result" / "metrics.jsonl").read_text().count("\n") >= 2
+
+
+def test_tables_are_those_of_the_results(run_python: RunPython):
+    code = "import figures; print('\\n\\n'.join(figures.tables()))"
+    printed = run_python("-c", code, PYTHONPATH=str(ROOT / "experiments")).stdout
+    for table in printed.strip().split("\n\n"):
+        assert table in (ROOT / "README.md").read_text(), f"the README lacks this table:\n{table}"
