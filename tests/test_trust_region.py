@@ -46,7 +46,7 @@ def test_value_gradient_is_that_of_finite_differences_and_not_zero(policy_phase)
         numeric = np.array(
             [(value(log_epsilon.at[i].add(step)) - value(log_epsilon.at[i].add(-step)))[i] / (2 * step) for i in range(N)]
         )
-        gradient = mamt.value_gradient(config, parts, learner, observation, joint, log_epsilon)
+        gradient = mamt.value_gradient(value, log_epsilon)
     assert (np.abs(numeric) > 1e-6).all()
     np.testing.assert_allclose(gradient, numeric, rtol=1e-3)
 

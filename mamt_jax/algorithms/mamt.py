@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast
 
 import jax
@@ -209,16 +210,8 @@ def value_after_step(
     return expected_value(candidates.probability * jnp.exp(log_prob - candidates.log_prob), joint.q)
 
 
-def value_gradient(
-    config: MAMTConfig,
-    actor_critic: base.ActorCritic,
-    learner: base.ActorCriticState,
-    observation: jax.Array,
-    joint: base.Evaluated,
-    log_epsilon: jax.Array,
-) -> jax.Array:
-    """dV_i / dlog eps_i (n,), in forward mode through the policy step. V_i depends on no other eps, so one pass gives all."""
-    value = functools.partial(value_after_step, config, actor_critic, learner, observation, joint)
+def value_gradient(value: Callable[[jax.Array], jax.Array], log_epsilon: jax.Array) -> jax.Array:
+    """dV_i / dlog eps_i (n,), in forward mode through `value`. V_i depends on no other eps, so one pass gives all."""
     return jax.jvp(value, (log_epsilon,), (jnp.ones_like(log_epsilon),))[1]
 
 
@@ -244,7 +237,8 @@ def trust_region_step(
     cost_gradient = jax.grad(lambda log_epsilon: divergence_cost(estimate(state.params | {"log_epsilon": log_epsilon})))(
         state.params["log_epsilon"]
     )
-    gain = value_gradient(config, actor_critic, learner.base, observation, dependence.joint, state.params["log_epsilon"])
+    value = functools.partial(value_after_step, config, actor_critic, learner.base, observation, dependence.joint)
+    gain = value_gradient(value, state.params["log_epsilon"])
     step, optimizer_state = parts.optimizer.update(
         gradient | {"log_epsilon": cost_gradient - gain}, state.optimizer, state.params
     )
