@@ -14,9 +14,10 @@ Noise = Any
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
-    """Actions 0 to `num_actions` - 1, int32."""
+    """Actions 0 to `num_actions` - 1, int32; `idle` is the one that does nothing, where there is one."""
 
     num_actions: int
+    idle: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

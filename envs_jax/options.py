@@ -1,5 +1,6 @@
 """Validation of the options of environment factories: one sentence that names the option and what would be right."""
 
+import math
 from typing import Any
 
 
@@ -13,10 +14,18 @@ def require_count(option: str, value: Any) -> None:
     _require(isinstance(value, int) and not isinstance(value, bool) and value >= 1, option, value, "a positive integer")
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def require_number(option: str, value: Any) -> None:
+    """Raises ValueError unless `value` is a finite number."""
+    _require(_is_number(value), option, value, "a number")
+
+
 def require_share(option: str, value: Any) -> None:
     """Raises ValueError unless `value` is a number from 0 to 1."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    _require(number and 0 <= value <= 1, option, value, "a number from 0 to 1")
+    _require(_is_number(value) and 0 <= value <= 1, option, value, "a number from 0 to 1")
 
 
 def require_switch(option: str, value: Any) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.environment import Box, Environment, EnvSpec, EnvState
+from envs_jax.environment import Box, Discrete, Environment, EnvSpec, EnvState
 from envs_jax.options import require_count
 from envs_jax.wrappers import EpisodeStatistics, episode_statistics
 
@@ -41,12 +41,13 @@ def random_policy(spec: EnvSpec) -> Policy:
 
 
 def do_nothing_policy(spec: EnvSpec) -> Policy:
-    """Action 0 of a discrete space; of a box the vector nearest to zero."""
+    """The idle action of a discrete space; of a box the vector nearest to zero."""
+    idle = np.array([space.idle for space in spec.action_spaces if isinstance(space, Discrete)], np.int32)
 
     def act(key: jax.Array, state: EnvState) -> jax.Array:
         del key, state
         if spec.discrete:
-            return jnp.zeros(spec.num_agents, jnp.int32)
+            return jnp.asarray(idle)
         low, high = _bounds(spec)
         return jnp.where(jnp.asarray(spec.action_mask), jnp.clip(0.0, low, high), 0.0)
 

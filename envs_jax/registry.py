@@ -11,6 +11,7 @@ from typing import Any
 from envs_jax.environment import Environment, EnvironmentFactory
 from envs_jax.particle.rover_tower import rover_tower
 from envs_jax.particle.spread import spread, spread3_ful, spread3_mix, spread3_sep
+from envs_jax.pursuit import pursuit
 
 _FACTORIES: dict[str, EnvironmentFactory] = {
     "spread": spread,
@@ -18,6 +19,7 @@ _FACTORIES: dict[str, EnvironmentFactory] = {
     "spread3_mix": spread3_mix,
     "spread3_ful": spread3_ful,
     "rover_tower": rover_tower,
+    "pursuit": pursuit,
 }
 
 
