@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs_jax.scene import Scene
+
 EnvState = Any
 Noise = Any
 
@@ -148,6 +150,7 @@ class Environment(NamedTuple):
         transition: (state, action (n,) int32 or (n, k), noise) -> (state, timestep). No automatic reset inside.
         sample_noise: (key, state) -> noise.
         scripted: (key, state) -> action, a reference policy that sees the state; None where nobody wrote one.
+        scene: state -> Scene, what there is to see, on the host; None where nobody drew it. May take options.
     """
 
     spec: EnvSpec
@@ -155,6 +158,7 @@ class Environment(NamedTuple):
     transition: Callable[[EnvState, jax.Array, Noise], tuple[EnvState, TimeStep]]
     sample_noise: Callable[[jax.Array, EnvState], Noise] = no_noise
     scripted: Callable[[jax.Array, EnvState], jax.Array] | None = None
+    scene: Callable[..., Scene] | None = None
 
     def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, TimeStep]:
         """`transition` under noise drawn with `key`."""

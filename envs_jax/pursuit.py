@@ -10,6 +10,7 @@ import numpy as np
 
 from envs_jax.environment import Discrete, Environment, EnvSpec, TimeStep, make_timestep
 from envs_jax.options import require_count, require_number, require_share, require_switch
+from envs_jax.scene import INK, WALL, Scene, colour, shape_at
 
 # What actions 0 to 4 do to (x, y). The first four also are the sides from which an evader is caught.
 MOVES = np.array([[-1, 0], [1, 0], [0, 1], [0, -1], [0, 0]], np.int32)
@@ -272,6 +273,18 @@ def _scripted(key: jax.Array, state: PursuitState, rules: Rules) -> jax.Array:
     return jnp.abs(reached - side[None]).sum(-1).argmin(0).astype(jnp.int32)
 
 
+def _scene(state: PursuitState, rules: Rules, views: bool = False) -> Scene:
+    """Pursuers are discs, evaders rings; `views` lays over the map what each pursuer sees."""
+    low, high = (-0.5, -0.5), tuple(size - 0.5 for size in rules.building.shape)
+    reach = (rules.observation_range - 1) // 2 + 0.5
+    seen = [shape_at("square", at, reach, colour(i) + "30") for i, at in enumerate(state.pursuer_position)]
+    walls = [shape_at("square", cell, 0.5, WALL) for cell in np.argwhere(rules.building)]
+    evaders = [shape_at("ring", at, 0.3, INK) for at in state.evader_position[state.evader_alive]]
+    pursuers = [shape_at("disc", at, 0.4, colour(i), str(i)) for i, at in enumerate(state.pursuer_position)]
+    caption = f"step {state.step}    {state.evader_alive.sum()} evaders left"
+    return Scene(low, high, [*walls, *(seen if views else []), *pursuers, *evaders], caption)
+
+
 def pursuit(
     num_pursuers: int = 8,
     num_evaders: int = 30,
@@ -358,4 +371,5 @@ def pursuit(
         transition=functools.partial(_transition, rules=rules),
         sample_noise=_sample_noise,
         scripted=functools.partial(_scripted, rules=rules),
+        scene=functools.partial(_scene, rules=rules),
     )

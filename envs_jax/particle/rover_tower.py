@@ -11,6 +11,7 @@ from envs_jax.environment import Discrete, Environment, EnvSpec, Noise, TimeStep
 from envs_jax.options import require_count
 from envs_jax.particle.steering import look_ahead
 from envs_jax.particle.world import integrate
+from envs_jax.scene import PALE, Scene, arena, colour, shape_at
 
 NUM_PAIRS = 4
 NUM_LANDMARKS = 6
@@ -132,6 +133,17 @@ def _scripted(key: jax.Array, state: RoverTowerState) -> jax.Array:
     return jnp.concatenate([action, _rows(action, state.rover_of_tower)])
 
 
+def _scene(state: RoverTowerState) -> Scene:
+    """Rovers R, towers T with the message they said last, and around each goal a ring in its tower's and rover's colour."""
+    pairs = list(enumerate(zip(state.rover_of_tower, state.goal_of_tower, strict=True)))
+    said = [str(message.argmax()) if message.any() else "-" for message in state.message]
+    landmarks = [shape_at("disc", position, 0.03, PALE) for position in state.landmark_position]
+    goals = [shape_at("ring", state.landmark_position[goal], 0.06 + 0.02 * t, colour(t)) for t, (_, goal) in pairs]
+    towers = [shape_at("square", state.tower_position[t], 0.1, colour(t), f"T{t}:{said[t]}") for t, _ in pairs]
+    rovers = [shape_at("disc", state.rover_position[rover], 0.08, colour(t), f"R{rover}") for t, (rover, _) in pairs]
+    return arena(f"step {state.step}    T tower:message, R rover, ring goal", [*towers, *landmarks, *goals, *rovers])
+
+
 def rover_tower(episode_limit: int = 25) -> Environment:
     """Rover-Tower: 4 rovers (agents 0-3) and 4 towers (agents 4-7), paired at random, each pair with a goal among 6 landmarks.
 
@@ -161,4 +173,5 @@ def rover_tower(episode_limit: int = 25) -> Environment:
         reset=functools.partial(_reset, spec=spec),
         transition=functools.partial(_transition, spec=spec),
         scripted=_scripted,
+        scene=_scene,
     )

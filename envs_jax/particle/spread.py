@@ -14,6 +14,7 @@ from envs_jax.environment import Box, Discrete, Environment, EnvSpec, Noise, Tim
 from envs_jax.options import require_count, require_share, require_switch
 from envs_jax.particle.steering import assign, look_ahead
 from envs_jax.particle.world import contact_force, distances, integrate
+from envs_jax.scene import INK, Scene, arena, colour, shape_at
 
 AGENT_RADIUS = 0.15
 COVER_RADIUS = 0.1
@@ -128,6 +129,12 @@ def _scripted(key: jax.Array, state: SpreadState, scenario: Scenario) -> jax.Arr
     return action if scenario.spec.discrete else jax.nn.one_hot(action, NUM_ACTIONS)
 
 
+def _scene(state: SpreadState) -> Scene:
+    landmarks = [shape_at("ring", position, COVER_RADIUS, INK) for position in state.landmark_position]
+    agents = [shape_at("disc", at, AGENT_RADIUS, colour(i), str(i)) for i, at in enumerate(state.agent_position)]
+    return arena(f"step {state.step}", [*agents, *landmarks])
+
+
 def _environment(
     name: str,
     collides: np.ndarray,
@@ -154,6 +161,7 @@ def _environment(
         reset=functools.partial(_reset, scenario=scenario),
         transition=functools.partial(_transition, scenario=scenario),
         scripted=functools.partial(_scripted, scenario=scenario),
+        scene=_scene,
     )
 
 

@@ -1,0 +1,156 @@
+"""Our environments as PettingZoo's ParallelEnv."""
+
+from typing import Any, Literal
+
+import gymnasium
+import jax
+import numpy as np
+from pettingzoo import ParallelEnv
+
+from envs_jax.environment import Box, Discrete, Environment, EnvState, TimeStep
+from envs_jax.reference_policies import do_nothing_policy
+from envs_jax.rendering import frame
+
+RenderMode = Literal["rgb_array", "human"] | None
+
+
+def to_pettingzoo(env: Environment, render_mode: RenderMode = None) -> ParallelEnv:
+    """`env` for whoever trains or evaluates with PettingZoo; `pettingzoo.utils.parallel_to_aec` makes an AECEnv of it.
+
+    Observations are each agent's own width, float32; actions ints, or float32 vectors. `state()` is all observations side by
+    side. Agents that terminate alone leave `agents`, and do nothing from then on.
+
+    Raises:
+        ValueError: if there is no such render mode, or the environment has no picture.
+    """
+    if render_mode not in (None, *JaxParallelEnv.metadata["render_modes"]):
+        raise ValueError(f"render_mode={render_mode!r} is not valid: give None, 'rgb_array' or 'human'.")
+    if render_mode and env.scene is None:
+        raise ValueError(f"render_mode={render_mode!r} is not valid: {env.spec.name} has no `scene`.")
+    return JaxParallelEnv(env, render_mode)
+
+
+def gymnasium_space(space: Discrete | Box) -> gymnasium.Space:
+    """An action space as Gymnasium's."""
+    if isinstance(space, Discrete):
+        return gymnasium.spaces.Discrete(space.num_actions)
+    return gymnasium.spaces.Box(space.low, space.high, (space.size,), np.float32)
+
+
+class JaxParallelEnv(ParallelEnv):
+    """What `to_pettingzoo` returns: host-side bookkeeping around a jitted reset and step."""
+
+    metadata = {"render_modes": ["rgb_array", "human"], "is_parallelizable": True, "render_fps": 10}
+
+    def __init__(self, env: Environment, render_mode: RenderMode = None) -> None:
+        """Compiles nothing yet."""
+        spec = env.spec
+        self.metadata = {**type(self).metadata, "name": spec.name}
+        self.render_mode = render_mode
+        self.possible_agents = list(spec.agent_names)
+        self.agents: list[str] = []
+        self.action_spaces = dict(zip(spec.agent_names, map(gymnasium_space, spec.action_spaces), strict=True))
+        self.observation_spaces = {
+            name: gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+            for name, size in zip(spec.agent_names, spec.observation_sizes, strict=True)
+        }
+        self.state_space = gymnasium.spaces.Box(-np.inf, np.inf, (sum(spec.observation_sizes),), np.float32)
+        self._env = env
+        self._idle = np.array(do_nothing_policy(spec)(jax.random.key(0), None))
+        self._key: jax.Array | None = None
+        self._state: EnvState = None
+        self._observation = np.zeros(0, np.float32)
+        self._reset = jax.jit(lambda key: env.reset(key))
+        self._step = jax.jit(lambda key, state, action: env.step(key, state, action))
+
+    def observation_space(self, agent: str) -> gymnasium.Space:
+        """Always the same object."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> gymnasium.Space:
+        """Always the same object."""
+        return self.action_spaces[agent]
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
+        """A new episode; without a seed, the next one of the stream that the last seed began."""
+        del options
+        if seed is not None or self._key is None:
+            self._key = jax.random.key(np.random.SeedSequence(seed).generate_state(1)[0])
+        self._state, timestep = self._reset(self._next_key())
+        self.agents = list(self.possible_agents)
+        return self._observations(timestep), {agent: {} for agent in self.agents}
+
+    def step(
+        self, actions: dict[str, Any]
+    ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict]]:
+        """One step of all; five dicts over the agents that were alive before it.
+
+        Raises:
+            KeyError: if a living agent has no action.
+            ValueError: if an action is not in the agent's space.
+        """
+        if not self.agents:
+            return {}, {}, {}, {}, {}
+        self._state, timestep = self._step(self._next_key(), self._state, self._joint(actions))
+        observations, alive = self._observations(timestep), self.agents
+        place = {agent: self.possible_agents.index(agent) for agent in alive}
+        reward, terminated, truncated = jax.device_get((timestep.reward, timestep.terminated, timestep.truncated))
+        terminations = {agent: bool(terminated[i]) for agent, i in place.items()}
+        truncations = dict.fromkeys(alive, bool(truncated))
+        self.agents = [agent for agent in alive if not (terminations[agent] or truncated)]
+        rewards = {agent: float(reward[i]) for agent, i in place.items()}
+        if self.render_mode == "human":
+            self.render()
+        return observations, rewards, terminations, truncations, {agent: {} for agent in alive}
+
+    def state(self) -> np.ndarray:
+        """All agents' observations side by side."""
+        return self._observation[np.asarray(self._env.spec.observation_mask)]
+
+    def render(self) -> np.ndarray | None:
+        """A picture (height, width, 3) uint8, or with "human" a window that shows it."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() without a render_mode: give to_pettingzoo one.")
+            return None
+        picture = frame(self._env, self._state)
+        if self.render_mode == "rgb_array":
+            return picture
+        import matplotlib.pyplot as plt
+
+        figure = plt.figure(self._env.spec.name)
+        figure.clear()
+        figure.figimage(picture)
+        plt.pause(1e-3)
+        return None
+
+    def close(self) -> None:
+        """Closes the window, if there is one."""
+        if self.render_mode == "human":
+            import matplotlib.pyplot as plt
+
+            plt.close(self._env.spec.name)
+
+    def _next_key(self) -> jax.Array:
+        assert self._key is not None, "reset before stepping"
+        self._key, key = jax.random.split(self._key)
+        return key
+
+    def _observations(self, timestep: TimeStep) -> dict[str, np.ndarray]:
+        self._observation = np.asarray(timestep.observation, np.float32)
+        sizes = zip(self.possible_agents, self._observation, self._env.spec.observation_sizes, strict=True)
+        return {name: row[:size].copy() for name, row, size in sizes if name in self.agents}
+
+    def _joint(self, actions: dict[str, Any]) -> np.ndarray:
+        """Actions of all agents, (n,) or (n, k); those that have left are idle."""
+        joint = self._idle.copy()
+        for i, agent in enumerate(self.possible_agents):
+            if agent not in self.agents:
+                continue
+            space, action = self.action_spaces[agent], np.asarray(actions[agent])
+            if isinstance(space, gymnasium.spaces.Box):
+                joint[i, : space.shape[0]] = action
+            elif space.contains(action[()]):
+                joint[i] = action
+            else:
+                raise ValueError(f"action {actions[agent]!r} of {agent} is not valid: give one of {space}.")
+        return joint

@@ -1,0 +1,109 @@
+"""Pictures of states: frames as arrays, GIF and MP4 files. Drawn on the host, never inside jit."""
+
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from envs_jax.environment import Environment, EnvState
+from envs_jax.scene import INK, Scene, Shape
+
+CAPTION_HEIGHT = 24
+FORMATS = (".gif", ".mp4")
+
+
+def frame(env: Environment, state: EnvState, size: int = 480, **options: Any) -> np.ndarray:
+    """A picture of one state, (height, width, 3) uint8, height and width even and the longer side `size` or less.
+
+    `options` go to the environment's own `scene`, as `views=True` for what Pursuit's pursuers see.
+
+    Raises:
+        ValueError: if the environment does not say how it looks.
+    """
+    return draw(scenes(env)(jax.device_get(state), **options), size)
+
+
+def frames(env: Environment, states: EnvState, size: int = 480, **options: Any) -> np.ndarray:
+    """Pictures of states stacked along a leading axis, (time, height, width, 3) uint8, all from one place; as `frame`."""
+    states = jax.device_get(states)
+    length = len(jax.tree.leaves(states)[0])
+    views = [scenes(env)(jax.tree.map(lambda leaf, t=t: leaf[t], states), **options) for t in range(length)]
+    low = min(view.low[0] for view in views), min(view.low[1] for view in views)
+    high = max(view.high[0] for view in views), max(view.high[1] for view in views)
+    return np.stack([draw(view._replace(low=low, high=high), size) for view in views])
+
+
+def scenes(env: Environment) -> Callable[..., Scene]:
+    """The environment's own `scene`; raises ValueError if it has none."""
+    if env.scene is None:
+        raise ValueError(f"{env.spec.name} cannot be drawn: give its Environment a `scene`, a function from states to a Scene.")
+    return env.scene
+
+
+def draw(scene: Scene, size: int) -> np.ndarray:
+    """`scene` as a picture, (height, width, 3) uint8."""
+    extent = np.subtract(scene.high, scene.low)
+    scale = (size - CAPTION_HEIGHT) / extent.max()
+    width, height = (2 * round(length * scale / 2) for length in extent)
+    image = Image.new("RGB", (width, height + CAPTION_HEIGHT), "white")
+    pen = ImageDraw.Draw(image, "RGBA")
+    pen.rectangle((0, CAPTION_HEIGHT, width - 1, height + CAPTION_HEIGHT - 1), outline=INK)
+    for shape in scene.shapes:
+        draw_shape(pen, shape, scene, scale)
+    pen.rectangle((0, 0, width, CAPTION_HEIGHT - 1), fill="white")
+    pen.text((6, CAPTION_HEIGHT / 2), scene.caption, fill=INK, font=ImageFont.load_default(13), anchor="lm")
+    return np.asarray(image)
+
+
+def draw_shape(pen: ImageDraw.ImageDraw, shape: Shape, scene: Scene, scale: float) -> None:
+    """One shape, and its label in black or white, whichever can be read on it."""
+    x, y = (shape.x - scene.low[0]) * scale, (scene.high[1] - shape.y) * scale + CAPTION_HEIGHT
+    radius = max(shape.radius * scale, 2.0)
+    box = (x - radius, y - radius, x + radius, y + radius)
+    if shape.kind == "ring":
+        pen.ellipse(box, outline=shape.colour, width=max(2, round(radius / 5)))
+    elif shape.kind == "disc":
+        pen.ellipse(box, fill=shape.colour)
+    else:
+        pen.rectangle(box, fill=shape.colour)
+    if shape.label:
+        red, green, blue = (int(shape.colour[i : i + 2], 16) for i in (1, 3, 5))
+        readable = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 140 else "white"
+        pen.text((x, y), shape.label, fill=readable, font=ImageFont.load_default(max(10.0, radius * 0.9)), anchor="mm")
+
+
+def save(pictures: Sequence[np.ndarray] | np.ndarray, path: str | Path, frames_per_second: float = 10.0) -> None:
+    """Write frames as a film: a GIF that repeats, or an MP4 (which needs the extra `video`).
+
+    Raises:
+        ValueError: if the name ends otherwise, or there are no frames.
+    """
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise ValueError(f"path={str(path)!r} is not valid: give a name that ends with {' or '.join(FORMATS)}.")
+    if not len(pictures):
+        raise ValueError("There are no frames to save.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".gif":
+        first, *rest = (Image.fromarray(picture) for picture in pictures)
+        first.save(path, save_all=True, append_images=rest, duration=1000 / frames_per_second, loop=0)
+        return
+    save_mp4(np.asarray(pictures), path, frames_per_second)
+
+
+def save_mp4(pictures: np.ndarray, path: Path, frames_per_second: float) -> None:
+    """H.264 in MP4, by the ffmpeg that imageio-ffmpeg brings along."""
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+    except ImportError as error:
+        raise ValueError(
+            f"{path} needs the extra `video` (pip install -e '.[video]'); a name ending with .gif does not."
+        ) from error
+    size = f"{pictures.shape[2]}x{pictures.shape[1]}"
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(frames_per_second), "-i", "-"]
+    command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, "-pix_fmt", "yuv420p", str(path)]
+    subprocess.run(command, input=pictures.tobytes(), check=True)

@@ -1,0 +1,76 @@
+"""Pictures of every environment, and films of them."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from imageio_ffmpeg import get_ffmpeg_exe
+from PIL import Image, ImageSequence
+
+from envs_jax import environment_names, make
+from envs_jax.rendering import draw, frame, frames, save
+from envs_jax.scene import Scene, Shape
+
+
+def states(name: str, length: int = 4) -> tuple[Any, Any]:
+    """An environment and some states of it."""
+    env = make(name)
+    return env, jax.vmap(lambda key: env.reset(key)[0])(jax.random.split(jax.random.key(0), length))
+
+
+@pytest.mark.parametrize("name", environment_names())
+def test_every_environment_has_a_picture(name: str) -> None:
+    env, several = states(name)
+    film = frames(env, several, size=240)
+    assert film.dtype == np.uint8 and film.shape[0] == 4 and film.shape[-1] == 3
+    assert max(film.shape[1:3]) == 240 and not any(side % 2 for side in film.shape[1:3])
+    assert (film[0] != film[1]).any()
+    colours = {tuple(pixel) for pixel in frame(env, jax.tree.map(lambda leaf: leaf[0], several)).reshape(-1, 3)}
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours  # agents 0 and 1
+
+
+def test_shapes_stand_where_they_are() -> None:
+    scene = Scene((0.0, 0.0), (10.0, 5.0), [Shape("square", 2.0, 4.0, 0.5, "#FF0000"), Shape("disc", 8.0, 1.0, 0.5, "#0000FF")])
+    picture = draw(scene, 224)
+    assert picture.shape == (124, 200, 3)
+    for colour, place in (((255, 0, 0), (2.0, 4.0)), ((0, 0, 255), (8.0, 1.0))):
+        row, column = np.argwhere((picture == colour).all(-1)).mean(0)
+        np.testing.assert_allclose((column / 20, 5 - (row - 24) / 20), place, atol=0.05)
+
+
+def test_pursuers_views_are_shown_on_request() -> None:
+    env, several = states("pursuit")
+    state = jax.tree.map(lambda leaf: leaf[0], several)
+    without, with_views = frame(env, state), frame(env, state, views=True)
+    assert (without != with_views).any(-1).mean() > 0.3
+
+
+def read_film(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    if path.suffix == ".gif":
+        with Image.open(path) as film:
+            return np.stack([np.asarray(each.convert("RGB")) for each in ImageSequence.Iterator(film)])
+    command = [get_ffmpeg_exe(), "-loglevel", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    return np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, np.uint8).reshape(shape)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_films_can_be_read_again(tmp_path: Path, suffix: str) -> None:
+    env, several = states("spread", 6)
+    film = frames(env, several, size=160)
+    save(film, tmp_path / f"film{suffix}", frames_per_second=5.0)
+    again = read_film(tmp_path / f"film{suffix}", film.shape)
+    assert again.shape == film.shape
+    assert np.abs(again.astype(float) - film).mean() < 8
+
+
+def test_what_cannot_be_drawn_says_why(tmp_path: Path) -> None:
+    env, several = states("spread")
+    with pytest.raises(ValueError, match="spread cannot be drawn: give its Environment a `scene`"):
+        frames(env._replace(scene=None), several)
+    with pytest.raises(ValueError, match="give a name that ends with .gif or .mp4"):
+        save(np.zeros((1, 8, 8, 3), np.uint8), tmp_path / "film.png")
+    with pytest.raises(ValueError, match="no frames"):
+        save([], tmp_path / "film.gif")

@@ -1,0 +1,89 @@
+"""Our environments in PettingZoo: its own conformance tests, and what they do not look at."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from pettingzoo.test import (
+    api_test,
+    max_cycles_test,
+    parallel_api_test,
+    parallel_seed_test,
+    render_test,
+    state_test,
+)
+from pettingzoo.utils import parallel_to_aec
+
+from envs_jax import environment_names, make
+from envs_jax.adapters.to_pettingzoo import to_pettingzoo
+
+OPTIONS: dict[str, dict[str, Any]] = {"pursuit": {"num_evaders": 4}, "spread": {"num_agents": 3}}
+NAMES = [*environment_names(), "continuous"]
+
+
+def parallel_env(name: str, episode_limit: int = 25, render_mode: Any = None) -> Any:
+    if name == "continuous":
+        return to_pettingzoo(make("spread", continuous_actions=True, episode_limit=episode_limit), render_mode)
+    return to_pettingzoo(make(name, episode_limit=episode_limit, **OPTIONS.get(name, {})), render_mode)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning"
+)  # PettingZoo's tests warn of choices, as of observations that are not pictures
+def test_pettingzoos_own_tests_pass(name: str) -> None:
+    parallel_api_test(parallel_env(name), num_cycles=60)
+    parallel_seed_test(lambda: parallel_env(name), num_cycles=5)
+    api_test(parallel_to_aec(parallel_env(name)), num_cycles=60)
+    par, aec = parallel_env(name), parallel_to_aec(parallel_env(name))
+    for env in (par, aec):
+        env.reset(seed=0)
+    state_test(aec, par)
+    render_test(
+        lambda render_mode=None: (  # pyright: ignore[reportArgumentType]  it is called with a render_mode
+            parallel_to_aec(parallel_env(name, render_mode=render_mode))
+        )
+    )
+    module = SimpleNamespace(
+        parallel_env=lambda max_cycles: parallel_env(name, max_cycles),
+        env=lambda max_cycles: parallel_to_aec(parallel_env(name, max_cycles)),
+    )
+    max_cycles_test(module)
+
+
+def play(env: Any, seed: int, episodes: int = 2) -> list[Any]:
+    """All that whole episodes of random actions show; the second goes on with the stream of the first."""
+    seen = []
+    for episode in range(episodes):
+        observations, _ = env.reset(seed=seed if episode == 0 else None)
+        for i, agent in enumerate(env.possible_agents):
+            env.action_space(agent).seed(seed + i)
+        seen.append(observations)
+        while env.agents:
+            step = env.step({agent: env.action_space(agent).sample() for agent in env.agents})
+            for agent, observation in step[0].items():
+                assert env.observation_space(agent).contains(observation)
+            assert all(type(flag) is bool for flags in step[2:4] for flag in flags.values())
+            seen.append(step)
+    return seen
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_seed_settles_whole_episodes(name: str) -> None:
+    env = parallel_env(name)
+    first, again, other = play(env, 1), play(parallel_env(name), 1), play(env, 2)
+    assert len(first) == len(again) and all(first[25][3].values())
+    for ours, theirs in zip(first, again, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert not np.array_equal(first[0][env.possible_agents[0]], other[0][env.possible_agents[0]])
+
+
+def test_wrong_actions_are_named() -> None:
+    env = parallel_env("spread")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"action 7 of agent_1 is not valid: give one of Discrete\(5\)"):
+        env.step({"agent_0": 0, "agent_1": 7, "agent_2": 0})
+    with pytest.raises(KeyError, match="agent_2"):
+        env.step({"agent_0": 0, "agent_1": 0})
