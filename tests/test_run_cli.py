@@ -14,7 +14,8 @@ from conftest import RunPython
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from experiments import run  # noqa: E402
+from envs_jax import make  # noqa: E402
+from experiments import evaluate, run  # noqa: E402
 from experiments.options import config_options, is_float_leaf, underscored  # noqa: E402
 from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
@@ -122,6 +123,29 @@ def test_a_policy_is_loaded_without_its_environment(folder: Path):
         assert 0.5 < np.mean(sampled == policy(observation)[None]) < 1.0
     with pytest.raises(FolderError, match="run=4 is not valid: .* has runs 0 to 3"):
         load_policy(folder, run=4)
+
+
+def test_a_trained_run_is_played(folder: Path, tmp_path: Path, capsys):
+    assert evaluate.main([str(folder), "--run", "2", "--episodes", "8"]) == 0
+    assert capsys.readouterr().out.startswith("greedy return 5.00 ± 0.00 over 8 episodes (random ")
+    for arguments, message in (
+        (["--gif", "film.gif"], "symbols cannot be drawn: give its Environment a `scene`"),
+        (["--gif", "film.png"], "--gif film.png is not valid: give a name that ends with .gif or .mp4."),
+        (["--run", "4"], "run=4 is not valid"),
+        (["--episodes", "0"], "--episodes 0 is not valid"),
+    ):
+        assert evaluate.main([str(folder), *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_film_ends_with_its_episode():
+    def policy(observation: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        return jnp.zeros(2, jnp.int32)
+
+    env = make("spread", episode_limit=6)
+    assert evaluate.film(env, policy, False, jax.random.key(0), {}).shape[0] == 7
+    returns = evaluate.mean_returns(env, policy, False, jax.random.key(0), 20)
+    assert returns.shape == (20,) and (returns < 0).all()
 
 
 def test_a_finished_run_stays_finished(folder: Path, capsys):

@@ -1,0 +1,131 @@
+"""Plays what a run has learnt: its return, and a film of one episode.
+
+python experiments/evaluate.py runs/NAME --gif film.gif
+"""
+
+import argparse
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, os.getcwd())
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax import registry as environments
+from envs_jax.environment import Environment, EnvState
+from envs_jax.rendering import FORMATS, frames, save, scenes
+from experiments.options import OptionError, Parser
+from mamt_jax.training.checkpoint import CheckpointError
+from mamt_jax.training.experiment import experiment_from_json
+from mamt_jax.training.load_policy import Policy, load_policy
+from mamt_jax.training.writers import FolderError, read_config
+
+
+class Episode(NamedTuple):
+    """One episode, padded to the episode limit.
+
+    Attributes:
+        state: T + 1 states, the first one included.
+        reward: (T, n).
+        playing: (T,) bool, whether the step still belonged to the episode.
+    """
+
+    state: EnvState
+    reward: jax.Array
+    playing: jax.Array
+
+
+def play(env: Environment, policy: Policy, sample: bool, key: jax.Array) -> Episode:
+    """One episode of `env` under `policy`."""
+    reset_key, steps_key = jax.random.split(key)
+    first, timestep = env.reset(reset_key)
+
+    def step(carry: tuple[EnvState, jax.Array, jax.Array], number: jax.Array) -> tuple[tuple, tuple]:
+        state, observation, playing = carry
+        act_key, env_key = jax.random.split(jax.random.fold_in(steps_key, number))
+        action = policy(observation, act_key) if sample else policy(observation)
+        state, timestep = env.step(env_key, state, action)
+        return (state, timestep.observation, playing & ~timestep.done), (state, timestep.reward, playing)
+
+    carry = (first, timestep.observation, jnp.ones((), bool))
+    _, (later, reward, playing) = jax.lax.scan(step, carry, jnp.arange(env.spec.episode_limit))
+    state = jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first, later)
+    return Episode(state, reward, playing)
+
+
+def mean_returns(env: Environment, policy: Policy, sample: bool, key: jax.Array, episodes: int) -> np.ndarray:
+    """(episodes,): the sum of rewards, mean over agents."""
+
+    def one(key: jax.Array) -> jax.Array:
+        episode = play(env, policy, sample, key)
+        return jnp.where(episode.playing[:, None], episode.reward, 0.0).sum(0).mean()
+
+    return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key, episodes)))
+
+
+def film(env: Environment, policy: Policy, sample: bool, key: jax.Array, options: dict[str, Any]) -> np.ndarray:
+    """Frames of one episode, its last state included."""
+    episode = jax.device_get(jax.jit(lambda key: play(env, policy, sample, key))(key))
+    length = int(episode.playing.sum()) + 1
+    return frames(env, jax.tree.map(lambda leaf: leaf[:length], episode.state), **options)
+
+
+def check_picture(env: Environment, views: bool) -> None:
+    """Raises ValueError unless `env` can be drawn, with views if asked for."""
+    options = inspect.signature(scenes(env)).parameters
+    if views and "views" not in options:
+        raise OptionError(f"--views: {env.spec.name} has none to show, leave it out.")
+
+
+def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """What was typed; raises OptionError."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="folder of a run of experiments/run.py")
+    parser.add_argument("--run", type=int, default=0, help="which of its runs (default 0)")
+    parser.add_argument("--episodes", type=int, default=100, help="episodes to play for the return (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of starts, noise and sampled actions (default 0)")
+    parser.add_argument("--sample", action="store_true", help="sample actions instead of taking the most likely")
+    parser.add_argument("--gif", type=Path, help="film of one episode to write, a .gif or .mp4")
+    parser.add_argument("--views", action="store_true", help="show in the film what agents see, where an environment can")
+    values = parser.parse_args(arguments)
+    if values.episodes < 1:
+        raise OptionError(f"--episodes {values.episodes} is not valid: give a whole number of at least 1.")
+    if values.gif and values.gif.suffix not in FORMATS:
+        raise OptionError(f"--gif {values.gif} is not valid: give a name that ends with {' or '.join(FORMATS)}.")
+    return values
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        values = read_arguments(sys.argv[1:] if arguments is None else arguments)
+        policy = load_policy(values.folder, values.run)
+        content = read_config(Path(values.folder))
+        experiment = experiment_from_json(content["experiment"])
+        env = environments.make(experiment.env, **experiment.env_options)
+        if values.gif:
+            check_picture(env, values.views)
+        key = jax.random.key(values.seed)
+        returns = mean_returns(env, policy, values.sample, key, values.episodes)
+        error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
+        others = ", ".join(f"{name} {value:.1f}" for name, value in content.get("references", {}).items())
+        kind = "sampled" if values.sample else "greedy"
+        print(f"{kind} return {returns.mean():.2f} ± {error:.2f} over {values.episodes} episodes ({others})")
+        if values.gif:
+            save(film(env, policy, values.sample, key, {"views": True} if values.views else {}), values.gif)
+            print(f"wrote {values.gif}")
+    except (OptionError, FolderError, CheckpointError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
