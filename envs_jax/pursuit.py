@@ -182,16 +182,20 @@ def place(key: jax.Array, allowed: jax.Array, num: int) -> jax.Array:
     Each cell draws its rank once: the best of what is left is uniform over it. Where nothing is left, and the original would
     search for ever, cells beside earlier ones are taken.
     """
-    rank = jax.random.uniform(key, allowed.shape)
     x, y = (jnp.arange(size) for size in allowed.shape)
+    # Rank and cell share an int32, so that finding the best is one maximum: a reset stands in every step.
+    cell_bits = (allowed.size - 1).bit_length()
+    rank = jax.random.bits(key, allowed.shape).astype(jnp.uint32) >> (cell_bits + 2) << cell_bits
+    rank = rank.astype(jnp.int32) + jnp.arange(allowed.size, dtype=jnp.int32).reshape(allowed.shape)
+    rank = jnp.where(allowed, rank, -(2**31))
 
-    def pick(taken: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        best = jnp.argmax(jnp.where(allowed, rank + ~taken, -1.0))
+    def pick(rank: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        best = rank.max() & ((1 << cell_bits) - 1)
         cell = jnp.stack(jnp.unravel_index(best, allowed.shape)).astype(jnp.int32)
         near = jnp.abs(x - cell[0])[:, None] + jnp.abs(y - cell[1])[None] <= 1
-        return taken | near, cell
+        return jnp.where(near & (rank >= 0), rank - 2**30, rank), cell
 
-    return jax.lax.scan(pick, jnp.zeros(allowed.shape, bool), None, num)[1]
+    return jax.lax.scan(pick, rank, None, num)[1]
 
 
 def in_window(key: jax.Array, size: int, share: float) -> jax.Array:
