@@ -5,6 +5,7 @@ python experiments/figures.py
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 ALGORITHMS = ("maac", "mamd", "mamt")
+VARIANTS = ("maac_expected", "mamd_epsilon_1")  # in the table alone
 POLICIES = ("random", "do_nothing", "scripted")
 ORIGINAL = "maac_original.csv"
 BIN = 240
 
 
-def trained(folder: Path) -> list[str]:
-    """The algorithms whose runs are there."""
-    return [name for name in ALGORITHMS if (folder / name / "metrics.jsonl").exists()]
+def trained(folder: Path, names: Sequence[str] = ALGORITHMS) -> list[str]:
+    """Those of `names` whose runs are there."""
+    return [name for name in names if (folder / name / "metrics.jsonl").exists()]
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -79,7 +81,7 @@ def table(folder: Path, references: dict[str, Any]) -> str:
         "| | training return | greedy return | rovers on goal (greedy) | episodes | seeds |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for name in trained(folder):
+    for name in trained(folder, ALGORITHMS + VARIANTS):
         rows = read_rows(folder / name)
         cells = []
         for metric in ("train_return", "eval_return", "task/rovers_on_goal"):

@@ -13,7 +13,7 @@ import envs_jax
 from envs_jax.reference_policies import evaluate_policy, reference_policies
 from mamt_jax.training.writers import describe_machine
 
-EPISODES = 5000
+STEPS = 125_000  # an environment: 5,000 episodes of 25 steps, 250 of 500
 
 
 def main() -> None:
@@ -24,12 +24,13 @@ def main() -> None:
     returns: dict[str, dict] = {}
     for name in envs_jax.environment_names():
         env = envs_jax.make(name)
+        episodes = STEPS // env.spec.episode_limit
         for number, (policy_name, policy) in enumerate(reference_policies(env).items()):
-            result = evaluate_policy(env, policy, jax.random.key(number), EPISODES)
+            result = evaluate_policy(env, policy, jax.random.key(number), episodes)
             returns.setdefault(name, {})[policy_name] = result
             print(f"{name:12} {policy_name:10} {result['return']:8.2f} +- {result['return_std_error']:.2f}")
     unit = "sum of one agent's rewards over an episode, mean over agents"
-    content = {"unit": unit, "episodes": EPISODES, "machine": describe_machine(), "returns": returns}
+    content = {"unit": unit, "steps": STEPS, "machine": describe_machine(), "returns": returns}
     out.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -21,7 +21,7 @@ DEPENDENT_AGENTS: dict[str, tuple[int, ...]] = {"spread3_sep": (), "spread3_mix"
 class MAMDConfig(base.ActorCriticConfig):
     """MAAC's hyperparameters, and the trust region's."""
 
-    epsilon: float = 1.0
+    epsilon: float = 10.0
     """Size of every agent's trust region; at infinity MAMD is MAAC."""
     tsallis_q: float = 0.2
     """Order of the Tsallis logarithm in the divergence; 1 is the natural logarithm."""
