@@ -1,6 +1,7 @@
 """Validation of the options of environment factories: one sentence that names the option and what would be right."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 
@@ -31,3 +32,9 @@ def require_share(option: str, value: Any) -> None:
 def require_switch(option: str, value: Any) -> None:
     """Raises ValueError unless `value` is True or False."""
     _require(isinstance(value, bool), option, value, "True or False")
+
+
+def require_each(require: Callable[[str, Any], None], **options: Any) -> None:
+    """`require` of every one of `options`."""
+    for option, value in options.items():
+        require(option, value)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.environment import Discrete, Environment, EnvSpec, TimeStep, make_timestep
-from envs_jax.options import require_count, require_number, require_share, require_switch
+from envs_jax.options import require_count, require_each, require_number, require_share, require_switch
 from envs_jax.scene import INK, WALL, Scene, colour, shape_at
 
 # What actions 0 to 4 do to (x, y). The first four also are the sides from which an evader is caught.
@@ -289,6 +289,16 @@ def _scene(state: PursuitState, rules: Rules, views: bool = False) -> Scene:
     return Scene(low, high, [*walls, *(seen if views else []), *pursuers, *evaders], caption)
 
 
+def _spec(num_pursuers: int, observation_range: int, episode_limit: int) -> EnvSpec:
+    return EnvSpec(
+        name="pursuit",
+        agent_names=tuple(f"pursuer_{i}" for i in range(num_pursuers)),
+        observation_sizes=(3 * observation_range**2,) * num_pursuers,
+        action_spaces=(Discrete(len(MOVES), idle=STAY),) * num_pursuers,
+        episode_limit=episode_limit,
+    )
+
+
 def pursuit(
     num_pursuers: int = 8,
     num_evaders: int = 30,
@@ -336,24 +346,14 @@ def pursuit(
     Raises:
         ValueError: if an option has a value that is not allowed, or a window cannot hold the agents.
     """
-    counts = {"num_pursuers": num_pursuers, "num_evaders": num_evaders, "x_size": x_size, "y_size": y_size}
-    counts |= {"episode_limit": episode_limit, "observation_range": observation_range, "num_catch": num_catch}
-    for option, value in counts.items():
-        require_count(option, value)
-    for option, value in {"shared_reward": shared_reward, "freeze_evaders": freeze_evaders, "surround": surround}.items():
-        require_switch(option, value)
-    for option, value in {"tag_reward": tag_reward, "catch_reward": catch_reward, "urgency_reward": urgency_reward}.items():
-        require_number(option, value)
+    require_each(require_count, num_pursuers=num_pursuers, num_evaders=num_evaders, x_size=x_size, y_size=y_size)
+    require_each(require_count, episode_limit=episode_limit, observation_range=observation_range, num_catch=num_catch)
+    require_each(require_switch, shared_reward=shared_reward, freeze_evaders=freeze_evaders, surround=surround)
+    require_each(require_number, tag_reward=tag_reward, catch_reward=catch_reward, urgency_reward=urgency_reward)
     require_share("constraint_window", constraint_window)
     building = block(x_size, y_size)
     require_room(building, constraint_window, max(num_pursuers, num_evaders))
-    spec = EnvSpec(
-        name="pursuit",
-        agent_names=tuple(f"pursuer_{i}" for i in range(num_pursuers)),
-        observation_sizes=(3 * observation_range**2,) * num_pursuers,
-        action_spaces=(Discrete(len(MOVES), idle=STAY),) * num_pursuers,
-        episode_limit=episode_limit,
-    )
+    spec = _spec(num_pursuers, observation_range, episode_limit)
     rules = Rules(
         spec=spec,
         building=building,
