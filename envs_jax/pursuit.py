@@ -113,7 +113,7 @@ def catch(rules: Rules, pursuers: jax.Array, evader_position: jax.Array, alive: 
         caught = alive & (look_up(pursuers, evader_position) >= rules.num_catch)
         return caught, count(evader_position, caught, rules.building.shape) > 0
     held = sum_of_sides(jnp.pad((pursuers > 0).astype(jnp.int32), 1))
-    caught = alive & (look_up(jnp.asarray(held) == rules.needed, evader_position))
+    caught = alive & look_up(jnp.asarray(held) == rules.needed, evader_position)
     return caught, jnp.asarray(sum_of_sides(jnp.pad(count(evader_position, caught, rules.building.shape), 1))) > 0
 
 

@@ -9,7 +9,7 @@ from pettingzoo import ParallelEnv
 
 from envs_jax.environment import Box, Discrete, Environment, EnvState, TimeStep
 from envs_jax.reference_policies import do_nothing_policy
-from envs_jax.rendering import frame
+from envs_jax.rendering import frame, scenes
 
 RenderMode = Literal["rgb_array", "human"] | None
 
@@ -25,8 +25,8 @@ def to_pettingzoo(env: Environment, render_mode: RenderMode = None) -> ParallelE
     """
     if render_mode not in (None, *JaxParallelEnv.metadata["render_modes"]):
         raise ValueError(f"render_mode={render_mode!r} is not valid: give None, 'rgb_array' or 'human'.")
-    if render_mode and env.scene is None:
-        raise ValueError(f"render_mode={render_mode!r} is not valid: {env.spec.name} has no `scene`.")
+    if render_mode:
+        scenes(env)
     return JaxParallelEnv(env, render_mode)
 
 
