@@ -41,6 +41,8 @@ class EnvSpec:
         observation_sizes: each agent's own observation width, before padding.
         action_spaces: each agent's own action space; all discrete or all boxes.
         episode_limit: steps after which an episode is truncated.
+        observation_dtype: the narrowest type that holds every observation exactly, for whoever stores many. What
+            environments show is float32 all the same.
     """
 
     name: str
@@ -48,6 +50,7 @@ class EnvSpec:
     observation_sizes: tuple[int, ...]
     action_spaces: tuple[Discrete | Box, ...]
     episode_limit: int
+    observation_dtype: str = "float32"
 
     @property
     def num_agents(self) -> int:

@@ -289,13 +289,14 @@ def _scene(state: PursuitState, rules: Rules, views: bool = False) -> Scene:
     return Scene(low, high, [*walls, *(seen if views else []), *pursuers, *evaders], caption)
 
 
-def _spec(num_pursuers: int, observation_range: int, episode_limit: int) -> EnvSpec:
+def _spec(num_pursuers: int, num_evaders: int, observation_range: int, episode_limit: int) -> EnvSpec:
     return EnvSpec(
         name="pursuit",
         agent_names=tuple(f"pursuer_{i}" for i in range(num_pursuers)),
         observation_sizes=(3 * observation_range**2,) * num_pursuers,
         action_spaces=(Discrete(len(MOVES), idle=STAY),) * num_pursuers,
         episode_limit=episode_limit,
+        observation_dtype="uint8" if max(num_pursuers, num_evaders) < 256 else "float32",
     )
 
 
@@ -353,7 +354,7 @@ def pursuit(
     require_share("constraint_window", constraint_window)
     building = block(x_size, y_size)
     require_room(building, constraint_window, max(num_pursuers, num_evaders))
-    spec = _spec(num_pursuers, observation_range, episode_limit)
+    spec = _spec(num_pursuers, num_evaders, observation_range, episode_limit)
     rules = Rules(
         spec=spec,
         building=building,

@@ -1,47 +1,100 @@
-"""The ring against a list."""
+"""The ring against a list of transitions."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envs_jax.environment import Discrete, EnvSpec
 from mamt_jax.training.replay import uniform_replay
+from mamt_jax.types import Transition
 
-ROW = {"x": jax.ShapeDtypeStruct((2,), jnp.float32), "i": jax.ShapeDtypeStruct((), jnp.int32)}
-
-
-def rows(write: int, count: int) -> dict[str, jax.Array]:
-    number = jnp.arange(write * count, (write + 1) * count)
-    return {"x": jnp.stack([number, -number], -1).astype(jnp.float32), "i": number}
+LIMIT = 4
+SPEC = EnvSpec("counting", ("a_0", "a_1"), (2, 2), (Discrete(5),) * 2, LIMIT, observation_dtype="uint8")
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 8))
-def test_memory_holds_the_latest_rows_and_samples_only_them(rows_per_write: int, capacity_in_writes: int, writes: int):
-    capacity = rows_per_write * capacity_in_writes
-    replay = uniform_replay(capacity, rows_per_write, batch_size=200)
-    storage = replay.init(ROW)
-    for write in range(writes):
-        storage = replay.add(storage, rows(write, rows_per_write), jnp.asarray(write))
-    latest = set(range(writes * rows_per_write)[-capacity:])
-    held = storage["i"][: min(writes, capacity_in_writes) * rows_per_write]
-    assert set(held.tolist()) == latest
-    batch = replay.sample(storage, jax.random.key(0), jnp.asarray(writes))
-    assert set(batch["i"].tolist()) == latest
-    np.testing.assert_array_equal(batch["x"][:, 0], batch["i"])
-    np.testing.assert_array_equal(batch["x"][:, 1], -batch["i"])
+def stream(rng: np.random.Generator, steps: int, num_envs: int) -> dict[str, np.ndarray]:
+    """(steps, E, ...) of environments whose every observation is its own, cut after LIMIT steps or by chance before."""
+    observation = rng.permutation(np.arange(steps * num_envs)).reshape(steps, num_envs) + 1
+    final = observation + 100
+    length = np.zeros(num_envs, int)
+    truncated, terminated = np.zeros((2, steps, num_envs), bool)
+    for t in range(steps):
+        length += 1
+        truncated[t] = length == LIMIT
+        terminated[t] = ~truncated[t] & (rng.random(num_envs) < 0.2)
+        length[truncated[t] | terminated[t]] = 0
+    following = np.append(observation[1:], observation[-1:] + 50, 0)
+    return {
+        "observation": observation,
+        "truncated": truncated,
+        "terminated": terminated,
+        "next": np.where(truncated | terminated, final, following),
+        "shown": following,
+    }
+
+
+def transitions(data: dict[str, np.ndarray], steps: slice) -> Transition:
+    """Those steps, agents seeing (x, x + 1)."""
+
+    def seen(name: str) -> jax.Array:
+        agents = data[name][steps, :, None, None] + np.arange(2)[:, None]
+        return jnp.asarray(np.concatenate([agents, np.zeros_like(agents)], -1), jnp.float32)
+
+    number = data["observation"][steps]
+    action = np.stack([number % 5, number % 3], -1)
+    reward = np.stack([number, -number], -1)
+    terminated = np.repeat(data["terminated"][steps, :, None], 2, -1)
+    return Transition(
+        seen("observation"),
+        jnp.asarray(action, jnp.int32),
+        jnp.asarray(reward, jnp.float32),
+        seen("next"),
+        jnp.asarray(terminated),
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(0, 99))
+def test_memory_holds_and_samples_the_latest_transitions(steps: int, num_envs: int, kept: int, rounds: int, seed: int):
+    data = stream(np.random.default_rng(seed), steps * rounds, num_envs)
+    replay = uniform_replay(SPEC, kept, steps, num_envs, batch_size=1000)
+    storage = replay.init()
+    for number in range(rounds):
+        part = slice(number * steps, (number + 1) * steps)
+        storage = replay.add(storage, transitions(data, part), jnp.asarray(data["truncated"][part]), jnp.asarray(number))
+    shown = jnp.asarray(data["shown"][-1][:, None, None] + np.array([[0], [1]]), jnp.float32)
+    shown = jnp.concatenate([shown, jnp.zeros_like(shown)], -1)
+    batch = jax.device_get(replay.sample(storage, jax.random.key(seed), shown, jnp.asarray(rounds)))
+
+    latest = transitions(data, slice(max(0, rounds - kept) * steps, None))
+    expected = {int(row): place for place, row in np.ndenumerate(np.asarray(latest.observation[..., 0, 0]))}
+    drawn = batch.observation[:, 0, 0].astype(int)
+    assert set(drawn) == set(expected)
+    truth: Any = jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)[expected[row]] for row in drawn]), latest)
+    ended = truth.terminated.all(-1)
+    truth.next_observation[ended] = 0
+    jax.tree.map(np.testing.assert_array_equal, batch, truth)
+    assert [leaf.dtype for leaf in batch] == [np.float32, np.int32, np.float32, np.float32, np.bool_]
 
 
 def test_sampling_is_uniform():
-    replay = uniform_replay(capacity=8, rows_per_write=4, batch_size=8000)
-    storage = replay.add(replay.add(replay.init(ROW), rows(0, 4), jnp.asarray(0)), rows(1, 4), jnp.asarray(1))
-    counts = np.bincount(replay.sample(storage, jax.random.key(1), jnp.asarray(2))["i"], minlength=8)
+    replay = uniform_replay(SPEC, 2, 2, 2, batch_size=8000)
+    data, storage = stream(np.random.default_rng(0), 4, 2), replay.init()
+    for number in range(2):
+        part = slice(2 * number, 2 * number + 2)
+        storage = replay.add(storage, transitions(data, part), jnp.asarray(data["truncated"][part]), jnp.asarray(number))
+    rows = replay.sample(storage, jax.random.key(1), jnp.zeros((2, 2, 2)), jnp.asarray(2)).observation[:, 0, 0].astype(int)
+    counts = np.bincount(rows, minlength=9)[1:]
     chi_square = ((counts - 1000) ** 2 / 1000).sum()
     assert chi_square < 24.3  # 0.1 % of fair draws exceed it with 7 degrees of freedom
 
 
-def test_a_write_that_would_wrap_is_refused():
-    with pytest.raises(ValueError, match="capacity=10 is not valid: give a multiple of rows_per_write=4"):
-        uniform_replay(capacity=10, rows_per_write=4, batch_size=1)
+def test_a_million_rows_of_pursuit_take_less_than_1300_megabytes():
+    from envs_jax import make
+
+    replay = uniform_replay(make("pursuit").spec, 3334, 25, 12, batch_size=1024)
+    assert sum(leaf.size * leaf.dtype.itemsize for leaf in jax.eval_shape(replay.init)) < 1.3e9

@@ -48,19 +48,19 @@ def random_act(observation: jax.Array, key: jax.Array) -> jax.Array:
 def played():
     env, keys = counting(), jax.random.split(jax.random.key(0))
     start = reset_batch(env, keys[0], 5)
-    batch, transitions, sums = jax.jit(lambda batch, key: rollout(env, random_act, batch, key, 30))(start, keys[1])
-    return jax.device_get((start, batch, transitions, sums))
+    batch, seen = jax.jit(lambda batch, key: rollout(env, random_act, batch, key, 30))(start, keys[1])
+    return jax.device_get((start, batch, seen.transitions, seen.finished, seen.truncated))
 
 
 def test_next_observation_is_the_true_successor(played):
-    _, _, transitions, _ = played
+    transitions = played[2]
     assert transitions.terminated.any() and (transitions.next_observation[..., 1] == LIMIT).any()
     np.testing.assert_array_equal(transitions.next_observation[..., 0], transitions.observation[..., 0])
     np.testing.assert_array_equal(transitions.next_observation[..., 1], transitions.observation[..., 1] + 1)
 
 
 def test_the_next_step_sees_the_next_episode(played):
-    start, batch, transitions, _ = played
+    start, batch, transitions, *_ = played
     over = transitions.terminated.all(-1) | (transitions.next_observation[..., 0, 1] == LIMIT)
     seen = np.concatenate([transitions.observation, batch.observation[None]])
     np.testing.assert_array_equal(seen[0], start.observation)
@@ -70,12 +70,14 @@ def test_the_next_step_sees_the_next_episode(played):
 
 
 def test_a_time_limit_is_no_termination(played):
-    _, _, transitions, _ = played
+    _, _, transitions, _, truncated = played
     np.testing.assert_array_equal(transitions.terminated, np.broadcast_to(transitions.action.all(-1)[..., None], (30, 5, 2)))
+    by_the_clock = (transitions.next_observation[..., 0, 1] == LIMIT) & ~transitions.terminated.all(-1)
+    np.testing.assert_array_equal(truncated, by_the_clock)
 
 
 def test_sums_are_those_of_finished_episodes(played):
-    _, _, transitions, sums = played
+    _, _, transitions, sums, _ = played
     over = transitions.terminated.all(-1) | (transitions.next_observation[..., 0, 1] == LIMIT)
     episodes, returns, steps = 0, np.zeros(2), 0.0
     for env in range(5):

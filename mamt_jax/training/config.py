@@ -41,7 +41,7 @@ class Schedule(NamedTuple):
         vector_steps: steps of all environments in a round.
         updates: updates in a round, once the replay memory holds a batch.
         rows: transitions that a round adds.
-        capacity: rows of the replay memory, a whole number of rounds.
+        replay_rounds: rounds that the replay memory holds.
         warmup_rounds: first rounds, which only collect.
         evaluation_rounds: rounds between evaluations.
         total_rounds: rounds of the whole run.
@@ -50,10 +50,15 @@ class Schedule(NamedTuple):
     vector_steps: int
     updates: int
     rows: int
-    capacity: int
+    replay_rounds: int
     warmup_rounds: int
     evaluation_rounds: int
     total_rounds: int
+
+    @property
+    def capacity(self) -> int:
+        """Transitions that the replay memory holds."""
+        return self.replay_rounds * self.rows
 
     def env_steps(self, rounds: int) -> int:
         """Environment steps of one run after `rounds`."""
@@ -76,7 +81,7 @@ def make_schedule(config: TrainingConfig, episode_limit: int) -> Schedule:
         vector_steps=ratio.denominator,
         updates=ratio.numerator,
         rows=rows,
-        capacity=min(math.ceil(config.buffer_size / rows), total_rounds) * rows,
+        replay_rounds=min(math.ceil(config.buffer_size / rows), total_rounds),
         warmup_rounds=math.ceil(config.batch_size / rows) - 1,
         evaluation_rounds=max(1, round(config.evaluation_interval * episode_limit / rows)),
         total_rounds=total_rounds,

@@ -230,7 +230,7 @@ def compile_program(
 
 def save(session: Session, states: RunState, counters: Counters) -> None:
     """Writes a checkpoint, the filled part of the replay memory alone, and draws the learning curve."""
-    filled = filled_rows(session, counters.rounds)
+    filled = min(counters.rounds, session.built.schedule.replay_rounds)
     states = dataclasses.replace(states, replay=jax.tree.map(lambda leaf: np.asarray(leaf)[:, :filled], states.replay))
     save_checkpoint(session.folder / CHECKPOINTS, counters.rounds, states, counters._asdict())
     title = f"{session.built.env.spec.name} · {session.experiment.algo}"
@@ -259,17 +259,12 @@ def finish(session: Session, states: RunState, counters: Counters) -> None:
         ) from error
 
 
-def filled_rows(session: Session, rounds: int) -> int:
-    """Rows of the replay memory that hold something after `rounds`."""
-    return min(rounds * session.built.schedule.rows, session.built.schedule.capacity)
-
-
 def restore(session: Session) -> tuple[RunState, Counters]:
     """States and counters of the latest checkpoint; later rows of metrics.jsonl are cut off."""
     path = latest_checkpoint(session.folder / CHECKPOINTS)
     record = read_record(path)
     counters = Counters(record["rounds"], tuple(record["episodes"]), record["wall_seconds"])
-    filled = filled_rows(session, counters.rounds)
+    filled = min(counters.rounds, session.built.schedule.replay_rounds)
     shapes = jax.eval_shape(session.runs.init, session.configs, session.keys)
 
     def shorten(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

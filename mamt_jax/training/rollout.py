@@ -15,6 +15,20 @@ Act = Callable[[jax.Array, jax.Array], jax.Array]
 """(observation (E, n, d), key) -> action (E, n) or (E, n, k)."""
 
 
+class Rollout(NamedTuple):
+    """What a rollout of T steps of E environments saw.
+
+    Attributes:
+        transitions: with leading axes (T, E).
+        truncated: (T, E) bool, where a time limit cut an episode.
+        finished: sums over the episodes that ended.
+    """
+
+    transitions: Transition
+    truncated: jax.Array
+    finished: "EpisodeSums"
+
+
 class EnvBatch(NamedTuple):
     """Parallel environments between two steps: their states and what the agents see, (E, n, d)."""
 
@@ -70,9 +84,7 @@ def sum_finished(statistics: EpisodeStatistics) -> EpisodeSums:
     )
 
 
-def rollout(
-    env: Environment, act: Act, batch: EnvBatch, key: jax.Array, num_steps: int
-) -> tuple[EnvBatch, Transition, EpisodeSums]:
+def rollout(env: Environment, act: Act, batch: EnvBatch, key: jax.Array, num_steps: int) -> tuple[EnvBatch, Rollout]:
     """`num_steps` steps of all environments.
 
     Args:
@@ -83,16 +95,16 @@ def rollout(
         num_steps: T.
 
     Returns:
-        Where they stand then, transitions with leading axes (T, E), and the sums over the episodes that ended.
+        Where they stand then, and what was seen on the way.
     """
 
-    def step(batch: EnvBatch, number: jax.Array) -> tuple[EnvBatch, tuple[Transition, EpisodeStatistics]]:
+    def step(batch: EnvBatch, number: jax.Array) -> tuple[EnvBatch, tuple[Transition, jax.Array, EpisodeStatistics]]:
         act_key, env_key = jax.random.split(jax.random.fold_in(key, number))
         action = act(batch.observation, act_key)
         env_keys = jax.random.split(env_key, action.shape[0])
         env_state, timestep = jax.vmap(env.step)(env_keys, batch.env_state, action)
         transition = Transition(batch.observation, action, timestep.reward, timestep.final_observation, timestep.terminated)
-        return EnvBatch(env_state, timestep.observation), (transition, env_state.statistics)
+        return EnvBatch(env_state, timestep.observation), (transition, timestep.truncated, env_state.statistics)
 
-    batch, (transitions, statistics) = jax.lax.scan(step, batch, jnp.arange(num_steps))
-    return batch, transitions, sum_finished(statistics)
+    batch, (transitions, truncated, statistics) = jax.lax.scan(step, batch, jnp.arange(num_steps))
+    return batch, Rollout(transitions, truncated, sum_finished(statistics))

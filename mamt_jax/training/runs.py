@@ -15,9 +15,9 @@ from envs_jax.environment import Environment
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.training.config import Schedule, TrainingConfig
 from mamt_jax.training.evaluation import Evaluation, evaluate
-from mamt_jax.training.replay import uniform_replay
-from mamt_jax.training.rollout import Act, EnvBatch, EpisodeSums, no_episodes, reset_batch, rollout, with_episodes
-from mamt_jax.types import Config, LearnerState, Metrics, Transition
+from mamt_jax.training.replay import Replay, Storage, uniform_replay
+from mamt_jax.training.rollout import EnvBatch, EpisodeSums, no_episodes, reset_batch, rollout, with_episodes
+from mamt_jax.types import Config, LearnerState, Metrics
 
 
 @flax.struct.dataclass
@@ -52,7 +52,7 @@ class RunState:
     evaluation_key: jax.Array
     learner_state: LearnerState
     env_batch: EnvBatch
-    replay: Transition
+    replay: Storage
     sums: IntervalSums
 
 
@@ -130,22 +130,21 @@ def make_init(
     env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule
 ) -> Callable[[Config, jax.Array], RunState]:
     """(algorithm config, key) -> the state in which one run starts."""
-    replay = uniform_replay(schedule.capacity, schedule.rows, config.batch_size)
+    replay = make_replay(env, config, schedule)
 
     def init(algorithm_config: Config, key: jax.Array) -> RunState:
         learner_key, env_key, train_key, evaluation_key = jax.random.split(key, 4)
         learner_state = algorithm.init(algorithm_config, learner_key)
         env_batch = reset_batch(env, env_key, config.num_envs)
-        act = partial(algorithm.act, algorithm_config, learner_state)
-        record = transition_shape(env, act, env_batch, train_key)
-        batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((config.batch_size, *leaf.shape), leaf.dtype), record)
+        storage = replay.init()
+        batch = jax.eval_shape(replay.sample, storage, train_key, env_batch.observation, jnp.ones((), jnp.int32))
         _, metrics = jax.eval_shape(algorithm.update, algorithm_config, learner_state, batch, train_key)
         return RunState(
             key=train_key,
             evaluation_key=evaluation_key,
             learner_state=learner_state,
             env_batch=env_batch,
-            replay=replay.init(record),
+            replay=storage,
             sums=IntervalSums(
                 episodes=no_episodes(env),
                 updates=jnp.zeros((), jnp.int32),
@@ -156,29 +155,27 @@ def make_init(
     return init
 
 
-def transition_shape(env: Environment, act: Act, env_batch: EnvBatch, key: jax.Array) -> Transition:
-    """Shapes and dtypes of one transition of one environment."""
-    transitions = jax.eval_shape(lambda env_batch, key: rollout(env, act, env_batch, key, 1)[1], env_batch, key)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), transitions)
+def make_replay(env: Environment, config: TrainingConfig, schedule: Schedule) -> Replay:
+    """The replay memory of one run."""
+    return uniform_replay(env.spec, schedule.replay_rounds, schedule.vector_steps, config.num_envs, config.batch_size)
 
 
 def make_round(
     env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule
 ) -> Callable[[Config, RunState, jax.Array], RunState]:
     """(algorithm config, state, round number) -> the state one round on: a rollout into replay, then updates."""
-    replay = uniform_replay(schedule.capacity, schedule.rows, config.batch_size)
+    replay = make_replay(env, config, schedule)
 
     def train_round(algorithm_config: Config, state: RunState, index: jax.Array) -> RunState:
         rollout_key, updates_key = jax.random.split(jax.random.fold_in(state.key, index))
         act = partial(algorithm.act, algorithm_config, state.learner_state)
-        env_batch, transitions, finished = rollout(env, act, state.env_batch, rollout_key, schedule.vector_steps)
-        rows = jax.tree.map(lambda leaf: leaf.reshape(schedule.rows, *leaf.shape[2:]), transitions)
-        storage = replay.add(state.replay, rows, index)
+        env_batch, seen = rollout(env, act, state.env_batch, rollout_key, schedule.vector_steps)
+        storage = replay.add(state.replay, seen.transitions, seen.truncated, index)
 
         def update(number: jax.Array, carry: tuple[LearnerState, Metrics]) -> tuple[LearnerState, Metrics]:
             learner_state, sums = carry
             sample_key, update_key = jax.random.split(jax.random.fold_in(updates_key, number))
-            batch = replay.sample(storage, sample_key, index + 1)
+            batch = replay.sample(storage, sample_key, env_batch.observation, index + 1)
             learner_state, metrics = algorithm.update(algorithm_config, learner_state, batch, update_key)
             return learner_state, jax.tree.map(jnp.add, sums, metrics)
 
@@ -187,7 +184,7 @@ def make_round(
         carry = (state.learner_state, state.sums.update_metrics)
         learner_state, metric_sums = jax.lax.fori_loop(0, num_updates, update, carry)
         sums = IntervalSums(
-            episodes=jax.tree.map(jnp.add, state.sums.episodes, finished),
+            episodes=jax.tree.map(jnp.add, state.sums.episodes, seen.finished),
             updates=state.sums.updates + num_updates,
             update_metrics=metric_sums,
         )

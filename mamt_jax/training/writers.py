@@ -88,6 +88,7 @@ def spec_from_json(content: dict[str, Any]) -> EnvSpec:
         observation_sizes=tuple(content["observation_sizes"]),
         action_spaces=tuple(kinds[space.pop("kind")](**space) for space in spaces),
         episode_limit=content["episode_limit"],
+        observation_dtype=content.get("observation_dtype", "float32"),
     )
 
 
