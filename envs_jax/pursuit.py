@@ -79,9 +79,9 @@ def sum_of_sides(padded: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
 
 
 def count(position: jax.Array, weight: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """(X, Y) float32: the summed weights (k,) of those whose position (k, 2) is a cell."""
-    x, y = (jax.nn.one_hot(position[:, axis], size[axis], dtype=jnp.float32) for axis in (0, 1))
-    return jnp.einsum("kx,ky->xy", x * weight[:, None].astype(jnp.float32), y)
+    """(X, Y) int32: the summed weights (k,) of those whose position (k, 2) is a cell."""
+    x, y = position.T
+    return jnp.zeros(size, jnp.int32).at[x, y].add(weight.astype(jnp.int32), mode="promise_in_bounds")
 
 
 def look_up(layer: jax.Array | np.ndarray, position: jax.Array) -> jax.Array:
@@ -139,17 +139,14 @@ def observe(rules: Rules, pursuer_position: jax.Array, pursuers: jax.Array, evad
     """What each pursuer sees around itself, (n, w * w * 3): [y, x, (building or outside, pursuers, evaders)], flattened."""
     width = rules.observation_range
     offset = (width - 1) // 2
-    walls = np.pad(rules.building.astype(np.float32), offset, constant_values=1.0)
-    layers = jnp.stack([jnp.asarray(walls), jnp.pad(pursuers, offset), jnp.pad(evaders, offset)], -1).swapaxes(0, 1)
-
-    def window(position: jax.Array) -> jax.Array:
-        seen = 2 * offset + 1
-        view = jax.lax.dynamic_slice(layers, (position[1], position[0], np.int32(0)), (seen, seen, 3))
-        unseen = np.zeros((width, width, 3), np.float32)
-        unseen[..., 0] = 1.0
-        return view if seen == width else jnp.asarray(unseen).at[:seen, :seen].set(view)
-
-    return jax.vmap(window)(pursuer_position).reshape(rules.spec.num_agents, -1)
+    seen, unseen = 2 * offset + 1, width - (2 * offset + 1)
+    # The three layers share an integer, so that a window is cut once: two thirds of the time of three cuts.
+    layers = jnp.pad(rules.building.astype(np.int32), offset, constant_values=1)
+    layers += jnp.pad(pursuers << 1, offset) + jnp.pad(evaders << 16, offset)
+    cut = jax.vmap(lambda position: jax.lax.dynamic_slice(layers.T, (position[1], position[0]), (seen, seen)))
+    view = jnp.pad(cut(pursuer_position), ((0, 0), (0, unseen), (0, unseen)), constant_values=1)
+    view = jnp.stack([view & 1, view >> 1 & 0x7FFF, view >> 16], -1)
+    return view.reshape(rules.spec.num_agents, -1).astype(jnp.float32)
 
 
 def windows(size: int, share: float) -> set[tuple[int, int]]:
@@ -207,7 +204,7 @@ def in_window(key: jax.Array, size: int, share: float) -> jax.Array:
 
 def _timestep(rules: Rules, state: PursuitState, reward: jax.Array | None = None, caught: jax.Array | None = None) -> TimeStep:
     size = rules.building.shape
-    pursuers = count(state.pursuer_position, jnp.ones(rules.spec.num_agents), size)
+    pursuers = count(state.pursuer_position, jnp.ones(rules.spec.num_agents, bool), size)
     evaders = count(state.evader_position, state.evader_alive, size)
     truncated = state.step >= rules.spec.episode_limit
     return make_timestep(
@@ -238,14 +235,14 @@ def _reset(key: jax.Array, rules: Rules) -> tuple[PursuitState, TimeStep]:
 
 
 def _sample_noise(key: jax.Array, state: PursuitState) -> jax.Array:
-    return jax.random.randint(key, state.evader_alive.shape, 0, len(MOVES), jnp.int32)
+    return (len(MOVES) * jax.random.uniform(key, state.evader_alive.shape, jnp.float32)).astype(jnp.int32)
 
 
 def _transition(state: PursuitState, action: jax.Array, noise: jax.Array, rules: Rules) -> tuple[PursuitState, TimeStep]:
     size, dtype = rules.building.shape, jnp.result_type(float)
     evaders = count(state.evader_position, state.evader_alive, size)
     position = move(rules.building, state.pursuer_position, action)
-    pursuers = count(position, jnp.ones(rules.spec.num_agents), size)
+    pursuers = count(position, jnp.ones(rules.spec.num_agents, bool), size)
     caught, held_from = catch(rules, pursuers, state.evader_position, state.evader_alive)
     earned = reward(
         rules,

@@ -23,9 +23,11 @@ def sample_action(spec: EnvSpec, key: jax.Array, action_mask: jax.Array) -> jax.
         key: consumed.
         action_mask: (n, A) bool; components of a box that it excludes are zero.
     """
-    uniform = jax.random.uniform(key, action_mask.shape, jnp.float32)
     if spec.discrete:
-        return jnp.argmax(jnp.where(action_mask, uniform, -1.0), axis=-1).astype(jnp.int32)
+        number = jnp.cumsum(action_mask, axis=-1)  # the k-th allowed action, k uniform
+        k = jnp.floor(jax.random.uniform(key, action_mask.shape[:-1], jnp.float32) * number[..., -1])
+        return jnp.argmax(action_mask & (number == k[..., None] + 1), axis=-1).astype(jnp.int32)
+    uniform = jax.random.uniform(key, action_mask.shape, jnp.float32)
     low, high = _bounds(spec)
     return jnp.where(action_mask, low + (high - low) * uniform, 0.0)
 

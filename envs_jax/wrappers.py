@@ -3,7 +3,8 @@
 Compose them as `episode_statistics(auto_reset(env))`: statistics outermost, so that they outlive the reset.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -13,10 +14,15 @@ from envs_jax.environment import Environment, EnvState, Noise, TimeStep
 
 
 class AutoResetNoise(NamedTuple):
-    """The draws of a step that may open a new episode: the inner environment's, and a key for its reset."""
+    """The draws of a step that may open a new episode: the inner environment's, and the key that `reset_key` makes one of."""
 
     noise: Noise
-    reset_key: jax.Array
+    key: jax.Array
+
+
+def reset_key(key: jax.Array) -> jax.Array:
+    """The key with which the next episode opens; made only where one does."""
+    return jax.random.fold_in(key, 1)
 
 
 def auto_reset(env: Environment) -> Environment:
@@ -24,21 +30,55 @@ def auto_reset(env: Environment) -> Environment:
 
     At the end of an episode `observation` and `action_mask` are those of the next episode's start, while
     `final_observation`, `reward`, `terminated`, `truncated` and `metrics` close the old one. The state is the inner one's.
+
+    Under `vmap`, however deep, a step in which no environment is done resets none.
     """
 
     def sample_noise(key: jax.Array, state: EnvState) -> AutoResetNoise:
-        noise_key, reset_key = jax.random.split(key)
-        return AutoResetNoise(env.sample_noise(noise_key, state), reset_key)
+        return AutoResetNoise(env.sample_noise(jax.random.fold_in(key, 0), state), key)
+
+    def opening(key: jax.Array) -> tuple[EnvState, jax.Array, jax.Array]:
+        state, timestep = env.reset(reset_key(key))
+        return state, timestep.observation, timestep.action_mask
 
     def transition(state: EnvState, action: jax.Array, noise: AutoResetNoise) -> tuple[EnvState, TimeStep]:
         state, timestep = env.transition(state, action, noise.noise)
         shown = (state, timestep.observation, timestep.action_mask)
-        next_state, first = env.reset(noise.reset_key)
-        opened = (next_state, first.observation, first.action_mask)
-        state, observation, action_mask = jax.tree.map(lambda new, old: jnp.where(timestep.done, new, old), opened, shown)
+        state, observation, action_mask = replace_where(opening, timestep.done, noise.key, shown)
         return state, timestep._replace(observation=observation, action_mask=action_mask)
 
     return env._replace(transition=transition, sample_noise=sample_noise)
+
+
+def replace_where(make: Callable[[jax.Array], Any], wanted: jax.Array, key: jax.Array, old: Any) -> Any:
+    """`make(key)` where `wanted`, else `old`; a whole batch makes nothing while nobody wants it.
+
+    `vmap` turns a `cond` into both its branches. So the batch is carried along as one leading axis instead, into which each
+    further `vmap` is folded.
+    """
+
+    def of_batch(wanted: jax.Array, key: jax.Array, old: Any) -> Any:
+        def replace() -> Any:
+            def select(new: jax.Array, old: jax.Array) -> jax.Array:
+                return jnp.where(wanted.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+            return jax.tree.map(select, jax.vmap(make)(key), old)
+
+        return jax.lax.cond(wanted.any(), replace, lambda: old)
+
+    def of_batches(axis_size: int, is_batched: Any, *arguments: Any) -> tuple[Any, Any]:
+        def fold(leaf: jax.Array, batched: bool) -> jax.Array:
+            leaf = leaf if batched else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
+            return leaf.reshape(-1, *leaf.shape[2:])
+
+        result = batchwise(*jax.tree.map(fold, arguments, tuple(is_batched)))
+        result = jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), result)
+        return result, jax.tree.map(lambda _: True, result)
+
+    batchwise = jax.custom_batching.custom_vmap(of_batch)
+    batchwise.def_vmap(of_batches)
+    arguments = jax.tree.map(lambda leaf: leaf[None], (wanted, key, old))
+    return jax.tree.map(lambda leaf: leaf[0], batchwise(*arguments))
 
 
 @flax.struct.dataclass

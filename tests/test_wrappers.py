@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from envs_jax import Discrete, Environment, EnvSpec, TimeStep, auto_reset, episode_statistics, make, make_timestep
+from envs_jax.wrappers import reset_key
 
 EPISODE_LIMIT = 5
 SPEC = EnvSpec("countdown", ("agent_0", "agent_1"), (2, 1), (Discrete(2), Discrete(3)), EPISODE_LIMIT)
@@ -91,8 +92,35 @@ def test_auto_reset_changes_nothing_within_an_episode() -> None:
         np.testing.assert_array_equal(timestep.reward, bare.reward)
         assert bool(timestep.truncated) == bool(bare.truncated) == (step == 3)
         with jax.debug_key_reuse(False):
-            expected = bare_state if step < 3 else reset(noise.reset_key)[0]
+            expected = bare_state if step < 3 else reset(reset_key(noise.key))[0]
         jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_a_batch_resets_together_with_its_first_and_not_at_all_while_nobody_is_done() -> None:
+    env = countdown(terminate_at=(9, 9))
+    opened: list[int] = []
+
+    def reset(key: jax.Array) -> tuple[jax.Array, TimeStep]:
+        jax.debug.callback(lambda: opened.append(1))
+        return env.reset(key)
+
+    counted = auto_reset(env._replace(reset=reset))
+    step = jax.jit(jax.vmap(jax.vmap(counted.step, in_axes=(0, 0, None)), in_axes=(0, None, None)))
+    start, action = jnp.array([[0, 7], [1, 8], [3, 9]]), jnp.zeros(2, jnp.int32)
+    keys = jax.random.split(jax.random.key(4), (2, 3))
+    state, timestep = jax.block_until_ready(step(keys, start, action))
+    jax.effects_barrier()
+    assert not opened and not timestep.truncated.any()
+    np.testing.assert_array_equal(state, np.broadcast_to(np.asarray(start) + [1, 0], (2, 3, 2)))
+
+    keys = jax.random.split(jax.random.key(5), (2, 3))
+    state, timestep = jax.block_until_ready(step(keys, start.at[2, 0].set(4), action))
+    jax.effects_barrier()
+    assert opened
+    np.testing.assert_array_equal(timestep.truncated, [[False, False, True]] * 2)
+    np.testing.assert_array_equal(state[:, :2], np.broadcast_to(np.asarray(start[:2]) + [1, 0], (2, 2, 2)))
+    with jax.debug_key_reuse(False):
+        np.testing.assert_array_equal(state[:, 2], jnp.stack([env.reset(reset_key(key))[0] for key in keys[:, 2]]))
 
 
 @pytest.mark.parametrize("terminate_at", [(9, 9), (2, 3)])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from envs_jax.environment import Discrete, Environment, EnvSpec, Noise, TimeStep, make_timestep
 from envs_jax.options import require_count
 from envs_jax.particle.steering import look_ahead
-from envs_jax.particle.world import integrate
+from envs_jax.particle.world import integrate, squared_norm
 from envs_jax.scene import PALE, Scene, arena, colour, shape_at
 
 NUM_PAIRS = 4
@@ -71,7 +71,7 @@ def observe(state: RoverTowerState) -> jax.Array:
 
 def _squared_goal_distance(state: RoverTowerState) -> jax.Array:
     goal = _rows(state.landmark_position, state.goal_of_tower)
-    return jnp.square(_rows(state.rover_position, state.rover_of_tower) - goal).sum(-1)
+    return squared_norm(_rows(state.rover_position, state.rover_of_tower) - goal)
 
 
 def _timestep(spec: EnvSpec, state: RoverTowerState, stepped: bool) -> TimeStep:

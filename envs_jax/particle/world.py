@@ -12,9 +12,15 @@ CONTACT_FORCE = 100.0
 CONTACT_MARGIN = 1e-3
 
 
+def squared_norm(vector: jax.Array) -> jax.Array:
+    """Squared Euclidean length over the last axis, (..., 2) -> (...)."""
+    x, y = vector[..., 0], vector[..., 1]  # spelt out: a sum over an axis of two is five times slower on CPU
+    return x * x + y * y
+
+
 def norm(vector: jax.Array) -> jax.Array:
-    """Euclidean length over the last axis, (..., k) -> (...); its gradient at zero is zero, not nan."""
-    square = jnp.square(vector).sum(-1)
+    """Euclidean length over the last axis, (..., 2) -> (...); its gradient at zero is zero, not nan."""
+    square = squared_norm(vector)
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
@@ -39,7 +45,8 @@ def contact_force(position: jax.Array, radius: float, collides: jax.Array) -> ja
     distance = norm(offset)
     penetration = CONTACT_MARGIN * jnp.logaddexp(0.0, (2 * radius - distance) / CONTACT_MARGIN)
     strength = CONTACT_FORCE * penetration / jnp.where(distance > 0, distance, 1.0)
-    return jnp.where(collides[..., None], offset * strength[..., None], 0.0).sum(1)
+    strength = jnp.where(collides, strength, 0.0)
+    return jnp.stack([(offset[..., axis] * strength).sum(1) for axis in (0, 1)], axis=-1)
 
 
 def limit_speed(velocity: jax.Array, max_speed: float) -> jax.Array:
