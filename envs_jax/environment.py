@@ -168,5 +168,37 @@ class Environment(NamedTuple):
         return self.transition(state, action, self.sample_noise(key, state))
 
 
-EnvironmentFactory = Callable[..., Environment]
+class HostBatch(NamedTuple):
+    """E opened environments outside JAX, which reset themselves as `wrappers.auto_reset` does; arrays are numpy's.
+
+    Attributes:
+        reset: (E,) seeds -> observation (E, n, d); every environment begins anew.
+        step: action (E, n) or (E, n, k) -> TimeStep with a leading axis E.
+        close: () -> None; what they take is given back.
+    """
+
+    reset: Callable[[np.ndarray], np.ndarray]
+    step: Callable[[np.ndarray], TimeStep]
+    close: Callable[[], None]
+
+
+class HostEnvironment(NamedTuple):
+    """An environment outside JAX, which the host steps.
+
+    Attributes:
+        spec: static facts.
+        open: number of environments -> HostBatch.
+        metrics: names of the task metrics of its time steps.
+    """
+
+    spec: EnvSpec
+    open: Callable[[int], HostBatch]
+    metrics: tuple[str, ...] = ()
+
+
+class HostError(RuntimeError):
+    """An environment outside JAX that broke; says what it said last."""
+
+
+EnvironmentFactory = Callable[..., Environment | HostEnvironment]
 Metrics = Mapping[str, jax.Array]

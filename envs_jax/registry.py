@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from envs_jax.environment import Environment, EnvironmentFactory
+from envs_jax.environment import Environment, EnvironmentFactory, HostEnvironment
 from envs_jax.particle.rover_tower import rover_tower
 from envs_jax.particle.spread import spread, spread3_ful, spread3_mix, spread3_sep
 from envs_jax.pursuit import pursuit
@@ -23,17 +23,37 @@ _FACTORIES: dict[str, EnvironmentFactory] = {
 }
 
 
+_HOST_FACTORIES = {"multiwalker": "envs_jax.adapters.multiwalker:multiwalker"}
+
+
 def environment_names() -> tuple[str, ...]:
     """The names that `make` knows by itself."""
     return tuple(_FACTORIES)
 
 
+def host_environment_names() -> tuple[str, ...]:
+    """The names of environments outside JAX that `make_any` knows by itself."""
+    return tuple(_HOST_FACTORIES)
+
+
 def make(name: str, **options: Any) -> Environment:
+    """Builds an environment that runs in JAX; `make_any` says how.
+
+    Raises:
+        ValueError: as `make_any`, or if it runs outside JAX.
+    """
+    env = make_any(name, **options)
+    if isinstance(env, HostEnvironment):
+        raise ValueError(f"{name!r} runs outside JAX: train in it with experiments/run.py, or take it from `make_any`.")
+    return env
+
+
+def make_any(name: str, **options: Any) -> Environment | HostEnvironment:
     """Builds an environment.
 
     Args:
-        name: one of `environment_names()`, or "package.module:Factory", a function from options to an Environment that is
-            imported with the working directory on the path.
+        name: one of `environment_names()` or `host_environment_names()`, or "package.module:Factory", a function from options
+            to an Environment that is imported with the working directory on the path.
         **options: passed to the factory; its docstring describes them.
 
     Raises:
@@ -42,13 +62,14 @@ def make(name: str, **options: Any) -> Environment:
     factory = find_factory(name)
     _check_options(name, factory, options)
     env = factory(**options)
-    if not isinstance(env, Environment):
+    if not isinstance(env, Environment | HostEnvironment):
         raise ValueError(f"{name!r} returned {type(env).__name__} where an envs_jax.Environment was expected.")
     return env
 
 
 def find_factory(name: str) -> EnvironmentFactory:
     """The function that builds the environment called `name`; raises ValueError if there is none."""
+    name = _HOST_FACTORIES.get(name, name)
     return _import_factory(name) if ":" in name else _known_factory(name)
 
 

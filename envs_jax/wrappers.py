@@ -106,7 +106,8 @@ class StatisticsState:
     statistics: EpisodeStatistics
 
 
-def _no_statistics(timestep: TimeStep) -> EpisodeStatistics:
+def no_statistics(timestep: TimeStep) -> EpisodeStatistics:
+    """An episode that has not begun."""
     zero = jnp.zeros((), timestep.reward.dtype)
     return EpisodeStatistics(
         done=jnp.zeros((), bool),
@@ -116,13 +117,15 @@ def _no_statistics(timestep: TimeStep) -> EpisodeStatistics:
     )
 
 
-def _add_step(statistics: EpisodeStatistics, timestep: TimeStep) -> EpisodeStatistics:
-    length = statistics.episode_length + 1
+def add_step(statistics: EpisodeStatistics, timestep: TimeStep) -> EpisodeStatistics:
+    """The statistics with one more step, which after a `done` is the first of the next episode."""
+    started = jax.tree.map(lambda new, old: jnp.where(statistics.done, new, old), no_statistics(timestep), statistics)
+    length = started.episode_length + 1
     return EpisodeStatistics(
         done=timestep.done,
-        episode_return=statistics.episode_return + timestep.reward,
+        episode_return=started.episode_return + timestep.reward,
         episode_length=length,
-        metrics={name: mean + (timestep.metrics[name] - mean) / length for name, mean in statistics.metrics.items()},
+        metrics={name: mean + (timestep.metrics[name] - mean) / length for name, mean in started.metrics.items()},
     )
 
 
@@ -135,16 +138,14 @@ def episode_statistics(env: Environment) -> Environment:
 
     def reset(key: jax.Array) -> tuple[StatisticsState, TimeStep]:
         env_state, timestep = env.reset(key)
-        return StatisticsState(env_state, _no_statistics(timestep)), timestep
+        return StatisticsState(env_state, no_statistics(timestep)), timestep
 
     def sample_noise(key: jax.Array, state: StatisticsState) -> Noise:
         return env.sample_noise(key, state.env_state)
 
     def transition(state: StatisticsState, action: jax.Array, noise: Noise) -> tuple[StatisticsState, TimeStep]:
         env_state, timestep = env.transition(state.env_state, action, noise)
-        started, fresh = state.statistics, _no_statistics(timestep)
-        statistics = jax.tree.map(lambda new, old: jnp.where(started.done, new, old), fresh, started)
-        return StatisticsState(env_state, _add_step(statistics, timestep)), timestep
+        return StatisticsState(env_state, add_step(state.statistics, timestep)), timestep
 
     inner_scripted = env.scripted
 

@@ -18,6 +18,8 @@ import jax
 from rich.console import Console
 
 from envs_jax import registry as environments
+from envs_jax.environment import HostEnvironment, HostError
+from envs_jax.host import host_reference_returns
 from envs_jax.reference_policies import evaluate_policy, reference_policies
 from experiments.options import (
     Group,
@@ -50,6 +52,7 @@ from mamt_jax.training.writers import (
 
 DEFAULT_ENV, DEFAULT_ALGO = "rover_tower", "mamt"
 REFERENCE_EPISODES = 1000
+HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES = 12, 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values, places = read_arguments(underscored(sys.argv[1:] if arguments is None else arguments))
         session = resume(values) if values["resume"] else start(values, places, console)
         stopped = train(session, console, resume=bool(values["resume"]))
-    except (OptionError, FolderError, CheckpointError) as error:
+    except (OptionError, FolderError, CheckpointError, HostError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if stopped is None:
@@ -84,7 +87,8 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, 
 def common_parser(add_help: bool) -> Parser:
     """The options that are there for every environment and algorithm."""
     parser = Parser(add_help=add_help, allow_abbrev=False, description=__doc__)
-    env_names, algo_names = ", ".join(environments.environment_names()), ", ".join(algorithms.algorithm_names())
+    env_names = ", ".join(environments.environment_names() + environments.host_environment_names())
+    algo_names = ", ".join(algorithms.algorithm_names())
     parser.add_argument("--env", default=DEFAULT_ENV, help=f"{env_names}, or package.module:Factory (default {DEFAULT_ENV})")
     parser.add_argument("--algo", default=DEFAULT_ALGO, help=f"{algo_names}, or package.module:make (default {DEFAULT_ALGO})")
     parser.add_argument("--seeds", type=positive, default=1, metavar="INT", help="runs with a seed of their own (default 1)")
@@ -110,7 +114,7 @@ def option_groups(env: str, algo: str, arguments: Sequence[str]) -> list[Group]:
         places = add_groups(parser, groups)
         typed = vars(parser.parse_known_args(arguments)[0])
         options = {option: typed[name] for name, (prefix, option) in places.items() if prefix == "env" and name in typed}
-        config = algorithms.make(algo, environments.make(env, **options).spec).config
+        config = algorithms.make(algo, environments.make_any(env, **options).spec).config
     except ValueError as error:
         raise OptionError(str(error)) from error
     title = f"algorithm {algo}; a FLOAT may be several values, each a run of its own"
@@ -197,6 +201,8 @@ def announce(session: Session, console: Console, quick: bool) -> None:
 
 def play_references(built: Built) -> dict[str, float]:
     """Mean return per agent and episode of each reference policy."""
+    if isinstance(built.env, HostEnvironment):
+        return host_reference_returns(built.env, 0, HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0), REFERENCE_EPISODES), 3)
     policies = reference_policies(built.env)
     return {

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from envs_jax.environment import Environment
 from mamt_jax.training import runs as runs_module
 from mamt_jax.training.config import TrainingConfig, make_schedule, validate
 from mamt_jax.training.experiment import Experiment, build, experiment_from_json, experiment_to_json
@@ -50,6 +51,7 @@ def session(what: Experiment, folder: Path) -> Session:
 def trained(what: Experiment, rounds: Sequence[int] = (20,)) -> RunState:
     """States after so many rounds at a time."""
     built = build(what)
+    assert isinstance(built.env, Environment)
     runs = make_runs(built.env, built.algorithm, what.training, built.schedule, len(what.runs))
     configs = stack_configs(built.configs)
     states, done = runs.init(configs, run_keys([run["seed"] for run in what.runs])), 0

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from envs_jax import registry as environments
-from envs_jax.environment import Environment
+from envs_jax.environment import Environment, HostEnvironment
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.training.config import Schedule, TrainingConfig, make_schedule, validate
@@ -51,7 +51,7 @@ class Built(NamedTuple):
         schedule: the run in rounds.
     """
 
-    env: Environment
+    env: Environment | HostEnvironment
     algorithm: Algorithm
     configs: tuple[Config, ...]
     schedule: Schedule
@@ -63,7 +63,7 @@ def build(experiment: Experiment) -> Built:
     Raises:
         ValueError: one sentence that names what is wrong and what would be right.
     """
-    env = environments.make(experiment.env, **experiment.env_options)
+    env = environments.make_any(experiment.env, **experiment.env_options)
     validate(experiment.training, env.spec.episode_limit)
     algorithm = algorithms.make(experiment.algo, env.spec)
     return Built(

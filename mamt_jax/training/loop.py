@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +11,10 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from envs_jax.environment import HostEnvironment
 from mamt_jax.training.checkpoint import latest_checkpoint, load_checkpoint, read_record, save_checkpoint
 from mamt_jax.training.experiment import Built, Experiment
+from mamt_jax.training.host_runs import make_host_runs
 from mamt_jax.training.interrupt import deferred_signals
 from mamt_jax.training.learning_curve import draw_learning_curve
 from mamt_jax.training.memory import MemoryPlan, num_bytes
@@ -71,7 +74,8 @@ class Programs(NamedTuple):
 def open_session(experiment: Experiment, built: Built, folder: Path, references: Mapping[str, float]) -> Session:
     """Prepares training without taking memory for it or compiling."""
     num_runs = len(experiment.runs)
-    runs = make_runs(built.env, built.algorithm, experiment.training, built.schedule, num_runs)
+    rest = (built.algorithm, experiment.training, built.schedule, num_runs)
+    runs = make_host_runs(built.env, *rest) if isinstance(built.env, HostEnvironment) else make_runs(built.env, *rest)
     configs, keys = jax.device_put(
         (stack_configs(built.configs), run_keys([run["seed"] for run in experiment.runs])), runs.sharding
     )
@@ -100,13 +104,17 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
     Raises:
         CheckpointError: there is no checkpoint to resume from, or it cannot be used.
         FolderError: the last checkpoint cannot be written.
+        HostError: an environment outside JAX broke.
     """
     schedule, training = session.built.schedule, session.experiment.training
 
     def announce(number: int) -> None:
         display.note(f"Signal {number}: stopping after the work in hand, with a checkpoint. Once more stops at once.")
 
-    with Display(console, training.episodes) as display, deferred_signals(announce) as stopped:
+    with ExitStack() as stack:
+        stack.callback(session.runs.close)
+        display = stack.enter_context(Display(console, training.episodes))
+        stopped = stack.enter_context(deferred_signals(announce))
         began = time.monotonic()
         states, counters = restore(session) if resume else begin(session, display)
         started = began - counters.wall_seconds
@@ -117,7 +125,7 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
             save(session, states, counters)
         if counters.rounds < schedule.total_rounds and not stopped():
             advance = compile_program(display, "training", session.runs.advance, session.configs, states, 0, 1)
-            programs = Programs(evaluate, advance)
+            programs, states = Programs(evaluate, advance), session.runs.begin(states, counters.rounds)
             states, counters = work(session, programs, states, counters, display, started, stopped)
         finish(session, states, counters)
     return stopped()
@@ -215,11 +223,13 @@ def compile_program(
     Args:
         display: where to say it.
         name: of the program, for people.
-        program: a jitted function.
+        program: a jitted function; one that the host runs compiles its parts when it comes to them.
         *arguments: what it will be called with.
         effort: XLA's optimisation level. What runs once or seldom need not be optimised: MAMT's initial state then compiles in
             a third of the time.
     """
+    if not hasattr(program, "lower"):
+        return program
     display.doing(f"compiling {name}")
     began = time.monotonic()
     options = {} if effort is None else {"xla_backend_optimization_level": effort}

@@ -60,9 +60,19 @@ class Replay(NamedTuple):
     sample: Callable[[Storage, jax.Array, jax.Array, jax.Array], Transition]
 
 
-def uniform_replay(spec: EnvSpec, num_rounds: int, num_steps: int, num_envs: int, batch_size: int) -> Replay:
-    """A ring of `num_rounds` rounds of `num_steps` steps of `num_envs` environments."""
-    num_finals = math.ceil(num_steps / spec.episode_limit)
+def most_truncations(num_steps: int, episode_limit: int) -> int:
+    """How often an environment can be truncated within a round."""
+    return math.ceil(num_steps / episode_limit)
+
+
+def uniform_replay(
+    spec: EnvSpec, num_rounds: int, num_steps: int, num_envs: int, batch_size: int, num_finals: int | None = None
+) -> Replay:
+    """A ring of `num_rounds` rounds of `num_steps` steps of `num_envs` environments.
+
+    `num_finals` is K of `Storage`; by default what `most_truncations` says.
+    """
+    num_finals = num_finals or most_truncations(num_steps, spec.episode_limit)
     steps, seen = (num_rounds, num_steps, num_envs, spec.num_agents), (spec.num_agents, spec.observation_size)
     narrow_action = jnp.int8 if spec.discrete and spec.action_size <= 127 else jnp.int32 if spec.discrete else jnp.float32
 

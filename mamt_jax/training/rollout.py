@@ -62,11 +62,9 @@ def reset_batch(env: Environment, key: jax.Array, num_envs: int) -> EnvBatch:
     return EnvBatch(env_state, timestep.observation)
 
 
-def no_episodes(env: Environment) -> EpisodeSums:
-    """Sums over no episode at all, for environments of `with_episodes`."""
-    statistics = jax.eval_shape(lambda: env.reset(jax.random.key(0))[0].statistics)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), statistics)
-    return EpisodeSums(jnp.zeros((), jnp.int32), zeros.episode_return, zeros.metrics)
+def no_episodes(statistics: EpisodeStatistics) -> EpisodeSums:
+    """Sums over no episode at all, for environments with such statistics, (E, ...)."""
+    return jax.tree.map(jnp.zeros_like, sum_finished(statistics))
 
 
 def sum_finished(statistics: EpisodeStatistics) -> EpisodeSums:

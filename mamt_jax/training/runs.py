@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from envs_jax.environment import Environment
+from envs_jax.environment import Environment, EnvSpec
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.training.config import Schedule, TrainingConfig
 from mamt_jax.training.evaluation import Evaluation, evaluate
 from mamt_jax.training.replay import Replay, Storage, uniform_replay
-from mamt_jax.training.rollout import EnvBatch, EpisodeSums, no_episodes, reset_batch, rollout, with_episodes
+from mamt_jax.training.rollout import EnvBatch, EpisodeSums, Rollout, no_episodes, reset_batch, rollout, with_episodes
 from mamt_jax.types import Config, LearnerState, Metrics
 
 
@@ -65,13 +65,17 @@ class Runs(NamedTuple):
         evaluate: (configs, states, round) -> {"greedy": Evaluation, "sampled": Evaluation}.
         reset_sums: states -> states with nothing summed up. Donates `states`.
         sharding: how the axis of runs lies on the devices.
+        begin: (states, rounds done) -> states with which `advance` can go on, called once before it.
+        close: () -> None; what environments outside JAX take is given back.
     """
 
     init: jax.stages.Wrapped
-    advance: jax.stages.Wrapped
-    evaluate: jax.stages.Wrapped
+    advance: Callable[..., RunState]
+    evaluate: Callable[..., dict[str, Evaluation]]
     reset_sums: jax.stages.Wrapped
     sharding: NamedSharding
+    begin: Callable[[RunState, int], RunState] = lambda states, rounds: states
+    close: Callable[[], None] = lambda: None
 
 
 def stack_configs(configs: Sequence[Config]) -> Config:
@@ -86,31 +90,36 @@ def run_keys(seeds: Sequence[int]) -> jax.Array:
 
 def make_runs(env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule, num_runs: int) -> Runs:
     """The programs that train `num_runs` runs side by side, jitted."""
-    if algorithm.data != "replay":
-        raise ValueError(f"This loop trains from replay, but the algorithm wants data={algorithm.data!r}.")
     env = with_episodes(env)
-    init_run = make_init(env, algorithm, config, schedule)
-    train_round = make_round(env, algorithm, config, schedule)
+    replay = make_replay(env.spec, config, schedule)
+    learn = make_learning(algorithm, replay, schedule)
+    init_run = make_init(algorithm, replay, lambda key: reset_batch(env, key, config.num_envs))
+    train_round = make_round(env, algorithm, learn, schedule)
     evaluate_run = make_evaluation(env, algorithm, config)
-
-    def init(configs: Config, keys: jax.Array) -> RunState:
-        return jax.lax.map(lambda run: init_run(*run), (configs, keys))  # compiles in less time than a vmap
 
     def advance(configs: Config, states: RunState, first: jax.Array, count: jax.Array) -> RunState:
         vectorised = jax.vmap(train_round, in_axes=(0, 0, None))
         return jax.lax.fori_loop(first, first + count, lambda index, states: vectorised(configs, states, index), states)
 
-    def reset_sums(states: RunState) -> RunState:
-        return dataclasses.replace(states, sums=jax.tree.map(jnp.zeros_like, states.sums))
-
     sharding = runs_sharding(num_runs)
     return Runs(
-        init=jax.jit(shard(init, sharding, by_run=2)),
+        init=jit_init(init_run, sharding),
         advance=jax.jit(shard(advance, sharding, by_run=2, shared=2), donate_argnums=1),
         evaluate=jax.jit(shard(jax.vmap(evaluate_run, in_axes=(0, 0, None)), sharding, by_run=2, shared=1)),
         reset_sums=jax.jit(shard(reset_sums, sharding, by_run=1), donate_argnums=0),
         sharding=sharding,
     )
+
+
+def jit_init(init_run: Callable[[Config, jax.Array], RunState], sharding: NamedSharding) -> jax.stages.Wrapped:
+    """`Runs.init` from the `init` of one run; mapped one after another, it compiles in less time than vmapped."""
+    init = partial(jax.lax.map, lambda run: init_run(*run))
+    return jax.jit(shard(lambda configs, keys: init((configs, keys)), sharding, by_run=2))
+
+
+def reset_sums(states: RunState) -> RunState:
+    """The states with nothing summed up."""
+    return dataclasses.replace(states, sums=jax.tree.map(jnp.zeros_like, states.sums))
 
 
 def runs_sharding(num_runs: int) -> NamedSharding:
@@ -126,16 +135,24 @@ def shard(function: Callable, sharding: NamedSharding, by_run: int, shared: int 
     return jax.shard_map(function, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False)
 
 
+def make_replay(spec: EnvSpec, config: TrainingConfig, schedule: Schedule, num_finals: int | None = None) -> Replay:
+    """The replay memory of one run."""
+    return uniform_replay(
+        spec, schedule.replay_rounds, schedule.vector_steps, config.num_envs, config.batch_size, num_finals=num_finals
+    )
+
+
 def make_init(
-    env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule
+    algorithm: Algorithm, replay: Replay, open_batch: Callable[[jax.Array], EnvBatch]
 ) -> Callable[[Config, jax.Array], RunState]:
-    """(algorithm config, key) -> the state in which one run starts."""
-    replay = make_replay(env, config, schedule)
+    """(algorithm config, key) -> the state in which one run starts; `open_batch` makes its environments from a key."""
+    if algorithm.data != "replay":
+        raise ValueError(f"This loop trains from replay, but the algorithm wants data={algorithm.data!r}.")
 
     def init(algorithm_config: Config, key: jax.Array) -> RunState:
         learner_key, env_key, train_key, evaluation_key = jax.random.split(key, 4)
         learner_state = algorithm.init(algorithm_config, learner_key)
-        env_batch = reset_batch(env, env_key, config.num_envs)
+        env_batch = open_batch(env_key)
         storage = replay.init()
         batch = jax.eval_shape(replay.sample, storage, train_key, env_batch.observation, jnp.ones((), jnp.int32))
         _, metrics = jax.eval_shape(algorithm.update, algorithm_config, learner_state, batch, train_key)
@@ -146,7 +163,7 @@ def make_init(
             env_batch=env_batch,
             replay=storage,
             sums=IntervalSums(
-                episodes=no_episodes(env),
+                episodes=no_episodes(env_batch.env_state.statistics),
                 updates=jnp.zeros((), jnp.int32),
                 update_metrics=jax.tree.map(lambda metric: jnp.zeros(metric.shape, jnp.float32), metrics),
             ),
@@ -155,21 +172,19 @@ def make_init(
     return init
 
 
-def make_replay(env: Environment, config: TrainingConfig, schedule: Schedule) -> Replay:
-    """The replay memory of one run."""
-    return uniform_replay(env.spec, schedule.replay_rounds, schedule.vector_steps, config.num_envs, config.batch_size)
+def round_keys(state: RunState, index: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys of a round's rollout and of its updates."""
+    rollout_key, updates_key = jax.random.split(jax.random.fold_in(state.key, index))
+    return rollout_key, updates_key
 
 
-def make_round(
-    env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule
-) -> Callable[[Config, RunState, jax.Array], RunState]:
-    """(algorithm config, state, round number) -> the state one round on: a rollout into replay, then updates."""
-    replay = make_replay(env, config, schedule)
+def make_learning(
+    algorithm: Algorithm, replay: Replay, schedule: Schedule
+) -> Callable[[Config, RunState, EnvBatch, Rollout, jax.Array], RunState]:
+    """(algorithm config, state, environments after the rollout, rollout, round number) -> the state one round on."""
 
-    def train_round(algorithm_config: Config, state: RunState, index: jax.Array) -> RunState:
-        rollout_key, updates_key = jax.random.split(jax.random.fold_in(state.key, index))
-        act = partial(algorithm.act, algorithm_config, state.learner_state)
-        env_batch, seen = rollout(env, act, state.env_batch, rollout_key, schedule.vector_steps)
+    def learn(algorithm_config: Config, state: RunState, env_batch: EnvBatch, seen: Rollout, index: jax.Array) -> RunState:
+        _, updates_key = round_keys(state, index)
         storage = replay.add(state.replay, seen.transitions, seen.truncated, index)
 
         def update(number: jax.Array, carry: tuple[LearnerState, Metrics]) -> tuple[LearnerState, Metrics]:
@@ -189,6 +204,23 @@ def make_round(
             update_metrics=metric_sums,
         )
         return dataclasses.replace(state, learner_state=learner_state, env_batch=env_batch, replay=storage, sums=sums)
+
+    return learn
+
+
+def make_round(
+    env: Environment,
+    algorithm: Algorithm,
+    learn: Callable[[Config, RunState, EnvBatch, Rollout, jax.Array], RunState],
+    schedule: Schedule,
+) -> Callable[[Config, RunState, jax.Array], RunState]:
+    """(algorithm config, state, round number) -> the state one round on: a rollout into replay, then updates."""
+
+    def train_round(algorithm_config: Config, state: RunState, index: jax.Array) -> RunState:
+        rollout_key, _ = round_keys(state, index)
+        act = partial(algorithm.act, algorithm_config, state.learner_state)
+        env_batch, seen = rollout(env, act, state.env_batch, rollout_key, schedule.vector_steps)
+        return learn(algorithm_config, state, env_batch, seen, index)
 
     return train_round
 

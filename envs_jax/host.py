@@ -1,0 +1,78 @@
+"""Whole episodes of environments outside JAX."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from envs_jax.environment import EnvSpec, HostBatch, HostEnvironment
+from envs_jax.reference_policies import do_nothing_policy, random_policy
+
+HostPolicy = Callable[[np.ndarray, int], np.ndarray]
+"""(observation (E, n, d), number of the step) -> action (E, n) or (E, n, k)."""
+
+
+class Episodes(NamedTuple):
+    """K whole episodes of each of E environments.
+
+    Attributes:
+        episode_return: (E, K, n), the sum of each agent's rewards.
+        metrics: each task metric's mean over the steps of an episode, (E, K).
+    """
+
+    episode_return: np.ndarray
+    metrics: dict[str, np.ndarray]
+
+
+def play_episodes(batch: HostBatch, policy: HostPolicy, seeds: np.ndarray, episodes: int) -> Episodes:
+    """The first `episodes` episodes of each environment, so that short ones do not count more often.
+
+    Args:
+        batch: E environments; they begin anew.
+        policy: who acts.
+        seeds: (E,).
+        episodes: K.
+    """
+    observation, everyone = batch.reset(seeds), np.arange(len(seeds))
+    total = np.zeros((len(seeds), episodes + 1, observation.shape[1]))  # the last place takes what comes after
+    length, sums = np.zeros(total.shape[:2]), {}
+    number, step = np.zeros(len(seeds), int), 0
+    while (number < episodes).any():
+        timestep = batch.step(policy(observation, step))
+        observation, step = np.asarray(timestep.observation), step + 1
+        total[everyone, number] += timestep.reward
+        length[everyone, number] += 1
+        for name, metric in timestep.metrics.items():
+            sums.setdefault(name, np.zeros_like(length))[everyone, number] += metric
+        number = np.minimum(number + timestep.done, episodes)
+    metrics = {name: (value / np.maximum(length, 1))[:, :episodes] for name, value in sums.items()}
+    return Episodes(total[:, :episodes], metrics)
+
+
+def host_reference_returns(env: HostEnvironment, seed: int, num_envs: int, episodes: int) -> dict[str, float]:
+    """Mean return per agent and episode of the random and the do-nothing policy, over num_envs x episodes episodes."""
+    batch = env.open(num_envs)
+    try:
+        return {
+            name: float(play_episodes(batch, policy, seeds, episodes).episode_return.mean())
+            for (name, policy), seeds in zip(
+                _reference_policies(env.spec, seed, num_envs).items(),
+                np.random.SeedSequence(seed).generate_state(2 * num_envs).reshape(2, -1),
+                strict=True,
+            )
+        }
+    finally:
+        batch.close()
+
+
+def _reference_policies(spec: EnvSpec, seed: int, num_envs: int) -> dict[str, HostPolicy]:
+    key = jax.random.key(seed)
+    random, idle = random_policy(spec), np.asarray(do_nothing_policy(spec)(key, None))
+    draw = jax.jit(
+        lambda step: jax.vmap(lambda key: random(key, None))(jax.random.split(jax.random.fold_in(key, step), num_envs))
+    )
+    return {
+        "random": lambda observation, step: np.asarray(draw(step)),
+        "do_nothing": lambda observation, step: np.broadcast_to(idle, (num_envs, *idle.shape)),
+    }

@@ -1,0 +1,217 @@
+"""The programs of training in environments outside JAX: the host steps them, and the same act and update run jitted."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from envs_jax.environment import HostBatch, HostEnvironment, HostError, TimeStep
+from envs_jax.host import Episodes, HostPolicy, play_episodes
+from envs_jax.wrappers import EpisodeStatistics, add_step
+from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.training.config import Schedule, TrainingConfig
+from mamt_jax.training.evaluation import Evaluation
+from mamt_jax.training.replay import most_truncations
+from mamt_jax.training.rollout import EnvBatch, Rollout, sum_finished
+from mamt_jax.training.runs import (
+    Runs,
+    RunState,
+    jit_init,
+    make_init,
+    make_learning,
+    make_replay,
+    reset_sums,
+    round_keys,
+    runs_sharding,
+    shard,
+)
+from mamt_jax.types import Config, Transition
+
+Act = Callable[[jax.Array, int, int], jax.Array]
+"""(observation (R, E, n, d), round, step) -> action (R, E, n) or (R, E, n, k)."""
+
+
+class Episode(NamedTuple):
+    """What is known here of the state of environments outside JAX: their episodes so far, (E, ...)."""
+
+    statistics: EpisodeStatistics
+
+
+class Played(NamedTuple):
+    """A round of R runs: what agents saw before each step, what they did, what came of it; leading axes (T, R, E)."""
+
+    observation: jax.Array
+    action: jax.Array
+    timestep: TimeStep
+
+
+def make_host_runs(
+    env: HostEnvironment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule, num_runs: int
+) -> Runs:
+    """The programs that train `num_runs` runs side by side, the environments of all of them one batch of processes.
+
+    What processes hold cannot be saved: a run that goes on from a checkpoint begins with new episodes.
+    """
+    truncations = most_truncations(schedule.vector_steps, env.spec.episode_limit)
+    # A round's end is stored as if it were a truncation, so that it does not matter what comes after it.
+    replay = make_replay(env.spec, config, schedule, truncations + 1)
+    learn = make_learning(algorithm, replay, schedule)
+    sharding = runs_sharding(num_runs)
+    batches: dict[str, HostBatch] = {}
+
+    def batch_for(purpose: str) -> HostBatch:
+        if purpose not in batches:
+            batches[purpose] = env.open(num_runs * config.num_envs)
+        return batches[purpose]
+
+    def act_one(config: Config, state: RunState, observation: jax.Array, index: jax.Array, step: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(round_keys(state, index)[0], step)
+        return algorithm.act(config, state.learner_state, observation, key)
+
+    def learn_one(config: Config, state: RunState, played: Played, index: jax.Array) -> RunState:
+        return learn(config, state, *make_rollout(state, played), index)
+
+    act = jax.jit(shard(jax.vmap(act_one, (0, 0, 0, None, None)), sharding, by_run=3, shared=2))
+    learn_all = jax.jit(shard(jax.vmap(learn_one, (0, 0, 0, None)), sharding, by_run=3, shared=1), donate_argnums=1)
+
+    def begin(states: RunState, rounds: int) -> RunState:
+        seeds = draw_seeds(states.key, config.num_envs, rounds)
+        observation = batch_for("training").reset(seeds).reshape(states.env_batch.observation.shape)
+        fresh = jax.vmap(lambda _: no_episode(env, config.num_envs))(jnp.arange(num_runs))
+        return dataclasses.replace(states, env_batch=fresh._replace(observation=observation))
+
+    def advance(configs: Config, states: RunState, first: int, count: int) -> RunState:
+        for index in range(first, first + count):
+            start = np.asarray(states.env_batch.observation)
+            played = play(batch_for("training"), partial(act, configs, states), start, index, schedule.vector_steps)
+            check_truncations(env, played.timestep, truncations)
+            states = learn_all(configs, states, jax.tree.map(lambda leaf: np.moveaxis(leaf, 1, 0), played), index)
+        return states
+
+    def close() -> None:
+        for batch in batches.values():
+            batch.close()
+        batches.clear()
+
+    return Runs(
+        init=jit_init(make_init(algorithm, replay, lambda key: no_episode(env, config.num_envs)), sharding),
+        advance=advance,
+        evaluate=make_host_evaluation(algorithm, config, lambda: batch_for("evaluation"), sharding),
+        reset_sums=jax.jit(shard(reset_sums, sharding, by_run=1), donate_argnums=0),
+        sharding=sharding,
+        begin=begin,
+        close=close,
+    )
+
+
+def no_episode(env: HostEnvironment, num_envs: int) -> EnvBatch:
+    """Environments that have not begun, (E, ...)."""
+    agents, seen = (env.spec.num_agents,), (env.spec.num_agents, env.spec.observation_size)
+    statistics = EpisodeStatistics(
+        done=jnp.ones(num_envs, bool),
+        episode_return=jnp.zeros((num_envs, *agents)),
+        episode_length=jnp.zeros(num_envs, jnp.int32),
+        metrics={name: jnp.zeros(num_envs) for name in env.metrics},
+    )
+    return EnvBatch(Episode(statistics), jnp.zeros((num_envs, *seen)))
+
+
+def draw_seeds(keys: jax.Array, num_envs: int, *numbers: int) -> np.ndarray:
+    """(R x E,): seeds for the environments of each run, by its key (R,) and `numbers`."""
+    words = np.asarray(jax.random.key_data(keys))
+    return np.concatenate([np.random.SeedSequence([*key.tolist(), *numbers]).generate_state(num_envs) for key in words])
+
+
+def play(batch: HostBatch, act: Act, observation: np.ndarray, index: int, num_steps: int) -> Played:
+    """`num_steps` steps of all environments of all runs from `observation` (R, E, n, d), in round `index`."""
+    seen = []
+    for step in range(num_steps):
+        action = np.asarray(act(jnp.asarray(observation), index, step))
+        result = by_run(batch.step(action.reshape(-1, *action.shape[2:])), len(action))
+        seen.append((observation, action, result))
+        observation = np.asarray(result.observation)
+    return Played(*jax.tree.map(lambda *leaves: np.stack(leaves), *seen))
+
+
+def by_run(tree: Any, num_runs: int) -> Any:
+    """Arrays (R x E, ...) as (R, E, ...)."""
+    return jax.tree.map(lambda leaf: leaf.reshape(num_runs, -1, *leaf.shape[1:]), tree)
+
+
+def check_truncations(env: HostEnvironment, timestep: TimeStep, most: int) -> None:
+    """Raises HostError if an environment was truncated sooner after the start than its `episode_limit`."""
+    often = int(np.asarray(timestep.truncated).sum(0).max())
+    if often > most:
+        raise HostError(
+            f"{env.spec.name} was truncated {often} times in {len(timestep.truncated)} steps, sooner than "
+            f"episode_limit={env.spec.episode_limit} says: give the smallest number of steps after which it truncates."
+        )
+
+
+def make_rollout(state: RunState, played: Played) -> tuple[EnvBatch, Rollout]:
+    """What a run's round (T, E, ...) looks like to learning; its last step counts as truncated."""
+
+    def count(statistics: EpisodeStatistics, timestep: TimeStep) -> tuple[EpisodeStatistics, EpisodeStatistics]:
+        statistics = jax.vmap(add_step)(statistics, timestep)
+        return statistics, statistics
+
+    timestep = played.timestep
+    latest, statistics = jax.lax.scan(count, state.env_batch.env_state.statistics, timestep)
+    transitions = Transition(
+        played.observation, played.action, timestep.reward, timestep.final_observation, timestep.terminated
+    )
+    truncated = timestep.truncated.at[-1].set(~timestep.terminated[-1].all(-1))
+    env_batch = EnvBatch(Episode(latest), timestep.observation[-1])
+    return env_batch, Rollout(transitions, truncated, sum_finished(statistics))
+
+
+def make_host_evaluation(
+    algorithm: Algorithm, config: TrainingConfig, open_batch: Callable[[], HostBatch], sharding: NamedSharding
+) -> Callable[[Config, RunState, int], dict[str, Evaluation]]:
+    """(configs, states, round number) -> how the policies do now, greedy and sampled.
+
+    Each environment plays as many episodes as make `evaluation_episodes` or a little more.
+    """
+
+    def greedy_one(config: Config, state: RunState, observation: jax.Array, index: jax.Array, step: jax.Array) -> jax.Array:
+        del index, step
+        return algorithm.greedy(config, state.learner_state, observation)
+
+    def sampled_one(config: Config, state: RunState, observation: jax.Array, index: jax.Array, step: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(state.evaluation_key, index), step)
+        return algorithm.act(config, state.learner_state, observation, key)
+
+    policies = {
+        name: jax.jit(shard(jax.vmap(act, (0, 0, 0, None, None)), sharding, by_run=3, shared=2))
+        for name, act in (("greedy", greedy_one), ("sampled", sampled_one))
+    }
+    episodes = math.ceil(config.evaluation_episodes / config.num_envs)
+
+    def evaluate(configs: Config, states: RunState, index: int) -> dict[str, Evaluation]:
+        def policy(name: str) -> HostPolicy:
+            def act(observation: np.ndarray, step: int) -> np.ndarray:
+                runs = len(observation) // config.num_envs
+                action = np.asarray(policies[name](configs, states, by_run(observation, runs), index, step))
+                return action.reshape(-1, *action.shape[2:])
+
+            return act
+
+        results = {}
+        for number, name in enumerate(policies):
+            seeds = draw_seeds(states.evaluation_key, config.num_envs, index, number)
+            results[name] = mean_by_run(play_episodes(open_batch(), policy(name), seeds, episodes), config.num_envs)
+        return results
+
+    return evaluate
+
+
+def mean_by_run(played: Episodes, num_envs: int) -> Evaluation:
+    """Means over the episodes of each run, (R, ...)."""
+    grouped = by_run(played, len(played.episode_return) // num_envs)
+    return Evaluation(*jax.tree.map(lambda leaf: leaf.mean((1, 2)).astype(np.float32), grouped))

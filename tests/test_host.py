@@ -1,0 +1,182 @@
+"""PettingZoo environments in processes: what they show against the same environment by hand, faults, and training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import RunPython
+from symbols_in_processes import LIMIT, Symbols, make
+
+from envs_jax import make as make_environment
+from envs_jax.adapters import from_pettingzoo as module
+from envs_jax.adapters.from_pettingzoo import from_pettingzoo
+from envs_jax.adapters.multiwalker import _make as make_walkers
+from envs_jax.environment import Box, HostEnvironment, HostError, TimeStep
+from envs_jax.host import play_episodes
+from envs_jax.registry import make_any
+from mamt_jax.training.host_runs import Played, check_truncations, make_rollout, no_episode
+from mamt_jax.training.writers import METRICS, read_rows
+
+SEEDS = np.array([4, 5, 6, 7])
+
+
+def played(env: HostEnvironment, steps: int) -> tuple[np.ndarray, np.ndarray, TimeStep]:
+    """First observation, actions and time steps (T, E, ...) of the environments of SEEDS."""
+    batch, rng = env.open(len(SEEDS)), np.random.default_rng(0)
+    try:
+        first = batch.reset(SEEDS)
+        action = rng.integers(0, 3, (steps, len(SEEDS), env.spec.num_agents))
+        return first, action, jax.tree.map(lambda *leaves: np.stack(leaves), *[batch.step(each) for each in action])
+    finally:
+        batch.close()
+
+
+def by_hand(seed: int, action: np.ndarray) -> list[dict[str, Any]]:
+    """What the environment of one seed does, told in the words of a TimeStep."""
+    env, rows = Symbols(), []
+    env.reset(seed=int(seed))
+
+    def pad(seen: dict[str, np.ndarray]) -> np.ndarray:
+        flat = [seen.get(agent, np.zeros(0)).ravel() for agent in env.possible_agents]
+        return np.stack([np.append(each, np.zeros(4 - each.size)) for each in flat])
+
+    for joint in action:
+        alive = env.agents
+        seen, reward, terminated, truncated, _ = env.step({a: 7 + joint[env.possible_agents.index(a)] for a in alive})
+        row = {"final_observation": pad(seen), "reward": [reward.get(a, 0.0) for a in env.possible_agents]}
+        row["terminated"] = [terminated.get(a, True) for a in env.possible_agents]
+        row["truncated"], row["named"] = any(truncated.values()), np.mean(list(reward.values()))
+        row["observation"] = pad(seen if env.agents else env.reset()[0])
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_a_batch_shows_what_each_environment_does(processes: int) -> None:
+    env = make(processes=processes)
+    assert env.spec.observation_sizes == (4, 3) and env.spec.action_sizes == (3, 3) and env.spec.name == "symbols"
+    first, action, timestep = played(env, 17)
+    assert first[:, 0, 3].tolist() == [0] * 4 and first[:, 0, :3].sum() == 4
+    for number, seed in enumerate(SEEDS):
+        for step, row in enumerate(by_hand(seed, action[:, number])):
+            row["metrics"] = {"named": row.pop("named")}
+            found = jax.tree.map(lambda leaf, at=(step, number): leaf[at], timestep._asdict())
+            for name, value in row.items():
+                jax.tree.map(np.testing.assert_allclose, found[name], value)
+    assert timestep.truncated.any() and timestep.terminated.all(-1).any()
+    alone = timestep.terminated[..., 1] & ~timestep.terminated[..., 0]
+    assert alone.any() and not timestep.final_observation[1:][alone[:-1] & alone[1:]][:, 1].any()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("break", ["ZeroDivisionError", "symbols_in_processes.py"]),
+        ("die", ["ended with code 3"]),
+        ("hang", ["no answer in 1 s"]),
+    ],
+)
+def test_a_broken_process_is_reported_and_nothing_hangs(fault: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS", 20.0 if fault != "hang" else 1.0)
+    with pytest.raises(HostError) as failure:
+        played(make(fault), 3)
+    assert all(word in str(failure.value) for word in words), failure.value
+
+
+def test_actions_fit_the_space_they_are_for() -> None:
+    low, high = np.array([[0.0, -3.0]], np.float32), np.array([[1.0, 5.0]], np.float32)
+    space = gymnasium.spaces.Box(low, high)
+    own = module._action_space("a_0", space)
+    assert own == Box(2, -1.0, 1.0)
+    native = module._native_action(space, own)
+    np.testing.assert_array_equal(native(np.array([-1.0, 9.0, 9.0])), [[0.0, 5.0]])
+    np.testing.assert_array_equal(native(np.array([0.0, 0.0])), [[0.5, 1.0]])
+    with pytest.raises(ValueError, match="a_0 is not valid: it must be Discrete, or a Box with bounds"):
+        module._action_space("a_0", gymnasium.spaces.Box(-np.inf, np.inf, (2,)))
+    with pytest.raises(ValueError, match="processes=0"):
+        from_pettingzoo(Symbols, LIMIT, processes=0)
+
+
+def test_short_episodes_do_not_count_more_often() -> None:
+    env = make()
+    batch = env.open(4)
+    try:
+        episodes = play_episodes(batch, lambda seen, step: seen[:, :, :3].argmax(-1), SEEDS, 3)
+    finally:
+        batch.close()
+    lengths = np.where((SEEDS[:, None] + np.arange(3)) % 2, 3, LIMIT)
+    np.testing.assert_array_equal(episodes.episode_return[..., 0], lengths)
+    np.testing.assert_array_equal(episodes.episode_return[..., 1], np.where(lengths == 3, 1, LIMIT))
+    np.testing.assert_array_equal(episodes.metrics["named"], np.ones((4, 3)))
+
+
+def test_a_round_ends_as_if_truncated_and_counts_its_episodes() -> None:
+    env = make()
+    first, action, timestep = played(env, 6)
+    observation = np.concatenate([first[None], timestep.observation[:-1]])
+    state: Any = type("State", (), {"env_batch": no_episode(env, 4)})
+    arrays = jax.tree.map(jnp.asarray, (observation, action, timestep))
+    after, seen = jax.jit(lambda played: make_rollout(state, played))(Played(*arrays))
+    np.testing.assert_array_equal(seen.transitions.next_observation, timestep.final_observation)
+    np.testing.assert_array_equal(seen.truncated[:-1], timestep.truncated[:-1])
+    np.testing.assert_array_equal(seen.truncated[-1], ~timestep.terminated[-1].all(-1))
+    np.testing.assert_array_equal(after.observation, timestep.observation[-1])
+    done = timestep.truncated | timestep.terminated.all(-1)
+    whole = [timestep.reward[: np.flatnonzero(done[:, env])[-1] + 1, env].sum(0) for env in range(4)]
+    assert int(seen.finished.episodes) == done.sum()
+    np.testing.assert_allclose(seen.finished.episode_return, np.sum(whole, 0))
+    with pytest.raises(HostError, match=r"truncated 1 times in 6 steps, sooner than episode_limit=5 says"):
+        check_truncations(env, timestep, 0)
+
+
+def test_multiwalker_tells_its_time_limit_and_displacement() -> None:
+    ends = []
+    for limit, seed in ((4, 0), (200, 1)):
+        env: Any = make_walkers({"max_cycles": limit})
+        env.reset(seed=seed)
+        start, told, rng = env.unwrapped.env.package.position.x, [], np.random.default_rng(seed)
+        while env.agents:
+            joint = {agent: rng.uniform(-1, 1, 4).astype(np.float32) for agent in env.agents}
+            _, _, terminated, truncated, infos = env.step(joint)
+            told.append(infos["walker_0"]["displacement"])
+        ends.append((set(terminated.values()), set(truncated.values())))
+        np.testing.assert_allclose(np.mean(told), env.unwrapped.env.package.position.x - start, rtol=1e-6)
+        env.close()
+    assert ends == [({False}, {True}), ({True}, {False})]
+
+
+def test_its_spec_is_that_of_the_original_and_make_says_where_it_runs() -> None:
+    env = make_any("multiwalker", num_walkers=2)
+    assert (env.spec.agent_names, env.spec.observation_sizes) == (("walker_0", "walker_1"), (31, 31))
+    assert env.spec.action_spaces == (Box(4),) * 2 and env.spec.episode_limit == 500
+    with pytest.raises(ValueError, match="'multiwalker' runs outside JAX"):
+        make_environment("multiwalker")
+    with pytest.raises(ValueError, match="terrain_length=0"):
+        make_any("multiwalker", terrain_length=0)
+
+
+def test_training_in_processes_learns_is_repeatable_and_goes_on(tmp_path: Path, run_python: RunPython) -> None:
+    script = Path(__file__).parents[1] / "experiments" / "run.py"
+    arguments = ["--env", "symbols_in_processes:make", "--algo", "probe:make", "--seeds", "2", "--episodes", "300"]
+    arguments += ["--num-envs", "4", "--update-interval", "10", "--num-updates", "2", "--buffer-size", "400"]
+    arguments += ["--batch-size", "32", "--evaluation-interval", "100", "--evaluation-episodes", "30"]
+    paths = {"PYTHONPATH": str(Path(__file__).parent)}
+    for name in ("one", "two"):
+        run_python(script, *arguments, "--out", tmp_path / name, **paths)
+    rows, again = (read_rows(tmp_path / name / METRICS) for name in ("one", "two"))
+    assert [row | {"wall_seconds": 0} for row in rows] == [row | {"wall_seconds": 0} for row in again]
+    best = (LIMIT + (3 + 1) / 2) / 2
+    assert all(row["eval_return"] == best and row["task/named"] == 1 for row in rows[-2:]), rows[-2:]
+    assert rows[0]["eval_return"] < 0.9 * best
+
+    content = json.loads((tmp_path / "two" / "config.json").read_text())
+    content["experiment"]["training"]["episodes"] = 400
+    (tmp_path / "two" / "config.json").write_text(json.dumps(content))
+    run_python(script, "--resume", tmp_path / "two", **paths)
+    rows = read_rows(tmp_path / "two" / METRICS)
+    assert rows[-1]["eval_return"] == best and rows[-1]["env_steps"] >= 400 * LIMIT
