@@ -1,7 +1,8 @@
 """Validation of the options of environment factories: one sentence that names the option and what would be right."""
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -38,3 +39,9 @@ def require_each(require: Callable[[str, Any], None], **options: Any) -> None:
     """`require` of every one of `options`."""
     for option, value in options.items():
         require(option, value)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """The known word nearest to `word` as a question in brackets, with a space before; empty where none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

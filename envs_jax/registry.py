@@ -1,14 +1,13 @@
-"""From a name to an environment: the ones that come with the library, and anybody's own as "package.module:Factory"."""
+"""From a name to an environment: our own, another library's as "library/name", anybody's as "package.module:Factory"."""
 
-import difflib
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 from envs_jax.environment import Environment, EnvironmentFactory, HostEnvironment
+from envs_jax.options import suggestion
 from envs_jax.particle.rover_tower import rover_tower
 from envs_jax.particle.spread import spread, spread3_ful, spread3_mix, spread3_sep
 from envs_jax.pursuit import pursuit
@@ -21,9 +20,8 @@ _FACTORIES: dict[str, EnvironmentFactory] = {
     "rover_tower": rover_tower,
     "pursuit": pursuit,
 }
-
-
-_HOST_FACTORIES = {"multiwalker": "envs_jax.adapters.multiwalker:multiwalker"}
+_DOORS = {"jaxmarl": "envs_jax.adapters.from_jaxmarl", "pettingzoo": "envs_jax.adapters.pettingzoo_names"}
+_BEHIND_DOORS = {"multiwalker": "pettingzoo/multiwalker"}
 
 
 def environment_names() -> tuple[str, ...]:
@@ -33,7 +31,12 @@ def environment_names() -> tuple[str, ...]:
 
 def host_environment_names() -> tuple[str, ...]:
     """The names of environments outside JAX that `make_any` knows by itself."""
-    return tuple(_HOST_FACTORIES)
+    return tuple(_BEHIND_DOORS)
+
+
+def door_names() -> tuple[str, ...]:
+    """The libraries whose environments `make` builds as "library/name"; each is also the name of the extra that it needs."""
+    return tuple(_DOORS)
 
 
 def make(name: str, **options: Any) -> Environment:
@@ -52,8 +55,9 @@ def make_any(name: str, **options: Any) -> Environment | HostEnvironment:
     """Builds an environment.
 
     Args:
-        name: one of `environment_names()` or `host_environment_names()`, or "package.module:Factory", a function from options
-            to an Environment that is imported with the working directory on the path.
+        name: one of `environment_names()` or `host_environment_names()`; or "library/name" for an environment of one of
+            `door_names()`; or "package.module:Factory", a function from options to an Environment that is imported with the
+            working directory on the path.
         **options: passed to the factory; its docstring describes them.
 
     Raises:
@@ -69,17 +73,31 @@ def make_any(name: str, **options: Any) -> Environment | HostEnvironment:
 
 def find_factory(name: str) -> EnvironmentFactory:
     """The function that builds the environment called `name`; raises ValueError if there is none."""
-    name = _HOST_FACTORIES.get(name, name)
-    return _import_factory(name) if ":" in name else _known_factory(name)
+    name = _BEHIND_DOORS.get(name, name)
+    if ":" in name:
+        return _import_factory(name)
+    door, slash, inner = name.partition("/")
+    return _factory_behind(door, inner) if slash and door in _DOORS else _known_factory(name)
 
 
 def _known_factory(name: str) -> EnvironmentFactory:
     if name not in _FACTORIES:
         raise ValueError(
-            f"There is no environment {name!r}{_suggestion(name, _FACTORIES)}; "
-            f'there are {", ".join(_FACTORIES)}, and "package.module:Factory" for your own.'
+            f"There is no environment {name!r}{suggestion(name, _FACTORIES)}; there are {', '.join(_FACTORIES)}, "
+            f'{", ".join(f"{door}/NAME" for door in _DOORS)}, and "package.module:Factory" for your own.'
         )
     return _FACTORIES[name]
+
+
+def _factory_behind(door: str, name: str) -> EnvironmentFactory:
+    try:
+        module = importlib.import_module(_DOORS[door])
+    except ImportError as error:
+        raise ValueError(
+            f"Environment {f'{door}/{name}'!r} needs a package that cannot be imported ({error}): "
+            f'pip install "mamt_jax[{door}]".'
+        ) from error
+    return module.find_factory(name)
 
 
 def _import_factory(name: str) -> EnvironmentFactory:
@@ -94,7 +112,7 @@ def _import_factory(name: str) -> EnvironmentFactory:
     if not callable(factory):
         own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", None) == module.__name__]
         raise ValueError(
-            f"Module {module_name!r} has no function {attribute!r}{_suggestion(attribute, own)}; it has {_listed(own)}."
+            f"Module {module_name!r} has no function {attribute!r}{suggestion(attribute, own)}; it has {_listed(own)}."
         )
     return factory
 
@@ -107,16 +125,11 @@ def _check_options(name: str, factory: EnvironmentFactory, options: dict[str, An
     for option in options:
         if option not in named:
             raise ValueError(
-                f"Environment {name!r} has no option {option!r}{_suggestion(option, named)}; its options are {_listed(named)}."
+                f"Environment {name!r} has no option {option!r}{suggestion(option, named)}; its options are {_listed(named)}."
             )
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in options]
     if missing:
         raise ValueError(f"Environment {name!r} needs the option {_listed(missing)}.")
-
-
-def _suggestion(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _listed(names: list[str]) -> str:

@@ -87,7 +87,8 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, 
 def common_parser(add_help: bool) -> Parser:
     """The options that are there for every environment and algorithm."""
     parser = Parser(add_help=add_help, allow_abbrev=False, description=__doc__)
-    env_names = ", ".join(environments.environment_names() + environments.host_environment_names())
+    names = environments.environment_names() + environments.host_environment_names()
+    env_names = ", ".join([*names, *(f"{door}/NAME" for door in environments.door_names())])
     algo_names = ", ".join(algorithms.algorithm_names())
     parser.add_argument("--env", default=DEFAULT_ENV, help=f"{env_names}, or package.module:Factory (default {DEFAULT_ENV})")
     parser.add_argument("--algo", default=DEFAULT_ALGO, help=f"{algo_names}, or package.module:make (default {DEFAULT_ALGO})")

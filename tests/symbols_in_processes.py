@@ -58,6 +58,9 @@ class Symbols(ParallelEnv):
         return self._look(agents), reward, terminated, truncated, {agent: {"named": reward[agent]} for agent in agents}
 
 
+parallel_env = Symbols
+
+
 def make(fault: str = "", processes: int = 2, episode_limit: int = LIMIT) -> HostEnvironment:
     """The task in processes.
 

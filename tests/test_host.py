@@ -160,6 +160,17 @@ def test_its_spec_is_that_of_the_original_and_make_says_where_it_runs() -> None:
         make_any("multiwalker", terrain_length=0)
 
 
+def test_any_module_with_a_parallel_env_is_found() -> None:
+    env = make_any("pettingzoo/mpe2.simple_spread_v3", options={"N": 2, "max_cycles": 30})
+    assert (env.spec.name, env.spec.episode_limit, env.spec.observation_sizes) == ("simple_spread_v3", 30, (12, 12))
+    with pytest.raises(ValueError, match="cannot be imported"):
+        make_any("pettingzoo/mpe2.simple_spred")
+    with pytest.raises(ValueError, match="has no parallel_env"):
+        make_any("pettingzoo/json")
+    with pytest.raises(ValueError, match="give episode_limit"):
+        make_any("pettingzoo/symbols_in_processes")
+
+
 def test_training_in_processes_learns_is_repeatable_and_goes_on(tmp_path: Path, run_python: RunPython) -> None:
     script = Path(__file__).parents[1] / "experiments" / "run.py"
     arguments = ["--env", "symbols_in_processes:make", "--algo", "probe:make", "--seeds", "2", "--episodes", "300"]

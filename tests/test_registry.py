@@ -44,6 +44,7 @@ def test_names_are_those_of_the_documentation() -> None:
     [
         ("rover_towr", {}, ["'rover_towr'", "did you mean 'rover_tower'?", "spread3_sep", "package.module:Factory"]),
         ("zzz", {}, ["'zzz'", "rover_tower"]),
+        ("jaxmar/spread", {}, ["'jaxmar/spread'", "jaxmarl/NAME"]),
         ("spread", {"num_agent": 3}, ["'num_agent'", "did you mean 'num_agents'?", "local_ratio"]),
         ("rover_tower", {"num_agents": 3}, ["'num_agents'", "episode_limit"]),
         ("spread", {"num_agents": 0}, ["num_agents=0", "positive integer"]),

@@ -1,5 +1,6 @@
 """experiments/run.py: what it refuses, and what it leaves behind."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from envs_jax import make  # noqa: E402
 from experiments import evaluate, run  # noqa: E402
-from experiments.options import config_options, is_float_leaf, underscored  # noqa: E402
+from experiments.options import Option, config_options, converter, is_float_leaf, underscored  # noqa: E402
 from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
 from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
@@ -196,4 +197,6 @@ def test_fields_become_options():
     options = {option.name: option for option in config_options(probe.NamerConfig, several=is_float_leaf)}
     assert options["temperature"].help == "Of the softmax that explores." and options["temperature"].many
     assert options["size"].kind is int and not options["size"].many
+    with pytest.raises(argparse.ArgumentTypeError, match=r"\"\{'size'\" is not valid: give a value of type dict"):
+        converter(Option("options", dict | None, None, ""))("{'size'")
     assert underscored(["--num-envs", "--out=a-b", "c-d"]) == ["--num_envs", "--out=a-b", "c-d"]

@@ -1,18 +1,20 @@
-"""Environment steps per second with random actions: ours at several batch sizes, the originals in one process and in twelve.
+"""Environment steps per second with random actions: ours and JaxMARL's at several batch sizes, and the originals.
 
 python experiments/benchmark/environments.py [--out experiments/results/benchmark_environments.json]
 
 Run alone on the machine. An environment step is one step of all its agents. Ours reset themselves within the step, as in
-training. Rover-Tower's original cannot be installed beside current packages, so that it has no row of its own here.
+training; so does JaxMARL's Spread. The originals play in one process and in twelve; Rover-Tower's cannot be installed beside
+current packages, so that it has no row of its own here.
 """
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,28 +30,62 @@ SECONDS, REPEATS, PROCESSES = 2.0, 5, 12
 ENVIRONMENTS: dict[str, dict[str, Any]] = {"spread": {"num_agents": 3}, "rover_tower": {}, "pursuit": {}}
 
 
-def make_steps(env: Environment, batch: int) -> tuple[Callable[[Any, jax.Array, int], Any], Any]:
-    """A program that plays `batch` environments for a number of steps, and where they start."""
+class Game(NamedTuple):
+    """An environment under random actions that resets itself.
+
+    Attributes:
+        reset: key -> state.
+        step: (state, keys (2,)) -> (state, a sum over all that the step shows, so that nothing is left out).
+    """
+
+    reset: Callable[[jax.Array], Any]
+    step: Callable[[Any, jax.Array], tuple[Any, jax.Array]]
+
+
+def our_game(env: Environment) -> Game:
+    """One of ours."""
     env = auto_reset(env)
     act = random_policy(env.spec)
+
+    def step(state: Any, keys: jax.Array) -> tuple[Any, jax.Array]:
+        state, timestep = env.step(keys[1], state, act(keys[0], state))
+        return state, timestep.observation.sum() + timestep.reward.sum()
+
+    return Game(lambda key: env.reset(key)[0], step)
+
+
+def jaxmarl_game() -> Game:
+    """JaxMARL's Spread of three agents, with its own reset within the step and its own way to draw actions."""
+    import jaxmarl
+
+    env = jaxmarl.make("MPE_simple_spread_v3")
+
+    def step(state: Any, keys: jax.Array) -> tuple[Any, jax.Array]:
+        draws = zip(env.agents, jax.random.split(keys[0], env.num_agents), strict=True)
+        actions = {agent: env.action_space(agent).sample(key) for agent, key in draws}
+        observations, state, rewards, _, _ = env.step(keys[1], state, actions)
+        return state, jnp.stack([leaf.sum() for leaf in jax.tree.leaves((observations, rewards))]).sum()
+
+    return Game(lambda key: env.reset(key)[1], step)
+
+
+def make_steps(game: Game, batch: int) -> tuple[Callable[[Any, jax.Array, int], Any], Any]:
+    """A program that plays `batch` games for a number of steps, and where they start."""
 
     def steps(state: Any, key: jax.Array, count: jax.Array) -> Any:
         def step(number: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
             state, seen = carry
-            keys = jax.random.split(jax.random.fold_in(key, number), (batch, 2))
-            action = jax.vmap(act)(keys[:, 0], state)
-            state, timestep = jax.vmap(env.step)(keys[:, 1], state, action)
-            return state, seen + timestep.observation.sum() + timestep.reward.sum()  # so that nothing is left out
+            state, shown = jax.vmap(game.step)(state, jax.random.split(jax.random.fold_in(key, number), (batch, 2)))
+            return state, seen + shown.sum()
 
         return jax.lax.fori_loop(0, count, step, (state, jnp.zeros(())))
 
-    state = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), batch))[0]
-    return jax.jit(steps), state
+    return jax.jit(steps), jax.jit(jax.vmap(game.reset))(jax.random.split(jax.random.key(0), batch))
 
 
-def ours(env: Environment, batch: int) -> dict[str, float]:
+def measure(game: Game, batch: int) -> dict[str, float]:
     """Environment steps per second, median and extremes."""
-    steps, state = make_steps(env, batch)
+    steps, state = make_steps(game, batch)
     start = time.perf_counter()
     program = steps.lower(state, jax.random.key(1), 1).compile()  # pyright: ignore[reportFunctionMemberAccess]
     compile_seconds = time.perf_counter() - start
@@ -103,8 +139,10 @@ def main() -> None:
     result: dict[str, Any] = {"machine": describe_machine(), "command": "python experiments/benchmark/environments.py"}
     for name, options in ENVIRONMENTS.items():
         env = envs_jax.make(name, **options)
-        rates = {str(batch): ours(env, batch) for batch in BATCHES}
+        rates = {str(batch): measure(our_game(env), batch) for batch in BATCHES}
         result[name] = {"options": options, "env_steps_per_second": rates}
+        if name == "spread" and importlib.util.find_spec("jaxmarl"):
+            result[name]["jaxmarl"] = {str(batch): measure(jaxmarl_game(), batch) for batch in BATCHES}
         if name != "rover_tower":
             result[name]["original"] = originals(name)
         print(name, json.dumps(result[name], indent=1), flush=True)

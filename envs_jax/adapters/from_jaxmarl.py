@@ -1,0 +1,215 @@
+"""JaxMARL's environments as ours: pure functions still, so that they compile and train like our own."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import jaxmarl
+import numpy as np
+from jaxmarl.environments import (
+    SMAX,
+    CoinGame,
+    Hanabi,
+    HeuristicEnemySMAX,
+    JaxNav,
+    LearnedPolicyEnemySMAX,
+    MultiAgentEnv,
+    Overcooked,
+    OvercookedV2,
+    SimpleMPE,
+    SwitchRiddle,
+    spaces,
+)
+
+from envs_jax.environment import Box, Discrete, Environment, EnvironmentFactory, EnvSpec, TimeStep, make_timestep
+from envs_jax.options import require_count, suggestion
+
+
+@flax.struct.dataclass
+class JaxMARLState:
+    """What an adapted environment remembers.
+
+    Attributes:
+        inner: JaxMARL's own state.
+        ended: (n,) bool, the agents whose task had ended.
+        step: () int32.
+    """
+
+    inner: Any
+    ended: jax.Array
+    step: jax.Array
+
+
+def find_factory(name: str) -> EnvironmentFactory:
+    """The function that builds what `jaxmarl.make` calls `name`; raises ValueError if there is none."""
+    names = jaxmarl.registered_envs
+    if name not in names:
+        some = ", ".join([*names[:9], "switch_riddle", "SMAX", "hanabi", "overcooked_v2", "coin_game"])
+        raise ValueError(f"JaxMARL has no environment {name!r}{suggestion(name, names)}; it has {some} and more.")
+
+    def factory(episode_limit: int | None = None, options: dict | None = None) -> Environment:
+        """Builds the environment.
+
+        Args:
+            episode_limit: steps after which an episode is truncated; None for as many as JaxMARL plays.
+            options: passed to jaxmarl.make, as {'num_agents': 5}.
+        """
+        try:
+            inner = jaxmarl.make(name, **({} if options is None else options))
+        except (ImportError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise ValueError(f"JaxMARL cannot make {name!r} with options={options!r}: {reason}.") from error
+        env = from_jaxmarl(inner, episode_limit)
+        return env._replace(spec=dataclasses.replace(env.spec, name=f"jaxmarl/{name}"))
+
+    return factory
+
+
+def from_jaxmarl(env: MultiAgentEnv, episode_limit: int | None = None) -> Environment:
+    """`env` with arrays over agents: observations flattened and zero-padded, actions all discrete or all boxes.
+
+    JaxMARL's `dones` do not say why: an episode that it ends in the step of its time limit is truncated, an earlier end
+    terminates. Its MPE environments and SMAX look at the clock before they advance it, so that max_steps of 25 are 26 here.
+    Dead agents stay, with their observations. The noise of a step is the key that JaxMARL's `step_env` takes.
+
+    Args:
+        env: of JaxMARL, not wrapped.
+        episode_limit: steps after which an episode is truncated; None for as many as `env` plays.
+
+    Raises:
+        ValueError: if the limit is no positive integer, or beyond the environment's own, or missing where the environment
+            keeps it to itself; if there is not one observation an agent, or an action space is of another kind.
+    """
+    spec = _make_spec(env, episode_limit)
+    legal_actions = _legal_actions(env, spec)
+
+    def look(inner: Any, observations: dict[str, jax.Array]) -> TimeStep:
+        rows = [jnp.ravel(observations[agent]).astype(jnp.float32) for agent in env.agents]
+        action_mask = _padded(legal_actions(inner), spec.action_size) if legal_actions else None
+        return make_timestep(spec, _padded(rows, spec.observation_size), action_mask=action_mask)
+
+    def reset(key: jax.Array) -> tuple[JaxMARLState, TimeStep]:
+        observations, inner = env.reset(key)
+        state = JaxMARLState(inner, ended=jnp.zeros(spec.num_agents, bool), step=jnp.zeros((), jnp.int32))
+        return state, look(inner, observations)
+
+    def transition(state: JaxMARLState, action: jax.Array, noise: jax.Array) -> tuple[JaxMARLState, TimeStep]:
+        actions = {agent: _own(action[i], spec.action_spaces[i]) for i, agent in enumerate(env.agents)}
+        observations, inner, rewards, dones, _ = env.step_env(noise, state.inner, actions)
+        step, over = state.step + 1, dones["__all__"]
+        truncated = step >= spec.episode_limit
+        ended = jnp.where(truncated & over, state.ended, _over_agents(env, dones, bool) | over)
+        reward = _over_agents(env, rewards, jnp.float32)
+        timestep = look(inner, observations)._replace(reward=reward, terminated=ended, truncated=truncated)
+        return JaxMARLState(inner, ended, step), timestep
+
+    return Environment(spec, reset, transition, sample_noise=lambda key, state: key)
+
+
+def _make_spec(env: MultiAgentEnv, episode_limit: int | None) -> EnvSpec:
+    shapes = jax.eval_shape(env.reset, jax.random.key(0))[0]
+    if not (isinstance(shapes, dict) and set(env.agents) <= set(shapes)):
+        raise ValueError(f"{env.name} cannot be adapted: it must observe a dict with an array for each of {env.agents}.")
+    observed = [shapes[agent] for agent in env.agents]
+    dtype = np.result_type(*[each.dtype for each in observed])
+    return EnvSpec(
+        name=env.name,
+        agent_names=tuple(env.agents),
+        observation_sizes=tuple(math.prod(each.shape) for each in observed),
+        action_spaces=tuple(_action_space(env, agent) for agent in env.agents),
+        episode_limit=_episode_limit(env, episode_limit),
+        observation_dtype=dtype.name if dtype.itemsize == 1 else "float32",
+    )
+
+
+def _action_space(env: MultiAgentEnv, agent: str) -> Discrete | Box:
+    space = env.action_space(agent)
+    if isinstance(space, spaces.Discrete):
+        return Discrete(int(space.n), _idle(env))
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        bounds = np.unique(space.low), np.unique(space.high)
+        if all(bound.size == 1 and np.isfinite(bound[0]) for bound in bounds):
+            return Box(space.shape[0], float(bounds[0][0]), float(bounds[1][0]))
+    raise ValueError(
+        f"{env.name} cannot be adapted: {agent} acts in a {type(space).__name__}, which must be a Discrete, or a Box of one "
+        f"axis with the same finite bounds for all components."
+    )
+
+
+def _idle(env: MultiAgentEnv) -> int:
+    """The action that does nothing; 0 where there is none."""
+    match env:
+        case SMAX() | HeuristicEnemySMAX() | LearnedPolicyEnemySMAX() | CoinGame() | Overcooked() | OvercookedV2():
+            return 4
+        case Hanabi():
+            return int(env.num_moves) - 1
+        case JaxNav():
+            return 2
+    return 0
+
+
+def _own_limit(env: MultiAgentEnv) -> int | None:
+    """Steps after which JaxMARL ends an episode; None where that is not known."""
+    match env:
+        case SimpleMPE() | SMAX() | HeuristicEnemySMAX() | LearnedPolicyEnemySMAX():
+            return env.max_steps + 1
+        case SwitchRiddle() | Overcooked() | OvercookedV2() | JaxNav():
+            return env.max_steps
+        case CoinGame():
+            return env.num_inner_steps * env.num_outer_steps
+    return None
+
+
+def _episode_limit(env: MultiAgentEnv, asked: int | None) -> int:
+    own = _own_limit(env)
+    limit = own if asked is None else asked
+    if limit is None:
+        raise ValueError(f"episode_limit=None is not valid: {env.name} does not say how long it plays, give a number of steps.")
+    require_count("episode_limit", limit)
+    if own is not None and limit > own:
+        raise ValueError(
+            f"episode_limit={limit} is not valid: {env.name} ends after {own} steps by itself; give at most {own}, or lengthen "
+            f"the environment itself."
+        )
+    return limit
+
+
+def _legal_actions(env: MultiAgentEnv, spec: EnvSpec) -> Callable[[Any], list[jax.Array]] | None:
+    """A function from a state to what each agent may do, (number of its actions,) bool; None where it may do anything.
+
+    Who may do nothing may do anything: in Hanabi that is all of them once the game is over.
+    """
+    if not spec.discrete:
+        return None
+    known = getattr(env, "get_legal_moves", env.get_avail_actions)  # the former is Hanabi's
+
+    def legal_actions(inner: Any) -> list[jax.Array]:
+        legal = known(inner)
+        rows = [legal[agent].astype(bool) for agent in env.agents]
+        return [row | ~row.any() for row in rows]
+
+    try:
+        shapes = jax.eval_shape(lambda key: legal_actions(env.reset(key)[1]), jax.random.key(0))
+    except NotImplementedError:
+        return None
+    fits = [each.shape for each in shapes] == [(size,) for size in spec.action_sizes]
+    return legal_actions if fits else None  # JaxNav speaks of two actions where it has fifteen
+
+
+def _over_agents(env: MultiAgentEnv, values: dict[str, jax.Array], dtype: Any) -> jax.Array:
+    """(n,) from a scalar an agent."""
+    return jnp.stack([jnp.asarray(values[agent], dtype).reshape(()) for agent in env.agents])
+
+
+def _padded(rows: list[jax.Array], width: int) -> jax.Array:
+    """(n, width), zero or False beyond each row's own width."""
+    return jnp.stack([jnp.pad(row, (0, width - row.size)) for row in rows])
+
+
+def _own(action: jax.Array, space: Discrete | Box) -> jax.Array:
+    """One agent's action without padding."""
+    return action if isinstance(space, Discrete) else action[: space.size]
