@@ -50,17 +50,15 @@ def play_episodes(batch: HostBatch, policy: HostPolicy, seeds: np.ndarray, episo
     return Episodes(total[:, :episodes], metrics)
 
 
-def host_reference_returns(env: HostEnvironment, seed: int, num_envs: int, episodes: int) -> dict[str, float]:
-    """Mean return per agent and episode of the random and the do-nothing policy, over num_envs x episodes episodes."""
+def play_host_references(env: HostEnvironment, seed: int, num_envs: int, episodes: int) -> dict[str, Episodes]:
+    """`episodes` episodes of each of `num_envs` environments under the random and the do-nothing policy."""
+    policies = _reference_policies(env.spec, seed, num_envs)
+    seeds = np.random.SeedSequence(seed).generate_state(len(policies) * num_envs).reshape(len(policies), -1)
     batch = env.open(num_envs)
     try:
         return {
-            name: float(play_episodes(batch, policy, seeds, episodes).episode_return.mean())
-            for (name, policy), seeds in zip(
-                _reference_policies(env.spec, seed, num_envs).items(),
-                np.random.SeedSequence(seed).generate_state(2 * num_envs).reshape(2, -1),
-                strict=True,
-            )
+            name: play_episodes(batch, policy, own, episodes)
+            for (name, policy), own in zip(policies.items(), seeds, strict=True)
         }
     finally:
         batch.close()

@@ -7,7 +7,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,44 @@ VARIANTS = ("maac_expected", "mamd_epsilon_1")  # in the table alone
 POLICIES = ("random", "do_nothing", "scripted")
 ORIGINAL = "maac_original.csv"
 BIN = 240
+
+
+class Shown(NamedTuple):
+    """What the figure and the table of an environment show.
+
+    Attributes:
+        title: of its figure.
+        task: the task metric in its table, and its name there.
+        right: what the right panel shows, and its name there.
+        references: policies whose returns are drawn.
+    """
+
+    title: str
+    task: tuple[str, str]
+    right: tuple[str, str]
+    references: tuple[str, ...]
+
+
+ENVIRONMENTS = {
+    "rover_tower": Shown(
+        "Rover-Tower",
+        ("rovers_on_goal", "rovers on goal"),
+        ("kl_old", "KL to the old policy, nats, mean over agents"),
+        ("random", "scripted"),
+    ),
+    "pursuit": Shown(
+        "Pursuit",
+        ("evaders_left", "evaders left"),
+        ("train_task/evaders_left", "share of evaders left, mean over steps"),
+        ("random", "do_nothing"),
+    ),
+    "multiwalker": Shown(
+        "Multi-Walker",
+        ("displacement", "displacement, m"),
+        ("train_task/displacement", "displacement of the package, m"),
+        ("random", "do_nothing"),
+    ),
+}
 
 
 def trained(folder: Path, names: Sequence[str] = ALGORITHMS) -> list[str]:
@@ -47,55 +85,57 @@ def original_curve(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return BIN * (np.arange(len(binned)) + 1), binned
 
 
-def draw(folder: Path, references: dict[str, Any], out: Path) -> None:
-    """Training returns beside the original's and the reference policies', and what the panel shows of the trust regions."""
+def draw(folder: Path, shown: Shown, references: dict[str, Any], out: Path) -> None:
+    """Training returns beside the reference policies' and the original's, and one more metric."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    returns, divergence = figure.subplots(1, 2)
+    returns, right = figure.subplots(1, 2)
     last = 0
     for number, name in enumerate(trained(folder)):
         rows = read_rows(folder / name)
-        for axes, metric in ((returns, "train_return"), (divergence, "kl_old")):
+        for axes, metric in ((returns, "train_return"), (right, shown.right[0])):
             episodes, values = curves(rows, metric)
             axes.plot(episodes, values.T, color=f"C{number}", linewidth=0.7, alpha=0.5)
             axes.plot(episodes, values.mean(0), color=f"C{number}", linewidth=2, label=f"{name}, mean of {len(values)} seeds")
             last = max(last, episodes[-1])
-    episodes, values = original_curve(folder / ORIGINAL)
-    shown = episodes <= last
-    returns.plot(episodes[shown], values[shown], color="k", linewidth=1.5, label="original MAAC (PyTorch), 1 seed")
-    for line, policy in zip((":", "--"), ("random", "scripted"), strict=True):
+    if (folder / ORIGINAL).exists():
+        episodes, values = original_curve(folder / ORIGINAL)
+        same = episodes <= last
+        returns.plot(episodes[same], values[same], color="k", linewidth=1.5, label="original MAAC (PyTorch), 1 seed")
+    for line, policy in zip((":", "--"), shown.references, strict=True):
         value = references[policy]["return"]
         returns.axhline(value, color="0.5", linestyle=line, linewidth=1, label=f"{policy} ({value:.0f})")
-    returns.set(xlabel="episodes", ylabel="training return per agent and episode", title="Rover-Tower")
-    divergence.set(xlabel="episodes", ylabel="KL to the old policy, nats", title="Mean over agents", yscale="log")
-    for axes in (returns, divergence):
+    returns.set(xlabel="episodes", ylabel="training return per agent and episode", title=shown.title)
+    right.set(xlabel="episodes", ylabel=shown.right[1], yscale="log" if shown.right[0] == "kl_old" else "linear")
+    for axes in (returns, right):
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8)
     figure.savefig(out, dpi=130)
 
 
-def table(folder: Path, references: dict[str, Any]) -> str:
+def table(folder: Path, shown: Shown, references: dict[str, Any]) -> str:
     """Mean return over the last fifth of training, and each seed's; reference policies with their standard error."""
     lines = [
-        "| | training return | greedy return | rovers on goal (greedy) | episodes | seeds |",
+        f"| | training return | greedy return | {shown.task[1]} (greedy) | episodes | seeds |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name in trained(folder, ALGORITHMS + VARIANTS):
         rows = read_rows(folder / name)
         cells = []
-        for metric in ("train_return", "eval_return", "task/rovers_on_goal"):
+        for metric in ("train_return", "eval_return", f"task/{shown.task[0]}"):
             episodes, values = curves(rows, metric)
             final = values[:, episodes > 0.8 * episodes[-1]].mean(1)
             cells.append(f"{final.mean():.3g} ({', '.join(f'{value:.3g}' for value in final)})")
         lines.append(f"| {name} | {' | '.join(cells)} | {episodes[-1]:,} | {len(final)} |")
-    episodes, values = original_curve(folder / ORIGINAL)
-    last = curves(read_rows(folder / ALGORITHMS[0]), "train_return")[0][-1]
-    same = values[(episodes > 0.8 * last) & (episodes <= last)]
-    lines.append(f"| original MAAC (PyTorch) | {same.mean():.3g} | | | {last:,} | 1 |")
+    if (folder / ORIGINAL).exists():
+        episodes, values = original_curve(folder / ORIGINAL)
+        last = curves(read_rows(folder / ALGORITHMS[0]), "train_return")[0][-1]
+        same = values[(episodes > 0.8 * last) & (episodes <= last)]
+        lines.append(f"| original MAAC (PyTorch) | {same.mean():.3g} | | | {last:,} | 1 |")
     for policy, result in references.items():
-        on_goal = result["metrics"]["rovers_on_goal"]
-        lines.append(f"| {policy} | {result['return']:.3g} ± {result['return_std_error']:.2g} | | {on_goal:.2g} | | |")
+        task = result["metrics"][shown.task[0]]
+        lines.append(f"| {policy} | {result['return']:.3g} ± {result['return_std_error']:.2g} | | {task:.2g} | | |")
     return "\n".join(lines)
 
 
@@ -103,7 +143,8 @@ def reference_table(references: dict[str, dict[str, Any]]) -> str:
     """Returns of the reference policies in every environment."""
     lines = [f"| | {' | '.join(POLICIES)} |", "| --- | --- | --- | --- |"]
     for env, policies in references.items():
-        cells = [f"{policies[name]['return']:.2f} ± {policies[name]['return_std_error']:.2f}" for name in POLICIES]
+        found = [policies.get(name) for name in POLICIES]
+        cells = [f"{each['return']:.2f} ± {each['return_std_error']:.2f}" if each else "" for each in found]
         lines.append(f"| {env} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -127,13 +168,20 @@ def tables() -> list[str]:
     """The README's tables."""
     references = json.loads((RESULTS / "reference_returns.json").read_text())["returns"]
     benchmark = json.loads((RESULTS / "benchmark_core.json").read_text())
-    return [table(RESULTS / "rover_tower", references["rover_tower"]), reference_table(references), speed_table(benchmark)]
+    learners = [table(RESULTS / name, ENVIRONMENTS[name], references[name]) for name in shown_environments()]
+    return [*learners, reference_table(references), speed_table(benchmark)]
+
+
+def shown_environments() -> list[str]:
+    """Those with runs."""
+    return [name for name in ENVIRONMENTS if trained(RESULTS / name)]
 
 
 def main() -> None:
     """Draw everything and print the tables."""
     references = json.loads((RESULTS / "reference_returns.json").read_text())["returns"]
-    draw(RESULTS / "rover_tower", references["rover_tower"], RESULTS / "rover_tower.png")
+    for name in shown_environments():
+        draw(RESULTS / name, ENVIRONMENTS[name], references[name], RESULTS / f"{name}.png")
     print("\n\n".join(tables()))
 
 

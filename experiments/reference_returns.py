@@ -6,14 +6,35 @@ python experiments/reference_returns.py [--out experiments/results/reference_ret
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 
 import envs_jax
+from envs_jax.environment import HostEnvironment
+from envs_jax.host import play_host_references
 from envs_jax.reference_policies import evaluate_policy, reference_policies
+from envs_jax.registry import host_environment_names, make_any
 from mamt_jax.training.writers import describe_machine
 
 STEPS = 125_000  # an environment: 5,000 episodes of 25 steps, 250 of 500
+HOST_ENVS, HOST_EPISODES = 12, 20
+
+
+def host_returns(name: str) -> dict[str, dict[str, Any]]:
+    """What `evaluate_policy` says of an environment in JAX, for one outside it."""
+    env = make_any(name)
+    assert isinstance(env, HostEnvironment)
+    results = {}
+    for policy_name, played in play_host_references(env, 0, HOST_ENVS, HOST_EPISODES).items():
+        returns = played.episode_return.mean(-1).ravel()
+        results[policy_name] = {
+            "return": returns.mean(),
+            "return_std_error": returns.std(ddof=1) / returns.size**0.5,
+            "return_per_agent": played.episode_return.mean((0, 1)).tolist(),
+            "metrics": {metric: float(value.mean()) for metric, value in played.metrics.items()},
+        }
+    return results
 
 
 def main() -> None:
@@ -28,9 +49,18 @@ def main() -> None:
         for number, (policy_name, policy) in enumerate(reference_policies(env).items()):
             result = evaluate_policy(env, policy, jax.random.key(number), episodes)
             returns.setdefault(name, {})[policy_name] = result
+    returns |= {name: host_returns(name) for name in host_environment_names()}
+    for name, policies in returns.items():
+        for policy_name, result in policies.items():
             print(f"{name:12} {policy_name:10} {result['return']:8.2f} +- {result['return_std_error']:.2f}")
     unit = "sum of one agent's rewards over an episode, mean over agents"
-    content = {"unit": unit, "steps": STEPS, "machine": describe_machine(), "returns": returns}
+    content = {
+        "unit": unit,
+        "steps": STEPS,
+        "host_episodes": HOST_ENVS * HOST_EPISODES,
+        "machine": describe_machine(),
+        "returns": returns,
+    }
     out.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from envs_jax import registry as environments
 from envs_jax.environment import HostEnvironment, HostError
-from envs_jax.host import host_reference_returns
+from envs_jax.host import play_host_references
 from envs_jax.reference_policies import evaluate_policy, reference_policies
 from experiments.options import (
     Group,
@@ -203,7 +203,8 @@ def announce(session: Session, console: Console, quick: bool) -> None:
 def play_references(built: Built) -> dict[str, float]:
     """Mean return per agent and episode of each reference policy."""
     if isinstance(built.env, HostEnvironment):
-        return host_reference_returns(built.env, 0, HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES)
+        played = play_host_references(built.env, 0, HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES)
+        return {name: float(episodes.episode_return.mean()) for name, episodes in played.items()}
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0), REFERENCE_EPISODES), 3)
     policies = reference_policies(built.env)
     return {
