@@ -1,13 +1,14 @@
 """Plays what a run has learnt: its return, and a film of one episode.
 
 python experiments/evaluate.py runs/NAME --gif film.gif
+python experiments/evaluate.py runs/NAME --original
 """
 
 import argparse
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax import registry as environments
-from envs_jax.environment import Environment, EnvState
+from envs_jax.environment import Environment, EnvSpec, EnvState
 from envs_jax.rendering import FORMATS, frames, save, scenes
 from experiments.options import OptionError, Parser
 from mamt_jax.training.checkpoint import CheckpointError
-from mamt_jax.training.experiment import experiment_from_json
+from mamt_jax.training.experiment import Experiment, experiment_from_json
 from mamt_jax.training.load_policy import Policy, load_policy
 from mamt_jax.training.writers import FolderError, read_config
 
@@ -70,6 +71,25 @@ def mean_returns(env: Environment, policy: Policy, sample: bool, key: jax.Array,
     return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key, episodes)))
 
 
+def in_original(experiment: Experiment, spec: EnvSpec, policy: Policy, sample: bool) -> Callable[[int, int], np.ndarray]:
+    """(episodes, seed) -> `mean_returns` in the environment that ours copies; raises ValueError if there is none."""
+    from envs_jax.adapters.originals import make_original
+    from envs_jax.adapters.policy_in_pettingzoo import episode_returns, parallel_actor
+
+    original = make_original(experiment.env, **experiment.env_options)
+
+    def play_original(episodes: int, seed: int) -> np.ndarray:
+        return episode_returns(original, parallel_actor(policy, spec, seed if sample else None), episodes, seed)
+
+    return play_original
+
+
+def describe(returns: np.ndarray) -> str:
+    """Mean and standard error."""
+    error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
+    return f"{returns.mean():.2f} ± {error:.2f} over {len(returns)} episodes"
+
+
 def film(env: Environment, policy: Policy, sample: bool, key: jax.Array, options: dict[str, Any]) -> np.ndarray:
     """Frames of one episode, its last state included."""
     episode = jax.device_get(jax.jit(lambda key: play(env, policy, sample, key))(key))
@@ -92,6 +112,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=100, help="episodes to play for the return (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="of starts, noise and sampled actions (default 0)")
     parser.add_argument("--sample", action="store_true", help="sample actions instead of taking the most likely")
+    parser.add_argument("--original", action="store_true", help="play in the environment that ours copies, too")
     parser.add_argument("--gif", type=Path, help="film of one episode to write, a .gif or .mp4")
     parser.add_argument("--views", action="store_true", help="show in the film what agents see, where an environment can")
     values = parser.parse_args(arguments)
@@ -112,12 +133,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         env = environments.make(experiment.env, **experiment.env_options)
         if values.gif:
             check_picture(env, values.views)
+        play_original = in_original(experiment, env.spec, policy, values.sample) if values.original else None
         key = jax.random.key(values.seed)
         returns = mean_returns(env, policy, values.sample, key, values.episodes)
-        error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
         others = ", ".join(f"{name} {value:.1f}" for name, value in content.get("references", {}).items())
         kind = "sampled" if values.sample else "greedy"
-        print(f"{kind} return {returns.mean():.2f} ± {error:.2f} over {values.episodes} episodes ({others})")
+        print(f"{kind} return {describe(returns)} ({others})")
+        if play_original:
+            print(f"in the original {describe(play_original(values.episodes, values.seed))}")
         if values.gif:
             save(film(env, policy, values.sample, key, {"views": True} if values.views else {}), values.gif)
             print(f"wrote {values.gif}")

@@ -4,6 +4,6 @@ from mamt_jax.xla_flags import set_cpu_scheduler
 
 set_cpu_scheduler()
 
-from mamt_jax.training.load_policy import load_policy  # noqa: E402  after the flags, which jax reads once
+from mamt_jax.training.load_policy import load_policy, load_spec  # noqa: E402  after the flags, which jax reads once
 
-__all__ = ["load_policy"]
+__all__ = ["load_policy", "load_spec"]

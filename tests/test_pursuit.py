@@ -10,12 +10,11 @@ import pytest
 from pettingzoo.sisl.pursuit.pursuit import raw_env
 
 from envs_jax import make
+from envs_jax.adapters.originals import original_options
 from envs_jax.environment import Environment, TimeStep
 from envs_jax.pursuit import MOVES, STAY, PursuitState, block, in_window, place
 
 CYCLES = 2250
-OPTIONS = {"num_pursuers": "n_pursuers", "num_evaders": "n_evaders", "observation_range": "obs_range"}
-OPTIONS |= {"num_catch": "n_catch", "episode_limit": "max_cycles"}
 CONFIGURATIONS = [
     {},
     {"shared_reward": False},
@@ -45,7 +44,7 @@ class Recorded:
 
 def original(options: dict[str, Any], controller: Recorded) -> Any:
     """pettingzoo's Pursuit of the same options. A frozen evader keeps the original's own controller."""
-    theirs = {OPTIONS.get(name, name): value for name, value in options.items()}
+    theirs = original_options("pursuit", **options)
     env = raw_env(**theirs, evader_controller=None if options.get("freeze_evaders") else controller)
     env.reset(seed=0)
     controller.game = env.env

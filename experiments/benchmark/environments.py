@@ -22,6 +22,7 @@ import numpy as np
 
 import envs_jax
 from envs_jax import auto_reset, random_policy
+from envs_jax.adapters.originals import make_original
 from envs_jax.environment import Environment
 from mamt_jax.training.writers import describe_machine
 
@@ -100,20 +101,9 @@ def measure(game: Game, batch: int) -> dict[str, float]:
     return {"median": float(np.median(rates)), "min": min(rates), "max": max(rates), "compile_seconds": compile_seconds}
 
 
-def original(name: str) -> Any:
-    """The environment that ours copies."""
-    if name == "spread":
-        from mpe2 import simple_spread_v3
-
-        return simple_spread_v3.parallel_env(N=3)
-    from pettingzoo.sisl.pursuit.pursuit import parallel_env
-
-    return parallel_env()
-
-
 def play_original(name: str, seconds: float) -> float:
     """Environment steps per second of one process, random actions drawn by its own spaces."""
-    env = original(name)
+    env = make_original(name, **ENVIRONMENTS[name])
     env.reset(seed=0)
     steps, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:

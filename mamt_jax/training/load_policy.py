@@ -1,4 +1,4 @@
-"""A trained policy from a run's folder, without its environment."""
+"""A trained policy and its spec from a run's folder, without its environment."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import jax
 
+from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.training.checkpoint import latest_checkpoint, load_checkpoint
-from mamt_jax.training.experiment import experiment_from_json, make_configs
+from mamt_jax.training.experiment import Experiment, experiment_from_json, make_configs
 from mamt_jax.training.runs import run_keys, stack_configs
 from mamt_jax.training.writers import CHECKPOINTS, CONFIG, FolderError, read_config, spec_from_json
 from mamt_jax.types import LearnerState
@@ -38,11 +39,7 @@ def load_policy(folder: str | Path, run: int = 0) -> Policy:
         CheckpointError: if there is no checkpoint, or it is damaged.
     """
     folder = Path(folder)
-    content = read_config(folder)
-    try:
-        experiment, spec = experiment_from_json(content["experiment"]), spec_from_json(content["spec"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FolderError(f"{folder / CONFIG} cannot be used ({error}): restore it.") from error
+    experiment, spec = _read(folder)
     if not 0 <= run < len(experiment.runs):
         raise FolderError(f"run={run} is not valid: {folder} has runs 0 to {len(experiment.runs) - 1}.")
     algorithm = algorithms.make(experiment.algo, spec)
@@ -59,3 +56,16 @@ def load_policy(folder: str | Path, run: int = 0) -> Policy:
         return algorithm.act(config, learner_state, observation, key)
 
     return policy
+
+
+def load_spec(folder: str | Path) -> EnvSpec:
+    """The spec of the environment in which a run was trained; raises FolderError if `folder` is no run's folder."""
+    return _read(Path(folder))[1]
+
+
+def _read(folder: Path) -> tuple[Experiment, EnvSpec]:
+    content = read_config(folder)
+    try:
+        return experiment_from_json(content["experiment"]), spec_from_json(content["spec"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FolderError(f"{folder / CONFIG} cannot be used ({error}): restore it.") from error

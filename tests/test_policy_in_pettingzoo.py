@@ -1,0 +1,200 @@
+"""A trained policy in PettingZoo: what it is shown and asked for, and that it earns there what it earns here."""
+
+import io
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mpe2 import simple_spread_v3
+from rich.console import Console
+from unlike_agents import CONTINUOUS, DISCRETE
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import mamt_jax  # noqa: E402
+from envs_jax import Environment, evaluate_policy, make, random_policy  # noqa: E402
+from envs_jax.adapters.originals import make_original, original_options  # noqa: E402
+from envs_jax.adapters.policy_in_pettingzoo import Policy, aec_actor, episode_returns, parallel_actor  # noqa: E402
+from experiments import evaluate  # noqa: E402
+from mamt_jax.training.config import TrainingConfig  # noqa: E402
+from mamt_jax.training.experiment import Experiment, build, experiment_to_json  # noqa: E402
+from mamt_jax.training.loop import open_session, train  # noqa: E402
+from mamt_jax.training.writers import CHECKPOINTS, CONFIG, spec_to_json, write_json  # noqa: E402
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "spread": {"num_agents": 3, "local_ratio": 0.2, "episode_limit": 20},
+    "pursuit": {
+        **{"num_pursuers": 3, "num_evaders": 5, "x_size": 8, "y_size": 7, "episode_limit": 30, "observation_range": 5},
+        **{"tag_reward": 0.3, "shared_reward": False, "surround": False},
+    },
+}
+ALGORITHM = {"hidden_size": 32, "num_heads": 2, "gamma": 0.9, "tau": 0.01, "policy_gradient": "expected"}
+ALGORITHM |= {"policy_learning_rate": 0.003, "critic_learning_rate": 0.01}
+EPISODES = {"spread": 640, "pursuit": 200}
+
+
+class Trained(NamedTuple):
+    folder: Path
+    env: Environment
+    policy: Policy
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    """A short run of MAAC on each environment that has an original."""
+    return {name: trained(name, tmp_path_factory.mktemp(name)) for name in OPTIONS}
+
+
+def trained(name: str, folder: Path) -> Trained:
+    sizes = {"num_envs": 16, "update_interval": 20, "num_updates": 1, "buffer_size": 20_000, "batch_size": 128}
+    training = TrainingConfig(**sizes, episodes=EPISODES[name], evaluation_interval=EPISODES[name], evaluation_episodes=4)
+    what = Experiment(name, "maac", OPTIONS[name], ALGORITHM, ({"seed": 0},), training)
+    built = build(what)
+    write_json(folder / CONFIG, {"experiment": experiment_to_json(what), "spec": spec_to_json(built.env.spec)})
+    train(open_session(what, built, folder, {}), Console(file=io.StringIO()))
+    return Trained(folder, built.env, mamt_jax.load_policy(folder))
+
+
+@pytest.mark.parametrize(("name", "sample"), [("spread", False), ("pursuit", True)])
+def test_a_policy_earns_in_the_original_what_it_earns_here(folders: dict[str, Trained], name: str, sample: bool) -> None:
+    folder, env, policy = folders[name]
+    assert mamt_jax.load_spec(folder) == env.spec
+    ours = evaluate.mean_returns(env, policy, sample, jax.random.key(1), 1000)
+    act = parallel_actor(policy, mamt_jax.load_spec(folder), seed=2 if sample else None)
+    theirs = episode_returns(make_original(name, **OPTIONS[name]), act, 120, seed=3)
+    error = np.hypot(*(returns.std() / np.sqrt(len(returns)) for returns in (ours, theirs)))
+    chance = evaluate_policy(env, random_policy(env.spec), jax.random.key(4), 1000)["return"]
+    assert abs(ours.mean() - theirs.mean()) < 3 * error
+    assert ours.mean() > chance + 4 * error
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_turns_and_simultaneous_moves_come_to_the_same(folders: dict[str, Trained], seed: int | None) -> None:
+    _, env, policy = folders["spread"]
+    together, in_turn = parallel_actor(policy, env.spec, seed), aec_actor(policy, env.spec, seed)
+    played, total = [], 0.0
+
+    def act(observations: Mapping[str, Any]) -> dict[str, Any]:
+        actions = together(observations)
+        played.extend(actions[agent] for agent in env.spec.agent_names)
+        return actions
+
+    returns = episode_returns(make_original("spread", **OPTIONS["spread"]), act, 2, seed=6)
+    aec = simple_spread_v3.env(**original_options("spread", **OPTIONS["spread"]))
+    moves = iter(played)
+    for episode_seed in (6, None):
+        aec.reset(seed=episode_seed)
+        for agent in aec.agent_iter():
+            observation, reward, termination, truncation, _ = aec.last()
+            total += reward
+            action = None if termination or truncation else in_turn(agent, observation)
+            assert action is None or action == next(moves)
+            aec.step(action)
+    assert next(moves, None) is None and len(set(played)) > 1
+    assert total / 3 == pytest.approx(returns.sum(), abs=1e-9)
+
+
+def test_a_seed_samples() -> None:
+    spec = make("spread").spec
+
+    def policy(observation: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        return jnp.zeros(2, jnp.int32) if key is None else jax.random.randint(key, (2,), 0, 5)
+
+    observations = dict.fromkeys(spec.agent_names, np.zeros(12))
+
+    def draws(seed: int | None) -> list[dict[str, Any]]:
+        act = parallel_actor(policy, spec, seed)
+        return [act(observations) for _ in range(20)]
+
+    assert draws(7) == draws(7) != draws(8) and draws(7)[0] != draws(7)[1]
+    assert draws(None) == [dict.fromkeys(spec.agent_names, 0)] * 20
+
+
+def test_rows_are_matched_by_name_and_padded() -> None:
+    seen = []
+
+    def policy(observation: np.ndarray) -> jax.Array:
+        seen.append(observation)
+        return jnp.array([2, 1, 0])
+
+    actions = parallel_actor(policy, DISCRETE)({"c_0": np.ones((1, 3)), "a_0": np.arange(4).reshape(2, 2)})
+    assert actions == {"c_0": 0, "a_0": 2} and all(type(action) is int for action in actions.values())
+    np.testing.assert_array_equal(seen, [[[0, 1, 2, 3], [0, 0, 0, 0], [1, 1, 1, 0]]])
+    assert seen[0].dtype == np.float32
+
+
+def test_vectors_have_their_own_width() -> None:
+    joint = jnp.array([[0.1, 0.2], [0.3, 0.0], [0.5, 0.6]])
+    act = aec_actor(lambda observation: joint, CONTINUOUS)
+    for agent, row, size, width in zip(CONTINUOUS.agent_names, joint, CONTINUOUS.observation_sizes, (2, 1, 2), strict=True):
+        action = act(agent, np.zeros(size))
+        assert isinstance(action, np.ndarray) and action.dtype == np.float32
+        np.testing.assert_array_equal(action, row[:width])
+
+
+@pytest.mark.parametrize(
+    ("agent", "observation", "message"),
+    [
+        ("d_0", np.zeros(4), r"agent 'd_0' is not known to the policy: it was trained for a_0, b_0, c_0"),
+        ("b_0", np.zeros((2, 2)), r"the observation of b_0 has shape \(2, 2\), 4 entries, .*: the policy was trained on 2"),
+        ("a_0", np.zeros(3), r"the observation of a_0 has shape \(3,\), 3 entries, .*: the policy was trained on 4"),
+    ],
+)
+def test_strangers_and_other_observations_are_refused(agent: str, observation: np.ndarray, message: str) -> None:
+    def never(observation: np.ndarray) -> jax.Array:
+        raise AssertionError("the policy was asked")
+
+    with pytest.raises(ValueError, match=message):
+        parallel_actor(never, DISCRETE)({"c_0": np.zeros(3), agent: observation})
+    with pytest.raises(ValueError, match=message):
+        aec_actor(never, DISCRETE)(agent, observation)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("rover_tower", {}, "rover_tower has no original in PettingZoo: there are those of spread and pursuit"),
+        ("spread3_sep", {}, "spread3_sep has no original"),
+        (
+            "spread",
+            {"position_first": False},
+            "position_first=False is not in the original of spread, only position_first=True",
+        ),
+        ("spread", {"num_agnts": 3}, "no option 'num_agnts'"),
+    ],
+)
+def test_what_the_originals_lack_is_named(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_original(name, **options)
+
+
+def test_originals_have_our_defaults() -> None:
+    assert make_original("spread").possible_agents == ["agent_0", "agent_1"]
+    space = make_original("spread", continuous_actions=True).action_space("agent_0")
+    assert space.shape == (5,)
+
+
+def test_a_missing_original_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mpe2.simple_spread_v3", None)
+    with pytest.raises(ValueError, match="The original of spread needs mpe2.*: install the extra `pettingzoo`"):
+        make_original("spread")
+
+
+def test_evaluate_plays_the_original(folders: dict[str, Trained], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = folders["spread"].folder
+    assert evaluate.main([str(folder), "--original", "--episodes", "5"]) == 0
+    assert "\nin the original -" in capsys.readouterr().out
+    config = json.loads((folder / CONFIG).read_text())
+    config["experiment"]["env_options"]["position_first"] = False
+    write_json(tmp_path / CONFIG, config)
+    (tmp_path / CHECKPOINTS).symlink_to(folder / CHECKPOINTS)
+    assert evaluate.main([str(tmp_path), "--original"]) == 2
+    captured = capsys.readouterr()
+    assert "error: position_first=False is not in the original of spread" in captured.err and not captured.out
