@@ -6,6 +6,7 @@ python experiments/evaluate.py runs/NAME --original
 
 import argparse
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -20,13 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax import registry as environments
-from envs_jax.environment import Environment, EnvSpec, EnvState
+from envs_jax.environment import Environment, EnvSpec, EnvState, HostEnvironment, HostError
+from envs_jax.host import play_episodes
 from envs_jax.rendering import FORMATS, frames, save, scenes
 from experiments.options import OptionError, Parser
 from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.experiment import Experiment, experiment_from_json
 from mamt_jax.training.load_policy import Policy, load_policy
 from mamt_jax.training.writers import FolderError, read_config
+
+HOST_ENVS = 12
 
 
 class Episode(NamedTuple):
@@ -71,6 +75,21 @@ def mean_returns(env: Environment, policy: Policy, sample: bool, key: jax.Array,
     return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key, episodes)))
 
 
+def host_returns(env: HostEnvironment, policy: Policy, sample: bool, seed: int, episodes: int) -> np.ndarray:
+    """`mean_returns` in processes, of as many episodes or a few more."""
+    num_envs, key = min(episodes, HOST_ENVS), jax.random.key(seed)
+
+    def act(observation: np.ndarray, step: int) -> np.ndarray:
+        return np.asarray(policy(observation, jax.random.fold_in(key, step)) if sample else policy(observation))
+
+    seeds, batch = np.random.SeedSequence(seed).generate_state(num_envs), env.open(num_envs)
+    try:
+        played = play_episodes(batch, act, seeds, math.ceil(episodes / num_envs))
+    finally:
+        batch.close()
+    return played.episode_return.mean(-1).ravel()
+
+
 def in_original(experiment: Experiment, spec: EnvSpec, policy: Policy, sample: bool) -> Callable[[int, int], np.ndarray]:
     """(episodes, seed) -> `mean_returns` in the environment that ours copies; raises ValueError if there is none."""
     from envs_jax.adapters.originals import make_original
@@ -97,8 +116,10 @@ def film(env: Environment, policy: Policy, sample: bool, key: jax.Array, options
     return frames(env, jax.tree.map(lambda leaf: leaf[:length], episode.state), **options)
 
 
-def check_picture(env: Environment, views: bool) -> None:
+def check_picture(env: Environment | HostEnvironment, views: bool) -> None:
     """Raises ValueError unless `env` can be drawn, with views if asked for."""
+    if isinstance(env, HostEnvironment):
+        raise OptionError(f"--gif: {env.spec.name} runs outside JAX and draws itself, leave it out.")
     options = inspect.signature(scenes(env)).parameters
     if views and "views" not in options:
         raise OptionError(f"--views: {env.spec.name} has none to show, leave it out.")
@@ -130,21 +151,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         policy = load_policy(values.folder, values.run)
         content = read_config(Path(values.folder))
         experiment = experiment_from_json(content["experiment"])
-        env = environments.make(experiment.env, **experiment.env_options)
+        env = environments.make_any(experiment.env, **experiment.env_options)
         if values.gif:
             check_picture(env, values.views)
         play_original = in_original(experiment, env.spec, policy, values.sample) if values.original else None
         key = jax.random.key(values.seed)
-        returns = mean_returns(env, policy, values.sample, key, values.episodes)
+        if isinstance(env, HostEnvironment):
+            returns = host_returns(env, policy, values.sample, values.seed, values.episodes)
+        else:
+            returns = mean_returns(env, policy, values.sample, key, values.episodes)
         others = ", ".join(f"{name} {value:.1f}" for name, value in content.get("references", {}).items())
         kind = "sampled" if values.sample else "greedy"
         print(f"{kind} return {describe(returns)} ({others})")
         if play_original:
             print(f"in the original {describe(play_original(values.episodes, values.seed))}")
-        if values.gif:
+        if values.gif and isinstance(env, Environment):
             save(film(env, policy, values.sample, key, {"views": True} if values.views else {}), values.gif)
             print(f"wrote {values.gif}")
-    except (OptionError, FolderError, CheckpointError, ValueError) as error:
+    except (OptionError, FolderError, CheckpointError, HostError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -59,6 +59,7 @@ def trained(name: str, folder: Path) -> Trained:
     built = build(what)
     write_json(folder / CONFIG, {"experiment": experiment_to_json(what), "spec": spec_to_json(built.env.spec)})
     train(open_session(what, built, folder, {}), Console(file=io.StringIO()))
+    assert isinstance(built.env, Environment)
     return Trained(folder, built.env, mamt_jax.load_policy(folder))
 
 

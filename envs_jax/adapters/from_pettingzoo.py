@@ -1,7 +1,7 @@
 """PettingZoo's parallel environments in processes of their own, stepped as one batch.
 
 The processes, their pipes and shared memory are gymnasium's AsyncVectorEnv. SuperSuit was the other candidate: it wants agents
-that are all alike, has no room for agents that leave early, and is no faster (experiments/results/benchmark_environments.json).
+that are all alike, has no room for agents that leave early, and is no faster (experiments/results/benchmark_processes.json).
 """
 
 import math
