@@ -135,6 +135,7 @@ def test_a_round_ends_as_if_truncated_and_counts_its_episodes() -> None:
 
 
 def test_multiwalker_tells_its_time_limit_and_displacement() -> None:
+    pytest.importorskip("Box2D")
     ends = []
     for limit, seed in ((4, 0), (200, 1)):
         env: Any = make_walkers({"max_cycles": limit})
@@ -151,6 +152,7 @@ def test_multiwalker_tells_its_time_limit_and_displacement() -> None:
 
 
 def test_its_spec_is_that_of_the_original_and_make_says_where_it_runs() -> None:
+    pytest.importorskip("Box2D")
     env = make_any("multiwalker", num_walkers=2)
     assert (env.spec.agent_names, env.spec.observation_sizes) == (("walker_0", "walker_1"), (31, 31))
     assert env.spec.action_spaces == (Box(4),) * 2 and env.spec.episode_limit == 500

@@ -46,6 +46,7 @@ class TellsTimeLimit(BaseParallelWrapper):
 
 
 def _make(options: dict[str, Any]) -> ParallelEnv:
+    # Imported late: it needs Box2D, which has no wheels for the newest Pythons.
     from pettingzoo.sisl.multiwalker.multiwalker import parallel_env
 
     return TellsTimeLimit(parallel_env(**options))
@@ -109,4 +110,9 @@ def multiwalker(
         "terrain_length": terrain_length,
         "max_cycles": episode_limit,
     }
-    return from_pettingzoo(partial(_make, options), episode_limit, ("displacement",), processes)
+    try:
+        return from_pettingzoo(partial(_make, options), episode_limit, ("displacement",), processes)
+    except ImportError as error:
+        raise ValueError(
+            f"Environment 'multiwalker' needs Box2D ({error}): pip install box2d, on Python up to 3.13."
+        ) from error
