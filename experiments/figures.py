@@ -164,12 +164,47 @@ def speed_table(benchmark: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def environment_speed_table(benchmark: dict[str, Any]) -> str:
+    """Thousands of environment steps per second with random actions, medians."""
+    rows = {name: benchmark[name] for name in ("spread", "rover_tower", "pursuit")}
+    rates = {name: row["env_steps_per_second"] for name, row in rows.items()}
+    rates = {"spread": rates["spread"], "JaxMARL's Spread": rows["spread"]["jaxmarl"]} | rates
+    batches = list(rates["spread"])
+    lines = [f"| batch | {' | '.join(batches)} | original, 1 process | original, 12 |", "| --- " * (len(batches) + 3) + "|"]
+    for name, by_batch in rates.items():
+        medians = [by_batch[batch]["median"] / 1000 for batch in batches]
+        cells = [f"{median:,.0f}" if median >= 100 else f"{median:.3g}" for median in medians]
+        cells += [f"{rate / 1000:.2g}" for rate in rows.get(name, {}).get("original", {}).values()] or ["", ""]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def processes_table(benchmark: dict[str, Any]) -> str:
+    """Environment steps per second of 12 environments of PettingZoo in processes, medians."""
+    results = benchmark["env_steps_per_second"]
+    ways = list(next(iter(results.values())))
+    lines = [f"| processes | {' | '.join(ways)} |", "| --- " * (len(ways) + 1) + "|"]
+    for name, by_way in results.items():
+        rates = [f"{by_way[way]['median']:.0f}" for way in ways]
+        lines.append(f"| {name} | {' | '.join(rates)} |")
+    return "\n".join(lines)
+
+
+def read_result(name: str) -> dict[str, Any]:
+    """A file of results."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
 def tables() -> list[str]:
     """The README's tables."""
-    references = json.loads((RESULTS / "reference_returns.json").read_text())["returns"]
-    benchmark = json.loads((RESULTS / "benchmark_core.json").read_text())
+    references = read_result("reference_returns")["returns"]
     learners = [table(RESULTS / name, ENVIRONMENTS[name], references[name]) for name in shown_environments()]
-    return [*learners, reference_table(references), speed_table(benchmark)]
+    speeds = [
+        speed_table(read_result("benchmark_core")),
+        environment_speed_table(read_result("benchmark_environments")),
+        processes_table(read_result("benchmark_processes")),
+    ]
+    return [*learners, reference_table(references), *speeds]
 
 
 def shown_environments() -> list[str]:
@@ -179,7 +214,7 @@ def shown_environments() -> list[str]:
 
 def main() -> None:
     """Draw everything and print the tables."""
-    references = json.loads((RESULTS / "reference_returns.json").read_text())["returns"]
+    references = read_result("reference_returns")["returns"]
     for name in shown_environments():
         draw(RESULTS / name, ENVIRONMENTS[name], references[name], RESULTS / f"{name}.png")
     print("\n\n".join(tables()))
