@@ -1,5 +1,7 @@
 """Running mean and variance, kept in the learner state: input and reward normalisation."""
 
+from typing import Literal
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,9 @@ from flax import struct
 
 MEMORY = 1e6
 LARGEST = 10.0
+
+RewardNormalisation = Literal["standardise", "scale", "none"]
+"""Rewards minus their running mean over their deviation (as MAAC's code does), only over it, or as they are."""
 
 
 @struct.dataclass
@@ -43,3 +48,17 @@ def normalise(statistics: RunningStatistics, x: jax.Array) -> jax.Array:
     """`(x - mean) / std` within +-10, (..., *shape); zeros stay zero where only zeros were seen (padding)."""
     mean, variance = (m.reshape((1,) * (x.ndim - m.ndim) + m.shape) for m in (statistics.mean, statistics.variance))
     return jnp.clip((x - mean) * jax.lax.rsqrt(variance + 1e-5), -LARGEST, LARGEST)
+
+
+def normalise_reward(kind: RewardNormalisation, statistics: RunningStatistics, reward: jax.Array) -> jax.Array:
+    """Rewards (..., n) in the units that critics learn in. Shifted ones are the same task only where nothing terminates."""
+    mean = statistics.mean if kind == "standardise" else jnp.zeros_like(statistics.mean)
+    shift, unit = (x.reshape((1,) * (reward.ndim - 1) + x.shape) for x in (mean, reward_unit(kind, statistics)))
+    return (reward - shift) / unit
+
+
+def reward_unit(kind: RewardNormalisation, statistics: RunningStatistics) -> jax.Array:
+    """(n,), what 1 of a critic's units is worth in the environment's rewards."""
+    if kind == "none":
+        return jnp.ones_like(statistics.variance)
+    return jnp.sqrt(statistics.variance + 1e-5)

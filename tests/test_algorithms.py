@@ -27,6 +27,8 @@ ROWS = {
     "mamt": ("mamt", DISCRETE, {}),
     "mamt decaying": ("mamt", DISCRETE, {"timescale": "decaying", "policy_gradient": "expected"}),
     "mamt continuous": ("mamt", CONTINUOUS, {"epsilon": 10.0, "policy_gradient": "expected"}),
+    "maddpg": ("maddpg", DISCRETE, {}),
+    "maddpg continuous": ("maddpg", CONTINUOUS, {}),
 }
 
 
@@ -42,12 +44,18 @@ class Trained(NamedTuple):
     traces: int
 
 
+def own_options(algorithm: Algorithm, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of `options` that the algorithm has."""
+    names = {field.name for field in dataclasses.fields(algorithm.config)}
+    return {name: value for name, value in options.items() if name in names}
+
+
 @pytest.fixture(scope="module", params=ROWS)
 def trained(request) -> Trained:
     """Two runs with different learning rates and seeds, vmapped, trained twice by one jitted program."""
     name, spec, options = ROWS[request.param]
     algorithm = registry.make(name, spec)
-    config = algorithm.config(**LEARNING, **options)
+    config = algorithm.config(**own_options(algorithm, LEARNING), **options)
     rates = jnp.array([1e-2, 5e-3])
     configs = jax.tree.map(lambda leaf: jnp.full(RUNS, leaf, jnp.float32), config).replace(policy_learning_rate=rates)
     traces = 0
@@ -160,10 +168,10 @@ def test_what_cannot_be_made_says_why(name: str, spec: EnvSpec, message: str) ->
         registry.make(name, spec)
 
 
-@pytest.mark.parametrize("name", ["maac", "mamd", "mamt"])
+@pytest.mark.parametrize("name", ["maac", "mamd", "mamt", "maddpg"])
 def test_plain_numbers_as_config_do_not_change_the_states_types(name: str) -> None:
     algorithm = registry.make(name, DISCRETE)
-    config = algorithm.config(**SMALL)
+    config = algorithm.config(**own_options(algorithm, SMALL))
     before = jax.eval_shape(algorithm.init, config, jax.random.key(0))
     batch = jax.eval_shape(functools.partial(probe_batch, DISCRETE, batch_size=BATCH), jax.random.key(0))
     after, _ = jax.eval_shape(algorithm.update, config, before, batch, jax.random.key(0))

@@ -6,23 +6,24 @@ Inside, arrays are agent-major, (n, B, ...); batches come and actions go with th
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
 from envs_jax.environment import EnvSpec
+from mamt_jax.algorithms import agent_major, optimizers
+from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.contract import require_positive
 from mamt_jax.distributions import ActionDistribution, Candidates, action_distribution, entropy
 from mamt_jax.losses.actor import counterfactual_advantage, policy_loss
 from mamt_jax.losses.critic import critic_loss, soft_td_target
-from mamt_jax.networks.agent_axis import Network
+from mamt_jax.networks.agent_axis import Network, over_rows
 from mamt_jax.networks.attention_critic import SHARED, AttentionCritic, attention_critic
 from mamt_jax.networks.policy import mlp_per_agent
-from mamt_jax.normalisation import RunningStatistics, init_statistics, normalise, update_statistics
+from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, init_statistics, normalise, update_statistics
 from mamt_jax.stationarity import policy_divergence
 from mamt_jax.types import Metrics, Params, Transition
 
@@ -67,7 +68,7 @@ class ActorCriticConfig:
     """Whether the policy gradient samples one own action or takes the expectation over all of them."""
     num_action_samples: int = struct.field(pytree_node=False, default=8)
     """Own actions sampled for baselines and expectations where actions are continuous."""
-    reward_normalisation: Literal["standardise", "scale", "none"] = struct.field(pytree_node=False, default="standardise")
+    reward_normalisation: RewardNormalisation = struct.field(pytree_node=False, default="standardise")
     """Rewards minus their running mean over their deviation (as MAAC's code does), only over it, or as they are."""
     old_policy_interval: int = struct.field(pytree_node=False, default=100)
     """Updates after which the old policy is copied from the current one."""
@@ -99,16 +100,6 @@ class ActorCritic(NamedTuple):
     critic_optimizer: optax.GradientTransformation
 
 
-class Batch(NamedTuple):
-    """A replayed batch, agent-major and normalised."""
-
-    observation: jax.Array
-    action: jax.Array
-    reward: jax.Array
-    next_observation: jax.Array
-    terminated: jax.Array
-
-
 class Evaluated(NamedTuple):
     """Own actions of the current policies, and their values. All but `candidates` (n, B, K)."""
 
@@ -128,12 +119,12 @@ def actor_critic(spec: EnvSpec, config: ActorCriticConfig) -> ActorCritic:
     """Networks, distribution and optimisers for `config`."""
     distribution = action_distribution(spec, num_samples=config.num_action_samples)
 
-    adam = functools.partial(adam_optimizer, config)
+    adam = functools.partial(optimizers.adam, b1=config.adam_b1, epsilon=config.adam_epsilon)
     return ActorCritic(
         distribution=distribution,
         policy=mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size),
         critic=attention_critic(spec, config.hidden_size, config.num_heads, distribution.features),
-        policy_optimizer=per_agent(
+        policy_optimizer=optimizers.per_agent(
             optax.chain(optax.clip_by_global_norm(config.policy_clip), adam(config.policy_learning_rate))
         ),
         critic_optimizer=optax.chain(
@@ -144,17 +135,6 @@ def actor_critic(spec: EnvSpec, config: ActorCriticConfig) -> ActorCritic:
     )
 
 
-def adam_optimizer(config: ActorCriticConfig, learning_rate: Any) -> optax.GradientTransformation:
-    """Adam with Table 1's momentum and epsilon."""
-    # A gradient that is always zero (padding) would otherwise meet the infinite slope of sqrt at 0 in forward mode.
-    return optax.adam(learning_rate, b1=config.adam_b1, eps=config.adam_epsilon, eps_root=1e-30)  # pyright: ignore[reportArgumentType]
-
-
-def per_agent(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`optimizer` for each entry of a leading axis by itself, so that norms are clipped per agent."""
-    return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
-
-
 def init(spec: EnvSpec, config: ActorCriticConfig, key: jax.Array) -> ActorCriticState:
     """Fresh learner: targets and old policy equal the learnt networks (Alg. 1, lines 1-3)."""
     parts = actor_critic(spec, config)
@@ -162,10 +142,10 @@ def init(spec: EnvSpec, config: ActorCriticConfig, key: jax.Array) -> ActorCriti
     policy, critic = parts.policy.init(policy_key), parts.critic.init(critic_key)
     return ActorCriticState(
         policy=policy,
-        target_policy=copy(policy),
-        old_policy=copy(policy),
+        target_policy=optimizers.copy(policy),
+        old_policy=optimizers.copy(policy),
         critic=critic,
-        target_critic=copy(critic),
+        target_critic=optimizers.copy(critic),
         policy_optimizer=parts.policy_optimizer.init(policy),
         critic_optimizer=parts.critic_optimizer.init(critic),
         observation_statistics=init_statistics((spec.num_agents, spec.observation_size)),
@@ -174,37 +154,32 @@ def init(spec: EnvSpec, config: ActorCriticConfig, key: jax.Array) -> ActorCriti
     )
 
 
-def copy(params: Params) -> Params:
-    """The same values in buffers of their own, so that a state can be donated."""
-    return jax.tree.map(jnp.copy, params)
-
-
-def policy_parameters(
-    spec: EnvSpec, config: ActorCriticConfig, learner: ActorCriticState, observation: jax.Array
-) -> tuple[ActionDistribution, jax.Array]:
-    """The policies' distribution parameters (n, B, P) at raw observations (..., n, d), leading axes flattened to B."""
-    chex.assert_axis_dimension(observation, -2, spec.num_agents)
-    parts = actor_critic(spec, config)
-    rows = observation.reshape(-1, *observation.shape[-2:])
-    return parts.distribution, parts.policy.apply(
-        learner.policy, normalise(learner.observation_statistics, rows).swapaxes(0, 1)
-    )
-
-
 def act(
     spec: EnvSpec, config: ActorCriticConfig, learner: ActorCriticState, observation: jax.Array, key: jax.Array
 ) -> jax.Array:
     """Sample every agent's action; observation (..., n, d) -> (..., n) or (..., n, k)."""
-    distribution, parameters = policy_parameters(spec, config, learner, observation)
-    action = distribution.sample(parameters, key).swapaxes(0, 1)
-    return action.reshape(*observation.shape[:-1], *action.shape[2:])
+    parts = actor_critic(spec, config)
+    return act_by(lambda parameters: parts.distribution.sample(parameters, key), parts, learner, observation)
 
 
 def greedy(spec: EnvSpec, config: ActorCriticConfig, learner: ActorCriticState, observation: jax.Array) -> jax.Array:
     """Every agent's most likely action; observation (..., n, d) -> (..., n) or (..., n, k)."""
-    distribution, parameters = policy_parameters(spec, config, learner, observation)
-    action = distribution.mode(parameters).swapaxes(0, 1)
-    return action.reshape(*observation.shape[:-1], *action.shape[2:])
+    parts = actor_critic(spec, config)
+    return act_by(parts.distribution.mode, parts, learner, observation)
+
+
+def act_by(
+    choose: Callable[[jax.Array], jax.Array], parts: ActorCritic, learner: ActorCriticState, observation: jax.Array
+) -> jax.Array:
+    """What `choose` makes of the policies' parameters at raw observations (..., n, d)."""
+    return over_rows(
+        lambda rows: choose(parts.policy.apply(learner.policy, rows)), normalise(learner.observation_statistics, observation)
+    )
+
+
+def prepare(config: ActorCriticConfig, learner: ActorCriticState, batch: Transition) -> Batch:
+    """`batch` as the updates read it."""
+    return agent_major.prepare(learner.observation_statistics, learner.reward_statistics, config.reward_normalisation, batch)
 
 
 def observe(learner: ActorCriticState, batch: Transition) -> ActorCriticState:
@@ -214,36 +189,6 @@ def observe(learner: ActorCriticState, batch: Transition) -> ActorCriticState:
         observation_statistics=update_statistics(learner.observation_statistics, batch.observation),
         reward_statistics=update_statistics(learner.reward_statistics, batch.reward),
     )
-
-
-def prepare(config: ActorCriticConfig, learner: ActorCriticState, batch: Transition) -> Batch:
-    """Normalise a replayed batch (B, n, ...) and turn it agent-major."""
-    chex.assert_rank([batch.observation, batch.reward], [3, 2])
-    observation, next_observation = (
-        normalise(learner.observation_statistics, x).swapaxes(0, 1) for x in (batch.observation, batch.next_observation)
-    )
-    return Batch(
-        observation=observation,
-        action=batch.action.swapaxes(0, 1),
-        reward=normalise_reward(config, learner.reward_statistics, batch.reward).swapaxes(0, 1),
-        next_observation=next_observation,
-        terminated=batch.terminated.swapaxes(0, 1),
-    )
-
-
-def normalise_reward(config: ActorCriticConfig, statistics: RunningStatistics, reward: jax.Array) -> jax.Array:
-    """Rewards in the units that the critics learn in. A shifted reward is the same task only where nothing terminates."""
-    if config.reward_normalisation == "none":
-        return reward
-    mean = statistics.mean if config.reward_normalisation == "standardise" else jnp.zeros_like(statistics.mean)
-    return (reward - mean[None]) / reward_unit(config, statistics)[None]
-
-
-def reward_unit(config: ActorCriticConfig, statistics: RunningStatistics) -> jax.Array:
-    """(n,), what 1 of a critic's units is worth in the environment's rewards."""
-    if config.reward_normalisation == "none":
-        return jnp.ones_like(statistics.variance)
-    return jnp.sqrt(statistics.variance + 1e-5)
 
 
 def evaluate_policies(parts: ActorCritic, learner: ActorCriticState, observation: jax.Array, key: jax.Array) -> Evaluated:
@@ -348,7 +293,7 @@ def update(
 
     rows = prepared.observation[:, :PANEL_ROWS]
     divergence = policy_divergence(
-        parts.distribution, *(parts.policy.apply(params, rows) for params in (policy, learner.policy, learner.old_policy))
+        parts.distribution.kl, *(parts.policy.apply(params, rows) for params in (policy, learner.policy, learner.old_policy))
     )
     metrics = {"critic_loss": loss, "policy_loss": policy_losses, "entropy": entropy(evaluated.candidates).mean(1)}
     learner = dataclasses.replace(learner, policy=policy, policy_optimizer=optimizer_state)

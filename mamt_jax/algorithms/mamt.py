@@ -13,7 +13,7 @@ from flax import struct
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import attention_actor_critic as base
-from mamt_jax.algorithms import mamd
+from mamt_jax.algorithms import mamd, optimizers
 from mamt_jax.algorithms.contract import Algorithm, require_positive
 from mamt_jax.algorithms.mamd import MAMDConfig, trust_region
 from mamt_jax.algorithms.two_timescale import two_timescale
@@ -24,6 +24,7 @@ from mamt_jax.losses.trust_region import decomposition_loss, divergence_cost, ex
 from mamt_jax.networks.agent_axis import Network
 from mamt_jax.networks.opponent_model import opponent_models, ordered_pairs
 from mamt_jax.networks.trust_region_network import symmetric_weights, trust_region_network
+from mamt_jax.normalisation import reward_unit
 from mamt_jax.types import Metrics, Params, Transition
 
 
@@ -127,7 +128,7 @@ def trust_region_parts(spec: EnvSpec, config: MAMTConfig) -> TrustRegionParts:
     modelled = action_distribution(spec, tuple(j for _, j in ordered_pairs(spec.num_agents)))
     parameter_sizes = action_distribution(spec).parameter_sizes
 
-    adam = functools.partial(base.adam_optimizer, config)
+    adam = functools.partial(optimizers.adam, b1=config.adam_b1, epsilon=config.adam_epsilon)
     return TrustRegionParts(
         network=trust_region_network(spec, config.hidden_size),
         optimizer=two_timescale(
@@ -143,7 +144,7 @@ def trust_region_parts(spec: EnvSpec, config: MAMTConfig) -> TrustRegionParts:
         ),
         opponents=opponent_models(spec.observation_sizes, parameter_sizes, config.hidden_size),
         opponent_distribution=modelled,
-        opponent_optimizer=base.per_agent(
+        opponent_optimizer=optimizers.per_agent(
             optax.chain(optax.clip_by_global_norm(config.opponent_clip), adam(config.opponent_learning_rate))
         ),
     )
@@ -182,7 +183,7 @@ def measure_dependence(
         learner.base.critic, observation, candidates.drawn_action, features, candidates.action
     )
     # Eq. 14's softmax knows no scale of its own: values count in the environment's rewards, however they are normalised.
-    unit = base.reward_unit(config, learner.base.reward_statistics)[:, None]
+    unit = reward_unit(config.reward_normalisation, learner.base.reward_statistics)[:, None]
     marginal = marginal_values(swapped, candidates.probability) * unit[..., None]
     coordination = coordination_coefficients(marginal, q * unit, config.coordination_threshold)
 

@@ -58,3 +58,8 @@ def policy_loss(log_prob: jax.Array, weight: jax.Array, probability: jax.Array, 
     """
     chex.assert_equal_shape([log_prob, weight, probability])
     return (probability * log_prob * weight).sum(-1).mean(1) + 1e-3 * squared_norm
+
+
+def deterministic_policy_loss(q: jax.Array, squared_norm: jax.Array) -> jax.Array:
+    """MADDPG's loss of each agent: `-E[Q_i(o, (mu_i(o_i), a_-i))] + 1e-3 mean(outputs^2)`; q (n, B), the rest (n,)."""
+    return -q.mean(1) + 1e-3 * squared_norm

@@ -25,6 +25,12 @@ def soft_td_target(
     return td_target(reward, terminated, soft_value(next_q, next_log_prob, alpha), gamma)
 
 
+def squared_error(value: jax.Array, target: jax.Array) -> jax.Array:
+    """Sum over agents of the mean squared error; both (n, B), `target` constant."""
+    chex.assert_equal_shape([value, target])
+    return jnp.square(value - target).mean(1).sum()
+
+
 def critic_loss(q: jax.Array, target: jax.Array, squared_logits: jax.Array, regularisation: jax.Array | float) -> jax.Array:
     """Eq. 9: sum over agents of the mean squared error, plus 1e-3 x `regularisation` x squared attention logits.
 
@@ -34,5 +40,4 @@ def critic_loss(q: jax.Array, target: jax.Array, squared_logits: jax.Array, regu
         squared_logits: (n,), from the critic.
         regularisation: Table 1's critic regularisation coefficient.
     """
-    chex.assert_equal_shape([q, target])
-    return jnp.square(q - target).mean(1).sum() + 1e-3 * regularisation * squared_logits.sum()
+    return squared_error(q, target) + 1e-3 * regularisation * squared_logits.sum()

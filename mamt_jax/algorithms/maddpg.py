@@ -1,0 +1,224 @@
+"""MADDPG (Lowe et al. 2017): every agent climbs a critic of its own that sees what all agents see and do.
+
+What its field has since agreed on is kept: discrete actions are one-hot wherever a critic reads them, straight-through
+Gumbel-softmax samples for actors and targets alike; a time limit bootstraps; gradients are clipped per agent.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from envs_jax.environment import EnvSpec
+from mamt_jax.algorithms import agent_major, optimizers
+from mamt_jax.algorithms.agent_major import Batch
+from mamt_jax.algorithms.contract import Algorithm, require_positive
+from mamt_jax.differentiable_actions import DifferentiableActions, noisy_tanh, straight_through
+from mamt_jax.distributions import action_distribution
+from mamt_jax.losses.actor import deterministic_policy_loss
+from mamt_jax.losses.critic import squared_error
+from mamt_jax.networks.agent_axis import Network, over_rows
+from mamt_jax.networks.joint_critic import joint_critic
+from mamt_jax.networks.policy import mlp_per_agent
+from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, init_statistics, normalise, update_statistics
+from mamt_jax.returns import td_target
+from mamt_jax.stationarity import policy_divergence
+from mamt_jax.types import Metrics, Params, Transition
+
+
+@struct.dataclass
+class MADDPGConfig:
+    """Hyperparameters of MADDPG."""
+
+    gamma: float = 0.99
+    """Discount of future rewards."""
+    tau: float = 0.01
+    """Step of the target networks towards the learnt ones, each update."""
+    policy_learning_rate: float = 1e-3
+    """Adam's step for the policies."""
+    critic_learning_rate: float = 1e-3
+    """Adam's step for the critics."""
+    adam_b1: float = 0.9
+    """Adam's momentum."""
+    adam_epsilon: float = 1e-7
+    """Adam's epsilon."""
+    policy_clip: float = 0.5
+    """Largest norm of one agent's policy gradient."""
+    critic_clip: float = 0.5
+    """Largest norm of one agent's critic gradient."""
+    temperature: float = 1.0
+    """Of the Gumbel-softmax, where actions are discrete."""
+    exploration_noise: float = 0.1
+    """Deviation of what exploring adds to continuous actions, in half-widths of their range."""
+    hidden_size: int = struct.field(pytree_node=False, default=128)
+    """Width of every hidden layer."""
+    reward_normalisation: RewardNormalisation = struct.field(pytree_node=False, default="standardise")
+    """Rewards minus their running mean over their deviation, only over it, or as they are."""
+    old_policy_interval: int = struct.field(pytree_node=False, default=100)
+    """Updates after which the old policy, to which the divergence is measured, is copied from the current one."""
+
+
+@struct.dataclass
+class MADDPGState:
+    """All that is learnt. Policies and critics have a leading agent axis."""
+
+    policy: Params
+    target_policy: Params
+    old_policy: Params
+    critic: Params
+    target_critic: Params
+    policy_optimizer: optax.OptState
+    critic_optimizer: optax.OptState
+    observation_statistics: RunningStatistics
+    reward_statistics: RunningStatistics
+    updates: jax.Array
+
+
+class MADDPG(NamedTuple):
+    """The pure functions that a config picks."""
+
+    actions: DifferentiableActions
+    policy: Network
+    critic: Network
+    policy_optimizer: optax.GradientTransformation
+    critic_optimizer: optax.GradientTransformation
+
+
+def make(spec: EnvSpec) -> Algorithm:
+    """MADDPG for the agents of `spec`, all with discrete or all with continuous actions."""
+    action_distribution(spec)  # refuses a mixture
+    return Algorithm(
+        config=MADDPGConfig,
+        init=functools.partial(init, spec),
+        act=functools.partial(act, spec),
+        greedy=functools.partial(greedy, spec),
+        update=functools.partial(update, spec),
+        validate=validate,
+    )
+
+
+def validate(config: MADDPGConfig) -> None:
+    """Refuse sizes and scales of zero."""
+    require_positive(config, ("hidden_size", "temperature", "exploration_noise", "old_policy_interval"))
+
+
+def build(spec: EnvSpec, config: MADDPGConfig) -> MADDPG:
+    """Actions, networks and optimisers for `config`."""
+    actions = straight_through(spec, config.temperature) if spec.discrete else noisy_tanh(spec, config.exploration_noise)
+
+    def optimizer(learning_rate: float, clip: float) -> optax.GradientTransformation:
+        adam = optimizers.adam(learning_rate, config.adam_b1, config.adam_epsilon)
+        return optimizers.per_agent(optax.chain(optax.clip_by_global_norm(clip), adam))
+
+    return MADDPG(
+        actions=actions,
+        policy=mlp_per_agent(spec.observation_sizes, actions.parameter_sizes, config.hidden_size),
+        critic=joint_critic(spec, config.hidden_size, actions=True),
+        policy_optimizer=optimizer(config.policy_learning_rate, config.policy_clip),
+        critic_optimizer=optimizer(config.critic_learning_rate, config.critic_clip),
+    )
+
+
+def init(spec: EnvSpec, config: MADDPGConfig, key: jax.Array) -> MADDPGState:
+    """Fresh learner: targets and old policy equal the learnt networks."""
+    parts = build(spec, config)
+    policy_key, critic_key = jax.random.split(key)
+    policy, critic = parts.policy.init(policy_key), parts.critic.init(critic_key)
+    return MADDPGState(
+        policy=policy,
+        target_policy=optimizers.copy(policy),
+        old_policy=optimizers.copy(policy),
+        critic=critic,
+        target_critic=optimizers.copy(critic),
+        policy_optimizer=parts.policy_optimizer.init(policy),
+        critic_optimizer=parts.critic_optimizer.init(critic),
+        observation_statistics=init_statistics((spec.num_agents, spec.observation_size)),
+        reward_statistics=init_statistics((spec.num_agents,)),
+        updates=jnp.zeros((), jnp.int32),
+    )
+
+
+def act(spec: EnvSpec, config: MADDPGConfig, learner: MADDPGState, observation: jax.Array, key: jax.Array) -> jax.Array:
+    """Every agent's exploring action; observation (..., n, d) -> (..., n) or (..., n, k)."""
+    parts = build(spec, config)
+    normalised = normalise(learner.observation_statistics, observation)
+    return over_rows(lambda rows: parts.actions.explore(parts.policy.apply(learner.policy, rows), key), normalised)
+
+
+def greedy(spec: EnvSpec, config: MADDPGConfig, learner: MADDPGState, observation: jax.Array) -> jax.Array:
+    """Every agent's best action; observation (..., n, d) -> (..., n) or (..., n, k)."""
+    parts = build(spec, config)
+    normalised = normalise(learner.observation_statistics, observation)
+    return over_rows(lambda rows: parts.actions.greedy(parts.policy.apply(learner.policy, rows)), normalised)
+
+
+def critic_step(
+    config: MADDPGConfig, parts: MADDPG, learner: MADDPGState, batch: Batch, key: jax.Array
+) -> tuple[MADDPGState, jax.Array]:
+    """One step of every critic towards `r_i + gamma Q_i'(o', mu'(o'))`."""
+    values = jax.vmap(parts.critic.apply, (0, None, None))
+    next_action = parts.actions.relaxed(parts.policy.apply(learner.target_policy, batch.next_observation), key)
+    next_value = values(learner.target_critic, batch.next_observation, next_action)
+    target = td_target(batch.reward, batch.terminated, next_value, config.gamma)
+
+    def loss(params: Params) -> jax.Array:
+        return squared_error(values(params, batch.observation, parts.actions.features(batch.action)), target)
+
+    value, gradient = jax.value_and_grad(loss)(learner.critic)
+    step, optimizer_state = parts.critic_optimizer.update(gradient, learner.critic_optimizer, learner.critic)
+    critic = optax.apply_updates(learner.critic, step)
+    return dataclasses.replace(learner, critic=critic, critic_optimizer=optimizer_state), value
+
+
+def policy_step(parts: MADDPG, learner: MADDPGState, batch: Batch, key: jax.Array) -> tuple[Params, optax.OptState, jax.Array]:
+    """One step of every policy up its own critic, the others' actions as replayed; new policies, optimiser, losses (n,)."""
+    features = parts.actions.features(batch.action)
+    own = jnp.eye(len(features), dtype=bool)[..., None, None]
+
+    def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+        parameters = parts.policy.apply(params, batch.observation)
+        joint = jnp.where(own, parts.actions.relaxed(parameters, key)[None], features[None])
+        q = jax.vmap(parts.critic.apply, (0, None, 0))(learner.critic, batch.observation, joint)
+        losses = deterministic_policy_loss(q, parts.actions.squared_norm(parameters))
+        return losses.sum(), losses
+
+    gradient, losses = jax.grad(loss, has_aux=True)(learner.policy)
+    step, optimizer_state = parts.policy_optimizer.update(gradient, learner.policy_optimizer, learner.policy)
+    return optax.apply_updates(learner.policy, step), optimizer_state, losses
+
+
+def update(
+    spec: EnvSpec, config: MADDPGConfig, learner: MADDPGState, batch: Transition, key: jax.Array
+) -> tuple[MADDPGState, Metrics]:
+    """Critics, then policies, then targets."""
+    critic_key, policy_key = jax.random.split(key)
+    parts = build(spec, config)
+    observations = update_statistics(learner.observation_statistics, batch.observation)
+    rewards = update_statistics(learner.reward_statistics, batch.reward)
+    prepared = agent_major.prepare(observations, rewards, config.reward_normalisation, batch)
+    learner, loss = critic_step(config, parts, learner, prepared, critic_key)
+    policy, optimizer_state, losses = policy_step(parts, learner, prepared, policy_key)
+
+    current, previous, old = (
+        parts.policy.apply(params, prepared.observation) for params in (policy, learner.policy, learner.old_policy)
+    )
+    updates = learner.updates + 1
+    renew = updates % config.old_policy_interval == 0
+    learner = MADDPGState(
+        policy=policy,
+        target_policy=optax.incremental_update(policy, learner.target_policy, config.tau),
+        old_policy=jax.tree.map(lambda new, old: jnp.where(renew, new, old), policy, learner.old_policy),
+        critic=learner.critic,
+        target_critic=optax.incremental_update(learner.critic, learner.target_critic, config.tau),
+        policy_optimizer=optimizer_state,
+        critic_optimizer=learner.critic_optimizer,
+        observation_statistics=observations,
+        reward_statistics=rewards,
+        updates=updates,
+    )
+    metrics = {"critic_loss": loss, "policy_loss": losses, "entropy": parts.actions.entropy(previous).mean(1)}
+    return learner, metrics | policy_divergence(parts.actions.kl, current, previous, old)

@@ -1,0 +1,25 @@
+"""Optimisers, and parameters held twice."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mamt_jax.types import Params
+
+
+def adam(learning_rate: Any, b1: Any, epsilon: Any) -> optax.GradientTransformation:
+    """Adam whose numbers may be traced, and whose step is differentiable where the gradient is always zero."""
+    # Such a gradient (padding) would otherwise meet the infinite slope of sqrt at 0 in forward mode.
+    return optax.adam(learning_rate, b1=b1, eps=epsilon, eps_root=1e-30)
+
+
+def per_agent(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`optimizer` for each entry of a leading axis by itself, so that norms are clipped per agent."""
+    return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
+
+
+def copy(params: Params) -> Params:
+    """The same values in buffers of their own, so that a state can be donated."""
+    return jax.tree.map(jnp.copy, params)

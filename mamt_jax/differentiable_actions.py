@@ -1,0 +1,98 @@
+"""Actions through which a critic's gradient flows back into the policy: straight-through Gumbel-softmax, and noisy tanh.
+
+Arrays are agent-major: `parameters` (n, B, P) as a policy network puts them out, actions (n, B) or (n, B, k).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.environment import Box, EnvSpec
+from mamt_jax.distributions import categorical, tanh_gaussian
+
+
+class DifferentiableActions(NamedTuple):
+    """How a policy's parameters become actions.
+
+    Attributes:
+        explore: (parameters, key) -> action.
+        greedy: parameters -> action.
+        relaxed: (parameters, key) -> (n, B, A) float32, what a critic reads, differentiable in the parameters.
+        features: action -> (n, B, A) float32, what a critic reads: one-hot, or the action itself.
+        kl: (parameters, other parameters) -> (n, B), KL in nats between the exploring policies.
+        entropy: parameters -> (n, B), of the exploring policies, in nats.
+        squared_norm: parameters -> (n,), mean square of an agent's own outputs.
+        parameter_sizes: each agent's own number of parameters.
+    """
+
+    explore: Callable[[jax.Array, jax.Array], jax.Array]
+    greedy: Callable[[jax.Array], jax.Array]
+    relaxed: Callable[[jax.Array, jax.Array], jax.Array]
+    features: Callable[[jax.Array], jax.Array]
+    kl: Callable[[jax.Array, jax.Array], jax.Array]
+    entropy: Callable[[jax.Array], jax.Array]
+    squared_norm: Callable[[jax.Array], jax.Array]
+    parameter_sizes: tuple[int, ...]
+
+
+def straight_through(spec: EnvSpec, temperature: jax.Array | float) -> DifferentiableActions:
+    """Samples of categorical policies whose gradient is that of a Gumbel-softmax at `temperature` (Jang et al. 2017)."""
+    distribution = categorical(spec.action_sizes)
+    mask, most = spec.action_mask[:, None], jnp.log(jnp.array(spec.action_sizes, jnp.float32))[:, None]
+
+    def relaxed(logits: jax.Array, key: jax.Array) -> jax.Array:
+        noisy = jnp.where(mask, logits + jax.random.gumbel(key, logits.shape), jnp.finfo(logits.dtype).min)
+        soft = jax.nn.softmax(noisy / temperature)
+        return soft + jax.lax.stop_gradient(distribution.features(noisy.argmax(-1)) - soft)
+
+    return DifferentiableActions(
+        explore=distribution.sample,
+        greedy=distribution.mode,
+        relaxed=relaxed,
+        features=distribution.features,
+        kl=distribution.kl,
+        entropy=lambda logits: most - distribution.kl(logits, jnp.zeros_like(logits)),
+        squared_norm=distribution.squared_norm,
+        parameter_sizes=spec.action_sizes,
+    )
+
+
+def noisy_tanh(spec: EnvSpec, noise: jax.Array | float) -> DifferentiableActions:
+    """Deterministic actions squashed by tanh; exploring adds Gaussian noise, in half-widths of an agent's box, and clips."""
+    distribution = tanh_gaussian(tuple(space for space in spec.action_spaces if isinstance(space, Box)))
+    mask = spec.action_mask[:, None]
+    low, high = (
+        np.array([getattr(space, end) for space in spec.action_spaces], np.float32)[:, None, None] for end in ("low", "high")
+    )
+
+    def squash(latent: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        del key
+        return distribution.mode(jnp.stack([latent, latent], -1).reshape(*latent.shape[:-1], -1))
+
+    def explore(latent: jax.Array, key: jax.Array) -> jax.Array:
+        deviation = noise * (high - low) / 2 * jax.random.normal(key, latent.shape, latent.dtype)
+        return jnp.where(mask, jnp.clip(squash(latent) + deviation, low, high), 0.0)
+
+    def entropy(latent: jax.Array) -> jax.Array:
+        each = jnp.log(noise * (high - low)[..., 0] / 2) + 0.5 * np.log(2 * np.pi * np.e)
+        return jnp.broadcast_to(each * spec.action_mask.sum(-1, keepdims=True), latent.shape[:2])
+
+    def kl(latent: jax.Array, other: jax.Array) -> jax.Array:
+        return jnp.where(mask, jnp.square((jnp.tanh(latent) - jnp.tanh(other)) / noise), 0.0).sum(-1) / 2
+
+    def squared_norm(latent: jax.Array) -> jax.Array:
+        return jnp.where(mask, jnp.square(latent), 0.0).mean(1).sum(-1) / spec.action_mask.sum(-1)
+
+    return DifferentiableActions(
+        explore=explore,
+        greedy=squash,
+        relaxed=squash,
+        features=distribution.features,
+        kl=kl,
+        entropy=entropy,
+        squared_norm=squared_norm,
+        parameter_sizes=spec.action_sizes,
+    )
