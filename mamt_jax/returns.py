@@ -2,9 +2,35 @@
 
 import chex
 import jax
+import jax.numpy as jnp
 
 
 def td_target(reward: jax.Array, terminated: jax.Array, bootstrap: jax.Array, gamma: jax.Array | float) -> jax.Array:
     """`r + gamma * V(o')`, without the second term where the task truly ended (Eq. 9's target; all arguments (n, B))."""
     chex.assert_equal_shape([reward, terminated, bootstrap])
     return reward + gamma * (1.0 - terminated) * bootstrap
+
+
+def generalised_advantage(
+    reward: jax.Array,
+    value: jax.Array,
+    next_value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    gamma: jax.Array | float,
+    gae_lambda: jax.Array | float,
+) -> jax.Array:
+    """`A_t = sum_k (gamma lambda)^k delta_(t+k)` up to the episode's end (Schulman et al. 2016, Eq. 16); arrays (T, ...).
+
+    `next_value` is that of the true successor, so that a truncation bootstraps; a termination does not.
+    """
+    chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
+    delta = td_target(reward, terminated, next_value, gamma) - value
+    carried = gamma * gae_lambda * ~(terminated | truncated)
+
+    def back(advantage: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        delta, carried = step
+        advantage = delta + carried * advantage
+        return advantage, advantage
+
+    return jax.lax.scan(back, jnp.zeros_like(delta[0]), (delta, carried), reverse=True)[1]

@@ -26,3 +26,15 @@ class Transition(NamedTuple):
     reward: jax.Array
     next_observation: jax.Array
     terminated: jax.Array
+
+
+class Trajectory(NamedTuple):
+    """A rollout of T steps of E environments, as it came.
+
+    Attributes:
+        transitions: with leading axes (T, E).
+        truncated: (T, E) bool, where an episode was cut off: what comes next does not follow from it.
+    """
+
+    transitions: Transition
+    truncated: jax.Array

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from unlike_agents import CONTINUOUS, DISCRETE, SMALL, observations, probe_batch, probe_score
+from unlike_agents import CONTINUOUS, DISCRETE, SMALL, observations, probe_batch, probe_data, probe_score
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import mamd, registry
@@ -29,6 +29,8 @@ ROWS = {
     "mamt continuous": ("mamt", CONTINUOUS, {"epsilon": 10.0, "policy_gradient": "expected"}),
     "maddpg": ("maddpg", DISCRETE, {}),
     "maddpg continuous": ("maddpg", CONTINUOUS, {}),
+    "mappo": ("mappo", DISCRETE, {"num_epochs": 2, "num_minibatches": 2}),
+    "mappo continuous": ("mappo", CONTINUOUS, {"num_epochs": 2, "num_minibatches": 2}),
 }
 
 
@@ -62,7 +64,8 @@ def trained(request) -> Trained:
 
     def step(config, key, learner, number):
         batch_key, update_key = jax.random.split(jax.random.fold_in(key, number))
-        return algorithm.update(config, learner, probe_batch(spec, batch_key, BATCH), update_key)
+        data = probe_data(spec, algorithm.data, batch_key, functools.partial(algorithm.act, config, learner))
+        return algorithm.update(config, learner, data, update_key)
 
     @jax.jit
     @jax.vmap
@@ -168,12 +171,13 @@ def test_what_cannot_be_made_says_why(name: str, spec: EnvSpec, message: str) ->
         registry.make(name, spec)
 
 
-@pytest.mark.parametrize("name", ["maac", "mamd", "mamt", "maddpg"])
+@pytest.mark.parametrize("name", ["maac", "mamd", "mamt", "maddpg", "mappo"])
 def test_plain_numbers_as_config_do_not_change_the_states_types(name: str) -> None:
     algorithm = registry.make(name, DISCRETE)
     config = algorithm.config(**own_options(algorithm, SMALL))
     before = jax.eval_shape(algorithm.init, config, jax.random.key(0))
-    batch = jax.eval_shape(functools.partial(probe_batch, DISCRETE, batch_size=BATCH), jax.random.key(0))
+    act = functools.partial(algorithm.act, config, algorithm.init(config, jax.random.key(0)))
+    batch = jax.eval_shape(lambda key: probe_data(DISCRETE, algorithm.data, key, act), jax.random.key(0))
     after, _ = jax.eval_shape(algorithm.update, config, before, batch, jax.random.key(0))
     types = [[(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(state)] for state in (before, after)]
     assert types[0] == types[1]

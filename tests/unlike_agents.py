@@ -1,12 +1,17 @@
 """Three unlike agents, random batches, and a one-step task with a known answer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from envs_jax.environment import Box, Discrete, EnvSpec
-from mamt_jax.types import Transition
+from mamt_jax.algorithms.contract import Data
+from mamt_jax.types import Trajectory, Transition
+
+Act = Callable[[jax.Array, jax.Array], jax.Array]
+"""(observation (B, n, d), key) -> action."""
 
 DISCRETE = EnvSpec("probe", ("a_0", "b_0", "c_0"), (4, 2, 3), (Discrete(3), Discrete(2), Discrete(3)), 5)
 CONTINUOUS = EnvSpec("probe", ("a_0", "b_0", "c_0"), (4, 2, 3), (Box(2), Box(1), Box(2, 0.0, 1.0)), 5)
@@ -34,14 +39,23 @@ def right_action(spec: EnvSpec, observation: jax.Array) -> jax.Array:
     return positive.astype(jnp.int32) if spec.discrete else jnp.where(positive, 0.8, 0.2)
 
 
-def probe_batch(spec: EnvSpec, key: jax.Array, batch_size: int) -> Transition:
-    """One-step episodes that reward each agent for its own right action."""
+def probe_batch(spec: EnvSpec, key: jax.Array, batch_size: int, act: Act | None = None) -> Transition:
+    """One-step episodes that reward each agent for its own right action; actions are random but for those of `act`."""
     observation_key, action_key, next_key = jax.random.split(key, 3)
-    observation, action = observations(spec, observation_key, batch_size), actions(spec, action_key, batch_size)
+    observation = observations(spec, observation_key, batch_size)
+    action = act(observation, action_key) if act else actions(spec, action_key, batch_size)
     right = right_action(spec, observation)
     reward = (action == right).astype(jnp.float32) if spec.discrete else -jnp.square(action[..., 0] - right)
     next_observation = observations(spec, next_key, batch_size)
     return Transition(observation, action, reward, next_observation, jnp.ones_like(reward, bool))
+
+
+def probe_data(spec: EnvSpec, data: Data, key: jax.Array, act: Act) -> Transition | Trajectory:
+    """The probe as an algorithm wants it: 64 replayed rows, or a rollout of 8 steps of 8 environments played by `act`."""
+    if data == "replay":
+        return probe_batch(spec, key, 64)
+    rows = jax.tree.map(lambda leaf: leaf.reshape(8, 8, *leaf.shape[1:]), probe_batch(spec, key, 64, act))
+    return Trajectory(rows, jnp.zeros((8, 8), bool))
 
 
 def probe_score(spec: EnvSpec, observation: jax.Array, action: jax.Array) -> jax.Array:

@@ -1,11 +1,14 @@
 """The algorithm contract: a named tuple of pure functions over an explicit learner state."""
 
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
-from mamt_jax.types import Config, LearnerState, Metrics, Transition
+from mamt_jax.types import Config, LearnerState, Metrics
+
+Data = Literal["replay", "rollout"]
+"""Batches replayed at random, or the latest rollout as it came."""
 
 
 class Algorithm(NamedTuple):
@@ -18,7 +21,7 @@ class Algorithm(NamedTuple):
         act: (config, learner_state, observation (..., n, d), key) -> action (..., n) or (..., n, k), exploring.
         greedy: (config, learner_state, observation (..., n, d)) -> action, the mode of each policy.
         update: (config, learner_state, batch, key) -> (learner state of the same structure, shapes and dtypes, metrics).
-            `batch` is a Transition with leading axes (B,) for "replay" and (T, E) for "rollout". Metrics are a flat dict of
+            `batch` is a Transition (B, ...) for "replay" and a Trajectory (T, E, ...) for "rollout". Metrics are a flat dict of
             scalars, (n,) arrays of agents or (n, n) arrays of pairs.
         validate: config of plain numbers -> None, or a ValueError that names the field, its value and what would be right.
         data: whether `update` wants batches replayed at random or the last rollout as it came.
@@ -28,9 +31,9 @@ class Algorithm(NamedTuple):
     init: Callable[[Config, jax.Array], LearnerState]
     act: Callable[[Config, LearnerState, jax.Array, jax.Array], jax.Array]
     greedy: Callable[[Config, LearnerState, jax.Array], jax.Array]
-    update: Callable[[Config, LearnerState, Transition, jax.Array], tuple[LearnerState, Metrics]]
+    update: Callable[[Config, LearnerState, Any, jax.Array], tuple[LearnerState, Metrics]]
     validate: Callable[[Config], None] = lambda config: None
-    data: Literal["replay", "rollout"] = "replay"
+    data: Data = "replay"
 
 
 def require_positive(config: Config, names: Iterable[str]) -> None:

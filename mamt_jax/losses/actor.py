@@ -63,3 +63,13 @@ def policy_loss(log_prob: jax.Array, weight: jax.Array, probability: jax.Array, 
 def deterministic_policy_loss(q: jax.Array, squared_norm: jax.Array) -> jax.Array:
     """MADDPG's loss of each agent: `-E[Q_i(o, (mu_i(o_i), a_-i))] + 1e-3 mean(outputs^2)`; q (n, B), the rest (n,)."""
     return -q.mean(1) + 1e-3 * squared_norm
+
+
+def clipped_policy_loss(
+    log_prob: jax.Array, old_log_prob: jax.Array, advantage: jax.Array, clip: jax.Array | float
+) -> jax.Array:
+    """PPO's `-E[min(rho A, clip(rho, 1 - c, 1 + c) A)]` of each agent (Schulman et al. 2017, Eq. 7); (n, B) -> (n,)."""
+    chex.assert_equal_shape([log_prob, old_log_prob, advantage])
+    # Within bounds, since an infinite ratio has a gradient of nan even where it is clipped.
+    ratio = jnp.exp(jnp.clip(log_prob - old_log_prob, -30.0, 30.0))
+    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage).mean(1)

@@ -41,3 +41,10 @@ def critic_loss(q: jax.Array, target: jax.Array, squared_logits: jax.Array, regu
         regularisation: Table 1's critic regularisation coefficient.
     """
     return squared_error(q, target) + 1e-3 * regularisation * squared_logits.sum()
+
+
+def clipped_value_loss(value: jax.Array, old_value: jax.Array, target: jax.Array, clip: jax.Array | float) -> jax.Array:
+    """PPO's value loss, the larger of the squared errors with and without a clipped step; (n, B) -> (n,)."""
+    chex.assert_equal_shape([value, old_value, target])
+    clipped = old_value + jnp.clip(value - old_value, -clip, clip)
+    return 0.5 * jnp.maximum(jnp.square(value - target), jnp.square(clipped - target)).mean(1)

@@ -5,6 +5,8 @@ import math
 from fractions import Fraction
 from typing import NamedTuple
 
+from mamt_jax.algorithms.contract import Data
+
 _LARGEST = 2**31 - 1
 
 
@@ -21,11 +23,12 @@ class TrainingConfig:
     update_interval: int = 100
     """Environment steps between one group of updates and the next."""
     num_updates: int = 4
-    """Updates in a group."""
+    """Updates in a group; one where an algorithm learns from rollouts."""
     buffer_size: int = 1_000_000
-    """Transitions that the replay memory holds."""
+    """Transitions that the replay memory holds, where there is one."""
     batch_size: int = 1024
-    """Transitions in a batch; updates begin once the replay memory holds one."""
+    """Transitions in a batch; updates begin once the replay memory holds one.
+    Algorithms that learn from rollouts have no batches but their own."""
     evaluation_interval: int = 500
     """Episodes between evaluations."""
     evaluation_episodes: int = 100
@@ -69,26 +72,29 @@ class Schedule(NamedTuple):
         return max(0, rounds - self.warmup_rounds) * self.updates
 
 
-def make_schedule(config: TrainingConfig, episode_limit: int) -> Schedule:
+def make_schedule(config: TrainingConfig, episode_limit: int, data: Data = "replay") -> Schedule:
     """The smallest round with the asked ratio of updates to steps, and the run in such rounds.
 
-    12 environments with 4 updates each 100 steps give rounds of 25 vector steps and 12 updates.
+    12 environments with 4 updates each 100 steps give rounds of 25 vector steps and 12 updates. Where an algorithm learns
+    from rollouts, there is one update a round, of `update_interval` steps.
     """
     ratio = Fraction(config.num_updates * config.num_envs, config.update_interval)
+    if data == "rollout":
+        ratio = Fraction(1, max(1, round(config.update_interval / config.num_envs)))
     rows = ratio.denominator * config.num_envs
     total_rounds = math.ceil(config.episodes * episode_limit / rows)
     return Schedule(
         vector_steps=ratio.denominator,
         updates=ratio.numerator,
         rows=rows,
-        replay_rounds=min(math.ceil(config.buffer_size / rows), total_rounds),
-        warmup_rounds=math.ceil(config.batch_size / rows) - 1,
+        replay_rounds=min(math.ceil(config.buffer_size / rows), total_rounds) if data == "replay" else 1,
+        warmup_rounds=math.ceil(config.batch_size / rows) - 1 if data == "replay" else 0,
         evaluation_rounds=max(1, round(config.evaluation_interval * episode_limit / rows)),
         total_rounds=total_rounds,
     )
 
 
-def validate(config: TrainingConfig, episode_limit: int) -> None:
+def validate(config: TrainingConfig, episode_limit: int, data: Data = "replay") -> None:
     """Raises ValueError with one sentence that names the option, its value and what would be right."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -107,7 +113,7 @@ def validate(config: TrainingConfig, episode_limit: int) -> None:
             f"episodes={config.episodes} is fewer than num_envs={config.num_envs}: each environment plays at least one, "
             f"so give episodes={config.num_envs} or more, or fewer environments."
         )
-    schedule = make_schedule(config, episode_limit)
+    schedule = make_schedule(config, episode_limit, data)
     if schedule.total_rounds <= schedule.warmup_rounds:
         enough = math.ceil((schedule.warmup_rounds + 1) * schedule.rows / episode_limit)
         raise ValueError(

@@ -64,13 +64,13 @@ def build(experiment: Experiment) -> Built:
         ValueError: one sentence that names what is wrong and what would be right.
     """
     env = environments.make_any(experiment.env, **experiment.env_options)
-    validate(experiment.training, env.spec.episode_limit)
     algorithm = algorithms.make(experiment.algo, env.spec)
+    validate(experiment.training, env.spec.episode_limit, algorithm.data)
     return Built(
         env=env,
         algorithm=algorithm,
         configs=make_configs(algorithm, experiment),
-        schedule=make_schedule(experiment.training, env.spec.episode_limit),
+        schedule=make_schedule(experiment.training, env.spec.episode_limit, algorithm.data),
     )
 
 

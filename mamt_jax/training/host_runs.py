@@ -60,7 +60,7 @@ def make_host_runs(
     """
     truncations = most_truncations(schedule.vector_steps, env.spec.episode_limit)
     # A round's end is stored as if it were a truncation, so that it does not matter what comes after it.
-    replay = make_replay(env.spec, config, schedule, truncations + 1)
+    replay = make_replay(env.spec, algorithm, config, schedule, truncations + 1)
     learn = make_learning(algorithm, replay, schedule)
     sharding = runs_sharding(num_runs)
     batches: dict[str, HostBatch] = {}

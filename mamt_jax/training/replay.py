@@ -10,7 +10,7 @@ in place, where a place per run would become a scatter.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -44,7 +44,7 @@ class Storage(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """A replay memory as pure functions over its `Storage`.
+    """A replay memory as pure functions over its `Storage`, or whatever else `init` makes.
 
     Attributes:
         init: () -> empty storage.
@@ -55,9 +55,9 @@ class Replay(NamedTuple):
             termination is zero: nothing may bootstrap from it.
     """
 
-    init: Callable[[], Storage]
-    add: Callable[[Storage, Transition, jax.Array, jax.Array], Storage]
-    sample: Callable[[Storage, jax.Array, jax.Array, jax.Array], Transition]
+    init: Callable[[], Any]
+    add: Callable[[Any, Transition, jax.Array, jax.Array], Any]
+    sample: Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
 
 
 def most_truncations(num_steps: int, episode_limit: int) -> int:

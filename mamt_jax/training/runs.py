@@ -15,7 +15,8 @@ from envs_jax.environment import Environment, EnvSpec
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.training.config import Schedule, TrainingConfig
 from mamt_jax.training.evaluation import Evaluation, evaluate
-from mamt_jax.training.replay import Replay, Storage, uniform_replay
+from mamt_jax.training.latest_rollout import latest_rollout
+from mamt_jax.training.replay import Replay, uniform_replay
 from mamt_jax.training.rollout import EnvBatch, EpisodeSums, Rollout, no_episodes, reset_batch, rollout, with_episodes
 from mamt_jax.types import Config, LearnerState, Metrics
 
@@ -44,7 +45,7 @@ class RunState:
         evaluation_key: root of all draws in evaluation.
         learner_state: the algorithm's.
         env_batch: where the environments stand.
-        replay: storage of the replay memory.
+        replay: storage of the memory that the algorithm learns from.
         sums: what is reported at the next evaluation.
     """
 
@@ -52,7 +53,7 @@ class RunState:
     evaluation_key: jax.Array
     learner_state: LearnerState
     env_batch: EnvBatch
-    replay: Storage
+    replay: Any
     sums: IntervalSums
 
 
@@ -91,7 +92,7 @@ def run_keys(seeds: Sequence[int]) -> jax.Array:
 def make_runs(env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule, num_runs: int) -> Runs:
     """The programs that train `num_runs` runs side by side, jitted."""
     env = with_episodes(env)
-    replay = make_replay(env.spec, config, schedule)
+    replay = make_replay(env.spec, algorithm, config, schedule)
     learn = make_learning(algorithm, replay, schedule)
     init_run = make_init(algorithm, replay, lambda key: reset_batch(env, key, config.num_envs))
     train_round = make_round(env, algorithm, learn, schedule)
@@ -135,8 +136,12 @@ def shard(function: Callable, sharding: NamedSharding, by_run: int, shared: int 
     return jax.shard_map(function, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False)
 
 
-def make_replay(spec: EnvSpec, config: TrainingConfig, schedule: Schedule, num_finals: int | None = None) -> Replay:
-    """The replay memory of one run."""
+def make_replay(
+    spec: EnvSpec, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule, num_finals: int | None = None
+) -> Replay:
+    """The memory of one run that gives the algorithm the data it wants."""
+    if algorithm.data == "rollout":
+        return latest_rollout(spec, schedule.vector_steps, config.num_envs)
     return uniform_replay(
         spec, schedule.replay_rounds, schedule.vector_steps, config.num_envs, config.batch_size, num_finals=num_finals
     )
@@ -146,8 +151,6 @@ def make_init(
     algorithm: Algorithm, replay: Replay, open_batch: Callable[[jax.Array], EnvBatch]
 ) -> Callable[[Config, jax.Array], RunState]:
     """(algorithm config, key) -> the state in which one run starts; `open_batch` makes its environments from a key."""
-    if algorithm.data != "replay":
-        raise ValueError(f"This loop trains from replay, but the algorithm wants data={algorithm.data!r}.")
 
     def init(algorithm_config: Config, key: jax.Array) -> RunState:
         learner_key, env_key, train_key, evaluation_key = jax.random.split(key, 4)

@@ -1,0 +1,38 @@
+"""The memory of algorithms that learn from each rollout once: it holds the latest, whole."""
+
+import jax
+import jax.numpy as jnp
+
+from envs_jax.environment import EnvSpec
+from mamt_jax.training.replay import Replay
+from mamt_jax.types import Trajectory, Transition
+
+
+def latest_rollout(spec: EnvSpec, num_steps: int, num_envs: int) -> Replay:
+    """A memory of one round of `num_steps` steps of `num_envs` environments, from which `sample` gives the `Trajectory`.
+
+    Its leaves have a leading axis of one round, as those of a replay memory have one of many.
+    """
+    steps = (1, num_steps, num_envs, spec.num_agents)
+    observation = (*steps, spec.observation_size)
+
+    def init() -> Trajectory:
+        transitions = Transition(
+            observation=jnp.zeros(observation),
+            action=jnp.zeros(steps, jnp.int32) if spec.discrete else jnp.zeros((*steps, spec.action_size)),
+            reward=jnp.zeros(steps),
+            next_observation=jnp.zeros(observation),
+            terminated=jnp.zeros(steps, bool),
+        )
+        return Trajectory(transitions, jnp.zeros(steps[:-1], bool))
+
+    def add(storage: Trajectory, transitions: Transition, truncated: jax.Array, rounds: jax.Array) -> Trajectory:
+        del rounds
+        latest = Trajectory(transitions, truncated)
+        return jax.tree.map(lambda new, old: new[None].astype(old.dtype), latest, storage)
+
+    def sample(storage: Trajectory, key: jax.Array, observation: jax.Array, rounds: jax.Array) -> Trajectory:
+        del key, observation, rounds
+        return jax.tree.map(lambda leaf: leaf[0], storage)
+
+    return Replay(init, add, sample)
