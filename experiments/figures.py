@@ -68,11 +68,15 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def curves(rows: list[dict[str, Any]], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Episodes (T,), and `metric` of every run (R, T); metrics of agents are averaged."""
-    runs = sorted({row["run"] for row in rows})
-    kept = [[row for row in rows if row["run"] == run and row[metric] is not None and row["updates"]] for run in runs]
-    values = np.array([[np.mean(np.array(row[metric], float)) for row in run] for run in kept])
-    return np.array([row["episodes"] for row in kept[0]]), values
+    """Episodes (T,), mean of the runs, and `metric` of every run (R, T) where all have it; metrics of agents are averaged."""
+    runs = {row["run"] for row in rows}
+    points: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["updates"] and row[metric] is not None:
+            points.setdefault(row["updates"], []).append(row)
+    kept = [sorted(point, key=lambda row: row["run"]) for point in points.values() if len(point) == len(runs)]
+    values = np.array([[np.mean(np.array(row[metric], float)) for row in point] for point in kept])
+    return np.array([round(np.mean([row["episodes"] for row in point])) for point in kept]), values.T
 
 
 def original_curve(path: Path) -> tuple[np.ndarray, np.ndarray]:
