@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from unlike_agents import CONTINUOUS, DISCRETE, SMALL, observations, probe_batch, probe_data, probe_score
+from unlike_agents import CONTINUOUS, DISCRETE, DUO, SMALL, observations, probe_batch, probe_data, probe_score
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import mamd, registry
@@ -31,6 +31,7 @@ ROWS = {
     "maddpg continuous": ("maddpg", CONTINUOUS, {}),
     "mappo": ("mappo", DISCRETE, {"num_epochs": 2, "num_minibatches": 2}),
     "mappo continuous": ("mappo", CONTINUOUS, {"num_epochs": 2, "num_minibatches": 2}),
+    "lola": ("lola", DUO, {}),
 }
 
 
@@ -115,12 +116,14 @@ def test_actions_are_the_agents_own_and_exploration_explores(trained: Trained) -
     action = trained.algorithm.act(config, learner, observation, jax.random.key(7))
     again = trained.algorithm.act(config, learner, observation, jax.random.key(8))
     greedy = trained.algorithm.greedy(config, learner, observation)
-    assert action.shape == greedy.shape == (8, 5, 3) + (() if spec.discrete else (2,))
+    assert action.shape == greedy.shape == (8, 5, spec.num_agents) + (() if spec.discrete else (2,))
     assert not np.array_equal(action, again)
     if spec.discrete:
         assert action.dtype == jnp.int32 and (np.asarray(action) < np.array(spec.action_sizes)).all()
     else:
-        assert (action[..., 2, :] >= 0).all() and (np.abs(action) <= 1).all() and not action[..., 1, 1].any()
+        low, high = (np.array([getattr(space, end) for space in spec.action_spaces])[:, None] for end in ("low", "high"))
+        action = np.asarray(action)
+        assert ((action >= low) & (action <= high)).all() and not action[..., 1, 1].any()
 
 
 def run_updates(name: str, spec: EnvSpec, number: int, **options: Any) -> Any:
@@ -163,6 +166,7 @@ def test_unconstrained_agents_of_mamd_op_are_maacs() -> None:
     [
         ("mamd_op", DISCRETE, "knows who depends on whom only in spread3_sep, spread3_mix, spread3_ful, not in probe"),
         ("mamr", DISCRETE, "did you mean mamt"),
+        ("lola", DISCRETE, "lola looks ahead at one other agent, and probe has 3 agents"),
         ("nowhere:make", DISCRETE, "cannot be imported"),
     ],
 )

@@ -190,7 +190,7 @@ def test_help_lists_every_field(run_python: RunPython):
     words = " ".join(text.split())
     assert "weight of the collision part of the reward, 0 to 1. (default 0.5)" in words
     assert "Smallest trust region. (default 0.01)" in words
-    assert "Transitions that the replay memory holds. (default 1000000)" in words
+    assert "Transitions that the replay memory holds, where there is one. (default 1000000)" in words
 
 
 def test_fields_become_options():

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Callable
 
 from envs_jax.environment import EnvSpec
-from mamt_jax.algorithms import maac, maddpg, mamd, mamt, mappo
+from mamt_jax.algorithms import lola, maac, maddpg, mamd, mamt, mappo
 from mamt_jax.algorithms.contract import Algorithm
 
 ALGORITHMS: dict[str, Callable[[EnvSpec], Algorithm]] = {
@@ -15,6 +15,7 @@ ALGORITHMS: dict[str, Callable[[EnvSpec], Algorithm]] = {
     "mamt": mamt.make,
     "maddpg": maddpg.make,
     "mappo": mappo.make,
+    "lola": lola.make,
 }
 
 
