@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from envs_jax.environment import Environment, EnvironmentFactory, HostEnvironment
+from envs_jax.matrix_game import matrix_game
 from envs_jax.options import suggestion
 from envs_jax.particle.rover_tower import rover_tower
 from envs_jax.particle.spread import spread, spread3_ful, spread3_mix, spread3_sep
@@ -19,6 +20,7 @@ _FACTORIES: dict[str, EnvironmentFactory] = {
     "spread3_ful": spread3_ful,
     "rover_tower": rover_tower,
     "pursuit": pursuit,
+    "matrix_game": matrix_game,
 }
 _DOORS = {"jaxmarl": "envs_jax.adapters.from_jaxmarl", "pettingzoo": "envs_jax.adapters.pettingzoo_names"}
 _BEHIND_DOORS = {"multiwalker": "pettingzoo/multiwalker"}

@@ -7,9 +7,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, os.getcwd())
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -34,6 +34,7 @@ from experiments.options import (
 )
 from experiments.presets import PRESETS, QUICK_EPISODES
 from mamt_jax.algorithms import registry as algorithms
+from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_from_json, experiment_to_json
@@ -55,13 +56,27 @@ REFERENCE_EPISODES = 1000
 HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES = 12, 4
 
 
+class Asked(NamedTuple):
+    """What was asked for.
+
+    Attributes:
+        values: what was typed.
+        places: for each option of `add_groups` where it belongs.
+        training: what the algorithm wants instead of training's defaults.
+    """
+
+    values: dict[str, Any]
+    places: dict[str, tuple[str, str]]
+    training: Mapping[str, Any]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     console = Console(soft_wrap=True)
     try:
-        values, places = read_arguments(underscored(sys.argv[1:] if arguments is None else arguments))
-        session = resume(values) if values["resume"] else start(values, places, console)
-        stopped = train(session, console, resume=bool(values["resume"]))
+        asked = read_arguments(underscored(sys.argv[1:] if arguments is None else arguments))
+        session = resume(asked.values["resume"]) if asked.values["resume"] else start(asked, console)
+        stopped = train(session, console, resume=bool(asked.values["resume"]))
     except (OptionError, FolderError, CheckpointError, HostError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -72,16 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 128 + stopped
 
 
-def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, tuple[str, str]]]:
-    """What was typed, and for each option of `add_groups` where it belongs."""
+def read_arguments(arguments: Sequence[str]) -> Asked:
+    """Reads the command line; raises OptionError for what cannot be right."""
     chosen = common_parser(add_help=False).parse_known_args(arguments)[0]
     if chosen.resume:
         if len(arguments) > 2:
             raise OptionError(f"--resume {chosen.resume} takes everything from that folder: leave out the other options.")
-        return vars(chosen), {}
+        return Asked(vars(chosen), {}, {})
+    algorithm, groups = option_groups(chosen.env, chosen.algo, arguments)
     parser = common_parser(add_help=True)
-    places = add_groups(parser, option_groups(chosen.env, chosen.algo, arguments))
-    return vars(parse(parser, arguments)), places
+    places = add_groups(parser, groups)
+    return Asked(vars(parse(parser, arguments)), places, algorithm.training)
 
 
 def common_parser(add_help: bool) -> Parser:
@@ -106,8 +122,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def option_groups(env: str, algo: str, arguments: Sequence[str]) -> list[Group]:
-    """The options of training, of the environment and of the algorithm that they make possible."""
+def option_groups(env: str, algo: str, arguments: Sequence[str]) -> tuple[Algorithm, list[Group]]:
+    """The algorithm, and the options of training, of the environment and of the algorithm that they make possible."""
     groups = [Group("training", "training", config_options(TrainingConfig))]
     try:
         groups.append(Group(f"environment {env}", "env", function_options(environments.find_factory(env))))
@@ -115,17 +131,20 @@ def option_groups(env: str, algo: str, arguments: Sequence[str]) -> list[Group]:
         places = add_groups(parser, groups)
         typed = vars(parser.parse_known_args(arguments)[0])
         options = {option: typed[name] for name, (prefix, option) in places.items() if prefix == "env" and name in typed}
-        config = algorithms.make(algo, environments.make_any(env, **options).spec).config
+        algorithm = algorithms.make(algo, environments.make_any(env, **options).spec)
     except ValueError as error:
         raise OptionError(str(error)) from error
+    training = [each._replace(default=algorithm.training.get(each.name, each.default)) for each in groups[0].options]
     title = f"algorithm {algo}; a FLOAT may be several values, each a run of its own"
-    return [*groups, Group(title, "algo", config_options(config, several=is_float_leaf))]
+    own = Group(title, "algo", config_options(algorithm.config, several=is_float_leaf))
+    return algorithm, [groups[0]._replace(options=training), *groups[1:], own]
 
 
-def make_experiment(values: dict[str, Any], places: dict[str, tuple[str, str]]) -> Experiment:
-    """The experiment that was asked for: preset, then options; runs are seeds times the values of every field with several."""
-    given: dict[str, dict[str, Any]] = {"training": dict(PRESETS[values["preset"]]), "env": {}, "algo": {}}
-    for name, (prefix, option) in places.items():
+def make_experiment(asked: Asked) -> Experiment:
+    """What was asked for: the preset, then options; runs are seeds times the values of every field with several."""
+    values = asked.values
+    given: dict[str, dict[str, Any]] = {"training": {**asked.training, **PRESETS[values["preset"]]}, "env": {}, "algo": {}}
+    for name, (prefix, option) in asked.places.items():
         if name in values:
             given[prefix][option] = values[name]
     swept = {name: value for name, value in given["algo"].items() if isinstance(value, list) and len(value) > 1}
@@ -136,9 +155,9 @@ def make_experiment(values: dict[str, Any], places: dict[str, tuple[str, str]]) 
     return Experiment(values["env"], values["algo"], given["env"], fixed, tuple(runs), training)
 
 
-def start(values: dict[str, Any], places: dict[str, tuple[str, str]], console: Console) -> Session:
+def start(asked: Asked, console: Console) -> Session:
     """A new run, its folder made; raises OptionError or FolderError before anything is compiled for training."""
-    experiment = make_experiment(values, places)
+    experiment, values = make_experiment(asked), asked.values
     session = prepare(experiment, Path(values["out"] or default_folder(experiment)), {})
     announce(session, console, quick=values["preset"] == "quick" and "episodes" not in values)
     create_folder(session.folder)
@@ -148,9 +167,9 @@ def start(values: dict[str, Any], places: dict[str, tuple[str, str]], console: C
     return session
 
 
-def resume(values: dict[str, Any]) -> Session:
+def resume(name: str) -> Session:
     """The run of a folder."""
-    folder = Path(values["resume"])
+    folder = Path(name)
     content = read_config(folder)
     try:
         experiment = experiment_from_json(content["experiment"])

@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 from unlike_agents import DISCRETE, observations, probe_batch
 
-from mamt_jax.algorithms import mappo
+from mamt_jax.algorithms import mappo, on_policy
+from mamt_jax.algorithms.on_policy import OnPolicyState
 from mamt_jax.losses.actor import clipped_policy_loss
 from mamt_jax.losses.critic import clipped_value_loss
 from mamt_jax.returns import generalised_advantage
 from mamt_jax.types import Trajectory
 
 STEPS, ENVS = 12, 4
-CONFIG = mappo.MAPPOConfig(hidden_size=8)
+CONFIG = mappo.MAPPOConfig(hidden_size=8, reward_normalisation="none")
 
 
 def test_advantage_is_the_sum_of_discounted_errors_to_the_episodes_end():
@@ -48,9 +49,9 @@ def test_a_policy_that_moved_far_gets_no_gradient_of_nan():
     np.testing.assert_array_equal(gradient, 0.0)
 
 
-def rollout_of(learner: mappo.MAPPOState, truncated: jax.Array) -> Trajectory:
+def rollout_of(learner: OnPolicyState, truncated: jax.Array) -> Trajectory:
     def act(observation: jax.Array, key: jax.Array) -> jax.Array:
-        return mappo.act(DISCRETE, CONFIG, learner, observation, key)
+        return on_policy.act(DISCRETE, CONFIG, learner, observation, key)
 
     batch = probe_batch(DISCRETE, jax.random.key(1), STEPS * ENVS, act)
     batch = batch._replace(terminated=jnp.zeros_like(batch.terminated))
@@ -58,23 +59,20 @@ def rollout_of(learner: mappo.MAPPOState, truncated: jax.Array) -> Trajectory:
 
 
 def test_rows_keep_time_environment_and_agent_apart():
-    learner = mappo.init(DISCRETE, CONFIG, jax.random.key(0))
+    learner = on_policy.init(DISCRETE, CONFIG, jax.random.key(0))
     truncated = jax.random.bernoulli(jax.random.key(2), 0.3, (STEPS, ENVS))
     trajectory = rollout_of(learner, truncated)
-    parts = mappo.build(DISCRETE, CONFIG)
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), trajectory.transitions)
-    statistics = learner.observation_statistics, learner.reward_statistics
-    rows = mappo.value_rollout(CONFIG, parts, learner, mappo.agent_major.prepare(*statistics, "none", flat), truncated)
+    parts = on_policy.build(DISCRETE, CONFIG)
+    rows = mappo.value_rollout(CONFIG, parts, learner, trajectory)
     for env in range(ENVS):
-        alone = jax.tree.map(lambda leaf, env=env: leaf[:, env], trajectory.transitions)
-        prepared = mappo.agent_major.prepare(*statistics, "none", alone)
-        own = mappo.value_rollout(CONFIG, parts, learner, prepared, truncated[:, env, None])
+        alone = jax.tree.map(lambda leaf, env=env: leaf[:, env, None], trajectory)
+        own = mappo.value_rollout(CONFIG, parts, learner, alone)
         together = jax.tree.map(lambda leaf, env=env: leaf.reshape(3, STEPS, ENVS, *leaf.shape[2:])[:, :, env], rows)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), together, own)
 
 
 def test_truncation_bootstraps_from_the_true_successor():
-    learner = mappo.init(DISCRETE, CONFIG, jax.random.key(0))
+    learner = on_policy.init(DISCRETE, CONFIG, jax.random.key(0))
     trajectory = rollout_of(learner, jnp.zeros((STEPS, ENVS), bool).at[5].set(True))
     successor = trajectory.transitions.next_observation.at[5].set(observations(DISCRETE, jax.random.key(3), ENVS))
     moved = trajectory._replace(transitions=trajectory.transitions._replace(next_observation=successor))
@@ -84,7 +82,7 @@ def test_truncation_bootstraps_from_the_true_successor():
 
 
 def test_each_agents_step_is_its_own():
-    learner = mappo.init(DISCRETE, CONFIG, jax.random.key(0))
+    learner = on_policy.init(DISCRETE, CONFIG, jax.random.key(0))
     trajectory = rollout_of(learner, jnp.zeros((STEPS, ENVS), bool))
     reward = trajectory.transitions.reward.at[..., 0].multiply(-3.0)
     changed = trajectory._replace(transitions=trajectory.transitions._replace(reward=reward))

@@ -36,7 +36,15 @@ def test_every_name_builds_what_it_says(name: str) -> None:
 
 
 def test_names_are_those_of_the_documentation() -> None:
-    assert set(environment_names()) == {"spread", "spread3_sep", "spread3_mix", "spread3_ful", "rover_tower", "pursuit"}
+    assert set(environment_names()) == {
+        "spread",
+        "spread3_sep",
+        "spread3_mix",
+        "spread3_ful",
+        "rover_tower",
+        "pursuit",
+        "matrix_game",
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
-"""A replayed batch as the updates read it: agent-major and normalised."""
+"""Observations and batches as the networks read them: agent-major and normalised."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
 import jax
 
+from mamt_jax.networks.agent_axis import Network, over_rows
 from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, normalise, normalise_reward
-from mamt_jax.types import Transition
+from mamt_jax.types import Params, Transition
 
 
 class Batch(NamedTuple):
@@ -31,3 +33,14 @@ def prepare(
         next_observation=normalise(observations, batch.next_observation).swapaxes(0, 1),
         terminated=batch.terminated.swapaxes(0, 1),
     )
+
+
+def act_by(
+    choose: Callable[[jax.Array], jax.Array],
+    network: Network,
+    policy: Params,
+    statistics: RunningStatistics,
+    observation: jax.Array,
+) -> jax.Array:
+    """What `choose` makes of a policy's parameters at raw observations: (..., n, d) -> (..., n) or (..., n, k)."""
+    return over_rows(lambda rows: choose(network.apply(policy, rows)), normalise(statistics, observation))

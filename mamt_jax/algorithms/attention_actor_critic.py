@@ -4,7 +4,6 @@ Inside, arrays are agent-major, (n, B, ...); batches come and actions go with th
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -20,10 +19,10 @@ from mamt_jax.algorithms.contract import require_positive
 from mamt_jax.distributions import ActionDistribution, Candidates, action_distribution, entropy
 from mamt_jax.losses.actor import counterfactual_advantage, policy_loss
 from mamt_jax.losses.critic import critic_loss, soft_td_target
-from mamt_jax.networks.agent_axis import Network, over_rows
+from mamt_jax.networks.agent_axis import Network
 from mamt_jax.networks.attention_critic import SHARED, AttentionCritic, attention_critic
 from mamt_jax.networks.policy import mlp_per_agent
-from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, init_statistics, normalise, update_statistics
+from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
 from mamt_jax.stationarity import policy_divergence
 from mamt_jax.types import Metrics, Params, Transition
 
@@ -119,18 +118,17 @@ def actor_critic(spec: EnvSpec, config: ActorCriticConfig) -> ActorCritic:
     """Networks, distribution and optimisers for `config`."""
     distribution = action_distribution(spec, num_samples=config.num_action_samples)
 
-    adam = functools.partial(optimizers.adam, b1=config.adam_b1, epsilon=config.adam_epsilon)
     return ActorCritic(
         distribution=distribution,
         policy=mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size),
         critic=attention_critic(spec, config.hidden_size, config.num_heads, distribution.features),
-        policy_optimizer=optimizers.per_agent(
-            optax.chain(optax.clip_by_global_norm(config.policy_clip), adam(config.policy_learning_rate))
+        policy_optimizer=optimizers.clipped_adam_per_agent(
+            config.policy_learning_rate, config.policy_clip, config.adam_b1, config.adam_epsilon
         ),
         critic_optimizer=optax.chain(
             optax.clip_by_global_norm(config.critic_clip * spec.num_agents),
             optax.add_decayed_weights(config.critic_weight_decay),
-            adam(config.critic_learning_rate),
+            optimizers.adam(config.critic_learning_rate, config.adam_b1, config.adam_epsilon),
         ),
     )
 
@@ -159,22 +157,18 @@ def act(
 ) -> jax.Array:
     """Sample every agent's action; observation (..., n, d) -> (..., n) or (..., n, k)."""
     parts = actor_critic(spec, config)
-    return act_by(lambda parameters: parts.distribution.sample(parameters, key), parts, learner, observation)
+
+    def choose(parameters: jax.Array) -> jax.Array:
+        return parts.distribution.sample(parameters, key)
+
+    return agent_major.act_by(choose, parts.policy, learner.policy, learner.observation_statistics, observation)
 
 
 def greedy(spec: EnvSpec, config: ActorCriticConfig, learner: ActorCriticState, observation: jax.Array) -> jax.Array:
     """Every agent's most likely action; observation (..., n, d) -> (..., n) or (..., n, k)."""
     parts = actor_critic(spec, config)
-    return act_by(parts.distribution.mode, parts, learner, observation)
-
-
-def act_by(
-    choose: Callable[[jax.Array], jax.Array], parts: ActorCritic, learner: ActorCriticState, observation: jax.Array
-) -> jax.Array:
-    """What `choose` makes of the policies' parameters at raw observations (..., n, d)."""
-    return over_rows(
-        lambda rows: choose(parts.policy.apply(learner.policy, rows)), normalise(learner.observation_statistics, observation)
-    )
+    choose = parts.distribution.mode
+    return agent_major.act_by(choose, parts.policy, learner.policy, learner.observation_statistics, observation)
 
 
 def prepare(config: ActorCriticConfig, learner: ActorCriticState, batch: Transition) -> Batch:
@@ -226,8 +220,7 @@ def critic_step(
     value, gradient = jax.value_and_grad(loss)(learner.critic)
     num_agents = batch.reward.shape[0]
     gradient = gradient | {SHARED: jax.tree.map(lambda g: g / num_agents, gradient[SHARED])}
-    step, optimizer_state = parts.critic_optimizer.update(gradient, learner.critic_optimizer, learner.critic)
-    critic = optax.apply_updates(learner.critic, step)
+    critic, optimizer_state = optimizers.descend(parts.critic_optimizer, gradient, learner.critic_optimizer, learner.critic)
     return dataclasses.replace(learner, critic=critic, critic_optimizer=optimizer_state), value
 
 
@@ -257,8 +250,7 @@ def policy_step(
         return losses.sum(), losses
 
     gradient, losses = jax.grad(loss, has_aux=True)(learner.policy)
-    step, optimizer_state = parts.policy_optimizer.update(gradient, learner.policy_optimizer, learner.policy)
-    return optax.apply_updates(learner.policy, step), optimizer_state, losses
+    return *optimizers.descend(parts.policy_optimizer, gradient, learner.policy_optimizer, learner.policy), losses
 
 
 def update_targets(config: ActorCriticConfig, learner: ActorCriticState) -> ActorCriticState:

@@ -1,6 +1,7 @@
 """The algorithm contract: a named tuple of pure functions over an explicit learner state."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ class Algorithm(NamedTuple):
             scalars, (n,) arrays of agents or (n, n) arrays of pairs.
         validate: config of plain numbers -> None, or a ValueError that names the field, its value and what would be right.
         data: whether `update` wants batches replayed at random or the last rollout as it came.
+        training: fields of `TrainingConfig` whose defaults do not suit the algorithm, with those that do.
     """
 
     config: type
@@ -34,6 +36,7 @@ class Algorithm(NamedTuple):
     update: Callable[[Config, LearnerState, Any, jax.Array], tuple[LearnerState, Metrics]]
     validate: Callable[[Config], None] = lambda config: None
     data: Data = "replay"
+    training: Mapping[str, Any] = MappingProxyType({})
 
 
 def require_positive(config: Config, names: Iterable[str]) -> None:

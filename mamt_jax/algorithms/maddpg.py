@@ -21,10 +21,10 @@ from mamt_jax.differentiable_actions import DifferentiableActions, noisy_tanh, s
 from mamt_jax.distributions import action_distribution
 from mamt_jax.losses.actor import deterministic_policy_loss
 from mamt_jax.losses.critic import squared_error
-from mamt_jax.networks.agent_axis import Network, over_rows
+from mamt_jax.networks.agent_axis import Network
 from mamt_jax.networks.joint_critic import joint_critic
 from mamt_jax.networks.policy import mlp_per_agent
-from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, init_statistics, normalise, update_statistics
+from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
 from mamt_jax.returns import td_target
 from mamt_jax.stationarity import policy_divergence
 from mamt_jax.types import Metrics, Params, Transition
@@ -110,16 +110,13 @@ def build(spec: EnvSpec, config: MADDPGConfig) -> MADDPG:
     """Actions, networks and optimisers for `config`."""
     actions = straight_through(spec, config.temperature) if spec.discrete else noisy_tanh(spec, config.exploration_noise)
 
-    def optimizer(learning_rate: float, clip: float) -> optax.GradientTransformation:
-        adam = optimizers.adam(learning_rate, config.adam_b1, config.adam_epsilon)
-        return optimizers.per_agent(optax.chain(optax.clip_by_global_norm(clip), adam))
-
+    adam = functools.partial(optimizers.clipped_adam_per_agent, b1=config.adam_b1, epsilon=config.adam_epsilon)
     return MADDPG(
         actions=actions,
         policy=mlp_per_agent(spec.observation_sizes, actions.parameter_sizes, config.hidden_size),
         critic=joint_critic(spec, config.hidden_size, actions=True),
-        policy_optimizer=optimizer(config.policy_learning_rate, config.policy_clip),
-        critic_optimizer=optimizer(config.critic_learning_rate, config.critic_clip),
+        policy_optimizer=adam(config.policy_learning_rate, config.policy_clip),
+        critic_optimizer=adam(config.critic_learning_rate, config.critic_clip),
     )
 
 
@@ -145,15 +142,18 @@ def init(spec: EnvSpec, config: MADDPGConfig, key: jax.Array) -> MADDPGState:
 def act(spec: EnvSpec, config: MADDPGConfig, learner: MADDPGState, observation: jax.Array, key: jax.Array) -> jax.Array:
     """Every agent's exploring action; observation (..., n, d) -> (..., n) or (..., n, k)."""
     parts = build(spec, config)
-    normalised = normalise(learner.observation_statistics, observation)
-    return over_rows(lambda rows: parts.actions.explore(parts.policy.apply(learner.policy, rows), key), normalised)
+
+    def choose(parameters: jax.Array) -> jax.Array:
+        return parts.actions.explore(parameters, key)
+
+    return agent_major.act_by(choose, parts.policy, learner.policy, learner.observation_statistics, observation)
 
 
 def greedy(spec: EnvSpec, config: MADDPGConfig, learner: MADDPGState, observation: jax.Array) -> jax.Array:
     """Every agent's best action; observation (..., n, d) -> (..., n) or (..., n, k)."""
     parts = build(spec, config)
-    normalised = normalise(learner.observation_statistics, observation)
-    return over_rows(lambda rows: parts.actions.greedy(parts.policy.apply(learner.policy, rows)), normalised)
+    choose = parts.actions.greedy
+    return agent_major.act_by(choose, parts.policy, learner.policy, learner.observation_statistics, observation)
 
 
 def critic_step(
@@ -169,8 +169,7 @@ def critic_step(
         return squared_error(values(params, batch.observation, parts.actions.features(batch.action)), target)
 
     value, gradient = jax.value_and_grad(loss)(learner.critic)
-    step, optimizer_state = parts.critic_optimizer.update(gradient, learner.critic_optimizer, learner.critic)
-    critic = optax.apply_updates(learner.critic, step)
+    critic, optimizer_state = optimizers.descend(parts.critic_optimizer, gradient, learner.critic_optimizer, learner.critic)
     return dataclasses.replace(learner, critic=critic, critic_optimizer=optimizer_state), value
 
 
@@ -187,8 +186,7 @@ def policy_step(parts: MADDPG, learner: MADDPGState, batch: Batch, key: jax.Arra
         return losses.sum(), losses
 
     gradient, losses = jax.grad(loss, has_aux=True)(learner.policy)
-    step, optimizer_state = parts.policy_optimizer.update(gradient, learner.policy_optimizer, learner.policy)
-    return optax.apply_updates(learner.policy, step), optimizer_state, losses
+    return *optimizers.descend(parts.policy_optimizer, gradient, learner.policy_optimizer, learner.policy), losses
 
 
 def update(

@@ -144,8 +144,8 @@ def trust_region_parts(spec: EnvSpec, config: MAMTConfig) -> TrustRegionParts:
         ),
         opponents=opponent_models(spec.observation_sizes, parameter_sizes, config.hidden_size),
         opponent_distribution=modelled,
-        opponent_optimizer=optimizers.per_agent(
-            optax.chain(optax.clip_by_global_norm(config.opponent_clip), adam(config.opponent_learning_rate))
+        opponent_optimizer=optimizers.clipped_adam_per_agent(
+            config.opponent_learning_rate, config.opponent_clip, config.adam_b1, config.adam_epsilon
         ),
     )
 
@@ -270,8 +270,9 @@ def opponent_step(
         return losses.sum(), losses
 
     gradient, losses = jax.grad(loss, has_aux=True)(state.opponents)
-    step, optimizer_state = parts.opponent_optimizer.update(gradient, state.opponent_optimizer, state.opponents)
-    opponents = optax.apply_updates(state.opponents, step)
+    opponents, optimizer_state = optimizers.descend(
+        parts.opponent_optimizer, gradient, state.opponent_optimizer, state.opponents
+    )
     state = dataclasses.replace(state, opponents=opponents, opponent_optimizer=optimizer_state)
     return state, losses.mean()
 

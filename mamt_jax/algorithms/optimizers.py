@@ -20,6 +20,19 @@ def per_agent(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
     return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
 
 
+def clipped_adam_per_agent(learning_rate: Any, clip: Any, b1: Any, epsilon: Any) -> optax.GradientTransformation:
+    """Adam for each agent by itself, on its gradient of norm `clip` at most."""
+    return per_agent(optax.chain(optax.clip_by_global_norm(clip), adam(learning_rate, b1, epsilon)))
+
+
+def descend(
+    optimizer: optax.GradientTransformation, gradient: Params, state: optax.OptState, params: Params
+) -> tuple[Params, optax.OptState]:
+    """One step down `gradient`: new parameters, new state."""
+    step, state = optimizer.update(gradient, state, params)
+    return optax.apply_updates(params, step), state
+
+
 def copy(params: Params) -> Params:
     """The same values in buffers of their own, so that a state can be donated."""
     return jax.tree.map(jnp.copy, params)

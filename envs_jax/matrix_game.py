@@ -1,0 +1,120 @@
+"""Matrix games of two players with memory of the last round: the smallest tasks where learning shapes learning."""
+
+import functools
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.environment import Discrete, Environment, EnvSpec, Noise, TimeStep, make_timestep
+from envs_jax.options import require_count
+from envs_jax.scene import INK, Scene, Shape, colour
+
+Game = Literal["prisoners_dilemma", "stag_hunt", "matching_pennies"]
+
+# payoff[own action, the other's]: what the first player earns; the second earns the transposed, or minus that in zero sum.
+PRISONERS_DILEMMA = ((-1.0, -3.0), (0.0, -2.0))
+STAG_HUNT = ((4.0, 0.0), (3.0, 2.0))
+MATCHING_PENNIES = ((1.0, -1.0), (-1.0, 1.0))
+PAYOFFS: dict[Game, np.ndarray] = {
+    "prisoners_dilemma": np.stack([PRISONERS_DILEMMA, PRISONERS_DILEMMA]),
+    "stag_hunt": np.stack([STAG_HUNT, STAG_HUNT]),
+    "matching_pennies": np.stack([MATCHING_PENNIES, np.negative(MATCHING_PENNIES)]),
+}
+NUM_ACTIONS = 2
+
+
+class MatrixGameState(NamedTuple):
+    """One game.
+
+    Attributes:
+        action: (2,) int32, what both did last; -1 before the first round.
+        step: () int32, rounds played.
+    """
+
+    action: jax.Array
+    step: jax.Array
+
+
+def observe(state: MatrixGameState) -> jax.Array:
+    """(2, 5): each player sees one-hot whether this is the first round, or which of four pairs (own, other's) was played."""
+    own, other = state.action, state.action[::-1]
+    return jax.nn.one_hot(jnp.where(own < 0, 0, 1 + NUM_ACTIONS * own + other), 1 + NUM_ACTIONS**2)
+
+
+def _timestep(spec: EnvSpec, state: MatrixGameState, reward: jax.Array | None) -> TimeStep:
+    return make_timestep(
+        spec,
+        observe(state),
+        reward=reward,
+        truncated=state.step >= spec.episode_limit,
+        metrics={"first_action": (state.action == 0).astype(jnp.float32).mean()},
+    )
+
+
+def _reset(key: jax.Array, spec: EnvSpec) -> tuple[MatrixGameState, TimeStep]:
+    del key
+    state = MatrixGameState(jnp.full(2, -1, jnp.int32), jnp.zeros((), jnp.int32))
+    return state, _timestep(spec, state, None)
+
+
+def _transition(
+    state: MatrixGameState, action: jax.Array, noise: Noise, spec: EnvSpec, payoff: np.ndarray
+) -> tuple[MatrixGameState, TimeStep]:
+    del noise
+    reward = jnp.asarray(payoff, jnp.float32)[jnp.arange(2), action, action[::-1]]
+    state = MatrixGameState(action.astype(jnp.int32), state.step + 1)
+    return state, _timestep(spec, state, reward)
+
+
+def _tit_for_tat(key: jax.Array, state: MatrixGameState) -> jax.Array:
+    """The first action first, then what the other did last."""
+    del key
+    return jnp.maximum(state.action[::-1], 0)
+
+
+def _scene(state: MatrixGameState, game: str) -> Scene:
+    """Two players, each with the number of its last action."""
+    said = [str(action) if action >= 0 else "" for action in np.asarray(state.action)]
+    players = [Shape("disc", x, 0.0, 0.6, colour(player), said[player]) for player, x in enumerate((-0.8, 0.8))]
+    table = Shape("square", 0.0, 0.0, 0.05, INK)
+    return Scene((-1.6, -1.6), (1.6, 1.6), [table, *players], f"{game}, round {state.step}: last actions")
+
+
+def matrix_game(game: Game = "prisoners_dilemma", episode_limit: int = 25) -> Environment:
+    """A matrix game of two players and two actions, played again and again with memory of the last round.
+
+    - observation: 5, one-hot: the first round, or the last round's (own action, the other's) as 1 + 2 own + other.
+    - action: 0 or 1, int32. In the prisoner's dilemma 0 cooperates, in the stag hunt it hunts the stag.
+    - reward, by (own, other's) action: prisoner's dilemma -1, -3 / 0, -2 (Foerster et al. 2018); stag hunt 4, 0 / 3, 2;
+      matching pennies 1, -1 / -1, 1 for player 0, who wants both alike, and minus that for player 1.
+    - termination: never; truncated after `episode_limit` rounds.
+    - state: `MatrixGameState`.
+
+    The metric `first_action` is the share of players that chose action 0. The scripted policy plays tit for tat.
+
+    Args:
+        game: which.
+        episode_limit: rounds in an episode.
+
+    Raises:
+        ValueError: if there is no such game, or `episode_limit` is not a positive integer.
+    """
+    if game not in PAYOFFS:
+        raise ValueError(f"game={game!r} is not valid: game must be one of {', '.join(get_args(Game))}.")
+    require_count("episode_limit", episode_limit)
+    spec = EnvSpec(
+        name="matrix_game",
+        agent_names=("player_0", "player_1"),
+        observation_sizes=(1 + NUM_ACTIONS**2,) * 2,
+        action_spaces=(Discrete(NUM_ACTIONS),) * 2,
+        episode_limit=episode_limit,
+    )
+    return Environment(
+        spec=spec,
+        reset=functools.partial(_reset, spec=spec),
+        transition=functools.partial(_transition, spec=spec, payoff=PAYOFFS[game]),
+        scripted=_tit_for_tat,
+        scene=functools.partial(_scene, game=game),
+    )
