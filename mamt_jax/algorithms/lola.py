@@ -43,6 +43,7 @@ def make(spec: EnvSpec) -> Algorithm:
         update=functools.partial(update, spec),
         validate=validate,
         data="rollout",
+        training=on_policy.TRAINING,
     )
 
 

@@ -25,12 +25,14 @@ class MAPPOConfig(OnPolicyConfig):
 
     clip_ratio: float = 0.2
     """How far a probability ratio may pay."""
-    clip_value: float = 0.2
+    clip_value: float = 1.0
     """How far a value may move at no further gain, in normalised returns."""
-    num_epochs: int = struct.field(pytree_node=False, default=5)
+    num_epochs: int = struct.field(pytree_node=False, default=4)
     """Passes over each rollout."""
     num_minibatches: int = struct.field(pytree_node=False, default=4)
     """Parts of a rollout that a step is taken on each."""
+    share_policy: bool = struct.field(pytree_node=False, default=False)
+    """Whether agents whose observations and actions are alike learn one policy."""
 
 
 class Rows(NamedTuple):
@@ -48,18 +50,46 @@ def make(spec: EnvSpec) -> Algorithm:
     action_distribution(spec)  # refuses a mixture
     return Algorithm(
         config=MAPPOConfig,
-        init=functools.partial(on_policy.init, spec),
+        init=functools.partial(init, spec),
         act=functools.partial(on_policy.act, spec),
         greedy=functools.partial(on_policy.greedy, spec),
         update=functools.partial(update, spec),
         validate=validate,
         data="rollout",
+        training=on_policy.TRAINING,
     )
 
 
 def validate(config: MAPPOConfig) -> None:
     """Refuse sizes of zero."""
     require_positive(config, ("hidden_size", "num_epochs", "num_minibatches", "num_action_samples", "clip_ratio"))
+
+
+def kinds(spec: EnvSpec) -> list[int]:
+    """For each agent the first whose observations and actions are like its own."""
+    own = list(zip(spec.observation_sizes, spec.action_spaces, strict=True))
+    return [own.index(each) for each in own]
+
+
+def average_over_kinds(spec: EnvSpec, gradient: Params) -> Params:
+    """The mean gradient of all agents of a kind for each of them."""
+    kind = jnp.array(kinds(spec))
+    number = jax.ops.segment_sum(jnp.ones(spec.num_agents), kind, spec.num_agents)
+
+    def mean(leaf: jax.Array) -> jax.Array:
+        total = jax.ops.segment_sum(leaf, kind, spec.num_agents)[kind]
+        return total / number[kind].reshape(-1, *(1,) * (leaf.ndim - 1))
+
+    return jax.tree.map(mean, gradient)
+
+
+def init(spec: EnvSpec, config: MAPPOConfig, key: jax.Array) -> OnPolicyState:
+    """Fresh learner; agents that share a policy begin with the same one, and then follow the same gradient."""
+    learner = on_policy.init(spec, config, key)
+    if not config.share_policy:
+        return learner
+    first = jnp.array(kinds(spec))
+    return dataclasses.replace(learner, policy=jax.tree.map(lambda leaf: leaf[first], learner.policy))
 
 
 def value_rollout(config: MAPPOConfig, parts: OnPolicy, learner: OnPolicyState, trajectory: Trajectory) -> Rows:
@@ -71,9 +101,10 @@ def value_rollout(config: MAPPOConfig, parts: OnPolicy, learner: OnPolicyState, 
 
 
 def step(
-    config: MAPPOConfig, parts: OnPolicy, learner: OnPolicyState, rows: Rows, key: jax.Array
+    spec: EnvSpec, config: MAPPOConfig, learner: OnPolicyState, rows: Rows, key: jax.Array
 ) -> tuple[OnPolicyState, Metrics]:
     """One step of every policy and critic on a minibatch, whose advantages are standardised for each agent."""
+    parts = on_policy.build(spec, config)
     mean, deviation = rows.advantage.mean(1, keepdims=True), rows.advantage.std(1, keepdims=True)
     advantage = (rows.advantage - mean) / (deviation + 1e-8)
 
@@ -89,6 +120,7 @@ def step(
         return clipped_value_loss(value, rows.value, target, config.clip_value).sum()
 
     slope, (losses, bonus) = jax.grad(policy_loss, has_aux=True)(learner.policy)
+    slope = average_over_kinds(spec, slope) if config.share_policy else slope
     policy, policy_optimizer = optimizers.descend(parts.policy_optimizer, slope, learner.policy_optimizer, learner.policy)
     loss, slope = jax.value_and_grad(value_loss)(learner.critic)
     critic, critic_optimizer = optimizers.descend(parts.critic_optimizer, slope, learner.critic_optimizer, learner.critic)
@@ -119,7 +151,7 @@ def update(
         def on_part(learner: OnPolicyState, part: tuple[jax.Array, jax.Array]) -> tuple[OnPolicyState, Metrics]:
             number, index = part
             chosen = jax.tree.map(lambda leaf: leaf[:, index], rows)
-            return step(config, parts, learner, chosen, jax.random.fold_in(step_key, number))
+            return step(spec, config, learner, chosen, jax.random.fold_in(step_key, number))
 
         return jax.lax.scan(on_part, learner, (jnp.arange(config.num_minibatches), order.reshape(-1, size)))
 

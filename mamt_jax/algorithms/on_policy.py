@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,9 @@ from mamt_jax.networks.policy import mlp_per_agent
 from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
 from mamt_jax.returns import generalised_advantage
 from mamt_jax.types import Params, Trajectory, Transition
+
+# Whole rounds of Spread's and Rover-Tower's episodes, and enough rows for steps that point the right way.
+TRAINING = MappingProxyType({"num_envs": 128, "update_interval": 3200})
 
 
 @struct.dataclass
@@ -42,7 +46,7 @@ class OnPolicyConfig:
     """Largest norm of one agent's policy gradient."""
     critic_clip: float = 0.5
     """Largest norm of one agent's critic gradient."""
-    hidden_size: int = struct.field(pytree_node=False, default=128)
+    hidden_size: int = struct.field(pytree_node=False, default=64)
     """Width of every hidden layer."""
     num_action_samples: int = struct.field(pytree_node=False, default=8)
     """Own actions sampled for the entropy where actions are continuous."""
