@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from unlike_agents import CONTINUOUS, DISCRETE, DUO, SMALL, observations, probe_batch, probe_data, probe_score
+from unlike_agents import CONTINUOUS, CONTINUOUS_DUO, DISCRETE, DUO, SMALL, observations, probe_batch, probe_data, probe_score
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import mamd, registry
@@ -32,6 +32,7 @@ ROWS = {
     "mappo": ("mappo", DISCRETE, {"num_epochs": 2, "num_minibatches": 2}),
     "mappo continuous": ("mappo", CONTINUOUS, {"num_epochs": 2, "num_minibatches": 2}),
     "lola": ("lola", DUO, {}),
+    "lola continuous": ("lola", CONTINUOUS_DUO, {"policy_learning_rate": 3e-3, "lookahead": 0.03}),
 }
 
 
@@ -58,8 +59,8 @@ def trained(request) -> Trained:
     """Two runs with different learning rates and seeds, vmapped, trained twice by one jitted program."""
     name, spec, options = ROWS[request.param]
     algorithm = registry.make(name, spec)
-    config = algorithm.config(**own_options(algorithm, LEARNING), **options)
-    rates = jnp.array([1e-2, 5e-3])
+    config = algorithm.config(**own_options(algorithm, LEARNING) | options)
+    rates = config.policy_learning_rate * jnp.array([1.0, 0.5])
     configs = jax.tree.map(lambda leaf: jnp.full(RUNS, leaf, jnp.float32), config).replace(policy_learning_rate=rates)
     traces = 0
 

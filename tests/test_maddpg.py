@@ -82,7 +82,7 @@ def test_policy_gradient_is_each_agents_own_critic_by_finite_differences():
     batch = maddpg.agent_major.prepare(
         learner.observation_statistics, learner.reward_statistics, "none", probe_batch(CONTINUOUS, jax.random.key(1), 16)
     )
-    moved, _, _ = maddpg.policy_step(sgd, learner, batch, jax.random.key(2))
+    moved, _, _ = maddpg.policy_step(CONTINUOUS, config, sgd, learner, batch, jax.random.key(2))
     direction = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), learner.policy)
 
     def objective(agent: int, size: float) -> float:

@@ -1,13 +1,10 @@
 """MA-PPO's equations against brute force, and what its update may not confuse."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from unlike_agents import DISCRETE, observations, probe_batch
 
-from envs_jax.environment import Discrete, EnvSpec
 from mamt_jax.algorithms import mappo, on_policy
 from mamt_jax.algorithms.on_policy import OnPolicyState
 from mamt_jax.losses.actor import clipped_policy_loss
@@ -92,17 +89,3 @@ def test_each_agents_step_is_its_own():
     one, two = (mappo.update(DISCRETE, CONFIG, learner, data, jax.random.key(4))[0].policy for data in (trajectory, changed))
     same = [jax.tree.map(lambda a, b, agent=agent: np.allclose(a[agent], b[agent], atol=1e-6), one, two) for agent in range(3)]
     assert [all(jax.tree.leaves(each)) for each in same] == [False, True, True]
-
-
-def test_agents_of_a_kind_share_a_policy_and_step_by_their_mean_gradient():
-    spec = EnvSpec("kinds", ("a_0", "b_0", "a_1"), (4, 2, 4), (Discrete(3),) * 3, 5)
-    gradient = jnp.array([[1.0, 2.0], [5.0, 7.0], [3.0, -2.0]])
-    np.testing.assert_array_equal(mappo.average_over_kinds(spec, gradient), [[2, 0], [5, 7], [2, 0]])
-    config = dataclasses.replace(CONFIG, share_policy=True)
-    learner = mappo.init(spec, config, jax.random.key(0))
-    batch = probe_batch(spec, jax.random.key(1), STEPS * ENVS)
-    steps = jax.tree.map(lambda leaf: leaf.reshape(STEPS, ENVS, *leaf.shape[1:]), batch)
-    learner, _ = mappo.update(spec, config, learner, Trajectory(steps, jnp.zeros((STEPS, ENVS), bool)), jax.random.key(2))
-    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf[0], leaf[2]), learner.policy)
-    kernel = learner.policy["params"]["Dense_1"]["kernel"]
-    assert not np.allclose(kernel[0], kernel[1])

@@ -16,6 +16,7 @@ Act = Callable[[jax.Array, jax.Array], jax.Array]
 DISCRETE = EnvSpec("probe", ("a_0", "b_0", "c_0"), (4, 2, 3), (Discrete(3), Discrete(2), Discrete(3)), 5)
 CONTINUOUS = EnvSpec("probe", ("a_0", "b_0", "c_0"), (4, 2, 3), (Box(2), Box(1), Box(2, 0.0, 1.0)), 5)
 DUO = EnvSpec("probe", ("a_0", "b_0"), (4, 2), (Discrete(3), Discrete(2)), 5)
+CONTINUOUS_DUO = EnvSpec("probe", ("a_0", "b_0"), (4, 2), (Box(2), Box(1)), 5)
 SMALL: dict[str, Any] = {"hidden_size": 16, "num_heads": 2}
 
 

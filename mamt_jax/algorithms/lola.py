@@ -66,9 +66,8 @@ def policy_gradient(
         return dice_value(*(by_time(x, truncated)[0] for x in rows), done=done, gamma=config.gamma)
 
     def of_agent(agent: jax.Array, own: Params, other: Params) -> Params:
-        ahead = functools.partial(
-            lookahead_value, functools.partial(value, agent), functools.partial(value, 1 - agent), step=config.lookahead
-        )
+        values = (functools.partial(value, who) for who in (agent, 1 - agent))
+        ahead = functools.partial(lookahead_value, *values, step=config.lookahead, clip=config.policy_clip)
         return jax.grad(lambda own: ahead(own=own, other=other))(own)
 
     return jax.vmap(of_agent)(jnp.arange(2), policy, jax.tree.map(lambda leaf: leaf[::-1], policy))

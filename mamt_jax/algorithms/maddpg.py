@@ -14,7 +14,7 @@ import optax
 from flax import struct
 
 from envs_jax.environment import EnvSpec
-from mamt_jax.algorithms import agent_major, optimizers
+from mamt_jax.algorithms import agent_major, optimizers, sharing
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.contract import Algorithm, require_positive
 from mamt_jax.differentiable_actions import DifferentiableActions, noisy_tanh, straight_through
@@ -58,6 +58,8 @@ class MADDPGConfig:
     """Width of every hidden layer."""
     reward_normalisation: RewardNormalisation = struct.field(pytree_node=False, default="standardise")
     """Rewards minus their running mean over their deviation, only over it, or as they are."""
+    share_policy: bool = struct.field(pytree_node=False, default=False)
+    """Whether agents whose observations and actions are alike learn one policy."""
     old_policy_interval: int = struct.field(pytree_node=False, default=100)
     """Updates after which the old policy, to which the divergence is measured, is copied from the current one."""
 
@@ -125,6 +127,7 @@ def init(spec: EnvSpec, config: MADDPGConfig, key: jax.Array) -> MADDPGState:
     parts = build(spec, config)
     policy_key, critic_key = jax.random.split(key)
     policy, critic = parts.policy.init(policy_key), parts.critic.init(critic_key)
+    policy = sharing.as_first_of_kind(spec, policy) if config.share_policy else policy
     return MADDPGState(
         policy=policy,
         target_policy=optimizers.copy(policy),
@@ -173,7 +176,9 @@ def critic_step(
     return dataclasses.replace(learner, critic=critic, critic_optimizer=optimizer_state), value
 
 
-def policy_step(parts: MADDPG, learner: MADDPGState, batch: Batch, key: jax.Array) -> tuple[Params, optax.OptState, jax.Array]:
+def policy_step(
+    spec: EnvSpec, config: MADDPGConfig, parts: MADDPG, learner: MADDPGState, batch: Batch, key: jax.Array
+) -> tuple[Params, optax.OptState, jax.Array]:
     """One step of every policy up its own critic, the others' actions as replayed; new policies, optimiser, losses (n,)."""
     features = parts.actions.features(batch.action)
     own = jnp.eye(len(features), dtype=bool)[..., None, None]
@@ -186,6 +191,7 @@ def policy_step(parts: MADDPG, learner: MADDPGState, batch: Batch, key: jax.Arra
         return losses.sum(), losses
 
     gradient, losses = jax.grad(loss, has_aux=True)(learner.policy)
+    gradient = sharing.average_over_kinds(spec, gradient) if config.share_policy else gradient
     return *optimizers.descend(parts.policy_optimizer, gradient, learner.policy_optimizer, learner.policy), losses
 
 
@@ -199,7 +205,7 @@ def update(
     rewards = update_statistics(learner.reward_statistics, batch.reward)
     prepared = agent_major.prepare(observations, rewards, config.reward_normalisation, batch)
     learner, loss = critic_step(config, parts, learner, prepared, critic_key)
-    policy, optimizer_state, losses = policy_step(parts, learner, prepared, policy_key)
+    policy, optimizer_state, losses = policy_step(spec, config, parts, learner, prepared, policy_key)
 
     current, previous, old = (
         parts.policy.apply(params, prepared.observation) for params in (policy, learner.policy, learner.old_policy)

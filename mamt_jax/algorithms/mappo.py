@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from envs_jax.environment import EnvSpec
-from mamt_jax.algorithms import on_policy, optimizers
+from mamt_jax.algorithms import on_policy, optimizers, sharing
 from mamt_jax.algorithms.contract import Algorithm, require_positive
 from mamt_jax.algorithms.on_policy import OnPolicy, OnPolicyConfig, OnPolicyState
 from mamt_jax.distributions import action_distribution, entropy
@@ -65,31 +65,11 @@ def validate(config: MAPPOConfig) -> None:
     require_positive(config, ("hidden_size", "num_epochs", "num_minibatches", "num_action_samples", "clip_ratio"))
 
 
-def kinds(spec: EnvSpec) -> list[int]:
-    """For each agent the first whose observations and actions are like its own."""
-    own = list(zip(spec.observation_sizes, spec.action_spaces, strict=True))
-    return [own.index(each) for each in own]
-
-
-def average_over_kinds(spec: EnvSpec, gradient: Params) -> Params:
-    """The mean gradient of all agents of a kind for each of them."""
-    kind = jnp.array(kinds(spec))
-    number = jax.ops.segment_sum(jnp.ones(spec.num_agents), kind, spec.num_agents)
-
-    def mean(leaf: jax.Array) -> jax.Array:
-        total = jax.ops.segment_sum(leaf, kind, spec.num_agents)[kind]
-        return total / number[kind].reshape(-1, *(1,) * (leaf.ndim - 1))
-
-    return jax.tree.map(mean, gradient)
-
-
 def init(spec: EnvSpec, config: MAPPOConfig, key: jax.Array) -> OnPolicyState:
-    """Fresh learner; agents that share a policy begin with the same one, and then follow the same gradient."""
+    """Fresh learner."""
     learner = on_policy.init(spec, config, key)
-    if not config.share_policy:
-        return learner
-    first = jnp.array(kinds(spec))
-    return dataclasses.replace(learner, policy=jax.tree.map(lambda leaf: leaf[first], learner.policy))
+    policy = sharing.as_first_of_kind(spec, learner.policy) if config.share_policy else learner.policy
+    return dataclasses.replace(learner, policy=policy)
 
 
 def value_rollout(config: MAPPOConfig, parts: OnPolicy, learner: OnPolicyState, trajectory: Trajectory) -> Rows:
@@ -120,7 +100,7 @@ def step(
         return clipped_value_loss(value, rows.value, target, config.clip_value).sum()
 
     slope, (losses, bonus) = jax.grad(policy_loss, has_aux=True)(learner.policy)
-    slope = average_over_kinds(spec, slope) if config.share_policy else slope
+    slope = sharing.average_over_kinds(spec, slope) if config.share_policy else slope
     policy, policy_optimizer = optimizers.descend(parts.policy_optimizer, slope, learner.policy_optimizer, learner.policy)
     loss, slope = jax.value_and_grad(value_loss)(learner.critic)
     critic, critic_optimizer = optimizers.descend(parts.critic_optimizer, slope, learner.critic_optimizer, learner.critic)
