@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
-ALGORITHMS = ("maac", "mamd", "mamt")
+ALGORITHMS = ("maac", "mamd", "mamt", "mappo", "mappo_shared", "maddpg", "maddpg_shared", "lola", "lola_naive")
 VARIANTS = ("maac_expected", "mamd_epsilon_1")  # in the table alone
 POLICIES = ("random", "do_nothing", "scripted")
 ORIGINAL = "maac_original.csv"
@@ -40,6 +40,18 @@ ENVIRONMENTS = {
         "Rover-Tower",
         ("rovers_on_goal", "rovers on goal"),
         ("kl_old", "KL to the old policy, nats, mean over agents"),
+        ("random", "scripted"),
+    ),
+    "spread_n3": Shown(
+        "Spread, 3 agents",
+        ("landmarks_covered", "landmarks covered"),
+        ("train_task/landmarks_covered", "share of landmarks covered, mean over steps"),
+        ("random", "do_nothing"),
+    ),
+    "matrix_game": Shown(
+        "Iterated prisoner's dilemma",
+        ("first_action", "cooperation"),
+        ("train_task/first_action", "share of players that cooperate"),
         ("random", "scripted"),
     ),
     "pursuit": Shown(
@@ -194,6 +206,19 @@ def processes_table(benchmark: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def ippo_table(benchmark: dict[str, Any]) -> str:
+    """Training beside JaxMARL's IPPO."""
+    rows = benchmark["rows"]
+    goals = list(next(iter(rows.values()))["seconds_to"])
+    titles = [f"seconds to {goal}" for goal in goals]
+    lines = [f"| | env steps/s | final return | {' | '.join(titles)} | compile, s |", "| --- " * (len(goals) + 4) + "|"]
+    for name, row in rows.items():
+        seconds = ["never" if row["seconds_to"][goal] is None else f"{row['seconds_to'][goal]:.0f}" for goal in goals]
+        cells = [f"{row['env_steps_per_second']:,.0f}", f"{row['final_return']:.1f}", *seconds, f"{row['compile_seconds']:.0f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def read_result(name: str) -> dict[str, Any]:
     """A file of results."""
     return json.loads((RESULTS / f"{name}.json").read_text())
@@ -206,6 +231,7 @@ def tables() -> list[str]:
     speeds = [
         speed_table(read_result("benchmark_core")),
         environment_speed_table(read_result("benchmark_environments")),
+        ippo_table(read_result("benchmark_ippo")),
         processes_table(read_result("benchmark_processes")),
     ]
     return [*learners, reference_table(references), *speeds]

@@ -19,6 +19,7 @@ from mamt_jax.training.writers import describe_machine
 
 STEPS = 125_000  # an environment: 5,000 episodes of 25 steps, 250 of 500
 HOST_ENVS, HOST_EPISODES = 12, 20
+TASKS = {name: (name, {}) for name in envs_jax.environment_names()} | {"spread_n3": ("spread", {"num_agents": 3})}
 
 
 def host_returns(name: str) -> dict[str, dict[str, Any]]:
@@ -43,8 +44,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "reference_returns.json")
     out = parser.parse_args().out
     returns: dict[str, dict] = {}
-    for name in envs_jax.environment_names():
-        env = envs_jax.make(name)
+    for name, (env_name, options) in TASKS.items():
+        env = envs_jax.make(env_name, **options)
         episodes = STEPS // env.spec.episode_limit
         for number, (policy_name, policy) in enumerate(reference_policies(env).items()):
             result = evaluate_policy(env, policy, jax.random.key(number), episodes)

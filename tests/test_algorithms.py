@@ -32,7 +32,7 @@ ROWS = {
     "mappo": ("mappo", DISCRETE, {"num_epochs": 2, "num_minibatches": 2}),
     "mappo continuous": ("mappo", CONTINUOUS, {"num_epochs": 2, "num_minibatches": 2}),
     "lola": ("lola", DUO, {}),
-    "lola continuous": ("lola", CONTINUOUS_DUO, {"policy_learning_rate": 3e-3, "lookahead": 0.03}),
+    "lola continuous": ("lola", CONTINUOUS_DUO, {"policy_learning_rate": 3e-3, "lookahead": 0.0}),
 }
 
 

@@ -32,7 +32,8 @@ NUM_ENVS, NUM_STEPS = 16, 128
 THEIRS: dict[str, Any] = {"LR": 2.5e-4, "NUM_ENVS": NUM_ENVS, "NUM_STEPS": NUM_STEPS, "UPDATE_EPOCHS": 4, "NUM_MINIBATCHES": 4}
 THEIRS |= {"GAMMA": 0.99, "GAE_LAMBDA": 0.95, "CLIP_EPS": 0.2, "ENT_COEF": 0.01, "VF_COEF": 0.5, "MAX_GRAD_NORM": 0.5}
 THEIRS |= {"ACTIVATION": "tanh", "ANNEAL_LR": True, "ENV_NAME": ENVIRONMENT, "ENV_KWARGS": {}}
-OURS: dict[str, Any] = {"hidden_size": 64}
+OURS: dict[str, Any] = {"share_policy": True, "gamma": 0.95, "gae_lambda": 0.9}
+OURS |= {"policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3}
 SMOOTH, GOAL, SEED = 1000, -10.0, 30
 
 
@@ -80,7 +81,7 @@ def train_theirs(path: Path, steps: int) -> Curve:
 
 
 def train_ours(name: str, steps: int, **options: Any) -> Curve:
-    """MA-PPO with its defaults but for `OURS`; a point is about `SMOOTH` episodes."""
+    """MA-PPO, its defaults but for `OURS`; a point is about `SMOOTH` episodes."""
     env = environments.make(name, **options)
     algorithm = algorithms.make("mappo", env.spec)
     training = TrainingConfig(**{**algorithm.training, "episodes": -(-steps // EPISODE), "seed": SEED})

@@ -67,7 +67,7 @@ def policy_gradient(
 
     def of_agent(agent: jax.Array, own: Params, other: Params) -> Params:
         values = (functools.partial(value, who) for who in (agent, 1 - agent))
-        ahead = functools.partial(lookahead_value, *values, step=config.lookahead, clip=config.policy_clip)
+        ahead = functools.partial(lookahead_value, *values, step=config.lookahead)
         return jax.grad(lambda own: ahead(own=own, other=other))(own)
 
     return jax.vmap(of_agent)(jnp.arange(2), policy, jax.tree.map(lambda leaf: leaf[::-1], policy))

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 
 from mamt_jax.types import Params
 
@@ -13,23 +12,14 @@ Value = Callable[[Params, Params], jax.Array]
 """(an agent's own parameters, the other's) -> its value, a scalar that is differentiable in both."""
 
 
-def lookahead_value(
-    own_value: Value,
-    other_value: Value,
-    own: Params,
-    other: Params,
-    step: jax.Array | float,
-    clip: jax.Array | float = float("inf"),
-) -> jax.Array:
+def lookahead_value(own_value: Value, other_value: Value, own: Params, other: Params, step: jax.Array | float) -> jax.Array:
     """`V_i(theta_i, theta_j + eta grad_j V_j)`, what theta_i is worth once the other has taken a naive step (LOLA, Eq. 4.1).
 
     Differentiable in `own`, through the other's step as well: LOLA's cross term, exact. `other_value` takes its own
-    parameters first, too. Where the other clips its gradient to norm `clip`, so does the step.
+    parameters first, too.
     """
     gradient = jax.grad(other_value)(other, own)
-    norm = jnp.sqrt(optax.tree.norm(gradient, squared=True) + 1e-30)  # with a slope where the gradient is zero
-    length = step / jnp.maximum(1.0, norm / clip)
-    return own_value(own, jax.tree.map(lambda theta, slope: theta + length * slope, other, gradient))
+    return own_value(own, jax.tree.map(lambda theta, slope: theta + step * slope, other, gradient))
 
 
 def magic_box(x: jax.Array) -> jax.Array:
