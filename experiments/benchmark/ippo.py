@@ -32,6 +32,7 @@ NUM_ENVS, NUM_STEPS = 16, 128
 THEIRS: dict[str, Any] = {"LR": 2.5e-4, "NUM_ENVS": NUM_ENVS, "NUM_STEPS": NUM_STEPS, "UPDATE_EPOCHS": 4, "NUM_MINIBATCHES": 4}
 THEIRS |= {"GAMMA": 0.99, "GAE_LAMBDA": 0.95, "CLIP_EPS": 0.2, "ENT_COEF": 0.01, "VF_COEF": 0.5, "MAX_GRAD_NORM": 0.5}
 THEIRS |= {"ACTIVATION": "tanh", "ANNEAL_LR": True, "ENV_NAME": ENVIRONMENT, "ENV_KWARGS": {}}
+TRAINING: dict[str, Any] = {"num_envs": 256, "update_interval": 6400}
 OURS: dict[str, Any] = {"share_policy": True, "gamma": 0.95, "gae_lambda": 0.9}
 OURS |= {"policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3}
 SMOOTH, GOAL, SEED = 1000, -10.0, 30
@@ -81,10 +82,10 @@ def train_theirs(path: Path, steps: int) -> Curve:
 
 
 def train_ours(name: str, steps: int, **options: Any) -> Curve:
-    """MA-PPO, its defaults but for `OURS`; a point is about `SMOOTH` episodes."""
+    """MA-PPO, its defaults but for `TRAINING` and `OURS`; a point is about `SMOOTH` episodes."""
     env = environments.make(name, **options)
     algorithm = algorithms.make("mappo", env.spec)
-    training = TrainingConfig(**{**algorithm.training, "episodes": -(-steps // EPISODE), "seed": SEED})
+    training = TrainingConfig(**{**algorithm.training, **TRAINING, "episodes": -(-steps // EPISODE), "seed": SEED})
     schedule = make_schedule(training, EPISODE, algorithm.data)
     runs = make_runs(env, algorithm, training, schedule, 1)
     configs = stack_configs([algorithm.config(**OURS)])
@@ -140,7 +141,7 @@ def main() -> None:
     rows = {"JaxMARL's IPPO": theirs, "mappo": ours, "mappo on our Spread": own}
     command = f"python experiments/benchmark/ippo.py ippo_ff_mpe.py --steps {arguments.steps}"
     result: dict[str, Any] = {"machine": describe_machine(), "command": command}
-    result |= {"environment": ENVIRONMENT, "seed": SEED, "theirs": THEIRS, "ours": OURS}
+    result |= {"environment": ENVIRONMENT, "seed": SEED, "theirs": THEIRS, "ours": TRAINING | OURS}
     result["rows"] = {name: summarise(curve, goals) for name, curve in rows.items()}
     for name, row in result["rows"].items():
         print(name, {key: value for key, value in row.items() if key != "curve"})

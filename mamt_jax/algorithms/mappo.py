@@ -124,19 +124,19 @@ def update(
         )
     size = total // config.num_minibatches
 
-    def epoch(learner: OnPolicyState, number: jax.Array) -> tuple[OnPolicyState, Metrics]:
-        order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
-        order = jax.random.permutation(order_key, total)[: size * config.num_minibatches]
+    order_key, step_key = jax.random.split(key)
 
-        def on_part(learner: OnPolicyState, part: tuple[jax.Array, jax.Array]) -> tuple[OnPolicyState, Metrics]:
-            number, index = part
-            chosen = jax.tree.map(lambda leaf: leaf[:, index], rows)
-            return step(spec, config, learner, chosen, jax.random.fold_in(step_key, number))
+    def shuffle(key: jax.Array) -> jax.Array:
+        return jax.random.permutation(key, total)[: size * config.num_minibatches].reshape(-1, size)
 
-        return jax.lax.scan(on_part, learner, (jnp.arange(config.num_minibatches), order.reshape(-1, size)))
+    def on_part(learner: OnPolicyState, part: tuple[jax.Array, jax.Array]) -> tuple[OnPolicyState, Metrics]:
+        number, index = part
+        chosen = jax.tree.map(lambda leaf: leaf[:, index], rows)
+        return step(spec, config, learner, chosen, jax.random.fold_in(step_key, number))
 
-    learner, metrics = jax.lax.scan(epoch, learner, jnp.arange(config.num_epochs))
+    order = jax.vmap(shuffle)(jax.random.split(order_key, config.num_epochs)).reshape(-1, size)
+    learner, metrics = jax.lax.scan(on_part, learner, (jnp.arange(len(order)), order))
     current, previous = (parts.policy.apply(params, rows.observation) for params in (learner.policy, before.policy))
-    metrics = jax.tree.map(lambda leaf: leaf.mean((0, 1)), metrics)
+    metrics = jax.tree.map(lambda leaf: leaf.mean(0), metrics)
     metrics |= policy_divergence(parts.distribution.kl, current, previous, previous)
     return on_policy.observe(learner, trajectory), metrics
