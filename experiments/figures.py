@@ -42,6 +42,12 @@ ENVIRONMENTS = {
         ("kl_old", "KL to the old policy, nats, mean over agents"),
         ("random", "scripted"),
     ),
+    "spread": Shown(
+        "Spread, 2 agents",
+        ("landmarks_covered", "landmarks covered"),
+        ("train_task/landmarks_covered", "share of landmarks covered, mean over steps"),
+        ("random", "do_nothing"),
+    ),
     "spread_n3": Shown(
         "Spread, 3 agents",
         ("landmarks_covered", "landmarks covered"),
@@ -107,17 +113,17 @@ def draw(folder: Path, shown: Shown, references: dict[str, Any], out: Path) -> N
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     returns, right = figure.subplots(1, 2)
-    last = 0
+    lengths = []
     for number, name in enumerate(trained(folder)):
         rows = read_rows(folder / name)
         for axes, metric in ((returns, "train_return"), (right, shown.right[0])):
             episodes, values = curves(rows, metric)
             axes.plot(episodes, values.T, color=f"C{number}", linewidth=0.7, alpha=0.5)
             axes.plot(episodes, values.mean(0), color=f"C{number}", linewidth=2, label=f"{name}, mean of {len(values)} seeds")
-            last = max(last, episodes[-1])
+            lengths.append(episodes[-1])
     if (folder / ORIGINAL).exists():
         episodes, values = original_curve(folder / ORIGINAL)
-        same = episodes <= last
+        same = episodes <= max(lengths)
         returns.plot(episodes[same], values[same], color="k", linewidth=1.5, label="original MAAC (PyTorch), 1 seed")
     for line, policy in zip((":", "--"), shown.references, strict=True):
         value = references[policy]["return"]
@@ -125,9 +131,33 @@ def draw(folder: Path, shown: Shown, references: dict[str, Any], out: Path) -> N
     returns.set(xlabel="episodes", ylabel="training return per agent and episode", title=shown.title)
     right.set(xlabel="episodes", ylabel=shown.right[1], yscale="log" if shown.right[0] == "kl_old" else "linear")
     for axes in (returns, right):
+        axes.set_xscale("log" if max(lengths) > 4 * min(lengths) else "linear")
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8)
     figure.savefig(out, dpi=130)
+
+
+def final(folder: Path, metric: str) -> np.ndarray:
+    """Mean of `metric` over the last fifth of training, for each run."""
+    episodes, values = curves(read_rows(folder), metric)
+    return values[:, episodes > 0.8 * episodes[-1]].mean(1)
+
+
+def summary_table(references: dict[str, dict[str, Any]]) -> str:
+    """Training returns of every algorithm in every environment, with their standard deviation over seeds."""
+    names = shown_environments()
+    lines = [f"| | {' | '.join(ENVIRONMENTS[name].title for name in names)} |", "| --- " * (len(names) + 1) + "|"]
+    for algorithm in ALGORITHMS:
+        cells = []
+        for name in names:
+            there = trained(RESULTS / name, [algorithm])
+            returns = final(RESULTS / name / algorithm, "train_return") if there else np.array([])
+            cells.append(f"{returns.mean():.3g} ± {returns.std(ddof=1):.2g} ({returns.size})" if there else "")
+        lines.append(f"| {algorithm} | {' | '.join(cells)} |")
+    for policy in POLICIES:
+        cells = [f"{references[name][policy]['return']:.3g}" if policy in references[name] else "" for name in names]
+        lines.append(f"| {policy} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def table(folder: Path, shown: Shown, references: dict[str, Any]) -> str:
@@ -137,13 +167,12 @@ def table(folder: Path, shown: Shown, references: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name in trained(folder, ALGORITHMS + VARIANTS):
-        rows = read_rows(folder / name)
         cells = []
         for metric in ("train_return", "eval_return", f"task/{shown.task[0]}"):
-            episodes, values = curves(rows, metric)
-            final = values[:, episodes > 0.8 * episodes[-1]].mean(1)
-            cells.append(f"{final.mean():.3g} ({', '.join(f'{value:.3g}' for value in final)})")
-        lines.append(f"| {name} | {' | '.join(cells)} | {episodes[-1]:,} | {len(final)} |")
+            values = final(folder / name, metric)
+            cells.append(f"{values.mean():.3g} ({', '.join(f'{value:.3g}' for value in values)})")
+        episodes, values = curves(read_rows(folder / name), "train_return")
+        lines.append(f"| {name} | {' | '.join(cells)} | {episodes[-1]:,} | {len(values)} |")
     if (folder / ORIGINAL).exists():
         episodes, values = original_curve(folder / ORIGINAL)
         last = curves(read_rows(folder / ALGORITHMS[0]), "train_return")[0][-1]
@@ -234,7 +263,7 @@ def tables() -> list[str]:
         ippo_table(read_result("benchmark_ippo")),
         processes_table(read_result("benchmark_processes")),
     ]
-    return [*learners, reference_table(references), *speeds]
+    return [summary_table(references), *learners, reference_table(references), *speeds]
 
 
 def shown_environments() -> list[str]:
