@@ -23,8 +23,14 @@ from mamt_jax.types import Metrics, Params, Trajectory
 class LOLAConfig(OnPolicyConfig):
     """Hyperparameters of LOLA."""
 
-    lookahead: float = 0.1
+    lookahead: float = 1.0
     """Length of the other's naive step; at 0 both learn naively."""
+    policy_learning_rate: float = 3e-3
+    """Adam's step for the policies."""
+    entropy_coefficient: float = 0.05
+    """Weight of the entropy bonus; what is tried no more is also punished no more."""
+    policy_output_scale: float = struct.field(pytree_node=False, default=0.01)
+    """Size of the policies' last layer at first, in that of the others; small ones start nearly uniform."""
 
 
 def make(spec: EnvSpec) -> Algorithm:

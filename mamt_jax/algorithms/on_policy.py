@@ -48,6 +48,8 @@ class OnPolicyConfig:
     """Largest norm of one agent's critic gradient."""
     hidden_size: int = struct.field(pytree_node=False, default=64)
     """Width of every hidden layer."""
+    policy_output_scale: float = struct.field(pytree_node=False, default=1.0)
+    """Size of the policies' last layer at first, in that of the others; small ones start nearly uniform."""
     num_action_samples: int = struct.field(pytree_node=False, default=8)
     """Own actions sampled for the entropy where actions are continuous."""
     reward_normalisation: RewardNormalisation = struct.field(pytree_node=False, default="standardise")
@@ -86,7 +88,9 @@ def build(spec: EnvSpec, config: OnPolicyConfig) -> OnPolicy:
     adam = functools.partial(optimizers.clipped_adam_per_agent, b1=config.adam_b1, epsilon=config.adam_epsilon)
     return OnPolicy(
         distribution=distribution,
-        policy=mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size),
+        policy=mlp_per_agent(
+            spec.observation_sizes, distribution.parameter_sizes, config.hidden_size, config.policy_output_scale
+        ),
         critic=joint_critic(spec, config.hidden_size, actions=False),
         policy_optimizer=adam(config.policy_learning_rate, config.policy_clip),
         critic_optimizer=adam(config.critic_learning_rate, config.critic_clip),

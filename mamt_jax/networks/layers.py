@@ -7,7 +7,13 @@ import jax
 
 from mamt_jax.networks.agent_axis import Network
 
-UNIFORM_FAN_IN = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+def uniform_fan_in(scale: float = 1.0) -> nn.initializers.Initializer:
+    """U(-f, f), f = scale / sqrt(fan-in): PyTorch's, and so MAAC's, for dense layers."""
+    return nn.initializers.variance_scaling(scale**2 / 3.0, "fan_in", "uniform")
+
+
+UNIFORM_FAN_IN = uniform_fan_in()
 
 
 def layer(module: nn.Module) -> Network:
@@ -49,13 +55,14 @@ def symmetric_uniform(scale: float) -> Callable[..., jax.Array]:
 
 
 class MLP(nn.Module):
-    """Dense layers with LeakyReLU between; the last one linear."""
+    """Dense layers with LeakyReLU between; the last one linear, its kernel drawn `output_scale` times as large as usual."""
 
     widths: tuple[int, ...]
+    output_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, d) -> (B, widths[-1])."""
         for width in self.widths[:-1]:
             x = leaky_relu(nn.Dense(width, kernel_init=UNIFORM_FAN_IN)(x))
-        return nn.Dense(self.widths[-1], kernel_init=UNIFORM_FAN_IN)(x)
+        return nn.Dense(self.widths[-1], kernel_init=uniform_fan_in(self.output_scale))(x)

@@ -9,11 +9,16 @@ from mamt_jax.networks.layers import MLP, layer
 from mamt_jax.types import Params
 
 
-def mlp_per_agent(input_sizes: tuple[int, ...], output_sizes: tuple[int, ...], hidden_size: int) -> Network:
-    """One MLP with two hidden layers an agent, nothing shared: (n, B, widest input) -> (n, B, widest output)."""
+def mlp_per_agent(
+    input_sizes: tuple[int, ...], output_sizes: tuple[int, ...], hidden_size: int, output_scale: float = 1.0
+) -> Network:
+    """One MLP with two hidden layers an agent, nothing shared: (n, B, widest input) -> (n, B, widest output).
+
+    A small `output_scale` makes policies nearly uniform at first.
+    """
 
     def module(output_size: int) -> Network:
-        return layer(MLP((hidden_size, hidden_size, output_size)))
+        return layer(MLP((hidden_size, hidden_size, output_size), output_scale))
 
     def init_one(key: jax.Array, size: tuple[int, int]) -> Params:
         return module(size[1]).init(key, jnp.zeros((1, size[0])))
