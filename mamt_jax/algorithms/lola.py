@@ -23,8 +23,8 @@ from mamt_jax.types import Metrics, Params, Trajectory
 class LOLAConfig(OnPolicyConfig):
     """Hyperparameters of LOLA."""
 
-    lookahead: float = 1.0
-    """Length of the other's naive step; at 0 both learn naively."""
+    lookahead: float = 0.003
+    """Length of the other's naive step, in units of its gradient (1 for the prisoner's dilemma); at 0 both learn naively."""
     policy_learning_rate: float = 3e-3
     """Adam's step for the policies."""
     entropy_coefficient: float = 0.05
