@@ -110,16 +110,17 @@ def original_curve(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def draw(folder: Path, shown: Shown, references: dict[str, Any], out: Path) -> None:
     """Training returns beside the reference policies' and the original's, and one more metric."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     returns, right = figure.subplots(1, 2)
     lengths = []
-    for number, name in enumerate(trained(folder)):
-        rows = read_rows(folder / name)
+    for name in trained(folder):
+        rows, color = read_rows(folder / name), f"C{ALGORITHMS.index(name)}"
         for axes, metric in ((returns, "train_return"), (right, shown.right[0])):
             episodes, values = curves(rows, metric)
-            axes.plot(episodes, values.T, color=f"C{number}", linewidth=0.7, alpha=0.5)
-            axes.plot(episodes, values.mean(0), color=f"C{number}", linewidth=2, label=f"{name}, mean of {len(values)} seeds")
+            axes.plot(episodes, values.T, color=color, linewidth=0.7, alpha=0.5)
+            axes.plot(episodes, values.mean(0), color=color, linewidth=2, label=f"{name}, mean of {len(values)} seeds")
             lengths.append(episodes[-1])
     if (folder / ORIGINAL).exists():
         episodes, values = original_curve(folder / ORIGINAL)
@@ -132,8 +133,9 @@ def draw(folder: Path, shown: Shown, references: dict[str, Any], out: Path) -> N
     right.set(xlabel="episodes", ylabel=shown.right[1], yscale="log" if shown.right[0] == "kl_old" else "linear")
     for axes in (returns, right):
         axes.set_xscale("log" if max(lengths) > 4 * min(lengths) else "linear")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(edgecolor="none", framealpha=0.7, fontsize=8)
     figure.savefig(out, dpi=130)
 
 
