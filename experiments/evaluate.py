@@ -24,6 +24,7 @@ from envs_jax import registry as environments
 from envs_jax.environment import Environment, EnvSpec, EnvState, HostEnvironment, HostError
 from envs_jax.host import play_episodes
 from envs_jax.rendering import FORMATS, frames, save, scenes
+from experiments.compilation_cache import use_compilation_cache
 from experiments.options import OptionError, Parser
 from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.experiment import Experiment, experiment_from_json
@@ -148,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     try:
         values = read_arguments(sys.argv[1:] if arguments is None else arguments)
+        use_compilation_cache(None)
         policy = load_policy(values.folder, values.run)
         content = read_config(Path(values.folder))
         experiment = experiment_from_json(content["experiment"])

@@ -21,6 +21,7 @@ from envs_jax import registry as environments
 from envs_jax.environment import HostEnvironment, HostError
 from envs_jax.host import play_host_references
 from envs_jax.reference_policies import evaluate_policy, reference_policies
+from experiments.compilation_cache import OFF, use_compilation_cache
 from experiments.options import (
     Group,
     OptionError,
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     try:
         asked = read_arguments(underscored(sys.argv[1:] if arguments is None else arguments))
+        use_compilation_cache(asked.values["compilation_cache"])
         session = resume(asked.values["resume"]) if asked.values["resume"] else start(asked, console)
         stopped = train(session, console, resume=bool(asked.values["resume"]))
     except (OptionError, FolderError, CheckpointError, HostError) as error:
@@ -91,7 +93,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     """Reads the command line; raises OptionError for what cannot be right."""
     chosen = common_parser(add_help=False).parse_known_args(arguments)[0]
     if chosen.resume:
-        if len(arguments) > 2:
+        if resuming_parser(add_help=False).parse_known_args(arguments)[1]:
             raise OptionError(f"--resume {chosen.resume} takes everything from that folder: leave out the other options.")
         return Asked(vars(chosen), {}, {})
     algorithm, groups = option_groups(chosen.env, chosen.algo, arguments)
@@ -100,9 +102,18 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     return Asked(vars(parse(parser, arguments)), places, algorithm.training)
 
 
+def resuming_parser(add_help: bool) -> Parser:
+    """The options that may go with --resume, itself included."""
+    parser = Parser(add_help=add_help, allow_abbrev=False, description=__doc__)
+    parser.add_argument("--resume", metavar="DIR", help="go on with the run in DIR")
+    where = f"folder that keeps compiled programs for the next start, or {OFF} (default: one among the user's caches)"
+    parser.add_argument("--compilation_cache", metavar="DIR", help=where)
+    return parser
+
+
 def common_parser(add_help: bool) -> Parser:
     """The options that are there for every environment and algorithm."""
-    parser = Parser(add_help=add_help, allow_abbrev=False, description=__doc__)
+    parser = resuming_parser(add_help)
     names = environments.environment_names() + environments.host_environment_names()
     env_names = ", ".join([*names, *(f"{door}/NAME" for door in environments.door_names())])
     algo_names = ", ".join(algorithms.algorithm_names())
@@ -110,7 +121,6 @@ def common_parser(add_help: bool) -> Parser:
     parser.add_argument("--algo", default=DEFAULT_ALGO, help=f"{algo_names}, or package.module:make (default {DEFAULT_ALGO})")
     parser.add_argument("--seeds", type=positive, default=1, metavar="INT", help="runs with a seed of their own (default 1)")
     parser.add_argument("--out", help="folder of the results (default runs/ENV-ALGO-TIME)")
-    parser.add_argument("--resume", metavar="DIR", help="go on with the run in DIR")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="quick", help="settings by name; options go first (quick)")
     return parser
 

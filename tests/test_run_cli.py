@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--env", "spread", "--algo", "mamd_op"], "mamd_op knows who depends on whom only in"),
         (["--resume", "absent"], "absent is no run's folder, it has no config.json"),
         (["--resume", "absent", "--episodes", "9"], "--resume absent takes everything from that folder"),
+        (["--resume", "absent", "--compilation-cache", "none"], "absent is no run's folder, it has no config.json"),
+        ([*PROBE, "--compilation-cache", os.devnull + "/in"], "/in cannot be written: give a folder that can, or none"),
     ],
 )
 def test_what_is_wrong_is_named_once(arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys):
@@ -75,6 +78,21 @@ def test_what_is_wrong_is_named_once(arguments: list[str], message: str, tmp_pat
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("named", "kept"), [("{folder}", True), ("none", False)])
+def test_compiled_programs_are_kept_where_told(named: str, kept: bool, tmp_path: Path, run_python):
+    folder = tmp_path / "kept"
+    code = f"""if True:
+        from experiments.compilation_cache import use_compilation_cache
+        use_compilation_cache("{named.format(folder=folder)}")
+        import jax
+        jax.jit(lambda x: x + 1)(1.0)"""
+    run_python(
+        "-c", code, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "elsewhere")
+    )
+    assert (folder.exists() and any(folder.iterdir())) == kept
+    assert not elsewhere.exists()
 
 
 def test_a_folder_in_use_is_left_alone(folder: Path, tmp_path: Path, capsys):
