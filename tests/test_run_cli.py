@@ -88,9 +88,8 @@ def test_compiled_programs_are_kept_where_told(named: str, kept: bool, tmp_path:
         use_compilation_cache("{named.format(folder=folder)}")
         import jax
         jax.jit(lambda x: x + 1)(1.0)"""
-    run_python(
-        "-c", code, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "elsewhere")
-    )
+    elsewhere = tmp_path / "elsewhere"
+    run_python("-c", code, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_COMPILATION_CACHE_DIR=str(elsewhere))
     assert (folder.exists() and any(folder.iterdir())) == kept
     assert not elsewhere.exists()
 
