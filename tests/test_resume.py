@@ -15,7 +15,7 @@ from conftest import RunPython
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "run.py"
 ARGUMENTS = [
-    *["--env", "probe:symbols", "--algo", "probe:make", "--seeds", "2", "--episodes", "2400", "--num-envs", "4"],
+    *["--env", "probe:symbols", "--algo", "probe:make", "--seeds", "3", "--episodes", "2400", "--num-envs", "4"],
     *["--update-interval", "10", "--num-updates", "2", "--buffer-size", "1000", "--batch-size", "64"],
     *["--evaluation-interval", "80", "--evaluation-episodes", "4", "--checkpoint-minutes", "0"],
 ]

@@ -20,11 +20,12 @@ from rich.console import Console
 
 from envs_jax.environment import Environment
 from mamt_jax.training import runs as runs_module
+from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.config import TrainingConfig, make_schedule, validate
 from mamt_jax.training.experiment import Experiment, build, experiment_from_json, experiment_to_json
 from mamt_jax.training.loop import Session, open_session, plan_memory, slice_rounds, train
 from mamt_jax.training.memory import MemoryPlan, check_memory, in_words
-from mamt_jax.training.runs import RunState, make_runs, run_keys, runs_sharding, stack_configs
+from mamt_jax.training.runs import RunState, even_shares, make_runs, pad_runs, padded_runs, run_keys, stack_configs
 from mamt_jax.training.writers import CONFIG, METRICS, read_rows, write_json
 
 TINY = TrainingConfig(
@@ -49,12 +50,13 @@ def session(what: Experiment, folder: Path) -> Session:
 
 
 def trained(what: Experiment, rounds: Sequence[int] = (20,)) -> RunState:
-    """States after so many rounds at a time."""
+    """States after so many rounds at a time, padded."""
     built = build(what)
     assert isinstance(built.env, Environment)
-    runs = make_runs(built.env, built.algorithm, what.training, built.schedule, len(what.runs))
-    configs = stack_configs(built.configs)
-    states, done = runs.init(configs, run_keys([run["seed"] for run in what.runs])), 0
+    runs = make_runs(built.env, built.algorithm, what.training, built.schedule, padded_runs(len(what.runs)))
+    wanted = stack_configs(built.configs), run_keys([run["seed"] for run in what.runs])
+    configs, keys = pad_runs(wanted, padded_runs(len(what.runs)))
+    states, done = runs.init(configs, keys), 0
     for count in rounds:
         states, done = runs.advance(configs, states, done, count), done + count
     return states
@@ -153,9 +155,28 @@ def test_two_devices_do_what_one_does(monkeypatch: pytest.MonkeyPatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), arrays(states), arrays(alone))
 
 
-def test_runs_lie_on_as_many_devices_as_divide_them(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(runs_module.jax, "local_devices", lambda: jax.devices()[:2])
-    assert [runs_sharding(num_runs).num_devices for num_runs in (1, 2, 3, 10)] == [1, 2, 1, 2]
+@given(st.integers(1, 100), st.integers(1, 16))
+def test_shares_are_even_and_small(num_runs: int, num_devices: int):
+    used, share = even_shares(num_runs, num_devices)
+    assert used <= num_devices and (share - 1) * num_devices < num_runs
+    assert (used - 1) * share < num_runs <= used * share
+    assert even_shares(used * share, num_devices) == (used, share)
+
+
+def test_what_pads_the_runs_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    what = experiment([{"seed": seed} for seed in range(3)])
+    folders = tmp_path / "padded", tmp_path / "alone"
+    for folder, num_devices in zip(folders, (2, 1), strict=True):
+        monkeypatch.setattr(runs_module.jax, "local_devices", lambda count=num_devices: jax.devices()[:count])
+        folder.mkdir()
+        opened = session(what, folder)
+        assert (len(opened.keys), opened.runs.sharding.num_devices) == ((4, 2) if num_devices == 2 else (3, 1))
+        assert train(opened, Console(quiet=True)) is None
+    padded, alone = (read_rows(folder / METRICS) for folder in folders)
+    assert [(row["run"], row["env_steps"]) for row in padded] == [(row["run"], row["env_steps"]) for row in alone]
+    assert [row["eval_return"] for row in padded] == pytest.approx([row["eval_return"] for row in alone], rel=1e-4)
+    with np.load(latest_checkpoint(folders[0] / "checkpoints")) as archive:
+        assert {archive[name].shape[0] for name in archive.files if archive[name].ndim} == {3}
 
 
 def test_warm_up_only_collects():

@@ -50,7 +50,7 @@ def save_checkpoint(folder: Path, rounds: int, state: Any, record: dict[str, Any
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, unfinished = folder / f"round_{rounds:09d}.npz", folder / "unfinished.tmp"
-    arrays = {name: _to_numpy(leaf) for name, leaf in _named_leaves(state).items()}
+    arrays = {name: to_numpy(leaf) for name, leaf in _named_leaves(state).items()}
     arrays[_RECORD] = np.array(json.dumps(record))
     try:
         with unfinished.open("wb") as file:
@@ -95,16 +95,17 @@ def read_record(path: Path) -> dict[str, Any]:
     return load_checkpoint(path, ())[1]
 
 
+def to_numpy(leaf: jax.Array) -> np.ndarray:
+    """A leaf as it is saved: of keys, their data."""
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
 def _named_leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _to_numpy(leaf: jax.Array) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
 def _read_leaf(archive: Any, name: str, like: Any, path: Path) -> Any:

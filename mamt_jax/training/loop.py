@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from envs_jax.environment import HostEnvironment
-from mamt_jax.training.checkpoint import latest_checkpoint, load_checkpoint, read_record, save_checkpoint
+from mamt_jax.training.checkpoint import latest_checkpoint, load_checkpoint, read_record, save_checkpoint, to_numpy
 from mamt_jax.training.experiment import Built, Experiment
 from mamt_jax.training.host_runs import make_host_runs
 from mamt_jax.training.interrupt import deferred_signals
@@ -20,7 +20,7 @@ from mamt_jax.training.learning_curve import draw_learning_curve
 from mamt_jax.training.memory import MemoryPlan, num_bytes
 from mamt_jax.training.progress import Display, duration
 from mamt_jax.training.report import make_rows
-from mamt_jax.training.runs import Runs, RunState, make_runs, run_keys, stack_configs
+from mamt_jax.training.runs import Runs, RunState, make_runs, pad_runs, padded_runs, run_keys, stack_configs
 from mamt_jax.training.writers import CHECKPOINTS, CURVE, METRICS, FolderError, append_rows, cut_rows, read_rows
 from mamt_jax.types import Config
 
@@ -35,8 +35,8 @@ class Session(NamedTuple):
         experiment: what is trained.
         built: the things it describes.
         runs: the programs.
-        configs: stacked algorithm configs, leading axis of runs.
-        keys: one a run.
+        configs: stacked algorithm configs, leading axis of runs, padded.
+        keys: one a run, padded.
         folder: where results go.
         references: name -> return of reference policies, for the learning curve.
     """
@@ -72,20 +72,19 @@ class Programs(NamedTuple):
 
 
 def open_session(experiment: Experiment, built: Built, folder: Path, references: Mapping[str, float]) -> Session:
-    """Prepares training without taking memory for it or compiling."""
-    num_runs = len(experiment.runs)
+    """Prepares training without taking memory for it or compiling; the last run is repeated until all devices have as many."""
+    num_runs = padded_runs(len(experiment.runs))
     rest = (built.algorithm, experiment.training, built.schedule, num_runs)
     runs = make_host_runs(built.env, *rest) if isinstance(built.env, HostEnvironment) else make_runs(built.env, *rest)
-    configs, keys = jax.device_put(
-        (stack_configs(built.configs), run_keys([run["seed"] for run in experiment.runs])), runs.sharding
-    )
+    wanted = stack_configs(built.configs), run_keys([run["seed"] for run in experiment.runs])
+    configs, keys = jax.device_put(pad_runs(wanted, num_runs), runs.sharding)
     return Session(experiment, built, runs, configs, keys, folder, references)
 
 
 def plan_memory(session: Session) -> MemoryPlan:
     """What the states of training will take."""
     states = jax.eval_shape(session.runs.init, session.configs, session.keys)
-    num_runs = len(session.experiment.runs)
+    num_runs = len(session.keys)
     parts = (states.replay, states.learner_state, states.env_batch)
     return MemoryPlan(*(num_bytes(part) // num_runs for part in parts), num_runs=num_runs)
 
@@ -196,7 +195,7 @@ def report(
 ) -> tuple[RunState, Counters]:
     """Evaluates, writes rows, shows them, and starts the next interval."""
     schedule, rounds = session.built.schedule, counters.rounds
-    finished = np.asarray(states.sums.episodes.episodes)
+    finished = np.asarray(states.sums.episodes.episodes)[: len(session.experiment.runs)]
     counters = counters._replace(episodes=tuple(int(a + b) for a, b in zip(counters.episodes, finished, strict=True)))
     heads = [
         {
@@ -239,10 +238,12 @@ def compile_program(
 
 
 def save(session: Session, states: RunState, counters: Counters) -> None:
-    """Writes a checkpoint, the filled part of the replay memory alone, and draws the learning curve."""
-    filled = min(counters.rounds, session.built.schedule.replay_rounds)
-    states = dataclasses.replace(states, replay=jax.tree.map(lambda leaf: np.asarray(leaf)[:, :filled], states.replay))
-    save_checkpoint(session.folder / CHECKPOINTS, counters.rounds, states, counters._asdict())
+    """Writes a checkpoint, no padding and the filled part of the replay memory alone, and draws the learning curve."""
+    num_runs, filled = len(session.experiment.runs), min(counters.rounds, session.built.schedule.replay_rounds)
+    replay = jax.tree.map(lambda leaf: np.asarray(leaf)[:num_runs, :filled], states.replay)
+    rest = jax.tree.map(lambda leaf: to_numpy(leaf)[:num_runs], dataclasses.replace(states, replay=None))
+    record = counters._asdict()
+    save_checkpoint(session.folder / CHECKPOINTS, counters.rounds, dataclasses.replace(rest, replay=replay), record)
     title = f"{session.built.env.spec.name} · {session.experiment.algo}"
     rows = read_rows(session.folder / METRICS)
     draw_learning_curve(session.folder / CURVE, title, rows, session.experiment.labels, session.references)
@@ -274,18 +275,22 @@ def restore(session: Session) -> tuple[RunState, Counters]:
     path = latest_checkpoint(session.folder / CHECKPOINTS)
     record = read_record(path)
     counters = Counters(record["rounds"], tuple(record["episodes"]), record["wall_seconds"])
-    filled = min(counters.rounds, session.built.schedule.replay_rounds)
+    num_runs, filled = len(session.experiment.runs), min(counters.rounds, session.built.schedule.replay_rounds)
     shapes = jax.eval_shape(session.runs.init, session.configs, session.keys)
 
+    def unpadded(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((num_runs, *shape.shape[1:]), shape.dtype)
+
     def shorten(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((shape.shape[0], filled, *shape.shape[2:]), shape.dtype)
+        return jax.ShapeDtypeStruct((num_runs, filled, *shape.shape[2:]), shape.dtype)
 
     def lengthen(leaf: np.ndarray, shape: jax.ShapeDtypeStruct) -> np.ndarray:
-        whole = np.zeros(shape.shape, shape.dtype)
+        whole = np.zeros((num_runs, *shape.shape[1:]), shape.dtype)
         whole[:, :filled] = leaf
         return whole
 
-    states, _ = load_checkpoint(path, dataclasses.replace(shapes, replay=jax.tree.map(shorten, shapes.replay)))
+    like = jax.tree.map(unpadded, dataclasses.replace(shapes, replay=None))
+    states, _ = load_checkpoint(path, dataclasses.replace(like, replay=jax.tree.map(shorten, shapes.replay)))
     states = dataclasses.replace(states, replay=jax.tree.map(lengthen, states.replay, shapes.replay))
     cut_rows(session.folder / METRICS, session.built.schedule.env_steps(counters.rounds))
-    return jax.device_put(states, session.runs.sharding), counters
+    return jax.device_put(pad_runs(states, len(session.keys)), session.runs.sharding), counters

@@ -1,6 +1,7 @@
 """Many training runs as one program: vmapped over runs (seeds x hyperparameters) and sharded over the local devices."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -90,7 +91,7 @@ def run_keys(seeds: Sequence[int]) -> jax.Array:
 
 
 def make_runs(env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule, num_runs: int) -> Runs:
-    """The programs that train `num_runs` runs side by side, jitted."""
+    """The programs that train `num_runs` runs side by side, jitted; `num_runs` is one that `padded_runs` gives."""
     env = with_episodes(env)
     replay = make_replay(env.spec, algorithm, config, schedule)
     learn = make_learning(algorithm, replay, schedule)
@@ -123,11 +124,27 @@ def reset_sums(states: RunState) -> RunState:
     return dataclasses.replace(states, sums=jax.tree.map(jnp.zeros_like, states.sums))
 
 
+def even_shares(num_runs: int, num_devices: int) -> tuple[int, int]:
+    """How many devices take how many runs each: shares as small as can be, on no more devices than that takes."""
+    share = math.ceil(num_runs / num_devices)
+    return math.ceil(num_runs / share), share
+
+
+def padded_runs(num_runs: int) -> int:
+    """How many runs give every device as many."""
+    return math.prod(even_shares(num_runs, len(jax.local_devices())))
+
+
 def runs_sharding(num_runs: int) -> NamedSharding:
-    """The axis of runs split over as many local devices as divide it."""
+    """The axis of `padded_runs` runs over the local devices."""
     devices = jax.local_devices()
-    used = max(count for count in range(1, len(devices) + 1) if num_runs % count == 0)
+    used, _ = even_shares(num_runs, len(devices))
     return NamedSharding(Mesh(np.array(devices[:used]), ("runs",)), PartitionSpec("runs"))
+
+
+def pad_runs(tree: Any, num_runs: int) -> Any:
+    """Repeats the last run of a leading axis of runs until there are `num_runs`."""
+    return jax.tree.map(lambda leaf: leaf[np.minimum(np.arange(num_runs), len(leaf) - 1)], tree)
 
 
 def shard(function: Callable, sharding: NamedSharding, by_run: int, shared: int = 0) -> Callable:
