@@ -194,7 +194,7 @@ def prepare(experiment: Experiment, folder: Path, references: dict[str, float]) 
     try:
         built = build(experiment)
         session = open_session(experiment, built, folder, references)
-        check_memory(plan_memory(session), built.schedule.capacity, available_bytes(jax.local_devices()[0]))
+        check_memory(plan_memory(session), built.schedule.capacity, available_bytes(session.runs.sharding.device_set))
     except ValueError as error:
         raise OptionError(str(error)) from error
     except Exception as error:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.config import TrainingConfig, make_schedule, validate
 from mamt_jax.training.experiment import Experiment, build, experiment_from_json, experiment_to_json
 from mamt_jax.training.loop import Session, open_session, plan_memory, slice_rounds, train
-from mamt_jax.training.memory import MemoryPlan, check_memory, in_words
+from mamt_jax.training.memory import MemoryPlan, available_bytes, check_memory, in_words
 from mamt_jax.training.runs import RunState, even_shares, make_runs, pad_runs, padded_runs, run_keys, stack_configs
 from mamt_jax.training.writers import CONFIG, METRICS, read_rows, write_json
 
@@ -220,6 +221,17 @@ def test_what_is_proposed_fits():
     smaller = plan._replace(replay=904 * 442_000)
     check_memory(smaller, 442_000, 2_000_000_000)
     assert in_words(904_000_000) == "904 MB"
+
+
+def test_devices_have_their_memory_together():
+    def device(**stats: int) -> Any:
+        return SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
+
+    assert available_bytes([device(bytes_limit=5), device(bytes_limit=5)]) == 10
+    assert available_bytes([device(bytes_limit=5), device()]) is None
+    assert available_bytes(jax.devices()) == pytest.approx(available_bytes(jax.devices()[:1]), rel=0.3), (
+        "CPU devices share theirs"
+    )
 
 
 def test_an_experiment_survives_json():

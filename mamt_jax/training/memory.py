@@ -1,5 +1,6 @@
 """How much memory training will take, known before any is taken."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,11 +51,11 @@ def num_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def available_bytes(device: Any) -> int | None:
-    """Bytes that a program may take on `device`, None where nobody says."""
-    if device.platform != "cpu":
-        stats = device.memory_stats() or {}
-        return stats.get("bytes_limit")
+def available_bytes(devices: Collection[Any]) -> int | None:
+    """Bytes that a program may take on `devices` together, None where nobody says."""
+    if {device.platform for device in devices} != {"cpu"}:
+        stats = [device.memory_stats() or {} for device in devices]
+        return sum(each["bytes_limit"] for each in stats) if all("bytes_limit" in each for each in stats) else None
     limits = [limit for limit in (psutil.virtual_memory().available, _cgroup_limit()) if limit is not None]
     return min(limits, default=None)
 
