@@ -110,8 +110,13 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
         raise OptionError(f"{unknown[0]!r} belongs to no option: options look like --name value.")
     name = unknown[0].split("=")[0]
     known = [text for action in parser._actions for text in action.option_strings if text.startswith("--")]
-    close = difflib.get_close_matches(name, known, 1)
-    raise OptionError(f"there is no option {name}: {f'did you mean {close[0]}? ' if close else ''}--help lists all.")
+    raise OptionError(f"there is no option {name}: {nearest(name, known)}--help lists all.")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question that proposes the nearest of `known`, empty if none is near."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def underscored(arguments: Iterable[str]) -> list[str]:

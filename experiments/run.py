@@ -1,7 +1,6 @@
 """Trains agents. The options listed are those of the chosen environment and algorithm."""
 
 import argparse
-import dataclasses
 import itertools
 import os
 import re
@@ -14,14 +13,12 @@ from typing import Any, NamedTuple
 sys.path.insert(0, os.getcwd())
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import jax
 from rich.console import Console
 
 from envs_jax import registry as environments
-from envs_jax.environment import HostEnvironment, HostError
-from envs_jax.host import play_host_references
-from envs_jax.reference_policies import evaluate_policy, reference_policies
+from envs_jax.environment import HostError
 from experiments.compilation_cache import OFF, use_compilation_cache
+from experiments.crew import join
 from experiments.options import (
     Group,
     OptionError,
@@ -33,28 +30,16 @@ from experiments.options import (
     parse,
     underscored,
 )
-from experiments.presets import PRESETS, QUICK_EPISODES
+from experiments.presets import PRESETS
+from experiments.train import ALONE, resume, start
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.contract import Algorithm
-from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint
+from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.config import TrainingConfig
-from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_from_json, experiment_to_json
-from mamt_jax.training.loop import Session, open_session, plan_memory, train
-from mamt_jax.training.memory import available_bytes, check_memory
-from mamt_jax.training.writers import (
-    CHECKPOINTS,
-    CONFIG,
-    FolderError,
-    create_folder,
-    describe_machine,
-    read_config,
-    spec_to_json,
-    write_json,
-)
+from mamt_jax.training.experiment import Experiment
+from mamt_jax.training.writers import FolderError, check_unused
 
 DEFAULT_ENV, DEFAULT_ALGO = "rover_tower", "mamt"
-REFERENCE_EPISODES = 1000
-HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES = 12, 4
 
 
 class Asked(NamedTuple):
@@ -73,20 +58,38 @@ class Asked(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, emoji=False)
     try:
-        asked = read_arguments(underscored(sys.argv[1:] if arguments is None else arguments))
-        use_compilation_cache(asked.values["compilation_cache"])
-        session = resume(asked.values["resume"]) if asked.values["resume"] else start(asked, console)
-        stopped = train(session, console, resume=bool(asked.values["resume"]))
+        folder, stopped = run(underscored(sys.argv[1:] if arguments is None else arguments), console)
     except (OptionError, FolderError, CheckpointError, HostError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if stopped is None:
-        console.print(f"Finished: {session.folder}", highlight=False)
+        console.print(f"Finished: {folder}", highlight=False)
         return 0
-    console.print(f"Stopped. Go on with: python experiments/run.py --resume {session.folder}", highlight=False)
+    console.print(f"Stopped. Go on with: python experiments/run.py --resume {folder}", highlight=False)
     return 128 + stopped
+
+
+def run(arguments: Sequence[str], console: Console) -> tuple[Path, int | None]:
+    """Trains what is asked for; returns its folder and the number of the signal that stopped it, if one did."""
+    common = common_parser(add_help=False).parse_known_args(arguments)[0]
+    crew = ALONE
+    if common.distributed is not None:
+        if not (common.out or common.resume):
+            raise OptionError("--distributed needs --out, the same folder for all processes.")
+        if common.out:
+            check_unused(Path(common.out))
+        crew = join(common.distributed)
+    asked = read_arguments(arguments)
+    use_compilation_cache(asked.values["compilation_cache"])
+    if asked.values["resume"]:
+        folder = Path(asked.values["resume"])
+        return folder, resume(folder, console, crew)
+    experiment = make_experiment(asked)
+    folder = Path(asked.values["out"] or default_folder(experiment))
+    quick = asked.values["preset"] == "quick" and "episodes" not in asked.values
+    return folder, start(experiment, folder, console, crew, quick=quick)
 
 
 def read_arguments(arguments: Sequence[str]) -> Asked:
@@ -108,6 +111,11 @@ def resuming_parser(add_help: bool) -> Parser:
     parser.add_argument("--resume", metavar="DIR", help="go on with the run in DIR")
     where = f"folder that keeps compiled programs for the next start, or {OFF} (default: one among the user's caches)"
     parser.add_argument("--compilation_cache", metavar="DIR", help=where)
+    together = (
+        "one of several processes that share the runs: HOST:PORT of the first, how many, and which this is, from 0; "
+        "nothing where jax knows the cluster (Slurm, Open MPI, Kubernetes, TPUs)"
+    )
+    parser.add_argument("--distributed", nargs="*", metavar="PLACE", help=together)
     return parser
 
 
@@ -163,96 +171,6 @@ def make_experiment(asked: Asked) -> Experiment:
     points = [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
     runs = [{"seed": training.seed + number} | point for point in points for number in range(values["seeds"])]
     return Experiment(values["env"], values["algo"], given["env"], fixed, tuple(runs), training)
-
-
-def start(asked: Asked, console: Console) -> Session:
-    """A new run, its folder made; raises OptionError or FolderError before anything is compiled for training."""
-    experiment, values = make_experiment(asked), asked.values
-    session = prepare(experiment, Path(values["out"] or default_folder(experiment)), {})
-    announce(session, console, quick=values["preset"] == "quick" and "episodes" not in values)
-    create_folder(session.folder)
-    console.print("Playing the reference policies", highlight=False)
-    session = session._replace(references=play_references(session.built))
-    write_json(session.folder / CONFIG, describe(session))
-    return session
-
-
-def resume(name: str) -> Session:
-    """The run of a folder."""
-    folder = Path(name)
-    content = read_config(folder)
-    try:
-        experiment = experiment_from_json(content["experiment"])
-    except (KeyError, ValueError) as error:
-        raise FolderError(f"{folder / CONFIG} cannot be used: {error}.") from error
-    latest_checkpoint(folder / CHECKPOINTS)
-    return prepare(experiment, folder, content.get("references", {}))
-
-
-def prepare(experiment: Experiment, folder: Path, references: dict[str, float]) -> Session:
-    """Builds everything that takes no memory; raises OptionError if it cannot work."""
-    try:
-        built = build(experiment)
-        session = open_session(experiment, built, folder, references)
-        check_memory(plan_memory(session), built.schedule.capacity, available_bytes(session.runs.sharding.device_set))
-    except ValueError as error:
-        raise OptionError(str(error)) from error
-    except Exception as error:
-        if not experiment.algo_options:
-            raise
-        raise OptionError(f"{experiment.algo} cannot be built with {dict(experiment.algo_options)}: {error}.") from error
-    return session
-
-
-def announce(session: Session, console: Console, quick: bool) -> None:
-    """Says what will happen."""
-    experiment, built = session.experiment, session.built
-    schedule, spec, device = built.schedule, built.env.spec, jax.local_devices()[0]
-    used = session.runs.sharding.num_devices
-    rounds = schedule.total_rounds
-    seeds = sorted({run["seed"] for run in experiment.runs})
-    lines = [
-        f"{experiment.algo} on {experiment.env}: {spec.num_agents} agents, episodes of {spec.episode_limit} steps",
-        f"Runs      {len(experiment.runs)}, seeds {', '.join(map(str, seeds))}",
-        f"Each      {experiment.training.episodes:,} episodes, {schedule.env_steps(rounds):,} environment steps, "
-        f"{schedule.num_updates(rounds):,} updates",
-        f"Device    {device.device_kind} ({device.platform}), {used} of {jax.local_device_count()}",
-        f"Memory    {plan_memory(session)}",
-        f"Folder    {session.folder}",
-        f"Stop with Ctrl-C; go on with: python experiments/run.py --resume {session.folder}",
-    ]
-    if quick:
-        lines.append(
-            f"This is a short run of {QUICK_EPISODES:,} episodes: MAMT on Rover-Tower takes about 12 minutes on 2 CPU cores. "
-            f"--preset paper trains {PRESETS['paper']['episodes']:,} episodes with the paper's settings."
-        )
-    console.print("\n".join(lines), highlight=False)
-
-
-def play_references(built: Built) -> dict[str, float]:
-    """Mean return per agent and episode of each reference policy."""
-    if isinstance(built.env, HostEnvironment):
-        played = play_host_references(built.env, 0, HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES)
-        return {name: float(episodes.episode_return.mean()) for name, episodes in played.items()}
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), REFERENCE_EPISODES), 3)
-    policies = reference_policies(built.env)
-    return {
-        name: evaluate_policy(built.env, policy, key, REFERENCE_EPISODES)["return"]
-        for (name, policy), key in zip(policies.items(), keys, strict=False)
-    }
-
-
-def describe(session: Session) -> dict[str, Any]:
-    """What config.json holds."""
-    return {
-        "experiment": experiment_to_json(session.experiment),
-        "algorithm_configs": config_values(session.built.configs),
-        "training": dataclasses.asdict(session.experiment.training),
-        "schedule": session.built.schedule._asdict(),
-        "spec": spec_to_json(session.built.env.spec),
-        "references": dict(session.references),
-        "command": sys.argv,
-    } | describe_machine()
 
 
 def default_folder(experiment: Experiment) -> Path:

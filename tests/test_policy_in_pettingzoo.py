@@ -53,7 +53,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
 
 
 def trained(name: str, folder: Path) -> Trained:
-    sizes = {"num_envs": 16, "update_interval": 20, "num_updates": 1, "buffer_size": 20_000, "batch_size": 128}
+    sizes: dict[str, Any] = {"num_envs": 16, "update_interval": 20, "num_updates": 1, "buffer_size": 20_000, "batch_size": 128}
     training = TrainingConfig(**sizes, episodes=EPISODES[name], evaluation_interval=EPISODES[name], evaluation_episodes=4)
     what = Experiment(name, "maac", OPTIONS[name], ALGORITHM, ({"seed": 0},), training)
     built = build(what)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from envs_jax import make  # noqa: E402
-from experiments import evaluate, run  # noqa: E402
+from experiments import evaluate, run, train  # noqa: E402
 from experiments.options import Option, config_options, converter, is_float_leaf, underscored  # noqa: E402
 from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         ([*PROBE, "--num-envs"], "--num_envs: expected one argument"),
         ([*PROBE, "surplus"], "'surplus' belongs to no option"),
-        ([*PROBE, "--size", "1000000000"], "Training needs 72 GB of memory"),
+        ([*PROBE, "--size", "1000000000"], "A run needs 72 GB of memory"),
         (["--env", "spread", "--algo", "maac", "--num-heads", "0"], "num_heads=0 is not valid: give a number above 0"),
         (["--env", "spread", "--algo", "mamd_op"], "mamd_op knows who depends on whom only in"),
         (["--resume", "absent"], "absent is no run's folder, it has no config.json"),
@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_what_is_wrong_is_named_once(arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "available_bytes", lambda device: 8_000_000_000)
+    monkeypatch.setattr(train, "available_bytes", lambda device: 8_000_000_000)
     assert run.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1

@@ -25,7 +25,7 @@ from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.config import TrainingConfig, make_schedule, validate
 from mamt_jax.training.experiment import Experiment, build, experiment_from_json, experiment_to_json
 from mamt_jax.training.loop import Session, open_session, plan_memory, slice_rounds, train
-from mamt_jax.training.memory import MemoryPlan, available_bytes, check_memory, in_words
+from mamt_jax.training.memory import MemoryPlan, available_bytes, in_words, runs_that_fit
 from mamt_jax.training.runs import RunState, even_shares, make_runs, pad_runs, padded_runs, run_keys, stack_configs
 from mamt_jax.training.writers import CONFIG, METRICS, read_rows, write_json
 
@@ -209,17 +209,19 @@ def test_memory_is_planned_to_the_byte(tmp_path: Path):
     assert plan.replay * 2 == sum(leaf.nbytes for leaf in jax.tree.leaves(states.replay))
     assert plan.replay == rows * (observation + rest) + apart
     assert plan.total == 2 * (plan.replay + plan.learner + plan.environments)
-    check_memory(plan, 200, plan.total * 2)
-    with pytest.raises(ValueError, match=r"Training needs .* this machine has 20 KB: try buffer_size=\d+ or 1 runs"):
-        check_memory(plan, 200, 20_000)
+    assert runs_that_fit(plan, 200, plan.total * 2) == runs_that_fit(plan, 200, None) == 2
+    assert runs_that_fit(plan, 200, plan.total) == 1
+    with pytest.raises(ValueError, match=r"A run needs .* this machine has 10 KB: try buffer_size=\d+\.$"):
+        runs_that_fit(plan, 200, 10_000)
 
 
 def test_what_is_proposed_fits():
     plan = MemoryPlan(replay=904_000_000, learner=50_000_000, environments=0, num_runs=4)
-    with pytest.raises(ValueError, match="buffer_size=442000 or 1 runs"):
-        check_memory(plan, 1_000_000, 2_000_000_000)
+    assert runs_that_fit(plan, 1_000_000, 2_000_000_000) == 1
+    with pytest.raises(ValueError, match="try buffer_size=442000"):
+        runs_that_fit(plan, 1_000_000, 500_000_000)
     smaller = plan._replace(replay=904 * 442_000)
-    check_memory(smaller, 442_000, 2_000_000_000)
+    assert runs_that_fit(smaller, 442_000, 500_000_000) == 1
     assert in_words(904_000_000) == "904 MB"
 
 

@@ -8,6 +8,8 @@ Rather than Orbax's, because it is all that is needed: on 2 CPU cores a replay m
 import json
 import os
 import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +50,54 @@ def save_checkpoint(folder: Path, rounds: int, state: Any, record: dict[str, Any
     Raises:
         OSError: if it cannot be written, say because the disk is full. Earlier checkpoints are then as they were.
     """
+    path = _write(folder, rounds, {name: to_numpy(leaf) for name, leaf in _named_leaves(state).items()}, record)
+    for old in list_checkpoints(folder)[:-_KEPT]:
+        old.unlink()
+    return path
+
+
+def merge_checkpoints(paths: Sequence[Path], folder: Path, without: str) -> Path:
+    """Writes one checkpoint with the runs of several, in their order, to have their policies in one place.
+
+    Args:
+        paths: checkpoints after the same number of rounds, of runs that differ only in seeds and float fields.
+        folder: where; made if need be.
+        without: field of the state that is left out: nothing can be trained further from what is written.
+
+    Raises:
+        CheckpointError: if one is damaged or does not fit the others.
+        OSError: if it cannot be written.
+    """
+    parts, records = [], []
+    for path in paths:
+        with _reading(path) as archive:
+            records.append(json.loads(str(archive[_RECORD])))
+            names = [name for name in archive.files if name != _RECORD and not name.startswith(f".{without}")]
+            parts.append({name: archive[name] for name in names})
+        if parts[-1].keys() != parts[0].keys() or records[-1]["rounds"] != records[0]["rounds"]:
+            raise CheckpointError(f"{path} does not fit {paths[0]}: they hold other things or other rounds.")
+    record = {
+        "rounds": records[0]["rounds"],
+        "episodes": [number for each in records for number in each["episodes"]],
+        "wall_seconds": sum(each["wall_seconds"] for each in records),
+    }
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return _write(folder, record["rounds"], arrays, record)
+
+
+def _write(folder: Path, rounds: int, arrays: dict[str, np.ndarray], record: dict[str, Any]) -> Path:
+    """The file of `arrays`, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path, unfinished = folder / f"round_{rounds:09d}.npz", folder / "unfinished.tmp"
-    arrays = {name: to_numpy(leaf) for name, leaf in _named_leaves(state).items()}
-    arrays[_RECORD] = np.array(json.dumps(record))
     try:
         with unfinished.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, allow_pickle=False, **arrays, **{_RECORD: np.array(json.dumps(record))})
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError:
         unfinished.unlink(missing_ok=True)
         raise
-    for old in list_checkpoints(folder)[:-_KEPT]:
-        old.unlink()
     return path
 
 
@@ -79,14 +114,9 @@ def load_checkpoint(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
     Raises:
         CheckpointError: if the file is damaged or holds something else.
     """
-    try:
-        if not zipfile.is_zipfile(path):
-            raise EOFError("it is cut short or no archive")
-        with np.load(path) as archive:
-            leaves = [_read_leaf(archive, name, leaf, path) for name, leaf in _named_leaves(like).items()]
-            record = json.loads(str(archive[_RECORD]))
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint ({error}). {_remedy(path)}") from error
+    with _reading(path) as archive:
+        leaves = [_read_leaf(archive, name, leaf, path) for name, leaf in _named_leaves(like).items()]
+        record = json.loads(str(archive[_RECORD]))
     return jax.tree.unflatten(jax.tree.structure(like), leaves), record
 
 
@@ -98,6 +128,18 @@ def read_record(path: Path) -> dict[str, Any]:
 def to_numpy(leaf: jax.Array) -> np.ndarray:
     """A leaf as it is saved: of keys, their data."""
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The archive at `path`; what goes wrong in reading it is raised as CheckpointError."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise EOFError("it is cut short or no archive")
+        with np.load(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint ({error}). {_remedy(path)}") from error
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:

@@ -2,12 +2,18 @@
 
 import dataclasses
 import math
+from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
+
+import jax
 
 from mamt_jax.algorithms.contract import Data
 
 _LARGEST = 2**31 - 1
+
+Precision = Literal["default", "float32", "tensorfloat32", "bfloat16"]
+_DOT_ALGORITHMS = {"float32": "F32_F32_F32", "tensorfloat32": "TF32_TF32_F32", "bfloat16": "BF16_BF16_F32"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +41,8 @@ class TrainingConfig:
     """Episodes in an evaluation, greedy and sampled each."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints; 0 writes one after every slice of work."""
+    precision: Precision = "default"
+    """Of the factors in matrix products on an accelerator, whose sums are float32 in any case: jax's own choice, or this."""
 
 
 class Schedule(NamedTuple):
@@ -96,8 +104,12 @@ def make_schedule(config: TrainingConfig, episode_limit: int, data: Data = "repl
 
 def validate(config: TrainingConfig, episode_limit: int, data: Data = "replay") -> None:
     """Raises ValueError with one sentence that names the option, its value and what would be right."""
+    if config.precision not in get_args(Precision):
+        raise ValueError(f"precision={config.precision} is not valid: give one of {', '.join(get_args(Precision))}.")
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if field.name == "precision":
+            continue
         smallest = 0 if field.name in ("seed", "checkpoint_minutes") else 1
         if not math.isfinite(value) or value < smallest:
             raise ValueError(f"{field.name}={value} is not valid: give a number of at least {smallest}.")
@@ -120,3 +132,19 @@ def validate(config: TrainingConfig, episode_limit: int, data: Data = "replay") 
             f"episodes={config.episodes} ends before the replay memory holds one batch of batch_size={config.batch_size}: "
             f"give episodes={enough} or more, or a smaller batch_size."
         )
+
+
+def matrix_products(config: TrainingConfig) -> AbstractContextManager[None]:
+    """Within it, what is traced multiplies matrices in the precision of `config`.
+
+    Raises:
+        ValueError: if the device is a CPU, whose products are float32 whatever is asked for, and they are to be less precise.
+    """
+    if config.precision == "default":
+        return nullcontext()
+    if config.precision != "float32" and jax.default_backend() == "cpu":
+        raise ValueError(
+            f"precision={config.precision} has no effect on a CPU, where all products are float32: "
+            "leave it out, or train on an accelerator."
+        )
+    return jax.default_matmul_precision(_DOT_ALGORITHMS[config.precision])

@@ -60,24 +60,29 @@ def available_bytes(devices: Collection[Any]) -> int | None:
     return min(limits, default=None)
 
 
-def check_memory(plan: MemoryPlan, capacity: int, available: int | None) -> None:
-    """Raises ValueError with a proposal if the plan takes more than the machine has.
+def runs_that_fit(plan: MemoryPlan, capacity: int, available: int | None) -> int:
+    """How many of the planned runs the machine can hold at once, at least one.
 
     Args:
         plan: what is wanted.
         capacity: rows of the replay memory.
         available: bytes, None if unknown.
+
+    Raises:
+        ValueError: with a proposal, if not even one does.
     """
     if available is None or plan.total <= _USABLE * available:
-        return
-    rest = (plan.total - plan.replay * plan.num_runs) / plan.num_runs
+        return plan.num_runs
+    one = plan.total / plan.num_runs
+    fitting = int(_USABLE * available / one)
+    if fitting:
+        return fitting
     row = plan.replay / capacity
-    rows = int((_USABLE * available / plan.num_runs - rest) / row)
-    runs = int(_USABLE * available * plan.num_runs / plan.total)
-    proposals = [f"buffer_size={rows // 1000 * 1000 or rows}"] * (rows > 0) + [f"{runs} runs"] * (runs > 0)
+    rows = int((_USABLE * available - (one - plan.replay)) / row)
+    proposal = f"buffer_size={rows // 1000 * 1000 or rows}" if rows > 0 else "a smaller network or fewer environments"
     raise ValueError(
-        f"Training needs {in_words(plan.total)} of memory ({plan}) and this machine has {in_words(available)}: "
-        f"try {' or '.join(proposals) or 'a smaller network or fewer environments'}."
+        f"A run needs {in_words(one)} of memory ({plan._replace(num_runs=1)}) and this machine has {in_words(available)}: "
+        f"try {proposal}."
     )
 
 

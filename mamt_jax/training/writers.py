@@ -22,11 +22,16 @@ class FolderError(Exception):
     """A run's folder that cannot be used; says which, why, and what to do."""
 
 
-def create_folder(folder: Path) -> None:
-    """Makes the folder of a new run; raises FolderError if it holds something or cannot be written."""
+def check_unused(folder: Path) -> None:
+    """Raises FolderError if there is something in `folder`."""
     if folder.is_dir() and any(folder.iterdir()):
         hint = f"go on with its run by --resume {folder}, or " if (folder / CONFIG).exists() else ""
         raise FolderError(f"--out {folder} exists and is not empty: {hint}give another folder.")
+
+
+def create_folder(folder: Path) -> None:
+    """Makes the folder of a new run; raises FolderError if it holds something or cannot be written."""
+    check_unused(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CHECKPOINTS).mkdir()
@@ -111,13 +116,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def cut_rows(path: Path, env_steps: int) -> None:
-    """Removes the rows of evaluations later than `env_steps`, which a resumed run will write again."""
-    rows = [row for row in read_rows(path) if row["env_steps"] <= env_steps]
+def replace_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes a file of these rows, whole or not at all."""
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text("")
     append_rows(unfinished, rows)
     unfinished.replace(path)
+
+
+def cut_rows(path: Path, env_steps: int) -> None:
+    """Removes the rows of evaluations later than `env_steps`, which a resumed run will write again."""
+    replace_rows(path, [row for row in read_rows(path) if row["env_steps"] <= env_steps])
 
 
 def _finite(value: Any) -> Any:

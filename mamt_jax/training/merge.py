@@ -1,0 +1,116 @@
+"""Folders of runs that were trained apart, put together: seeds and values of float fields from other times or machines."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mamt_jax.training.checkpoint import latest_checkpoint, merge_checkpoints
+from mamt_jax.training.experiment import Experiment, experiment_from_json, experiment_to_json
+from mamt_jax.training.learning_curve import draw_learning_curve
+from mamt_jax.training.writers import (
+    CHECKPOINTS,
+    CONFIG,
+    CURVE,
+    METRICS,
+    FolderError,
+    read_config,
+    read_rows,
+    replace_rows,
+    write_json,
+)
+
+REPLAY = "replay"
+
+
+def even_sizes(number: int, largest: int) -> list[int]:
+    """`number` cut into the fewest pieces of at most `largest`, as even as can be."""
+    pieces = math.ceil(number / largest)
+    return [number * (piece + 1) // pieces - number * piece // pieces for piece in range(pieces)]
+
+
+def cut(experiment: Experiment, sizes: Sequence[int]) -> list[Experiment]:
+    """Experiments of so many of the runs each."""
+    ends = itertools.accumulate(sizes)
+    return [
+        dataclasses.replace(experiment, runs=experiment.runs[end - size : end]) for end, size in zip(ends, sizes, strict=True)
+    ]
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """What a folder's runs are; raises FolderError if it does not say."""
+    try:
+        return experiment_from_json(read_config(folder)["experiment"])
+    except (KeyError, ValueError) as error:
+        raise FolderError(f"{folder / CONFIG} cannot be used: {error}.") from error
+
+
+def same_but_for_runs(one: Experiment, other: Experiment) -> bool:
+    """Whether the runs of two experiments differ in nothing but seeds and their own fields."""
+    a, b = (dataclasses.replace(each, runs=(), training=dataclasses.replace(each.training, seed=0)) for each in (one, other))
+    return experiment_to_json(a) == experiment_to_json(b)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the runs in `folder` came to their end; a folder without runs or checkpoint has not."""
+    if not (folder / CONFIG).exists() or not any((folder / CHECKPOINTS).glob("*.npz")):
+        return False
+    rounds = int(latest_checkpoint(folder / CHECKPOINTS).stem.removeprefix("round_"))
+    return rounds == read_config(folder)["schedule"]["total_rounds"]
+
+
+def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | None = None) -> None:
+    """Makes `out` a folder with the runs of all `folders`, in their order, as if they had been trained together.
+
+    Its checkpoint holds no replay memory: policies can be loaded from it, and training goes on in `folders`.
+    `extra` is added to its config.json.
+
+    Raises:
+        FolderError: if one has not come to its end, or trained something else than the first.
+        CheckpointError: if a checkpoint cannot be used.
+    """
+    configs, experiments = [read_config(folder) for folder in folders], [read_experiment(folder) for folder in folders]
+    for folder in folders:
+        if not is_finished(folder):
+            raise FolderError(f"{folder} has not come to its end: go on with it by experiments/run.py --resume {folder}.")
+    experiments = _with_own_fields(experiments, configs)
+    for folder, experiment in zip(folders, experiments, strict=True):
+        if not same_but_for_runs(experiment, experiments[0]):
+            raise FolderError(f"{folder} trained something else than {folders[0]}: only seeds and float fields may differ.")
+    whole = dataclasses.replace(experiments[0], runs=tuple(run for each in experiments for run in each.runs))
+    algorithm_configs = [config for each in configs for config in each["algorithm_configs"]]
+    out.mkdir(parents=True, exist_ok=True)
+    rows = _merged_rows(folders, experiments)
+    merge_checkpoints([latest_checkpoint(folder / CHECKPOINTS) for folder in folders], out / CHECKPOINTS, REPLAY)
+    replace_rows(out / METRICS, rows)
+    write_json(
+        out / CONFIG,
+        configs[0] | {"experiment": experiment_to_json(whole), "algorithm_configs": algorithm_configs} | (extra or {}),
+    )
+    title = f"{configs[0]['spec']['name']} · {whole.algo}"
+    draw_learning_curve(out / CURVE, title, rows, whole.labels, configs[0]["references"])
+
+
+def _with_own_fields(experiments: Sequence[Experiment], configs: Sequence[dict[str, Any]]) -> list[Experiment]:
+    """The experiments, each float option in which they differ made a field of every run."""
+    options = [experiment.algo_options for experiment in experiments]
+    names = {name for each in options for name in each if any(name not in o or o[name] != each[name] for o in options)}
+    moved = []
+    for experiment, config in zip(experiments, configs, strict=True):
+        values = config["algorithm_configs"]
+        floats = [name for name in sorted(names) if all(isinstance(each.get(name), float) for each in values)]
+        runs = tuple({**run} | {name: each[name] for name in floats} for run, each in zip(experiment.runs, values, strict=True))
+        rest = {name: value for name, value in experiment.algo_options.items() if name not in floats}
+        moved.append(dataclasses.replace(experiment, runs=runs, algo_options=rest))
+    return moved
+
+
+def _merged_rows(folders: Sequence[Path], experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
+    """The rows of all folders, their runs numbered anew."""
+    rows, first = [], 0
+    for folder, experiment in zip(folders, experiments, strict=True):
+        rows += [row | {"run": first + row["run"]} for row in read_rows(folder / METRICS)]
+        first += len(experiment.runs)
+    return sorted(rows, key=lambda row: (row["env_steps"], row["run"]))

@@ -1,0 +1,222 @@
+"""Runs that are trained apart, in waves, by several processes or in a sweep, and put together."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+import pytest
+from conftest import RunPython
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from experiments import run, sweep, train  # noqa: E402
+from mamt_jax.training.load_policy import load_policy  # noqa: E402
+from mamt_jax.training.merge import even_sizes, merge_folders  # noqa: E402
+from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
+
+PROBE = ["--env", "probe:symbols", "--algo", "probe:make"]
+SMALL = [
+    *["--episodes", "60", "--num-envs", "4", "--update-interval", "10", "--num-updates", "2", "--buffer-size", "200"],
+    *["--batch-size", "32", "--evaluation-interval", "20", "--evaluation-episodes", "20"],
+]
+FOUR_RUNS = [*PROBE, *SMALL, "--seeds", "2", "--learning-rate", "0.1", "0.5"]
+PATHS = {"PYTHONPATH": str(ROOT / "tests")}
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a folder but for the time they took, as close as runs in other company come."""
+    rows = [row | {"wall_seconds": 0.0} for row in read_rows(folder / "metrics.jsonl")]
+    return sorted(rows, key=lambda row: (row["seed"], row["run"], row["env_steps"]))
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    assert len(results(one)) == len(results(other)) > 0
+    for row, expected in zip(results(one), results(other), strict=True):
+        assert row.keys() == expected.keys()
+        for name in set(expected) - {"run"}:
+            found, due = (np.array(each[name], float) for each in (row, expected))  # None, of what there is none, becomes nan
+            np.testing.assert_allclose(found, due, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four runs side by side."""
+    folder = tmp_path_factory.mktemp("together") / "out"
+    assert run.main([*FOUR_RUNS, "--out", str(folder)]) == 0
+    return folder
+
+
+@given(number=st.integers(1, 200), largest=st.integers(1, 50))
+def test_pieces_are_few_and_even(number: int, largest: int):
+    sizes = even_sizes(number, largest)
+    assert sum(sizes) == number and len(sizes) == -(-number // largest)
+    assert max(sizes) <= largest and max(sizes) - min(sizes) <= 1
+
+
+def test_what_does_not_fit_into_memory_is_done_in_waves(together: Path, tmp_path: Path, monkeypatch, capsys):
+    folder = tmp_path / "out"
+    monkeypatch.setattr(train, "runs_that_fit", lambda plan, capacity, available: 3)
+    assert run.main([*FOUR_RUNS, "--out", str(folder)]) == 0
+    assert "Waves     2 of up to 2 runs, since not all fit into memory at once" in capsys.readouterr().out
+    assert_same_results(folder, together)
+    assert json.loads((folder / "config.json").read_text())["experiment"]["runs"][3] == {"seed": 1, "learning_rate": 0.5}
+    observation = jax.nn.one_hot(np.array([[0, 1], [2, 0]]), 3)
+    np.testing.assert_array_equal(load_policy(folder, run=3)(observation), load_policy(together, run=3)(observation))
+    assert (folder / "learning_curve.png").exists()
+
+
+def test_waves_go_on_where_they_were_stopped(together: Path, tmp_path: Path, monkeypatch):
+    folder, begun = tmp_path / "out", []
+    monkeypatch.setattr(train, "runs_that_fit", lambda plan, capacity, available: 2)
+
+    def stop_in_the_second(session: Any, console: Any, resume: bool = False) -> int | None:
+        begun.append(session.folder.name)
+        return 15 if len(begun) == 2 else whole(session, console, resume)
+
+    whole = train.train
+    monkeypatch.setattr(train, "train", stop_in_the_second)
+    assert run.main([*FOUR_RUNS, "--out", str(folder)]) == 128 + 15
+    assert not (folder / "metrics.jsonl").exists()
+    assert run.main(["--resume", str(folder)]) == 0
+    assert begun == ["000", "001", "001"]
+    assert_same_results(folder, together)
+    assert run.main(["--resume", str(folder)]) == 0
+    assert len(begun) == 3
+
+
+def test_folders_of_other_seeds_and_values_are_merged(together: Path, tmp_path: Path, capsys):
+    for rate in ("0.1", "0.5"):
+        arguments = [*PROBE, *SMALL, "--seeds", "2", "--learning-rate", rate]
+        assert run.main([*arguments, "--out", str(tmp_path / rate)]) == 0
+    assert sweep.main(["--merge", str(tmp_path / "0.1"), str(tmp_path / "0.5"), "--out", str(tmp_path / "all")]) == 0
+    assert_same_results(tmp_path / "all", together)
+    assert run.main([*PROBE, *SMALL, "--size", "2", "--out", str(tmp_path / "other")]) == 0
+    with pytest.raises(FolderError, match="other trained something else than .*together"):
+        merge_folders([together, tmp_path / "other"], tmp_path / "none")
+    assert sweep.main(["--merge", str(tmp_path), "--out", str(tmp_path / "none")]) == 2
+    assert "is no run's folder" in capsys.readouterr().err
+
+
+def test_a_sweep_trains_what_is_missing_and_no_more(together: Path, tmp_path: Path, monkeypatch, capsys):
+    trained: list[int] = []
+    monkeypatch.setattr(train, "train", lambda session, *rest: trained.append(len(session.keys)) or whole(session, *rest))
+    whole = sys.modules["mamt_jax.training.loop"].train
+    arguments = [*PROBE, *SMALL, "--learning-rate", "0.1", "0.5", "--size", "1", "2", "--out", str(tmp_path)]
+    assert sweep.main([*arguments, "--seeds", "1"]) == 0
+    assert trained == [2, 2]
+    assert sweep.main([*arguments, "--seeds", "2", "--runs-per-task", "2"]) == 0
+    assert trained == [2, 2, 2, 2]
+    assert sweep.main([*arguments, "--seeds", "2"]) == 0
+    assert trained == [2, 2, 2, 2]
+    assert "probe-symbols-probe-make-size=2" in capsys.readouterr().out
+    merged = tmp_path / "probe-symbols-probe-make-size=1"
+    assert [(row["seed"], row["env_steps"]) for row in results(merged)] == [
+        (row["seed"], row["env_steps"]) for row in results(together)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--learnin-rate", "1"], "there is no option --learnin_rate here: did you mean learning_rate?"),
+        (["--learning-rate"], "--learning_rate has no value"),
+        (["--evaluation-episodes", "20", "surplus"], "--evaluation_episodes: 'surplus' is not valid: give a whole number"),
+        (["--batch-size", "32", "500"], "batch_size=500 is larger than buffer_size=200"),
+        (["--size", "many"], "--size: 'many' is not valid: give a whole number"),
+        (["--resume", "folder"], "--resume is an option of run.py alone"),
+        (["--launcher", "cluster"], "--launcher: invalid choice: 'cluster'"),
+        (["--algo", "probe:make", "absent:make"], "'absent:make' cannot be imported"),
+    ],
+)
+def test_a_sweep_that_cannot_be_does_not_begin(arguments: list[str], message: str, tmp_path: Path, capsys):
+    assert sweep.main(["--out", str(tmp_path / "out"), *PROBE, *SMALL, *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_share_the_runs(together: Path, tmp_path: Path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    folder, script = tmp_path / "out", ROOT / "experiments" / "run.py"
+    common = [sys.executable, str(script), *FOUR_RUNS, "--out", str(folder), "--distributed", address, "2"]
+    processes = [
+        subprocess.Popen(
+            [*common, str(index)], env=os.environ | PATHS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "Process   1 of 2, 2 shares of up to 2 runs" in outputs[1]
+    assert_same_results(folder, together)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--distributed"], "--distributed needs --out"),
+        (
+            ["--out", "new", "--distributed", "here", "2", "0"],
+            "--distributed here 2 0 is not valid",
+        ),
+        (["--out", "new", "--distributed", "localhost:1", "2", "2"], "INDEX 2 is not valid: give a number from 0 to 1"),
+    ],
+)
+def test_a_place_that_cannot_be_is_named(arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run.main([*PROBE, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_devices_share_the_runs(together: Path, tmp_path: Path, run_python: RunPython):
+    program = f"""if True:
+        import probe
+        from experiments import run
+        assert run.main({[*FOUR_RUNS, "--out", "OUT"]}) == 0
+        print(probe.TRACES)"""
+    traces = set()
+    for devices in (1, 2, 4):
+        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        folder = tmp_path / str(devices)
+        output = run_python("-c", program.replace("OUT", str(folder)), XLA_FLAGS=flags, **PATHS).stdout
+        assert f"Device    cpu (cpu), {devices} of {devices}\n" in output
+        assert_same_results(folder, together)
+        traces.add(output.splitlines()[-1])
+    assert len(traces) == 1, "devices make no difference to how often anything is traced"
+
+
+def ray_workers() -> list[psutil.Process]:
+    """Those that train."""
+    named = [process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"]]
+    return [process for process in named if process.info["cmdline"][0].startswith("ray::train_task")]
+
+
+def test_what_a_killed_worker_began_goes_on_elsewhere(tmp_path: Path):
+    long = ["--episodes", "2400", "--evaluation-interval", "80", "--evaluation-episodes", "4", "--checkpoint-minutes", "0"]
+    arguments = [*PROBE, *SMALL, *long, "--seeds", "2", "--runs-per-task", "1"]
+    script, environment = ROOT / "experiments" / "sweep.py", os.environ | PATHS
+    command = [sys.executable, str(script), *arguments, "--launcher", "ray", "--out", str(tmp_path / "out")]
+    parts, deadline = tmp_path / "out" / "probe-symbols-probe-make" / "parts", time.monotonic() + 240
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        begun = [parts / name / "metrics.jsonl" for name in ("000", "001")]
+        while not all(path.exists() and path.read_text().count("\n") > 4 for path in begun):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        ray_workers()[0].kill()
+        assert all(path.read_text().count("\n") < 31 for path in begun), "they were not in the middle of their work"
+        output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert run.main([*PROBE, *SMALL, *long, "--seeds", "2", "--out", str(tmp_path / "together")]) == 0
+    assert_same_results(parts.parent, tmp_path / "together")
