@@ -198,16 +198,42 @@ def reference_table(references: dict[str, dict[str, Any]]) -> str:
 
 def speed_table(benchmark: dict[str, Any]) -> str:
     """Medians of the core benchmark."""
-    lines = [
-        "| | seconds per update | in MAAC updates | training, env steps/s | compile, s |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name, seconds in benchmark["update_seconds"].items():
+    titles = ("seconds per update", "in MAAC updates", "GFLOP", "GFLOP/s", "training, env steps/s", "compile, s")
+    lines = [f"| | {' | '.join(titles)} |", "| --- " * (len(titles) + 1) + "|"]
+    rows = benchmark["update_seconds"]
+    for name, row in rows.items():
         training = benchmark["training"].get(name)
-        rate = f"{training['env_steps_per_second']['median']:.0f}" if training else ""
-        compiling = f"{training['compile_seconds']:.0f}" if training else ""
-        relative = benchmark["maac_updates_per_update"][name]
-        lines.append(f"| {name} | {seconds['median']:.3f} (min {seconds['min']:.3f}) | {relative:.1f} | {rate} | {compiling} |")
+        cells = [
+            f"{row['median']:.3f} (min {row['min']:.3f})",
+            f"{row['median'] / rows['maac']['median']:.2g}",
+            f"{row['gflop']:.2g}",
+            f"{row['gflops_per_second']:.0f}",
+            f"{training['env_steps_per_second']['median']:,.0f}" if training else "",
+            f"{training['compile_seconds']:.0f}" if training else "",
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def side_by_side_table(benchmark: dict[str, Any]) -> str:
+    """Milliseconds that an update of one run takes among others, medians."""
+    results = benchmark["side_by_side"]
+    counts = list(next(iter(results.values())))
+    lines = [f"| runs side by side | {' | '.join(counts)} |", "| --- " * (len(counts) + 1) + "|"]
+    for name, by_count in results.items():
+        cells = [
+            f"{1000 * by_count[count]['median'] / int(count):.0f} ({by_count[count]['gflops_per_second']:.0f} GFLOP/s)"
+            for count in counts
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def start_table(benchmark: dict[str, Any]) -> str:
+    """From the command to the first evaluation of what has learnt."""
+    lines = ["| | seconds to the first evaluation | memory at most, GB |", "| --- | --- | --- |"]
+    for name, row in benchmark["first_evaluation"].items():
+        lines.append(f"| {name} | {row['seconds']:.0f} | {row['peak_memory_gb']:.2g} |")
     return "\n".join(lines)
 
 
@@ -260,7 +286,7 @@ def tables() -> list[str]:
     references = read_result("reference_returns")["returns"]
     learners = [table(RESULTS / name, ENVIRONMENTS[name], references[name]) for name in shown_environments()]
     speeds = [
-        speed_table(read_result("benchmark_core")),
+        *(draw(read_result("benchmark_core")) for draw in (speed_table, side_by_side_table, start_table)),
         environment_speed_table(read_result("benchmark_environments")),
         ippo_table(read_result("benchmark_ippo")),
         processes_table(read_result("benchmark_processes")),

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("mamt_jax", "envs_jax", "experiments", "tests")
 FILES = {str(path.relative_to(ROOT)): path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))}
 LEVELS = [
-    {"types", "distributions", "differentiable_actions", "returns", "stationarity", "normalisation", "xla_flags"},
+    {"types", "distributions", "differentiable_actions", "returns", "stationarity", "normalisation", "precision", "xla_flags"},
     {"networks", "losses"},
     {"algorithms"},
     {"training"},

@@ -1,90 +1,108 @@
-"""Seconds per update, environment steps per second and compile time of the core. Run alone on the machine.
+"""Seconds per update of every algorithm, alone and with many runs side by side, and of training. Run alone on the machine.
 
 python experiments/benchmark/core.py [--out experiments/results/benchmark_core.json]
 """
 
 import argparse
 import json
-import statistics
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 import jax.numpy as jnp
 
 import envs_jax
 from envs_jax.environment import EnvSpec
+from experiments.benchmark.matmul import matmul_gflop, matmul_gflops, spread, timed
 from mamt_jax.algorithms import registry
+from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.training.config import TrainingConfig, make_schedule
-from mamt_jax.training.runs import make_runs, run_keys, stack_configs
-from mamt_jax.training.writers import describe_machine
-from mamt_jax.types import Transition
+from mamt_jax.training.runs import make_replay, make_runs, run_keys, stack_configs
+from mamt_jax.training.writers import describe_machine, read_rows
 
-BATCH, REPEATS = 1024, 30
-GROUP, GROUPS = 12, 8  # updates in one program, as training makes them, and how often it is timed
-
-
-def spread(seconds: list[float]) -> dict[str, float]:
-    """Median and extremes of repeated measurements."""
-    ordered = sorted(seconds)
-    return {"median": statistics.median(ordered), "min": ordered[0], "max": ordered[-1], "repeats": len(ordered)}
-
-
-def timed(call: Callable[[], Any], repeats: int, parts: int = 1) -> dict[str, float]:
-    """Wall seconds of `call`, warm, or of one of its equal `parts`."""
-    jax.block_until_ready(call())
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        seconds.append((time.perf_counter() - start) / parts)
-    return spread(seconds)
+SHAPES = ((1024, 1024, 1024), (1024, 256, 128), (8192, 128, 128))
+SECONDS = 1.2  # a program's worth of updates in a row, as training makes them
+GROUPS = 8  # how often it is timed
+UPDATES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "maac": ("rover_tower", "maac", {}),
+    "mamd": ("rover_tower", "mamd", {}),
+    "mamt": ("rover_tower", "mamt", {}),
+    "mamt, trust regions from all 1024 rows": ("rover_tower", "mamt", {"trust_region_batch_size": 0}),
+    "maddpg": ("rover_tower", "maddpg", {}),
+    "mappo": ("rover_tower", "mappo", {}),
+    "lola, 2 agents": ("spread", "lola", {}),
+}
+SIDE_BY_SIDE = {"maac": (1, 4, 16, 64), "mappo": (1, 4, 16, 64)}
 
 
-def random_batch(spec: EnvSpec) -> Transition:
-    """A batch of noise in the shapes of replay."""
-    keys = jax.random.split(jax.random.key(0), 4)
-    shape = (BATCH, spec.num_agents, spec.observation_size)
-    observation, next_observation = (jax.random.normal(key, shape) * spec.observation_mask[None] for key in keys[:2])
-    action = jax.random.randint(keys[2], shape[:2], 0, spec.action_size, jnp.int32)
-    reward = jax.random.normal(keys[3], shape[:2])
-    return Transition(observation, action, reward, next_observation, jnp.zeros(shape[:2], bool))
+def random_data(algorithm: Algorithm, spec: EnvSpec) -> Any:
+    """Noise in the shape of what the algorithm learns from by default: a batch of 1024, or the rollout of a round."""
+    training = TrainingConfig(**dict(algorithm.training))
+    schedule = make_schedule(training, spec.episode_limit, algorithm.data)
+    replay = make_replay(spec, algorithm, training, schedule._replace(replay_rounds=1))
+    key, observation = jax.random.key(0), jnp.zeros((training.num_envs, spec.num_agents, spec.observation_size))
+    shapes, structure = jax.tree.flatten(jax.eval_shape(replay.sample, replay.init(), key, observation, jnp.ones((), int)))
+
+    def noise(key: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
+        if shape.dtype == bool:
+            return jnp.zeros(shape.shape, bool)
+        if jnp.issubdtype(shape.dtype, jnp.integer):
+            return jax.random.randint(key, shape.shape, 0, min(spec.action_sizes), shape.dtype)
+        return jax.random.normal(key, shape.shape, shape.dtype)
+
+    keys = jax.random.split(key, len(shapes))
+    return jax.tree.unflatten(structure, [noise(k, shape) for k, shape in zip(keys, shapes, strict=True)])
 
 
-def update_seconds(spec: EnvSpec, name: str, **options: Any) -> dict[str, float]:
-    """One update of 8 agents, batch 1024, width 128, among the `GROUP` that training makes in a row."""
+def update_seconds(env: str, name: str, options: dict[str, Any], num_runs: int = 1) -> dict[str, Any]:
+    """Wall seconds of an update of `num_runs` runs side by side, and the GFLOP of its matrix products, of one run."""
+    spec = envs_jax.make(env).spec
     algorithm = registry.make(name, spec)
-    config, batch, key = algorithm.config(**options), random_batch(spec), jax.random.key(2)
+    data, keys = random_data(algorithm, spec), jax.random.split(jax.random.key(2), num_runs)
+    config = algorithm.config(**options)
 
-    def group(config: Any, state: Any) -> Any:
-        def update(number: jax.Array, state: Any) -> Any:
-            return algorithm.update(config, state, batch, jax.random.fold_in(key, number))[0]
+    def update(state: Any, key: jax.Array, number: jax.Array) -> Any:
+        return algorithm.update(config, state, data, jax.random.fold_in(key, number))[0]
 
-        return jax.lax.fori_loop(0, GROUP, update, state)
+    def group(states: Any, count: jax.Array) -> Any:
+        return jax.lax.fori_loop(0, count, lambda i, states: jax.vmap(update, (0, 0, None))(states, keys, i), states)
 
-    compiled, state = jax.jit(group, donate_argnums=1), [jax.jit(algorithm.init)(config, jax.random.key(1))]
+    compiled = jax.jit(group, donate_argnums=0)
+    kept = [jax.jit(jax.vmap(lambda key: algorithm.init(config, key)))(keys)]
+    gflop = matmul_gflop(update, jax.tree.map(lambda leaf: leaf[0], kept[0]), keys[0], jnp.zeros((), int))
 
-    def call() -> Any:
-        state[0] = compiled(config, state[0])
-        return state[0]
+    def call(count: int) -> Any:
+        kept[0] = compiled(kept[0], count)
+        return kept[0]
 
-    return timed(call, GROUPS, GROUP)
+    count = max(1, round(SECONDS / timed(lambda: call(1), 2)["min"]))
+    seconds = timed(lambda: call(count), GROUPS, count)
+    return seconds | {"gflop": gflop, "gflops_per_second": num_runs * gflop / seconds["median"]}
 
 
 def end_to_end(name: str, rounds: int) -> dict[str, Any]:
     """Rover-Tower training with the paper's settings: compile seconds, then environment steps a second."""
     env = envs_jax.make("rover_tower")
     algorithm = registry.make(name, env.spec)
-    training = TrainingConfig()
-    schedule = make_schedule(training, env.spec.episode_limit)
+    training = TrainingConfig(**dict(algorithm.training))
+    schedule = make_schedule(training, env.spec.episode_limit, algorithm.data)
     runs = make_runs(env, algorithm, training, schedule, 1)
     configs, keys = stack_configs([algorithm.config()]), run_keys([0])
     start = time.perf_counter()
-    states = jax.block_until_ready(runs.init(configs, keys))
+    effort: list[Any] = [{"xla_backend_optimization_level": level} for level in (0, 1)]  # as training does
+    init = runs.init.lower(configs, keys).compile(effort[0])
+    states = init(configs, keys)
+    runs.evaluate.lower(configs, states, 0).compile(effort[1])
     advance = runs.advance.lower(configs, states, 0, 1).compile()
-    runs.evaluate.lower(configs, states, 0).compile()
     compile_seconds = time.perf_counter() - start
     states = jax.block_until_ready(advance(configs, states, 0, schedule.warmup_rounds + 2))
     rates, done = [], schedule.warmup_rounds + 2
@@ -96,35 +114,61 @@ def end_to_end(name: str, rounds: int) -> dict[str, Any]:
     return {"compile_seconds": compile_seconds, "env_steps_per_second": spread(rates), "rounds": rounds}
 
 
-def matmul_gflops(shape: tuple[int, int, int]) -> float:
-    """This machine's own float32 matrix product, for scale."""
-    m, k, n = shape
-    multiply = jax.jit(jnp.matmul)
-    left, right = jnp.ones((m, k)), jnp.ones((k, n))
-    return 2 * m * k * n / timed(lambda: multiply(left, right), REPEATS)["min"] / 1e9
+def first_evaluation(name: str, cache: Path) -> dict[str, float]:
+    """Seconds from the command to the first evaluation of a policy that has learnt, and the most memory taken, in GB."""
+    run = Path(__file__).parents[1] / "run.py"
+    with tempfile.TemporaryDirectory() as out:
+        options = ["--algo", name, "--evaluation-interval", "50", "--out", f"{out}/run", "--compilation-cache", str(cache)]
+        start = time.perf_counter()
+        with subprocess.Popen([sys.executable, str(run), *options], stdout=subprocess.DEVNULL) as process:
+            metrics = Path(out, "run", "metrics.jsonl")
+            while not any(row["updates"] for row in read_rows(metrics)):
+                time.sleep(0.1)
+            seconds = time.perf_counter() - start
+            process.send_signal(signal.SIGTERM)
+            _, _, usage = os.wait4(process.pid, 0)
+            process.returncode = 0
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return {"seconds": seconds, "peak_memory_gb": usage.ru_maxrss * unit / 1e9}
+
+
+def first_evaluations() -> dict[str, Any]:
+    """Starts of the command, with nothing compiled before and with all of it kept."""
+    with tempfile.TemporaryDirectory() as cache:
+        return {
+            f"{name}, {when}": first_evaluation(name, Path(cache)) for name in ("maac", "mamt") for when in ("anew", "again")
+        }
+
+
+def side_by_side() -> dict[str, Any]:
+    """Updates of many runs at once."""
+    return {
+        name: {str(runs): update_seconds(*UPDATES[name], num_runs=runs) for runs in counts}
+        for name, counts in SIDE_BY_SIDE.items()
+    }
+
+
+SECTIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "first_evaluation": first_evaluations,
+    "matmul_gflops_per_second": lambda: {"x".join(map(str, shape)): matmul_gflops(shape) for shape in SHAPES},
+    "update_seconds": lambda: {name: update_seconds(*what) for name, what in UPDATES.items()},
+    "training": lambda: {name: end_to_end(name, rounds) for name, rounds in (("maac", 10), ("mamt", 5), ("mappo", 10))},
+    "side_by_side": side_by_side,
+}
 
 
 def main() -> None:
-    """Measure all, print it, write it."""
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "benchmark_core.json")
-    out = parser.parse_args().out
-    spec = envs_jax.make("rover_tower").spec
-    result = {
-        "machine": describe_machine(),
-        "command": "python experiments/benchmark/core.py",
-        "matmul_gflops_per_second": {"x".join(map(str, s)): matmul_gflops(s) for s in ((1024, 1024, 1024), (1024, 256, 128))},
-        "update_seconds": {
-            "maac": update_seconds(spec, "maac"),
-            "mamt": update_seconds(spec, "mamt"),
-            "mamt, trust regions from all 1024 rows": update_seconds(spec, "mamt", trust_region_batch_size=0),
-        },
-        "training": {name: end_to_end(name, rounds) for name, rounds in (("maac", 10), ("mamt", 5))},
-    }
-    maac = result["update_seconds"]["maac"]["median"]
-    result["maac_updates_per_update"] = {name: row["median"] / maac for name, row in result["update_seconds"].items()}
-    print(json.dumps(result, indent=2))
-    out.write_text(json.dumps(result, indent=2) + "\n")
+    parser.add_argument("--only", choices=tuple(SECTIONS), nargs="+", help="measure only these and keep the rest of the file")
+    asked = parser.parse_args()
+    result: dict[str, Any] = json.loads(asked.out.read_text()) if asked.only else {}
+    result |= {"machine": describe_machine(), "command": "python experiments/benchmark/core.py"}
+    for name in asked.only or SECTIONS:
+        result[name] = SECTIONS[name]()
+        print(name, json.dumps(result[name], indent=2), flush=True)
+    asked.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

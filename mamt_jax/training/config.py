@@ -2,18 +2,14 @@
 
 import dataclasses
 import math
-from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from typing import Literal, NamedTuple, get_args
-
-import jax
 
 from mamt_jax.algorithms.contract import Data
 
 _LARGEST = 2**31 - 1
 
-Precision = Literal["default", "float32", "tensorfloat32", "bfloat16"]
-_DOT_ALGORITHMS = {"float32": "F32_F32_F32", "tensorfloat32": "TF32_TF32_F32", "bfloat16": "BF16_BF16_F32"}
+Precision = Literal["default", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +38,7 @@ class TrainingConfig:
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints; 0 writes one after every slice of work."""
     precision: Precision = "default"
-    """Of the factors in matrix products on an accelerator, whose sums are float32 in any case: jax's own choice, or this."""
+    """Of the factors of all matrix products in updates: jax's own for the device, or bfloat16. Their sums are float32."""
 
 
 class Schedule(NamedTuple):
@@ -132,19 +128,3 @@ def validate(config: TrainingConfig, episode_limit: int, data: Data = "replay") 
             f"episodes={config.episodes} ends before the replay memory holds one batch of batch_size={config.batch_size}: "
             f"give episodes={enough} or more, or a smaller batch_size."
         )
-
-
-def matrix_products(config: TrainingConfig) -> AbstractContextManager[None]:
-    """Within it, what is traced multiplies matrices in the precision of `config`.
-
-    Raises:
-        ValueError: if the device is a CPU, whose products are float32 whatever is asked for, and they are to be less precise.
-    """
-    if config.precision == "default":
-        return nullcontext()
-    if config.precision != "float32" and jax.default_backend() == "cpu":
-        raise ValueError(
-            f"precision={config.precision} has no effect on a CPU, where all products are float32: "
-            "leave it out, or train on an accelerator."
-        )
-    return jax.default_matmul_precision(_DOT_ALGORITHMS[config.precision])

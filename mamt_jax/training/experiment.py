@@ -10,6 +10,7 @@ from envs_jax import registry as environments
 from envs_jax.environment import Environment, HostEnvironment
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.precision import with_bfloat16_products
 from mamt_jax.training.config import Schedule, TrainingConfig, make_schedule, validate
 from mamt_jax.types import Config
 
@@ -66,6 +67,8 @@ def build(experiment: Experiment) -> Built:
     env = environments.make_any(experiment.env, **experiment.env_options)
     algorithm = algorithms.make(experiment.algo, env.spec)
     validate(experiment.training, env.spec.episode_limit, algorithm.data)
+    if experiment.training.precision == "bfloat16":
+        algorithm = algorithm._replace(update=with_bfloat16_products(algorithm.update))
     return Built(
         env=env,
         algorithm=algorithm,

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from envs_jax.environment import HostEnvironment
 from mamt_jax.training.checkpoint import latest_checkpoint, load_checkpoint, read_record, save_checkpoint, to_numpy
-from mamt_jax.training.config import matrix_products
 from mamt_jax.training.experiment import Built, Experiment
 from mamt_jax.training.host_runs import make_host_runs
 from mamt_jax.training.interrupt import deferred_signals
@@ -74,7 +73,6 @@ class Programs(NamedTuple):
 
 def open_session(experiment: Experiment, built: Built, folder: Path, references: Mapping[str, float]) -> Session:
     """Prepares training without taking memory for it or compiling; the last run is repeated until all devices have as many."""
-    matrix_products(experiment.training)
     num_runs = padded_runs(len(experiment.runs))
     rest = (built.algorithm, experiment.training, built.schedule, num_runs)
     runs = make_host_runs(built.env, *rest) if isinstance(built.env, HostEnvironment) else make_runs(built.env, *rest)
@@ -113,7 +111,6 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         display.note(f"Signal {number}: stopping after the work in hand, with a checkpoint. Once more stops at once.")
 
     with ExitStack() as stack:
-        stack.enter_context(matrix_products(training))
         stack.callback(session.runs.close)
         display = stack.enter_context(Display(console, training.episodes))
         stopped = stack.enter_context(deferred_signals(announce))
