@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from experiments import run
 from experiments.compilation_cache import use_compilation_cache
@@ -166,14 +166,20 @@ def merge_group(group: Group) -> None:
 
 
 def summary(groups: Iterable[Group]) -> Table:
-    """The last evaluation of every group's runs."""
-    table = Table("group", "runs", "episodes", "greedy return, mean ± standard deviation over runs")
+    """The last evaluation of every group, the seeds of each setting together."""
+    group_column = Column("group", overflow="fold")
+    table = Table(group_column, "setting", "seeds", "episodes", "greedy return ± deviation")
     for group in groups:
         rows = {row["run"]: row for row in read_rows(group.folder / METRICS)}
-        returns = np.array([row["eval_return"] for row in rows.values()], float)
-        deviation = f" ± {returns.std(ddof=1):.3g}" if len(returns) > 1 else ""
-        episodes = f"{min(row['episodes'] for row in rows.values()):,}" if rows else ""
-        table.add_row(group.folder.name, str(len(rows)), episodes, f"{returns.mean():.4g}{deviation}" if rows else "not done")
+        labels = read_experiment(group.folder).labels if rows else []
+        for label in dict.fromkeys(labels):
+            seeds = [rows[run] for run, other in enumerate(labels) if other == label]
+            returns = np.array([row["eval_return"] for row in seeds], float)
+            deviation = f" ± {returns.std(ddof=1):.3g}" if len(seeds) > 1 else ""
+            episodes = f"{min(row['episodes'] for row in seeds):,}"
+            table.add_row(group.folder.name, label, str(len(seeds)), episodes, f"{returns.mean():.4g}{deviation}")
+        if not rows:
+            table.add_row(group.folder.name, "", "", "", "not done")
     return table
 
 
