@@ -186,6 +186,18 @@ def table(folder: Path, shown: Shown, references: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def precision_table() -> str:
+    """Returns of MAAC on Rover-Tower by the precision of products, over the second half of the episodes that all have."""
+    folders = {"jax's own": "maac", "bfloat16": "maac_bfloat16"}
+    found = {name: curves(read_rows(RESULTS / "rover_tower" / folder), "train_return") for name, folder in folders.items()}
+    last = min(episodes[-1] for episodes, _ in found.values())
+    lines = [f"| precision of products | training return, episodes {last // 2:,} to {last:,} |", "| --- | --- |"]
+    for name, (episodes, values) in found.items():
+        means = values[:, (episodes > last / 2) & (episodes <= last)].mean(1)
+        lines.append(f"| {name} | {means.mean():.3g} ({', '.join(f'{mean:.3g}' for mean in means)}) |")
+    return "\n".join(lines)
+
+
 def reference_table(references: dict[str, dict[str, Any]]) -> str:
     """Returns of the reference policies in every environment."""
     lines = [f"| | {' | '.join(POLICIES)} |", "| --- | --- | --- | --- |"]
@@ -291,7 +303,7 @@ def tables() -> list[str]:
         ippo_table(read_result("benchmark_ippo")),
         processes_table(read_result("benchmark_processes")),
     ]
-    return [summary_table(references), *learners, reference_table(references), *speeds]
+    return [summary_table(references), *learners, precision_table(), reference_table(references), *speeds]
 
 
 def shown_environments() -> list[str]:

@@ -149,7 +149,9 @@ def open_tasks(group: Group, runs_per_task: int | None) -> list[Task]:
     there = [run for task in begun for run in task.experiment.runs]
     missing = dataclasses.replace(group.experiment, runs=tuple(each for each in group.experiment.runs if each not in there))
     sizes = even_sizes(len(missing.runs), runs_per_task or max(1, len(missing.runs)))
-    new = [Task(group.folder / PARTS / f"{len(begun) + number:03d}", part) for number, part in enumerate(cut(missing, sizes))]
+    taken = {task.folder.name for task in begun}
+    free = (name for name in map("{:03d}".format, itertools.count()) if name not in taken)
+    new = [Task(group.folder / PARTS / name, part) for name, part in zip(free, cut(missing, sizes), strict=False)]
     return [task for task in begun if not is_finished(task.folder)] + new
 
 

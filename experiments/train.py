@@ -28,6 +28,7 @@ from mamt_jax.training.writers import (
     FolderError,
     create_folder,
     describe_machine,
+    make_folder,
     read_config,
     spec_to_json,
     write_json,
@@ -97,7 +98,7 @@ def start(
         return train(session, console)
     sizes = even_sizes(len(experiment.runs), size)
     if crew.index == 0:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_json(folder / CONFIG, describe(session) | {PARTS: sizes})
     return train_parts(experiment, sizes, folder, console, crew, references)
 

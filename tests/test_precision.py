@@ -61,8 +61,8 @@ def test_loops_and_branches_are_covered(factors):
 
 def test_an_update_is_the_same_but_for_rounding():
     spec = make("spread").spec
-    algorithm = registry.make("mamt", spec)
-    config = algorithm.config(hidden_size=16, trust_region_batch_size=0)
+    algorithm = registry.make("maac", spec)
+    config = algorithm.config(hidden_size=16)
     state = algorithm.init(config, jax.random.key(0))
     observation = jax.random.normal(jax.random.key(1), (8, spec.num_agents, spec.observation_size))
     per_agent = observation[..., 0]

@@ -58,7 +58,7 @@ def is_finished(folder: Path) -> bool:
     if not (folder / CONFIG).exists() or not any((folder / CHECKPOINTS).glob("*.npz")):
         return False
     rounds = int(latest_checkpoint(folder / CHECKPOINTS).stem.removeprefix("round_"))
-    return rounds == read_config(folder)["schedule"]["total_rounds"]
+    return rounds == read_config(folder).get("schedule", {}).get("total_rounds")
 
 
 def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | None = None) -> None:

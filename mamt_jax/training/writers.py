@@ -32,9 +32,13 @@ def check_unused(folder: Path) -> None:
 def create_folder(folder: Path) -> None:
     """Makes the folder of a new run; raises FolderError if it holds something or cannot be written."""
     check_unused(folder)
+    make_folder(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder of runs, whatever is there; raises FolderError if it cannot be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CHECKPOINTS).mkdir()
+        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(f"--out {folder} cannot be written ({error.strerror}): give a folder that can.") from error
 
