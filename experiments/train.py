@@ -19,7 +19,7 @@ from experiments.presets import PRESETS, QUICK_EPISODES
 from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_to_json
 from mamt_jax.training.loop import Session, open_session, plan_memory, train
-from mamt_jax.training.memory import available_bytes, runs_that_fit
+from mamt_jax.training.memory import MemoryPlan, available_bytes, runs_that_fit
 from mamt_jax.training.merge import cut, even_sizes, is_finished, merge_folders, read_experiment
 from mamt_jax.training.runs import padded_runs
 from mamt_jax.training.writers import (
@@ -85,8 +85,9 @@ def start(
         FolderError: if the folder is in use or cannot be written.
     """
     session = prepare(experiment, folder, {})
-    size = part_size(session, crew)
-    announce(session, size, crew, console, quick)
+    plan = plan_memory(session)
+    size = part_size(session, plan, crew)
+    announce(session, plan, size, crew, console, quick)
     if crew.count == 1:
         create_folder(folder)
     if references is None:
@@ -156,9 +157,9 @@ def prepare(experiment: Experiment, folder: Path, references: Mapping[str, float
         raise OptionError(f"{experiment.algo} cannot be built with {dict(experiment.algo_options)}: {error}.") from error
 
 
-def part_size(session: Session, crew: Crew) -> int:
+def part_size(session: Session, plan: MemoryPlan, crew: Crew) -> int:
     """How many runs are trained side by side: a process's share, or as many of it as fit into memory."""
-    plan, share = plan_memory(session), math.ceil(len(session.experiment.runs) / crew.count)
+    share = math.ceil(len(session.experiment.runs) / crew.count)
     try:
         fitting = runs_that_fit(plan, session.built.schedule.capacity, available_bytes(session.runs.sharding.device_set))
     except ValueError as error:
@@ -166,7 +167,7 @@ def part_size(session: Session, crew: Crew) -> int:
     return max(size for size in range(1, share + 1) if size == 1 or padded_runs(size) <= fitting)
 
 
-def announce(session: Session, size: int, crew: Crew, console: Console, quick: bool) -> None:
+def announce(session: Session, plan: MemoryPlan, size: int, crew: Crew, console: Console, quick: bool) -> None:
     """Says what will happen."""
     experiment, built = session.experiment, session.built
     schedule, spec, device = built.schedule, built.env.spec, jax.local_devices()[0]
@@ -179,7 +180,7 @@ def announce(session: Session, size: int, crew: Crew, console: Console, quick: b
         f"Each      {experiment.training.episodes:,} episodes, {schedule.env_steps(rounds):,} environment steps, "
         f"{schedule.num_updates(rounds):,} updates",
         f"Device    {device.device_kind} ({device.platform}), {used} of {jax.local_device_count()}",
-        f"Memory    {plan_memory(session)}",
+        f"Memory    {plan}",
         f"Folder    {session.folder}",
         f"Stop with Ctrl-C; go on with: python experiments/run.py --resume {session.folder}",
     ]

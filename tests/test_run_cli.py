@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         ([*PROBE, "--num-envs"], "--num_envs: expected one argument"),
         ([*PROBE, "surplus"], "'surplus' belongs to no option"),
-        ([*PROBE, "--size", "1000000000"], "A run needs 72 GB of memory"),
+        ([*PROBE, "--size", "1000000000"], "A run needs 432 GB of memory"),
         (["--env", "spread", "--algo", "maac", "--num-heads", "0"], "num_heads=0 is not valid: give a number above 0"),
         (["--env", "spread", "--algo", "mamd_op"], "mamd_op knows who depends on whom only in"),
         (["--resume", "absent"], "absent is no run's folder, it has no config.json"),

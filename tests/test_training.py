@@ -25,7 +25,7 @@ from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.config import TrainingConfig, make_schedule, validate
 from mamt_jax.training.experiment import Experiment, build, experiment_from_json, experiment_to_json
 from mamt_jax.training.loop import Session, open_session, plan_memory, slice_rounds, train
-from mamt_jax.training.memory import MemoryPlan, available_bytes, in_words, runs_that_fit
+from mamt_jax.training.memory import MemoryPlan, available_bytes, in_words, runs_that_fit, temporary_bytes
 from mamt_jax.training.runs import RunState, even_shares, make_runs, pad_runs, padded_runs, run_keys, stack_configs
 from mamt_jax.training.writers import CONFIG, METRICS, read_rows, write_json
 
@@ -208,7 +208,7 @@ def test_memory_is_planned_to_the_byte(tmp_path: Path):
     apart = rounds * finals * opened.experiment.training.num_envs * observation
     assert plan.replay * 2 == sum(leaf.nbytes for leaf in jax.tree.leaves(states.replay))
     assert plan.replay == rows * (observation + rest) + apart
-    assert plan.total == 2 * (plan.replay + plan.learner + plan.environments)
+    assert plan.total == 2 * (plan.replay + plan.learner + plan.environments + plan.update)
     assert runs_that_fit(plan, 200, plan.total * 2) == runs_that_fit(plan, 200, None) == 2
     assert runs_that_fit(plan, 200, plan.total) == 1
     with pytest.raises(ValueError, match=r"A run needs .* this machine has 10 KB: try buffer_size=\d+\.$"):
@@ -216,13 +216,25 @@ def test_memory_is_planned_to_the_byte(tmp_path: Path):
 
 
 def test_what_is_proposed_fits():
-    plan = MemoryPlan(replay=904_000_000, learner=50_000_000, environments=0, num_runs=4)
+    plan = MemoryPlan(replay=904_000_000, learner=30_000_000, environments=0, update=20_000_000, num_runs=4)
     assert runs_that_fit(plan, 1_000_000, 2_000_000_000) == 1
     with pytest.raises(ValueError, match="try buffer_size=442000"):
         runs_that_fit(plan, 1_000_000, 500_000_000)
     smaller = plan._replace(replay=904 * 442_000)
     assert runs_that_fit(smaller, 442_000, 500_000_000) == 1
     assert in_words(904_000_000) == "904 MB"
+
+
+def test_what_an_update_takes_is_counted_where_most_lives():
+    def program(x: jax.Array) -> jax.Array:
+        wide = jnp.stack([x, x])  # 2 rows, and the rows that stack puts together live beside it
+        total = wide.sum(0)
+        return jax.lax.fori_loop(0, 3, lambda _, y: jnp.concatenate([y, y, y])[: len(y)], total)
+
+    row = jnp.ones(1000).nbytes
+    counted = temporary_bytes(jax.make_jaxpr(program)(jnp.ones(1000)).jaxpr)
+    # In the loop: its input and result, and inside the threefold beside what is cut from it.
+    assert 6 * row <= counted < 6 * row + 100
 
 
 def test_devices_have_their_memory_together():

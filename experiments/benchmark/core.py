@@ -26,7 +26,7 @@ from experiments.benchmark.matmul import matmul_gflop, matmul_gflops, spread, ti
 from mamt_jax.algorithms import registry
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.training.config import TrainingConfig, make_schedule
-from mamt_jax.training.runs import make_replay, make_runs, run_keys, stack_configs
+from mamt_jax.training.runs import make_replay, make_runs, run_keys, sample_shape, stack_configs
 from mamt_jax.training.writers import describe_machine, read_rows
 
 SHAPES = ((1024, 1024, 1024), (1024, 256, 128), (8192, 128, 128))
@@ -50,7 +50,7 @@ def random_data(algorithm: Algorithm, spec: EnvSpec) -> Any:
     schedule = make_schedule(training, spec.episode_limit, algorithm.data)
     replay = make_replay(spec, algorithm, training, schedule._replace(replay_rounds=1))
     key, observation = jax.random.key(0), jnp.zeros((training.num_envs, spec.num_agents, spec.observation_size))
-    shapes, structure = jax.tree.flatten(jax.eval_shape(replay.sample, replay.init(), key, observation, jnp.ones((), int)))
+    shapes, structure = jax.tree.flatten(sample_shape(replay, replay.init(), key, observation))
 
     def noise(key: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
         if shape.dtype == bool:

@@ -3,12 +3,12 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
 REPEATS = 30
 
@@ -52,15 +52,5 @@ def _count(jaxpr: Jaxpr) -> float:
             product: Any = equation.outvars[0].aval
             total += 2.0 * product.size * math.prod(factor.shape[axis] for axis in contracted)
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
-        total += times * sum(_count(inner) for inner in _inner(equation.params.values()))
+        total += times * sum(map(_count, jaxprs_in_params(equation.params)))
     return total
-
-
-def _inner(values: Any) -> Iterator[Jaxpr]:
-    for value in values:
-        if isinstance(value, ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, Jaxpr):
-            yield value
-        elif isinstance(value, tuple | list):
-            yield from _inner(value)

@@ -17,10 +17,20 @@ from mamt_jax.training.experiment import Built, Experiment
 from mamt_jax.training.host_runs import make_host_runs
 from mamt_jax.training.interrupt import deferred_signals
 from mamt_jax.training.learning_curve import draw_learning_curve
-from mamt_jax.training.memory import MemoryPlan, num_bytes
+from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
 from mamt_jax.training.progress import Display, duration
 from mamt_jax.training.report import make_rows
-from mamt_jax.training.runs import Runs, RunState, make_runs, pad_runs, padded_runs, run_keys, stack_configs
+from mamt_jax.training.runs import (
+    Runs,
+    RunState,
+    make_replay,
+    make_runs,
+    pad_runs,
+    padded_runs,
+    run_keys,
+    sample_shape,
+    stack_configs,
+)
 from mamt_jax.training.writers import CHECKPOINTS, CURVE, METRICS, FolderError, append_rows, cut_rows, read_rows
 from mamt_jax.types import Config
 
@@ -82,11 +92,17 @@ def open_session(experiment: Experiment, built: Built, folder: Path, references:
 
 
 def plan_memory(session: Session) -> MemoryPlan:
-    """What the states of training will take."""
+    """What the states of training will take, and an update while it lasts."""
     states = jax.eval_shape(session.runs.init, session.configs, session.keys)
     num_runs = len(session.keys)
     parts = (states.replay, states.learner_state, states.env_batch)
-    return MemoryPlan(*(num_bytes(part) // num_runs for part in parts), num_runs=num_runs)
+    config, state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (session.configs, states))
+    built = session.built
+    replay = make_replay(built.env.spec, built.algorithm, session.experiment.training, built.schedule)
+    batch = sample_shape(replay, jax.eval_shape(replay.init), state.key, state.env_batch.observation)
+    update = jax.make_jaxpr(built.algorithm.update)(config, state.learner_state, batch, state.key)
+    temporary = num_bytes(batch) + temporary_bytes(update.jaxpr)
+    return MemoryPlan(*(num_bytes(part) // num_runs for part in parts), update=temporary, num_runs=num_runs)
 
 
 def train(session: Session, console: Console, resume: bool = False) -> int | None:

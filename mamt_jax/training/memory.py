@@ -1,39 +1,44 @@
 """How much memory training will take, known before any is taken."""
 
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import psutil
+from jax.extend.core import Jaxpr, Var, jaxprs_in_params
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 _USABLE = 0.9
 
 
 class MemoryPlan(NamedTuple):
-    """Bytes that stay in memory throughout training.
+    """Bytes of memory that training takes.
 
     Attributes:
         replay: one run's replay memory.
         learner: one run's networks and optimisers.
         environments: one run's environments.
+        update: what an update of one run takes while it lasts.
         num_runs: how many runs there are.
     """
 
     replay: int
     learner: int
     environments: int
+    update: int
     num_runs: int
 
     @property
     def total(self) -> int:
         """Bytes of all runs."""
-        return (self.replay + self.learner + self.environments) * self.num_runs
+        return (self.replay + self.learner + self.environments + self.update) * self.num_runs
 
     def __str__(self) -> str:
         """The plan in one line."""
-        parts = f"replay {in_words(self.replay)}, learner {in_words(self.learner)}, environments {in_words(self.environments)}"
+        sizes = {name: size for name, size in self._asdict().items() if name != "num_runs"}
+        parts = ", ".join(f"{name} {in_words(size)}" for name, size in sizes.items())
         return f"{in_words(self.total)}: {parts} for each of {self.num_runs} run{'s' * (self.num_runs > 1)}"
 
 
@@ -49,6 +54,27 @@ def in_words(size: float) -> str:
 def num_bytes(tree: Any) -> int:
     """Bytes of all leaves, arrays or shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def temporary_bytes(jaxpr: Jaxpr) -> int:
+    """The most that a program's intermediate and final values take at once, its arguments not counted.
+
+    Every value lives from the equation that makes it to the last one that reads it. Compilers keep less, since they fuse:
+    XLA takes 0.88 of it for MAAC's update and 0.36 for MA-PPO's.
+    """
+    last_use: dict[Var, int] = {}
+    for index, variables in enumerate([*(equation.invars for equation in jaxpr.eqns), jaxpr.outvars]):
+        last_use |= {variable: index for variable in variables if isinstance(variable, Var)}
+    dying: Counter[int] = Counter()
+    alive = most = 0
+    for index, equation in enumerate(jaxpr.eqns):
+        for variable in equation.outvars:
+            if variable in last_use:
+                alive += num_bytes(variable.aval)
+                dying[last_use[variable]] += num_bytes(variable.aval)
+        most = max(most, alive + max(map(temporary_bytes, jaxprs_in_params(equation.params)), default=0))
+        alive -= dying[index]
+    return most
 
 
 def available_bytes(devices: Collection[Any]) -> int | None:

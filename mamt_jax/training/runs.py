@@ -164,6 +164,11 @@ def make_replay(
     )
 
 
+def sample_shape(replay: Replay, storage: Any, key: Any, observation: Any) -> Any:
+    """The shapes of what an algorithm learns from at once; arguments as `Replay.sample`, arrays or shapes."""
+    return jax.eval_shape(replay.sample, storage, key, observation, jnp.ones((), jnp.int32))
+
+
 def make_init(
     algorithm: Algorithm, replay: Replay, open_batch: Callable[[jax.Array], EnvBatch]
 ) -> Callable[[Config, jax.Array], RunState]:
@@ -174,7 +179,7 @@ def make_init(
         learner_state = algorithm.init(algorithm_config, learner_key)
         env_batch = open_batch(env_key)
         storage = replay.init()
-        batch = jax.eval_shape(replay.sample, storage, train_key, env_batch.observation, jnp.ones((), jnp.int32))
+        batch = sample_shape(replay, storage, train_key, env_batch.observation)
         _, metrics = jax.eval_shape(algorithm.update, algorithm_config, learner_state, batch, train_key)
         return RunState(
             key=train_key,

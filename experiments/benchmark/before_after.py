@@ -1,0 +1,108 @@
+"""Seconds per update before and after a change: two revisions by turns on the same machine, a row in the file of results.
+
+python experiments/benchmark/before_after.py BEFORE AFTER --what "what was changed" [--update maac]
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+TURNS, UPDATES_A_TURN = 20, 5
+
+
+def serve(update: str) -> None:
+    """Makes as many updates as each line of standard input says, and answers with the seconds that one took."""
+    import jax
+
+    import envs_jax
+    from experiments.benchmark.core import UPDATES, random_data
+    from mamt_jax.algorithms import registry
+
+    env, name, options = UPDATES[update]
+    spec = envs_jax.make(env).spec
+    algorithm = registry.make(name, spec)
+    data, config = random_data(algorithm, spec), algorithm.config(**options)
+
+    def step(number: jax.Array, state: Any) -> Any:
+        return algorithm.update(config, state, data, jax.random.fold_in(jax.random.key(0), number))[0]
+
+    advance = jax.jit(lambda state, count: jax.lax.fori_loop(0, count, step, state), donate_argnums=0)
+    state = advance(jax.jit(lambda: algorithm.init(config, jax.random.key(1)))(), 1)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        state = jax.block_until_ready(advance(state, int(line)))
+        print((time.perf_counter() - began) / int(line), flush=True)
+
+
+def open_server(revision: str, folder: Path, update: str) -> subprocess.Popen[str]:
+    """A process that serves updates of the code of `revision`."""
+    archive = subprocess.run(["git", "-C", str(ROOT), "archive", revision], check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(folder, filter="data")
+    command = [sys.executable, __file__, "--serve", "--update", update]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder)
+
+
+def take_turns(servers: list[subprocess.Popen[str]]) -> list[list[float]]:
+    """Seconds per update of each, turn by turn."""
+    seconds: list[list[float]] = [[] for _ in servers]
+    for turn in range(TURNS + 1):
+        for server, taken in zip(servers, seconds, strict=True):
+            assert server.stdin is not None and server.stdout is not None
+            print(UPDATES_A_TURN, file=server.stdin, flush=True)
+            answer = float(server.stdout.readline())
+            if turn:  # the first one is warm-up
+                taken.append(answer)
+    return seconds
+
+
+def commit(revision: str) -> str:
+    """The short name of a revision."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", revision]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def main() -> None:
+    """Measures, prints, adds a row."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("revisions", nargs="*", metavar="REVISION", help="before and after")
+    parser.add_argument("--what", help="the change, in words")
+    parser.add_argument("--update", default="maac", help="which update of core.py")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "benchmark_changes.json")
+    asked = parser.parse_args()
+    if asked.serve:
+        return serve(asked.update)
+    if len(asked.revisions) != 2 or not asked.what:
+        parser.error("give the revisions before and after the change, and --what was changed")
+
+    sys.path.insert(0, str(ROOT))
+    from experiments.benchmark.matmul import spread
+    from mamt_jax.training.writers import describe_machine
+
+    names = [commit(revision) for revision in asked.revisions]
+    with tempfile.TemporaryDirectory() as folder:
+        servers = [open_server(name, Path(folder, name), asked.update) for name in names]
+        seconds = take_turns(servers)
+        for server in servers:
+            server.kill()
+            server.wait()
+    before, after = ({"revision": name} | spread(taken) for name, taken in zip(names, seconds, strict=True))
+    row = {"what": asked.what, "update": asked.update, "before": before, "after": after, "machine": describe_machine()}
+    print(json.dumps(row, indent=2))
+    rows = json.loads(asked.out.read_text()) if asked.out.exists() else []
+    asked.out.write_text(json.dumps([*rows, row], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
