@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-TURNS, UPDATES_A_TURN = 20, 5
+TURNS, UPDATES_A_TURN = 30, 5
 
 
 def serve(update: str) -> None:
@@ -35,8 +35,10 @@ def serve(update: str) -> None:
     def step(number: jax.Array, state: Any) -> Any:
         return algorithm.update(config, state, data, jax.random.fold_in(jax.random.key(0), number))[0]
 
-    advance = jax.jit(lambda state, count: jax.lax.fori_loop(0, count, step, state), donate_argnums=0)
-    state = advance(jax.jit(lambda: algorithm.init(config, jax.random.key(1)))(), 1)
+    # An axis of one run, as training has it: layouts depend on it.
+    steps = jax.vmap(step, in_axes=(None, 0))
+    advance = jax.jit(lambda states, count: jax.lax.fori_loop(0, count, steps, states), donate_argnums=0)
+    state = advance(jax.jit(jax.vmap(lambda key: algorithm.init(config, key)))(jax.random.split(jax.random.key(1), 1)), 1)
     for line in sys.stdin:
         began = time.perf_counter()
         state = jax.block_until_ready(advance(state, int(line)))
