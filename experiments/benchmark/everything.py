@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("core", "environments", "processes")
+SCRIPTS = ("core", "profile_update", "environments", "processes")
 WITH_JAXMARL = "ippo"
 
 
