@@ -1,5 +1,6 @@
 """A trained policy and its spec from a run's folder, without its environment."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import jax
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import registry as algorithms
-from mamt_jax.training.checkpoint import latest_checkpoint, load_checkpoint
+from mamt_jax.training.checkpoint import load_checkpoint, newest_usable
 from mamt_jax.training.experiment import Experiment, experiment_from_json, make_configs
 from mamt_jax.training.runs import run_keys, stack_configs
 from mamt_jax.training.writers import CHECKPOINTS, CONFIG, FolderError, read_config, spec_from_json
@@ -24,7 +25,7 @@ class _Learner(NamedTuple):
 
 
 def load_policy(folder: str | Path, run: int = 0) -> Policy:
-    """The policies of all agents as they were at the latest checkpoint.
+    """The policies of all agents as they were at the latest checkpoint; warns if that is damaged and takes the one before.
 
     Args:
         folder: the folder of a run of experiments/run.py.
@@ -36,7 +37,7 @@ def load_policy(folder: str | Path, run: int = 0) -> Policy:
 
     Raises:
         FolderError: if it is no such folder, or has no such run.
-        CheckpointError: if there is no checkpoint, or it is damaged.
+        CheckpointError: if there is no checkpoint that can be used.
     """
     folder = Path(folder)
     experiment, spec = _read(folder)
@@ -46,7 +47,11 @@ def load_policy(folder: str | Path, run: int = 0) -> Policy:
     configs = make_configs(algorithm, experiment)
     keys = run_keys([each["seed"] for each in experiment.runs])
     shapes = jax.eval_shape(jax.vmap(algorithm.init), stack_configs(configs), keys)
-    (learner_states,), _ = load_checkpoint(latest_checkpoint(folder / CHECKPOINTS), _Learner(shapes))
+    taken, ((learner_states,), _), refused = newest_usable(
+        folder / CHECKPOINTS, lambda path: load_checkpoint(path, _Learner(shapes))
+    )
+    for error in refused.values():
+        warnings.warn(f"{error} The policy is that of {taken.name}.", stacklevel=2)
     config, learner_state = configs[run], jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[run]), learner_states)
 
     @jax.jit

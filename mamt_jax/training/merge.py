@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mamt_jax.training.checkpoint import latest_checkpoint, merge_checkpoints
+from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, merge_checkpoints
 from mamt_jax.training.experiment import Experiment, experiment_from_json, experiment_to_json
 from mamt_jax.training.learning_curve import draw_learning_curve
 from mamt_jax.training.writers import (
@@ -83,7 +83,10 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
     algorithm_configs = [config for each in configs for config in each["algorithm_configs"]]
     out.mkdir(parents=True, exist_ok=True)
     rows = _merged_rows(folders, experiments)
-    merge_checkpoints([latest_checkpoint(folder / CHECKPOINTS) for folder in folders], out / CHECKPOINTS, REPLAY)
+    try:
+        merge_checkpoints([latest_checkpoint(folder / CHECKPOINTS) for folder in folders], out / CHECKPOINTS, REPLAY)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Make it anew by run.py --resume on its folder, then merge again.") from error
     replace_rows(out / METRICS, rows)
     write_json(
         out / CONFIG,
