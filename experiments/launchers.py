@@ -10,15 +10,11 @@ from typing import NamedTuple
 import jax
 from rich.console import Console
 
-from envs_jax.environment import HostError
 from experiments.options import OptionError
-from experiments.train import start_or_resume
-from mamt_jax.training.checkpoint import CheckpointError
+from experiments.train import EXPECTED, start_or_resume
 from mamt_jax.training.experiment import Experiment
-from mamt_jax.training.writers import FolderError
 
 RETRIES = 3
-_EXPECTED = (OptionError, FolderError, CheckpointError, HostError)
 
 
 class Task(NamedTuple):
@@ -36,7 +32,7 @@ def train_task(task: Task) -> str | None:
     """Trains a task from wherever its folder ends; returns what went wrong, if anything did."""
     try:
         stopped = start_or_resume(task.experiment, task.folder, Console(soft_wrap=True, emoji=False))
-    except _EXPECTED as error:
+    except EXPECTED as error:
         return str(error)
     finally:
         jax.clear_caches()

@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from rich.console import Console
 
 from envs_jax import registry as environments
-from envs_jax.environment import HostError
 from experiments.compilation_cache import OFF, use_compilation_cache
 from experiments.crew import join
 from experiments.options import (
@@ -31,13 +30,12 @@ from experiments.options import (
     underscored,
 )
 from experiments.presets import PRESETS
-from experiments.train import ALONE, resume, start
+from experiments.train import ALONE, EXPECTED, resume, start
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.contract import Algorithm
-from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.experiment import Experiment
-from mamt_jax.training.writers import FolderError, check_unused
+from mamt_jax.training.writers import check_unused
 
 DEFAULT_ENV, DEFAULT_ALGO = "rover_tower", "mamt"
 
@@ -61,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True, emoji=False)
     try:
         folder, stopped = run(underscored(sys.argv[1:] if arguments is None else arguments), console)
-    except (OptionError, FolderError, CheckpointError, HostError) as error:
+    except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if stopped is None:

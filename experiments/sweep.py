@@ -27,10 +27,10 @@ from experiments import run
 from experiments.compilation_cache import use_compilation_cache
 from experiments.launchers import LAUNCHERS, Task
 from experiments.options import OptionError, Parser, add_groups, nearest, underscored
-from experiments.train import PARTS, prepare
-from mamt_jax.training.checkpoint import CheckpointError
+from experiments.train import EXPECTED, PARTS, prepare
 from mamt_jax.training.experiment import Experiment
 from mamt_jax.training.merge import cut, even_sizes, is_finished, merge_folders, read_experiment, same_but_for_runs
+from mamt_jax.training.report import STOPPED
 from mamt_jax.training.writers import CONFIG, METRICS, FolderError, read_rows
 
 APPLY_TO_ALL = ("seeds", "preset")
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failures = LAUNCHERS[own.launcher](tasks, console, own.cpus, own.gpus)
         for group in groups:
             merge_group(group)
-    except (OptionError, FolderError, CheckpointError) as error:
+    except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console.print(summary(groups))
@@ -176,10 +176,12 @@ def summary(groups: Iterable[Group]) -> Table:
         labels = read_experiment(group.folder).labels if rows else []
         for label in dict.fromkeys(labels):
             seeds = [rows[run] for run, other in enumerate(labels) if other == label]
-            returns = np.array([row["eval_return"] for row in seeds], float)
-            deviation = f" ± {returns.std(ddof=1):.3g}" if len(seeds) > 1 else ""
-            episodes = f"{min(row['episodes'] for row in seeds):,}"
-            table.add_row(group.folder.name, label, str(len(seeds)), episodes, f"{returns.mean():.4g}{deviation}")
+            going = [row for row in seeds if STOPPED not in row]
+            counted = str(len(seeds)) if len(going) == len(seeds) else f"{len(going)} of {len(seeds)}, others stopped"
+            returns = np.array([row["eval_return"] for row in going], float)
+            deviation = f" ± {returns.std(ddof=1):.3g}" if len(going) > 1 else ""
+            mean = f"{returns.mean():.4g}{deviation}" if going else ""
+            table.add_row(group.folder.name, label, counted, f"{min(row['episodes'] for row in seeds):,}", mean)
         if not rows:
             table.add_row(group.folder.name, "", "", "", "not done")
     return table

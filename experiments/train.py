@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from envs_jax.environment import HostEnvironment
+from envs_jax.environment import HostEnvironment, HostError
 from envs_jax.host import play_host_references
 from envs_jax.reference_policies import evaluate_policy, reference_policies
 from experiments.options import OptionError
 from experiments.presets import PRESETS, QUICK_EPISODES
-from mamt_jax.training.checkpoint import latest_checkpoint
+from mamt_jax.training.breakdown import BreakdownError
+from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, read_record
 from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_to_json
 from mamt_jax.training.loop import Session, open_session, plan_memory, train
 from mamt_jax.training.memory import MemoryPlan, available_bytes, runs_that_fit
@@ -25,6 +26,7 @@ from mamt_jax.training.runs import padded_runs
 from mamt_jax.training.writers import (
     CHECKPOINTS,
     CONFIG,
+    METRICS,
     FolderError,
     create_folder,
     describe_machine,
@@ -32,8 +34,11 @@ from mamt_jax.training.writers import (
     read_config,
     spec_to_json,
     write_json,
+    writing,
 )
 
+EXPECTED = (OptionError, FolderError, CheckpointError, HostError, BreakdownError)
+"""What ends a command in one sentence."""
 PARTS = "parts"
 REFERENCE_EPISODES = 1000
 HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES = 12, 4
@@ -95,12 +100,14 @@ def start(
         references = play_references(session.built)
     session = session._replace(references=references)
     if crew.count == 1 and size == len(experiment.runs):
-        write_json(folder / CONFIG, describe(session))
+        with writing(folder):
+            write_json(folder / CONFIG, describe(session))
         return train(session, console)
     sizes = even_sizes(len(experiment.runs), size)
     if crew.index == 0:
         make_folder(folder)
-        write_json(folder / CONFIG, describe(session) | {PARTS: sizes})
+        with writing(folder):
+            write_json(folder / CONFIG, describe(session) | {PARTS: sizes})
     return train_parts(experiment, sizes, folder, console, crew, references)
 
 
@@ -121,7 +128,11 @@ def train_parts(
     parts = [(part, folder / PARTS / f"{number:03d}") for number, part in enumerate(cut(experiment, sizes))]
     for number, (part, where) in enumerate(parts):
         if number % crew.count == crew.index:
-            stopped = start_or_resume(part, where, console, references)
+            try:
+                stopped = start_or_resume(part, where, console, references)
+            except BreakdownError as error:  # the runs of other parts go on
+                console.print(f"{where}: {error}", highlight=False)
+                continue
             if stopped is not None:
                 return stopped
     crew.wait()
@@ -130,6 +141,8 @@ def train_parts(
         if not all(is_finished(where) for where in folders):
             raise FolderError(f"{folder} is not complete, a process stopped early: go on with --resume {folder}.")
         merge_folders(folders, folder, {PARTS: sizes})
+        if all(read_record(latest_checkpoint(folder / CHECKPOINTS))["breakdowns"]):
+            raise BreakdownError(f"All runs have stopped: {folder / METRICS} says where.")
     return None
 
 
@@ -197,7 +210,11 @@ def announce(session: Session, plan: MemoryPlan, size: int, crew: Crew, console:
 
 
 def play_references(built: Built) -> dict[str, float]:
-    """Mean return per agent and episode of each reference policy."""
+    """Mean return per agent and episode of each reference policy; those that are not finite are left out."""
+    return {name: value for name, value in _play_references(built).items() if math.isfinite(value)}
+
+
+def _play_references(built: Built) -> dict[str, float]:
     if isinstance(built.env, HostEnvironment):
         played = play_host_references(built.env, 0, HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES)
         return {name: float(episodes.episode_return.mean()) for name, episodes in played.items()}
