@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 import os
 import re
 import sys
@@ -38,6 +39,7 @@ from mamt_jax.training.experiment import Experiment
 from mamt_jax.training.writers import check_unused
 
 DEFAULT_ENV, DEFAULT_ALGO = "rover_tower", "mamt"
+MOST_RUNS = 10_000
 
 
 class Asked(NamedTuple):
@@ -133,8 +135,8 @@ def common_parser(add_help: bool) -> Parser:
 
 def positive(text: str) -> int:
     """A whole number above zero."""
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not valid: give a whole number of at least 1.")
+    if not text.isascii() or not text.isdigit() or not 1 <= len(text.lstrip("0")) <= len(str(MOST_RUNS)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid: give a whole number of at least 1, and at most {MOST_RUNS}.")
     return int(text)
 
 
@@ -166,6 +168,9 @@ def make_experiment(asked: Asked) -> Experiment:
     swept = {name: value for name, value in given["algo"].items() if isinstance(value, list) and len(value) > 1}
     fixed = {name: value[0] if isinstance(value, list) else value for name, value in given["algo"].items() if name not in swept}
     training = TrainingConfig(**given["training"])
+    num_runs = values["seeds"] * math.prod(map(len, swept.values()))
+    if num_runs > MOST_RUNS:
+        raise OptionError(f"--seeds {values['seeds']} is not valid: it makes {num_runs} runs; give fewer, {MOST_RUNS} in all.")
     points = [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
     runs = [{"seed": training.seed + number} | point for point in points for number in range(values["seeds"])]
     return Experiment(values["env"], values["algo"], given["env"], fixed, tuple(runs), training)

@@ -4,7 +4,8 @@ import dataclasses
 import math
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +91,7 @@ def start(
         FolderError: if the folder is in use or cannot be written.
     """
     session = prepare(experiment, folder, {})
-    plan = plan_memory(session)
+    plan = planned(session)
     size = part_size(session, plan, crew)
     announce(session, plan, size, crew, console, quick)
     if crew.count == 1:
@@ -160,14 +161,29 @@ def start_or_resume(
 
 def prepare(experiment: Experiment, folder: Path, references: Mapping[str, float]) -> Session:
     """Builds everything that takes no memory; raises OptionError if it cannot work."""
-    try:
+    with refusing(experiment):
         return open_session(experiment, build(experiment), folder, references)
+
+
+def planned(session: Session) -> MemoryPlan:
+    """What training will take; raises OptionError if it cannot work."""
+    with refusing(session.experiment):
+        return plan_memory(session)
+
+
+@contextmanager
+def refusing(experiment: Experiment) -> Iterator[None]:
+    """Within it, what goes wrong in building an experiment is raised as OptionError."""
+    try:
+        yield
     except ValueError as error:
         raise OptionError(str(error)) from error
     except Exception as error:
-        if not experiment.algo_options:
+        options = {**experiment.env_options, **experiment.algo_options}
+        if not options:
             raise
-        raise OptionError(f"{experiment.algo} cannot be built with {dict(experiment.algo_options)}: {error}.") from error
+        sentence = f"{experiment.algo} cannot be built on {experiment.env} with {options}: {str(error).splitlines()[0]}."
+        raise OptionError(sentence) from error
 
 
 def part_size(session: Session, plan: MemoryPlan, crew: Crew) -> int:

@@ -108,7 +108,7 @@ def open_session(experiment: Experiment, built: Built, folder: Path, references:
 
 
 def plan_memory(session: Session) -> MemoryPlan:
-    """What the states of training will take, and an update while it lasts."""
+    """What the states of training will take, the environments of an evaluation, and an update while it lasts."""
     states = jax.eval_shape(session.runs.init, session.configs, session.keys)
     num_runs = len(session.keys)
     parts = (states.replay, states.learner_state, states.env_batch)
@@ -118,7 +118,11 @@ def plan_memory(session: Session) -> MemoryPlan:
     batch = sample_shape(replay, jax.eval_shape(replay.init), state.key, state.env_batch.observation)
     update = jax.make_jaxpr(built.algorithm.update)(config, state.learner_state, batch, state.key)
     temporary = num_bytes(batch) + temporary_bytes(update.jaxpr)
-    return MemoryPlan(*(num_bytes(part) // num_runs for part in parts), update=temporary, num_runs=num_runs)
+    replay_bytes, learner, environments = (num_bytes(part) // num_runs for part in parts)
+    if not isinstance(built.env, HostEnvironment):
+        training = session.experiment.training
+        environments += environments * training.evaluation_episodes // training.num_envs
+    return MemoryPlan(replay_bytes, learner, environments, update=temporary, num_runs=num_runs)
 
 
 def train(session: Session, console: Console, resume: bool = False) -> int | None:
