@@ -18,25 +18,10 @@ from experiments.options import OptionError, add_groups  # noqa: E402
 from mamt_jax.algorithms.ranges import LARGEST  # noqa: E402
 
 PAIRS = (("spread", "mamt"), ("matrix_game", "lola"), ("matrix_game", "mappo"), ("spread", "maddpg"))
-ABSURD = ("", "nan", "inf", "-inf", "-1", "0", "-0.0", "1e-50", "1e9", "1e30", "1e400", "2147483648", "None", "[]", "((1,", "many")
+ABSURD = [
+    *["nan", "inf", "-inf", "-1", "0", "-0.0", "1e-50", "1e9", "1e30", "1e400", "2147483648", "None", "[]", "((1,", "many"],
     "",
-    "nan",
-    "inf",
-    "-inf",
-    "-1",
-    "0",
-    "-0.0",
-    "1e-50",
-    "1e9",
-    "1e30",
-    "1e400",
-    "2147483648",
-    "None",
-    "True",
-    "[]",
-    "((1,",
-    "many",
-)
+]
 NUMBER = re.compile(r"-?(?:inf|nan|\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
 
 
