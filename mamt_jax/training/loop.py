@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from mamt_jax.training.experiment import Built, Experiment
 from mamt_jax.training.host_runs import make_host_runs
 from mamt_jax.training.interrupt import deferred_signals
 from mamt_jax.training.learning_curve import draw_learning_curve
+from mamt_jax.training.loggers import LOGGERS, Logger
 from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
 from mamt_jax.training.progress import Display, duration
 from mamt_jax.training.report import make_rows
@@ -51,6 +52,8 @@ class Session(NamedTuple):
         folder: where results go.
         references: name -> return of reference policies, for the learning curve.
         policy_leaves: which leaves of a learner state are the policy's.
+        log: names of loggers.
+        loggers: those loggers, while training lasts.
     """
 
     experiment: Experiment
@@ -61,6 +64,8 @@ class Session(NamedTuple):
     folder: Path
     references: Mapping[str, float]
     policy_leaves: Any
+    log: tuple[str, ...] = ()
+    loggers: tuple[Logger, ...] = ()
 
 
 class Counters(NamedTuple):
@@ -84,7 +89,9 @@ class Programs(NamedTuple):
     advance: Callable[..., RunState]
 
 
-def open_session(experiment: Experiment, built: Built, folder: Path, references: Mapping[str, float]) -> Session:
+def open_session(
+    experiment: Experiment, built: Built, folder: Path, references: Mapping[str, float], log: Sequence[str] = ()
+) -> Session:
     """Prepares training without taking memory for it or compiling; the last run is repeated until all devices have as many."""
     num_runs = padded_runs(len(experiment.runs))
     rest = (built.algorithm, experiment.training, built.schedule, num_runs)
@@ -93,7 +100,7 @@ def open_session(experiment: Experiment, built: Built, folder: Path, references:
     configs, keys = jax.device_put(pad_runs(wanted, num_runs), runs.sharding)
     learner_state = jax.eval_shape(built.algorithm.init, built.configs[0], jax.eval_shape(jax.random.key, 0))
     leaves = policy_leaves(built.algorithm, built.env.spec, built.configs[0], learner_state)
-    return Session(experiment, built, runs, configs, keys, folder, references, leaves)
+    return Session(experiment, built, runs, configs, keys, folder, references, leaves, tuple(log))
 
 
 def plan_memory(session: Session) -> MemoryPlan:
@@ -137,6 +144,7 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         stopped = stack.enter_context(deferred_signals(announce))
         began = time.monotonic()
         states, counters = restore(session) if resume else begin(session, display)
+        session = session._replace(loggers=open_loggers(session, stack))
         started = began - counters.wall_seconds
         evaluate = compile_program(display, "evaluation", session.runs.evaluate, session.configs, states, 0, effort=1)
         if not resume:
@@ -149,6 +157,14 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
             states, counters = work(session, programs, states, counters, display, started, stopped)
         finish(session, states, counters)
     return stopped()
+
+
+def open_loggers(session: Session, stack: ExitStack) -> tuple[Logger, ...]:
+    """The session's loggers, which the stack will close; restore what was before, first."""
+    loggers = tuple(LOGGERS[name](session.folder, session.experiment) for name in session.log)
+    for logger in loggers:
+        stack.callback(logger.close)
+    return loggers
 
 
 def begin(session: Session, display: Display) -> tuple[RunState, Counters]:
@@ -231,6 +247,8 @@ def report(
     ]
     rows = make_rows(heads, evaluate(session.configs, states, rounds), states.sums)
     append_rows(session.folder / METRICS, rows)
+    for logger in session.loggers:
+        logger.write(rows)
     keep_best(session, states, rows, display)
     display.evaluated(rows)
     return session.runs.reset_sums(states), counters
