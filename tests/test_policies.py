@@ -15,12 +15,14 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from envs_jax import make  # noqa: E402
-from experiments import evaluate, run  # noqa: E402
+from experiments import evaluate, pretrained_returns, run  # noqa: E402
+from experiments.options import underscored  # noqa: E402
 from mamt_jax.algorithms import registry  # noqa: E402
 from mamt_jax.training.best import merge_best, policy_leaves, policy_part, save_better  # noqa: E402
 from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
-from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
+from mamt_jax.training.merge import read_experiment  # noqa: E402
+from mamt_jax.training.writers import FolderError, read_config, read_rows  # noqa: E402
 
 ARGUMENTS = [
     *["--env", "probe:symbols", "--algo", "probe:make", "--num_agents", "3", "--seeds", "3", "--learning-rate", "0.05"],
@@ -112,3 +114,28 @@ def test_an_export_without_flatbuffers_says_what_to_install(folder: Path, tmp_pa
     monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None)
     assert evaluate.main([str(folder), "--export", str(tmp_path / "policy")]) == 2
     assert "--export needs flatbuffers: pip install -e '.[export]'." in capsys.readouterr().err
+
+
+def test_the_page_of_trained_policies_says_what_is_in_their_files():
+    page = (pretrained_returns.PRETRAINED / "README.md").read_text()
+    returns = json.loads(pretrained_returns.RETURNS.read_text())["returns"]
+    assert returns.keys() == {pretrained_returns.name_of(folder) for folder in pretrained_returns.folders()}
+    assert pretrained_returns.table(returns) in page and pretrained_returns.commands() in page
+
+
+@pytest.mark.parametrize("folder", pretrained_returns.folders(), ids=pretrained_returns.name_of)
+def test_a_trained_policy_is_small_and_of_its_command(folder: Path):
+    assert (folder / "best.npz").stat().st_size < 1_000_000
+    rows, best = read_rows(folder / "metrics.jsonl"), read(folder / "best.npz")
+    assert best[".eval_return"] == max(row["eval_return"] for row in rows)
+    _, *arguments = read_config(folder)["command"]
+    assert run.make_experiment(run.read_arguments(underscored(arguments))) == read_experiment(folder)
+
+
+def test_a_trained_policy_plays_where_it_was_trained(capsys: pytest.CaptureFixture):
+    played = json.loads(pretrained_returns.RETURNS.read_text())["returns"]["rover_tower/mappo"]
+    assert evaluate.main(["--pretrained", "rover_tower/mappo", "--episodes", "300"]) == 0
+    mean, error = (float(each) for each in capsys.readouterr().out.split()[2:5:2])
+    assert abs(mean - played["return"]) < 4 * error
+    assert evaluate.main(["--pretrained", "rover_tower/mapo"]) == 2
+    assert "--pretrained rover_tower/mapo is not there: did you mean rover_tower/mappo?" in capsys.readouterr().err
