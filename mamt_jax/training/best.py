@@ -10,7 +10,14 @@ import numpy as np
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms.contract import Algorithm
-from mamt_jax.training.checkpoint import concatenate_archives, load_checkpoint, named_arrays, to_numpy, write_archive
+from mamt_jax.training.checkpoint import (
+    CheckpointError,
+    concatenate_archives,
+    load_checkpoint,
+    named_arrays,
+    to_numpy,
+    write_archive,
+)
 from mamt_jax.types import Config, LearnerState
 
 
@@ -26,12 +33,6 @@ class Best(NamedTuple):
     eval_return: np.ndarray
     env_steps: np.ndarray
     learner_state: LearnerState
-
-
-class _Returns(NamedTuple):
-    """The part of a file that says whether something is better."""
-
-    eval_return: np.ndarray
 
 
 def policy_leaves(algorithm: Algorithm, spec: EnvSpec, config: Config, learner_state: LearnerState) -> Any:
@@ -61,7 +62,7 @@ def policy_part(learner_state: LearnerState, leaves: Any) -> LearnerState:
 
 
 def save_better(path: Path, learner_states: LearnerState, eval_returns: Sequence[float], env_steps: int) -> None:
-    """Puts into the file those policies that did better than the ones there, or all if there is none.
+    """Puts into the file those policies that did better than the ones there; all, if it is not there or cannot be used.
 
     A run that was killed goes on from an earlier checkpoint and meets the same policies again; a better one stays, though its
     evaluation may not come back bit for bit on a GPU or with environments outside JAX.
@@ -73,21 +74,19 @@ def save_better(path: Path, learner_states: LearnerState, eval_returns: Sequence
         env_steps: when it was.
 
     Raises:
-        CheckpointError: if the file there is damaged or of something else.
         OSError: if it cannot be written. The earlier one is then as it was.
     """
     returns = np.nan_to_num(np.array(eval_returns, np.float64), nan=-np.inf)
-    better = np.ones(len(returns), bool)
-    if path.exists():
-        better = returns > load_checkpoint(path, _Returns(returns))[0].eval_return
-    if not better.any():
-        return
     policies = jax.tree.map(lambda leaf: to_numpy(leaf)[: len(returns)], learner_states)
     best = Best(returns, np.full(len(returns), env_steps), policies)
-    if path.exists():
+    try:
         earlier, _ = load_checkpoint(path, best)
-        best = jax.tree.map(lambda new, old: np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old), best, earlier)
-    write_archive(path, named_arrays(best), {})
+    except CheckpointError:
+        return write_archive(path, named_arrays(best), {})
+    better = returns > earlier.eval_return
+    best = jax.tree.map(lambda new, old: np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old), best, earlier)
+    if better.any():
+        write_archive(path, named_arrays(best), {})
 
 
 def merge_best(paths: Sequence[Path], path: Path) -> None:
