@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from envs_jax.environment import HostEnvironment
+from mamt_jax.training.best import policy_leaves, policy_part, save_better
 from mamt_jax.training.checkpoint import latest_checkpoint, load_checkpoint, read_record, save_checkpoint, to_numpy
 from mamt_jax.training.experiment import Built, Experiment
 from mamt_jax.training.host_runs import make_host_runs
@@ -31,7 +32,7 @@ from mamt_jax.training.runs import (
     sample_shape,
     stack_configs,
 )
-from mamt_jax.training.writers import CHECKPOINTS, CURVE, METRICS, FolderError, append_rows, cut_rows, read_rows
+from mamt_jax.training.writers import BEST, CHECKPOINTS, CURVE, METRICS, FolderError, append_rows, cut_rows, read_rows
 from mamt_jax.types import Config
 
 SLICE_SECONDS = 5.0
@@ -49,6 +50,7 @@ class Session(NamedTuple):
         keys: one a run, padded.
         folder: where results go.
         references: name -> return of reference policies, for the learning curve.
+        policy_leaves: which leaves of a learner state are the policy's.
     """
 
     experiment: Experiment
@@ -58,6 +60,7 @@ class Session(NamedTuple):
     keys: jax.Array
     folder: Path
     references: Mapping[str, float]
+    policy_leaves: Any
 
 
 class Counters(NamedTuple):
@@ -88,7 +91,9 @@ def open_session(experiment: Experiment, built: Built, folder: Path, references:
     runs = make_host_runs(built.env, *rest) if isinstance(built.env, HostEnvironment) else make_runs(built.env, *rest)
     wanted = stack_configs(built.configs), run_keys([run["seed"] for run in experiment.runs])
     configs, keys = jax.device_put(pad_runs(wanted, num_runs), runs.sharding)
-    return Session(experiment, built, runs, configs, keys, folder, references)
+    learner_state = jax.eval_shape(built.algorithm.init, built.configs[0], jax.eval_shape(jax.random.key, 0))
+    leaves = policy_leaves(built.algorithm, built.env.spec, built.configs[0], learner_state)
+    return Session(experiment, built, runs, configs, keys, folder, references, leaves)
 
 
 def plan_memory(session: Session) -> MemoryPlan:
@@ -226,8 +231,18 @@ def report(
     ]
     rows = make_rows(heads, evaluate(session.configs, states, rounds), states.sums)
     append_rows(session.folder / METRICS, rows)
+    keep_best(session, states, rows, display)
     display.evaluated(rows)
     return session.runs.reset_sums(states), counters
+
+
+def keep_best(session: Session, states: RunState, rows: list[dict[str, Any]], display: Display) -> None:
+    """Saves the policies that have just done better than ever; a full disk does not end training."""
+    policies = policy_part(states.learner_state, session.policy_leaves)
+    try:
+        save_better(session.folder / BEST, policies, [row["eval_return"] for row in rows], rows[0]["env_steps"])
+    except OSError as error:
+        display.note(f"The best policies cannot be saved ({error.strerror}); the file before is untouched, training goes on.")
 
 
 def compile_program(
