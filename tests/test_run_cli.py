@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run: two seeds times two learning rates, three agents."""
     folder = tmp_path_factory.mktemp("run") / "out"
     arguments = [*PROBE, *SMALL, "--seeds", "2", "--seed", "3", "--learning-rate", "0.1", "0.5", "--num_agents=3"]
+    arguments += ["--log", "tensorboard"]
     assert run.main([*arguments, "--out", str(folder)]) == 0
     return folder
 
@@ -61,6 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "batch_size=64 is larger than buffer_size=32: lower batch_size",
         ),
         ([*PROBE, "--num-envs"], "--num_envs: expected one argument"),
+        ([*PROBE, "--log", "tensorbord"], "--log: 'tensorbord' is not valid: give one or more of tensorboard, wandb"),
         ([*PROBE, "surplus"], "'surplus' belongs to no option"),
         ([*PROBE, "--size", "1000000000"], "A run needs 432 GB of memory"),
         (["--env", "spread", "--algo", "maac", "--num-heads", "0"], "num_heads=0 is not valid: give a number above 0"),
@@ -177,6 +179,8 @@ def test_a_finished_run_stays_finished(folder: Path, capsys):
     before = (folder / "metrics.jsonl").read_text()
     assert run.main(["--resume", str(folder)]) == 0
     assert (folder / "metrics.jsonl").read_text() == before
+    events = [path.stat().st_size for path in (folder / "tensorboard").glob("*/events*")]
+    assert len(events) == 4 and min(events) > 1000
 
 
 def test_a_damaged_checkpoint_is_named_and_the_rest_kept(folder: Path, tmp_path: Path, capsys):

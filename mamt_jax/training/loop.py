@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from mamt_jax.training.experiment import Built, Experiment
 from mamt_jax.training.host_runs import make_host_runs
 from mamt_jax.training.interrupt import deferred_signals
 from mamt_jax.training.learning_curve import draw_learning_curve
+from mamt_jax.training.loggers import LOGGERS, Logger
 from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
 from mamt_jax.training.progress import Display, duration
 from mamt_jax.training.report import STOPPED, make_rows
@@ -63,6 +64,8 @@ class Session(NamedTuple):
         folder: where results go.
         references: name -> return of reference policies, for the learning curve.
         policy_leaves: which leaves of a learner state are the policy's.
+        log: names of loggers.
+        loggers: those loggers, while training lasts.
     """
 
     experiment: Experiment
@@ -73,6 +76,8 @@ class Session(NamedTuple):
     folder: Path
     references: Mapping[str, float]
     policy_leaves: Any
+    log: tuple[str, ...] = ()
+    loggers: tuple[Logger, ...] = ()
 
 
 class Counters(NamedTuple):
@@ -100,7 +105,9 @@ class Programs(NamedTuple):
     advance: Callable[..., RunState]
 
 
-def open_session(experiment: Experiment, built: Built, folder: Path, references: Mapping[str, float]) -> Session:
+def open_session(
+    experiment: Experiment, built: Built, folder: Path, references: Mapping[str, float], log: Sequence[str] = ()
+) -> Session:
     """Prepares training without taking memory for it or compiling; the last run is repeated until all devices have as many."""
     num_runs = padded_runs(len(experiment.runs))
     rest = (built.algorithm, experiment.training, built.schedule, num_runs)
@@ -109,7 +116,7 @@ def open_session(experiment: Experiment, built: Built, folder: Path, references:
     configs, keys = jax.device_put(pad_runs(wanted, num_runs), runs.sharding)
     learner_state = jax.eval_shape(built.algorithm.init, built.configs[0], jax.eval_shape(jax.random.key, 0))
     leaves = policy_leaves(built.algorithm, built.env.spec, built.configs[0], learner_state)
-    return Session(experiment, built, runs, configs, keys, folder, references, leaves)
+    return Session(experiment, built, runs, configs, keys, folder, references, leaves, tuple(log))
 
 
 def plan_memory(session: Session) -> MemoryPlan:
@@ -154,6 +161,7 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         stopped = stack.enter_context(deferred_signals(announce))
         began = time.monotonic()
         states, counters = restore(session, display) if resume else begin(session, display)
+        session = session._replace(loggers=open_loggers(session, stack))
         started = began - counters.wall_seconds
         evaluate = compile_program(display, "evaluation", session.runs.evaluate, session.configs, states, 0, effort=1)
         if not resume:
@@ -175,6 +183,14 @@ def sentences(session: Session, breakdowns: Iterable[Broken | None]) -> list[str
     runs = enumerate(zip(session.experiment.runs, breakdowns, strict=True))
     schedule = session.built.schedule
     return [describe_breakdown(number, run["seed"], broken, schedule) for number, (run, broken) in runs if broken]
+
+
+def open_loggers(session: Session, stack: ExitStack) -> tuple[Logger, ...]:
+    """The session's loggers, which the stack will close; restore what was before, first."""
+    loggers = tuple(LOGGERS[name](session.folder, session.experiment) for name in session.log)
+    for logger in loggers:
+        stack.callback(logger.close)
+    return loggers
 
 
 def begin(session: Session, display: Display) -> tuple[RunState, Counters]:
@@ -261,6 +277,8 @@ def report(
     counters = counters._replace(episodes=tuple(int(a + b) for a, b in zip(counters.episodes, finished, strict=True)))
     heads = [row_head(session, counters, run) for run in range(len(finished))]
     rows = make_rows(heads, evaluate(session.configs, states, rounds), states.sums)
+    for logger in session.loggers:
+        logger.write(rows)
     keep_best(session, states, rows, display)
     display.evaluated(rows)
     counters = write_rows(session, counters._replace(unwritten=(*counters.unwritten, *rows)), display)
