@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mamt_jax.training.writers import whole_file
+
 
 def draw_learning_curve(
     path: Path, title: str, rows: Sequence[Mapping[str, Any]], labels: Sequence[str], references: Mapping[str, float]
@@ -45,4 +47,5 @@ def draw_learning_curve(
     axes.set(title=title, xlabel="episodes", ylabel="return per agent and episode (greedy)")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=130)
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=130, format=path.suffix[1:])

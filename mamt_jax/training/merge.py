@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mamt_jax.training.best import merge_best
-from mamt_jax.training.checkpoint import latest_checkpoint, merge_checkpoints
+from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, merge_checkpoints
 from mamt_jax.training.experiment import Experiment, experiment_from_json, experiment_to_json
 from mamt_jax.training.learning_curve import draw_learning_curve
 from mamt_jax.training.writers import (
@@ -85,7 +85,10 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
     algorithm_configs = [config for each in configs for config in each["algorithm_configs"]]
     out.mkdir(parents=True, exist_ok=True)
     rows = _merged_rows(folders, experiments)
-    merge_checkpoints([latest_checkpoint(folder / CHECKPOINTS) for folder in folders], out / CHECKPOINTS, REPLAY)
+    try:
+        merge_checkpoints([latest_checkpoint(folder / CHECKPOINTS) for folder in folders], out / CHECKPOINTS, REPLAY)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Make it anew by run.py --resume on its folder, then merge again.") from error
     if all((folder / BEST).exists() for folder in folders):
         merge_best([folder / BEST for folder in folders], out / BEST)
     replace_rows(out / METRICS, rows)
