@@ -1,9 +1,9 @@
 """How well a joint policy's divergence is estimated: by the mean-field sum, by D_ns, and by networks that learn from them.
 
-A joint policy is a Markov random field, `pi(a) ~ exp(Q(a))` with `Q(a) = sum_i u_i(a_i) + sum_{i<j} W_ij(a_i, a_j)`: who depends
-on whom can be read from Q as the paper reads it from critics (Eq. 14). The previous policy is that of slightly other u and W.
-All that MAMT has to learn is given to it: networks see each agent's own policy and how it changed, Q is known, and modelling
-policies know the previous policies exactly. What remains is the idea.
+A joint policy is a Markov random field, `pi(a) ~ exp(Q(a))` with `Q(a) = sum_i u_i(a_i) + sum_{i<j} W_ij(a_i, a_j)`: who
+depends on whom can be read from Q as the paper reads it from critics (Eq. 14). The previous policy is that of another u and W
+nearby. All that MAMT has to learn is given to it: networks see each agent's own policy and how it changed, Q is known, and
+modelling policies know the previous policies exactly. What remains is the idea.
 """
 
 import functools
