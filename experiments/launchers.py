@@ -18,10 +18,11 @@ RETRIES = 3
 
 
 class Task(NamedTuple):
-    """An experiment and the folder it is trained in."""
+    """An experiment, the folder it is trained in, and names of loggers."""
 
     folder: Path
     experiment: Experiment
+    log: Sequence[str] = ()
 
 
 Launcher = Callable[[Sequence[Task], Console, float, float], dict[Path, str]]
@@ -31,7 +32,7 @@ Launcher = Callable[[Sequence[Task], Console, float, float], dict[Path, str]]
 def train_task(task: Task) -> str | None:
     """Trains a task from wherever its folder ends; returns what went wrong, if anything did."""
     try:
-        stopped = start_or_resume(task.experiment, task.folder, Console(soft_wrap=True, emoji=False))
+        stopped = start_or_resume(task.experiment, task.folder, Console(soft_wrap=True, emoji=False), log=task.log)
     except EXPECTED as error:
         return str(error)
     finally:

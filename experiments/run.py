@@ -36,6 +36,7 @@ from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.experiment import Experiment
+from mamt_jax.training.loggers import LOGGERS, check_logger
 from mamt_jax.training.writers import check_unused
 
 DEFAULT_ENV, DEFAULT_ALGO = "rover_tower", "mamt"
@@ -89,7 +90,7 @@ def run(arguments: Sequence[str], console: Console) -> tuple[Path, int | None]:
     experiment = make_experiment(asked)
     folder = Path(asked.values["out"] or default_folder(experiment))
     quick = asked.values["preset"] == "quick" and "episodes" not in asked.values
-    return folder, start(experiment, folder, console, crew, quick=quick)
+    return folder, start(experiment, folder, console, crew, quick=quick, log=asked.values["log"])
 
 
 def read_arguments(arguments: Sequence[str]) -> Asked:
@@ -129,8 +130,24 @@ def common_parser(add_help: bool) -> Parser:
     parser.add_argument("--algo", default=DEFAULT_ALGO, help=f"{algo_names}, or package.module:make (default {DEFAULT_ALGO})")
     parser.add_argument("--seeds", type=positive, default=1, metavar="INT", help="runs with a seed of their own (default 1)")
     parser.add_argument("--out", help="folder of the results (default runs/ENV-ALGO-TIME)")
+    add_log(parser)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="quick", help="settings by name; options go first (quick)")
     return parser
+
+
+def add_log(parser: Parser) -> None:
+    """The option --log."""
+    where = f"{', '.join(LOGGERS)}: where else metrics go; each needs the extra of its name"
+    parser.add_argument("--log", nargs="+", default=[], type=logger_name, metavar="NAME", help=where)
+
+
+def logger_name(text: str) -> str:
+    """A logger that can be used."""
+    try:
+        check_logger(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def positive(text: str) -> int:

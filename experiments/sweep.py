@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         groups = make_groups(read_axes(rest), Path(own.out))
         tasks = [task for group in groups for task in open_tasks(group, own.runs_per_task)]
         console.print(f"{len(groups)} groups, {len(tasks)} tasks to do, in {own.out}", highlight=False)
-        failures = LAUNCHERS[own.launcher](tasks, console, own.cpus, own.gpus)
+        failures = LAUNCHERS[own.launcher]([task._replace(log=own.log) for task in tasks], console, own.cpus, own.gpus)
         for group in groups:
             merge_group(group)
     except EXPECTED as error:
@@ -76,6 +76,7 @@ def own_parser() -> Parser:
     parser.add_argument("--runs_per_task", type=run.positive, help="runs of a group that one task trains (default all)")
     parser.add_argument("--cpus", type=float, default=1.0, help="CPU cores that Ray reserves for a task (default 1)")
     parser.add_argument("--gpus", type=float, default=0.0, help="GPUs that Ray reserves for a task (default 0)")
+    run.add_log(parser)
     parser.add_argument("--merge", nargs="+", metavar="DIR", help="only put these folders' runs together, in --out")
     parser.add_argument("--compilation_cache", metavar="DIR", help="as in run.py")
     return parser

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from experiments.presets import PRESETS, QUICK_EPISODES
 from mamt_jax.training.breakdown import BreakdownError
 from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, read_record
 from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_to_json
+from mamt_jax.training.loggers import check_logger
 from mamt_jax.training.loop import Session, open_session, plan_memory, train
 from mamt_jax.training.memory import MemoryPlan, available_bytes, runs_that_fit
 from mamt_jax.training.merge import cut, even_sizes, is_finished, merge_folders, read_experiment
@@ -69,6 +70,7 @@ def start(
     crew: Crew = ALONE,
     references: Mapping[str, float] | None = None,
     quick: bool = False,
+    log: Sequence[str] = (),
 ) -> int | None:
     """Trains a new experiment in a new folder; each process of a crew calls it.
 
@@ -82,6 +84,7 @@ def start(
         crew: the processes that share the work.
         references: returns of reference policies, if they have been played.
         quick: whether to say that this is a short run.
+        log: names of loggers, besides metrics.jsonl.
 
     Returns:
         None when all is done, else the number of the signal that stopped it.
@@ -90,7 +93,7 @@ def start(
         OptionError: if it cannot work, before anything is compiled for training.
         FolderError: if the folder is in use or cannot be written.
     """
-    session = prepare(experiment, folder, {})
+    session = prepare(experiment, folder, {}, log)
     plan = planned(session)
     size = part_size(session, plan, crew)
     announce(session, plan, size, crew, console, quick)
@@ -109,28 +112,34 @@ def start(
         make_folder(folder)
         with writing(folder):
             write_json(folder / CONFIG, describe(session) | {PARTS: sizes})
-    return train_parts(experiment, sizes, folder, console, crew, references)
+    return train_parts(experiment, sizes, folder, console, crew, references, log)
 
 
 def resume(folder: Path, console: Console, crew: Crew = ALONE) -> int | None:
     """Goes on with the experiment of a folder; as `start`, and raises CheckpointError if there is nothing to go on from."""
     content, experiment = read_config(folder), read_experiment(folder)
-    references = content.get("references", {})
+    references, log = content.get("references", {}), content.get("log", [])
     if PARTS in content:
-        return train_parts(experiment, content[PARTS], folder, console, crew, references)
+        return train_parts(experiment, content[PARTS], folder, console, crew, references, log)
     latest_checkpoint(folder / CHECKPOINTS)
-    return train(prepare(experiment, folder, references), console, resume=True)
+    return train(prepare(experiment, folder, references, log), console, resume=True)
 
 
 def train_parts(
-    experiment: Experiment, sizes: list[int], folder: Path, console: Console, crew: Crew, references: Mapping[str, float]
+    experiment: Experiment,
+    sizes: list[int],
+    folder: Path,
+    console: Console,
+    crew: Crew,
+    references: Mapping[str, float],
+    log: Sequence[str] = (),
 ) -> int | None:
     """Trains this process's parts, one after another, and puts all together once they are done."""
     parts = [(part, folder / PARTS / f"{number:03d}") for number, part in enumerate(cut(experiment, sizes))]
     for number, (part, where) in enumerate(parts):
         if number % crew.count == crew.index:
             try:
-                stopped = start_or_resume(part, where, console, references)
+                stopped = start_or_resume(part, where, console, references, log)
             except BreakdownError as error:  # the runs of other parts go on
                 console.print(f"{where}: {error}", highlight=False)
                 continue
@@ -148,7 +157,11 @@ def train_parts(
 
 
 def start_or_resume(
-    experiment: Experiment, folder: Path, console: Console, references: Mapping[str, float] | None = None
+    experiment: Experiment,
+    folder: Path,
+    console: Console,
+    references: Mapping[str, float] | None = None,
+    log: Sequence[str] = (),
 ) -> int | None:
     """Trains in a folder from wherever what is there ends; what was killed before its first checkpoint starts anew."""
     if is_finished(folder):
@@ -156,13 +169,15 @@ def start_or_resume(
     if (folder / CONFIG).exists() and (PARTS in read_config(folder) or any((folder / CHECKPOINTS).glob("*.npz"))):
         return resume(folder, console)
     shutil.rmtree(folder, ignore_errors=True)
-    return start(experiment, folder, console, references=references)
+    return start(experiment, folder, console, references=references, log=log)
 
 
-def prepare(experiment: Experiment, folder: Path, references: Mapping[str, float]) -> Session:
+def prepare(experiment: Experiment, folder: Path, references: Mapping[str, float], log: Sequence[str] = ()) -> Session:
     """Builds everything that takes no memory; raises OptionError if it cannot work."""
     with refusing(experiment):
-        return open_session(experiment, build(experiment), folder, references)
+        for name in log:
+            check_logger(name)
+        return open_session(experiment, build(experiment), folder, references, log)
 
 
 def planned(session: Session) -> MemoryPlan:
@@ -251,5 +266,6 @@ def describe(session: Session) -> dict[str, Any]:
         "schedule": session.built.schedule._asdict(),
         "spec": spec_to_json(session.built.env.spec),
         "references": dict(session.references),
+        "log": list(session.log),
         "command": sys.argv,
     } | describe_machine()

@@ -67,7 +67,7 @@ def trained(name: str, folder: Path) -> Trained:
 def test_a_policy_earns_in_the_original_what_it_earns_here(folders: dict[str, Trained], name: str, sample: bool) -> None:
     folder, env, policy = folders[name]
     assert mamt_jax.load_spec(folder) == env.spec
-    ours = evaluate.mean_returns(env, policy, sample, jax.random.key(1), 1000)
+    ours = evaluate.play_all(env, policy, sample, jax.random.key(1), 1000).returns
     act = parallel_actor(policy, mamt_jax.load_spec(folder), seed=2 if sample else None)
     theirs = episode_returns(make_original(name, **OPTIONS[name]), act, 120, seed=3)
     error = np.hypot(*(returns.std() / np.sqrt(len(returns)) for returns in (ours, theirs)))

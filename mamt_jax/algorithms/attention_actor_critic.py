@@ -201,7 +201,7 @@ def evaluate_policies(parts: ActorCritic, learner: ActorCriticState, observation
 
 def critic_step(
     config: ActorCriticConfig, parts: ActorCritic, learner: ActorCriticState, batch: Batch, key: jax.Array
-) -> tuple[ActorCriticState, jax.Array]:
+) -> tuple[ActorCriticState, Metrics]:
     """One step on Eq. 9. The gradients of the maps that agents share are scaled by 1 / n."""
     next_parameters = parts.policy.apply(learner.target_policy, batch.next_observation)
     drawn = parts.distribution.candidates(next_parameters, key)
@@ -213,16 +213,17 @@ def critic_step(
         batch.reward, batch.terminated, next_q, drawn.drawn_log_prob, config.gamma, 1.0 / config.reward_scale
     )
 
-    def loss(params: Params) -> jax.Array:
+    def loss(params: Params) -> tuple[jax.Array, jax.Array]:
         features = parts.distribution.features(batch.action)
         output = parts.critic.values(params, batch.observation, features, batch.action[:, :, None])
-        return critic_loss(output.q[..., 0], target, output.squared_logits, config.critic_regularisation)
+        return critic_loss(output.q[..., 0], target, output.squared_logits, config.critic_regularisation), output.attention
 
-    value, gradient = jax.value_and_grad(loss)(learner.critic)
+    (value, attention), gradient = jax.value_and_grad(loss, has_aux=True)(learner.critic)
     num_agents = batch.reward.shape[0]
     gradient = gradient | {SHARED: jax.tree.map(lambda g: g / num_agents, gradient[SHARED])}
     critic, optimizer_state = optimizers.descend(parts.critic_optimizer, gradient, learner.critic_optimizer, learner.critic)
-    return dataclasses.replace(learner, critic=critic, critic_optimizer=optimizer_state), value
+    metrics = {"critic_loss": value, "attention": attention}
+    return dataclasses.replace(learner, critic=critic, critic_optimizer=optimizer_state), metrics
 
 
 def policy_step(
@@ -280,7 +281,7 @@ def update(
     parts = actor_critic(spec, config)
     learner = observe(learner, batch)
     prepared = prepare(config, learner, batch)
-    learner, loss = critic_step(config, parts, learner, prepared, critic_key)
+    learner, critic_metrics = critic_step(config, parts, learner, prepared, critic_key)
     evaluated = evaluate_policies(parts, learner, prepared.observation, policy_key)
     policy, optimizer_state, policy_losses = policy_step(config, parts, learner, prepared.observation, evaluated, regulariser)
 
@@ -288,6 +289,6 @@ def update(
     divergence = policy_divergence(
         parts.distribution.kl, *(parts.policy.apply(params, rows) for params in (policy, learner.policy, learner.old_policy))
     )
-    metrics = {"critic_loss": loss, "policy_loss": policy_losses, "entropy": entropy(evaluated.candidates).mean(1)}
+    metrics = critic_metrics | {"policy_loss": policy_losses, "entropy": entropy(evaluated.candidates).mean(1)}
     learner = dataclasses.replace(learner, policy=policy, policy_optimizer=optimizer_state)
     return update_targets(config, learner), metrics | divergence

@@ -19,15 +19,17 @@ LOWEST = float(np.finfo(np.float32).min)
 
 
 class CriticOutput(NamedTuple):
-    """Values of each agent's own candidate actions, and what the attention regulariser needs.
+    """Values of each agent's own candidate actions, what the attention regulariser needs, and who attends to whom.
 
     Attributes:
         q: (n, B, K), Q_i(o, (candidate, a_-i)).
         squared_logits: (n,), each agent's squared attention logits, mean over batch and others, summed over heads.
+        attention: (n, n), [i, j] is the weight that i's critic gives to j, mean over batch and heads; a row adds up to 1.
     """
 
     q: jax.Array
     squared_logits: jax.Array
+    attention: jax.Array
 
 
 class AttentionCritic(NamedTuple):
@@ -169,7 +171,8 @@ def values(
     weights = jax.nn.softmax(jnp.where(others, logits / np.sqrt(key.shape[-1]), LOWEST), 1)
     attended = jnp.einsum("ijbh,jbhm->ibhm", weights, value).reshape(state.shape)
     squared_logits = jnp.where(others, jnp.square(logits), 0.0).sum((1, 3)).mean(1) / (n - 1)
-    return CriticOutput(jax.vmap(partial(own_values, sizes))(agents_only(params), state, attended, candidates), squared_logits)
+    q = jax.vmap(partial(own_values, sizes))(agents_only(params), state, attended, candidates)
+    return CriticOutput(q, squared_logits, weights.mean((2, 3)))
 
 
 def swapped_values(

@@ -73,7 +73,8 @@ def save_checkpoint(folder: Path, rounds: int, state: Any, record: dict[str, Any
     Raises:
         OSError: if it cannot be written, say because the disk is full. Earlier checkpoints are then as they were.
     """
-    path = _write(folder, rounds, {name: to_numpy(leaf) for name, leaf in _named_leaves(state).items()}, record)
+    path = _round_path(folder, rounds)
+    write_archive(path, named_arrays(state), record)
     for old in list_checkpoints(folder)[:-_KEPT]:
         old.unlink()
     return path
@@ -91,31 +92,54 @@ def merge_checkpoints(paths: Sequence[Path], folder: Path, without: str) -> Path
         CheckpointError: if one is damaged or does not fit the others.
         OSError: if it cannot be written.
     """
-    parts, records = [], []
-    for path in paths:
-        with _reading(path) as (archive, record):
-            records.append(record)
-            names = [name for name in archive.files if name != _RECORD and not name.startswith(f".{without}")]
-            parts.append({name: archive[name] for name in names})
-        if parts[-1].keys() != parts[0].keys() or records[-1]["rounds"] != records[0]["rounds"]:
-            raise CheckpointError(f"{path} does not fit {paths[0]}: they hold other things or other rounds.")
+    arrays, records = concatenate_archives(paths, without)
+    for path, record in zip(paths, records, strict=True):
+        if record["rounds"] != records[0]["rounds"]:
+            raise CheckpointError(f"{path} does not fit {paths[0]}: it is of another round.")
     record = {
         "rounds": records[0]["rounds"],
         "episodes": [number for each in records for number in each["episodes"]],
         "wall_seconds": sum(each["wall_seconds"] for each in records),
         "breakdowns": [each for record in records for each in record.get("breakdowns", [None] * len(record["episodes"]))],
     }
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return _write(folder, record["rounds"], arrays, record)
-
-
-def _write(folder: Path, rounds: int, arrays: dict[str, np.ndarray], record: dict[str, Any]) -> Path:
-    """The file of `arrays`, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, text = folder / f"round_{rounds:09d}.npz", json.dumps({_FORMAT: FORMAT} | record)
-    with whole_file(path) as file:
-        np.savez(file, allow_pickle=False, **arrays, **{_RECORD: np.array(text)})
+    path = _round_path(folder, record["rounds"])
+    write_archive(path, arrays, record)
     return path
+
+
+def concatenate_archives(
+    paths: Sequence[Path], without: str | None = None
+) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """The arrays of several archives, joined along their axis of runs, and the record of each.
+
+    Args:
+        paths: archives of runs that differ only in seeds and float fields.
+        without: field that is left out.
+
+    Raises:
+        CheckpointError: if one is damaged or holds other things than the first.
+    """
+    parts, records = [], []
+    for path in paths:
+        with _reading(path) as (archive, record):
+            records.append(record)
+            names = [name for name in archive.files if name != _RECORD and not (without and name.startswith(f".{without}"))]
+            parts.append({name: archive[name] for name in names})
+        if parts[-1].keys() != parts[0].keys():
+            raise CheckpointError(f"{path} does not fit {paths[0]}: they hold other things.")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, records
+
+
+def write_archive(path: Path, arrays: dict[str, np.ndarray], record: dict[str, Any]) -> None:
+    """Writes a file of `arrays`, whole or not at all; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        np.savez(file, allow_pickle=False, **arrays, **{_RECORD: np.array(json.dumps({_FORMAT: FORMAT} | record))})
+
+
+def named_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of a tree as an archive holds them, by their place in it."""
+    return {name: to_numpy(leaf) for name, leaf in _named_leaves(tree).items()}
 
 
 def load_checkpoint(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
@@ -162,6 +186,10 @@ def _reading(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         raise
     except Exception as error:  # a flipped bit can pass for any feature of the zip format, such as a cipher
         raise CheckpointError(f"{path} is damaged or no checkpoint ({error}).") from error
+
+
+def _round_path(folder: Path, rounds: int) -> Path:
+    return folder / f"round_{rounds:09d}.npz"
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from envs_jax.environment import HostEnvironment
+from mamt_jax.training.best import policy_leaves, policy_part, save_better
 from mamt_jax.training.breakdown import (
     BreakdownError,
     Broken,
@@ -21,11 +22,12 @@ from mamt_jax.training.breakdown import (
     stack_breakdowns,
     stopped_at,
 )
-from mamt_jax.training.checkpoint import load_checkpoint, newest_usable, read_record, save_checkpoint, to_numpy
+from mamt_jax.training.checkpoint import CheckpointError, load_checkpoint, newest_usable, read_record, save_checkpoint, to_numpy
 from mamt_jax.training.experiment import Built, Experiment
 from mamt_jax.training.host_runs import make_host_runs
 from mamt_jax.training.interrupt import deferred_signals
 from mamt_jax.training.learning_curve import draw_learning_curve
+from mamt_jax.training.loggers import LOGGERS, Logger
 from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
 from mamt_jax.training.progress import Display, duration
 from mamt_jax.training.report import STOPPED, make_rows
@@ -40,7 +42,7 @@ from mamt_jax.training.runs import (
     sample_shape,
     stack_configs,
 )
-from mamt_jax.training.writers import CHECKPOINTS, CURVE, METRICS, FolderError, append_rows, cut_rows, read_rows, writing
+from mamt_jax.training.writers import BEST, CHECKPOINTS, CURVE, METRICS, FolderError, append_rows, cut_rows, read_rows, writing
 from mamt_jax.types import Config
 
 SLICE_SECONDS = 5.0
@@ -61,6 +63,9 @@ class Session(NamedTuple):
         keys: one a run, padded.
         folder: where results go.
         references: name -> return of reference policies, for the learning curve.
+        policy_leaves: which leaves of a learner state are the policy's.
+        log: names of loggers.
+        loggers: those loggers, while training lasts.
     """
 
     experiment: Experiment
@@ -70,6 +75,9 @@ class Session(NamedTuple):
     keys: jax.Array
     folder: Path
     references: Mapping[str, float]
+    policy_leaves: Any
+    log: tuple[str, ...] = ()
+    loggers: tuple[Logger, ...] = ()
 
 
 class Counters(NamedTuple):
@@ -97,14 +105,18 @@ class Programs(NamedTuple):
     advance: Callable[..., RunState]
 
 
-def open_session(experiment: Experiment, built: Built, folder: Path, references: Mapping[str, float]) -> Session:
+def open_session(
+    experiment: Experiment, built: Built, folder: Path, references: Mapping[str, float], log: Sequence[str] = ()
+) -> Session:
     """Prepares training without taking memory for it or compiling; the last run is repeated until all devices have as many."""
     num_runs = padded_runs(len(experiment.runs))
     rest = (built.algorithm, experiment.training, built.schedule, num_runs)
     runs = make_host_runs(built.env, *rest) if isinstance(built.env, HostEnvironment) else make_runs(built.env, *rest)
     wanted = stack_configs(built.configs), run_keys([run["seed"] for run in experiment.runs])
     configs, keys = jax.device_put(pad_runs(wanted, num_runs), runs.sharding)
-    return Session(experiment, built, runs, configs, keys, folder, references)
+    learner_state = jax.eval_shape(built.algorithm.init, built.configs[0], jax.eval_shape(jax.random.key, 0))
+    leaves = policy_leaves(built.algorithm, built.env.spec, built.configs[0], learner_state)
+    return Session(experiment, built, runs, configs, keys, folder, references, leaves, tuple(log))
 
 
 def plan_memory(session: Session) -> MemoryPlan:
@@ -153,6 +165,7 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         stopped = stack.enter_context(deferred_signals(announce))
         began = time.monotonic()
         states, counters = restore(session, display) if resume else begin(session, display)
+        session = session._replace(loggers=open_loggers(session, stack))
         started = began - counters.wall_seconds
         evaluate = compile_program(display, "evaluation", session.runs.evaluate, session.configs, states, 0, effort=1)
         if not resume:
@@ -174,6 +187,14 @@ def sentences(session: Session, breakdowns: Iterable[Broken | None]) -> list[str
     runs = enumerate(zip(session.experiment.runs, breakdowns, strict=True))
     schedule = session.built.schedule
     return [describe_breakdown(number, run["seed"], broken, schedule) for number, (run, broken) in runs if broken]
+
+
+def open_loggers(session: Session, stack: ExitStack) -> tuple[Logger, ...]:
+    """The session's loggers, which the stack will close; restore what was before, first."""
+    loggers = tuple(LOGGERS[name](session.folder, session.experiment) for name in session.log)
+    for logger in loggers:
+        stack.callback(logger.close)
+    return loggers
 
 
 def begin(session: Session, display: Display) -> tuple[RunState, Counters]:
@@ -260,9 +281,26 @@ def report(
     counters = counters._replace(episodes=tuple(int(a + b) for a, b in zip(counters.episodes, finished, strict=True)))
     heads = [row_head(session, counters, run) for run in range(len(finished))]
     rows = make_rows(heads, evaluate(session.configs, states, rounds), states.sums)
+    for logger in session.loggers:
+        logger.write(rows)
+    keep_best(session, states, rows, display)
     display.evaluated(rows)
     counters = write_rows(session, counters._replace(unwritten=(*counters.unwritten, *rows)), display)
     return session.runs.reset_sums(states), counters
+
+
+def keep_best(session: Session, states: RunState, rows: list[dict[str, Any]], display: Display) -> None:
+    """Saves the policies that have just done better than ever; neither a full disk nor a damaged file ends training."""
+    path, policies = session.folder / BEST, policy_part(states.learner_state, session.policy_leaves)
+    try:
+        save_better(path, policies, [row["eval_return"] for row in rows], rows[0]["env_steps"])
+    except OSError as error:
+        display.note(f"The best policies cannot be saved ({error.strerror}); the file before is untouched, training goes on.")
+    except CheckpointError as error:
+        path.rename(path.with_suffix(".damaged"))
+        display.note(
+            f"{error} It is put aside as {path.stem}.damaged, and the best policies are kept from the next evaluation on."
+        )
 
 
 def row_head(session: Session, counters: Counters, run: int) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mamt_jax.training.best import merge_best
 from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, merge_checkpoints
 from mamt_jax.training.experiment import Experiment, experiment_from_json, experiment_to_json
 from mamt_jax.training.learning_curve import draw_learning_curve
 from mamt_jax.training.writers import (
+    BEST,
     CHECKPOINTS,
     CONFIG,
     CURVE,
@@ -90,6 +92,8 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
             merge_checkpoints([latest_checkpoint(folder / CHECKPOINTS) for folder in folders], out / CHECKPOINTS, REPLAY)
         except CheckpointError as error:
             raise CheckpointError(f"{error} Make it anew by run.py --resume on its folder, then merge again.") from error
+        if all((folder / BEST).exists() for folder in folders):
+            merge_best([folder / BEST for folder in folders], out / BEST)
         replace_rows(out / METRICS, rows)
         write_json(out / CONFIG, content)
         title = f"{configs[0]['spec']['name']} · {whole.algo}"

@@ -16,6 +16,7 @@ import jax
 from envs_jax.environment import Box, Discrete, EnvSpec
 
 CONFIG, METRICS, CHECKPOINTS, CURVE = "config.json", "metrics.jsonl", "checkpoints", "learning_curve.png"
+BEST = "best.npz"
 _UNFINISHED = "unfinished.tmp"
 _PACKAGES = ("mamt_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
