@@ -21,10 +21,11 @@ from mamt_jax.training.breakdown import BreakdownError
 from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, read_record
 from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_to_json
 from mamt_jax.training.loggers import check_logger
-from mamt_jax.training.loop import Session, open_session, plan_memory, train
+from mamt_jax.training.loop import train
 from mamt_jax.training.memory import MemoryPlan, available_bytes, runs_that_fit
 from mamt_jax.training.merge import cut, even_sizes, is_finished, merge_folders, read_experiment
 from mamt_jax.training.runs import padded_runs
+from mamt_jax.training.session import Session, open_session, plan_memory
 from mamt_jax.training.writers import (
     CHECKPOINTS,
     CONFIG,

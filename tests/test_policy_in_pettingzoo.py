@@ -25,7 +25,8 @@ from envs_jax.adapters.policy_in_pettingzoo import Policy, aec_actor, episode_re
 from experiments import evaluate  # noqa: E402
 from mamt_jax.training.config import TrainingConfig  # noqa: E402
 from mamt_jax.training.experiment import Experiment, build, experiment_to_json  # noqa: E402
-from mamt_jax.training.loop import open_session, train  # noqa: E402
+from mamt_jax.training.loop import train  # noqa: E402
+from mamt_jax.training.session import open_session  # noqa: E402
 from mamt_jax.training.writers import CHECKPOINTS, CONFIG, spec_to_json, write_json  # noqa: E402
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -24,9 +24,10 @@ from mamt_jax.training import runs as runs_module
 from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.config import TrainingConfig, make_schedule, validate
 from mamt_jax.training.experiment import Experiment, build, experiment_from_json, experiment_to_json
-from mamt_jax.training.loop import Session, open_session, plan_memory, slice_rounds, train
+from mamt_jax.training.loop import slice_rounds, train
 from mamt_jax.training.memory import MemoryPlan, available_bytes, in_words, runs_that_fit, temporary_bytes
 from mamt_jax.training.runs import RunState, even_shares, make_runs, pad_runs, padded_runs, run_keys, stack_configs
+from mamt_jax.training.session import Session, open_session, plan_memory
 from mamt_jax.training.writers import CONFIG, METRICS, read_rows, write_json
 
 TINY = TrainingConfig(
