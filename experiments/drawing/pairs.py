@@ -26,7 +26,7 @@ def mean_and_deviation(run: Run) -> tuple[np.ndarray, np.ndarray]:
 def coordination(runs: Sequence[Run]) -> dict[str, Figure]:
     """Fig. 7: mean and deviation of the coefficients of every pair; bars where agents are few, heat maps where many."""
     drawers: list[Callable[[Axes], None]] = []
-    for run in sorted(runs, key=lambda run: len(run.agents) > FEW):
+    for run in sorted(runs, key=lambda run: len(run.agents) <= FEW):
         mean, deviation = mean_and_deviation(run)
         if len(run.agents) <= FEW:
             drawers.append(partial(draw_bars, run=run, mean=mean, deviation=deviation))
@@ -35,7 +35,7 @@ def coordination(runs: Sequence[Run]) -> dict[str, Figure]:
                 partial(draw_matrix, matrix=matrix, agents=run.agents, title=f"{run.task.title}: {name} of $C_{{ij}}$")
                 for name, matrix in (("mean", mean), ("deviation", deviation))
             ]
-    figure, every = style.panels(len(drawers))
+    figure, every = style.panels(len(drawers), columns=4, size=(3.3, 2.7))
     for axes, draw in zip(every, drawers, strict=True):
         draw(axes)
     return {"": figure}
@@ -72,7 +72,7 @@ def draw_matrix(axes: Axes, matrix: np.ndarray, agents: Sequence[str], title: st
 
 
 def coordination_over_time(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 14 and 15: each agent's coefficients over training, mean over the others; where agents are few, their deviation over states."""
+    """Fig. 14 and 15: each agent's coefficients over training, mean over the others; of few agents their deviation, too."""
     figure, every = style.panels(len(runs))
     for axes, run in zip(every, runs, strict=True):
         means, variances = curve(run, "coordination_mean"), curve(run, "coordination_variance")

@@ -138,7 +138,9 @@ def draw(folder: Path, shown: Shown, references: dict[str, Any]) -> Figure:
         returns.plot(episodes[same], values[same], color="0.4", linewidth=1, label="original MAAC (PyTorch), 1 seed")
     style.draw_references(returns, {policy: references[policy]["return"] for policy in shown.references})
     returns.set(ylabel="training return per agent and episode", title=shown.title)
-    right.set(ylabel=shown.right[1], yscale="log" if shown.right[0] == "kl_old" else "linear")
+    right.set_ylabel(shown.right[1])
+    if shown.right[0] == "kl_old":
+        style.logarithmic_values(right)
     for axes in (returns, right):
         style.episodes_axis(axes, lengths)
     style.legend(figure, (returns, right), columns=4)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 from experiments.drawing.intervals import Interval
@@ -59,20 +59,15 @@ def agent_looks(num_agents: int) -> list[Look]:
     ]
 
 
-def stacked_panels(
-    count: int, columns: int = 3, size: tuple[float, float] = (3.7, 2.4)
-) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+def stacked_panels(count: int, columns: int = 3) -> tuple[Figure, list[tuple[Axes, Axes]]]:
     """A figure of `count` pairs of panels, one above the other, in rows of `columns` pairs."""
     columns = min(columns, count)
-    figure, every = panels(2 * columns * -(-count // columns), columns, size)
-    pairs = [
-        (every[2 * columns * (i // columns) + i % columns], every[2 * columns * (i // columns) + columns + i % columns])
-        for i in range(count)
-    ]
-    kept = {id(axes) for pair in pairs for axes in pair}
-    for axes in every:
-        axes.set_visible(id(axes) in kept)
-    return figure, pairs
+    rows = -(-count // columns)
+    figure, every = panels(2 * columns * rows, columns, size=(3.7, 2.4))
+    grid = np.array(every, dtype=object).reshape(rows, 2, columns).swapaxes(1, 2).reshape(-1, 2)
+    for unused in grid[count:].ravel():
+        unused.set_visible(False)
+    return figure, [(upper, lower) for upper, lower in grid[:count]]
 
 
 def panels(count: int, columns: int = 3, size: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
@@ -111,6 +106,14 @@ def episodes_axis(axes: Axes, lengths: Sequence[float]) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}"))
     axes.grid(alpha=0.25, linewidth=0.6)
+
+
+def logarithmic_values(axes: Axes) -> None:
+    """A logarithmic axis of values with plain numbers at 1, 2 and 5."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def legend(figure: Figure, axes: Sequence[Axes], columns: int = 6) -> None:
