@@ -78,8 +78,12 @@ def facts(setting: Setting) -> dict[str, str]:
         "runs": str(len(runs)),
         **{name: f"{last[name]:,}" for name in ("episodes", "env_steps", "updates")},
         "minutes": f"{last['wall_seconds'] / 60:.1f}",
-        "best eval_return": spread(np.array(best)),
-        **{name: spread(final(rows, name)) for name in last if name in ("train_return", "eval_return") or "task/" in name},
+        "best eval_return": mean_and_deviation(np.array(best)),
+        **{
+            name: mean_and_deviation(final(rows, name))
+            for name in last
+            if name in ("train_return", "eval_return") or "task/" in name
+        },
     }
 
 
@@ -89,7 +93,7 @@ def final(rows: list[dict[str, Any]], metric: str) -> np.ndarray:
     return values[:, episodes > (1 - LAST) * episodes[-1]].mean(1) if len(episodes) else np.array([np.nan])
 
 
-def spread(values: np.ndarray) -> str:
+def mean_and_deviation(values: np.ndarray) -> str:
     """Mean, and standard deviation where there are several."""
     return f"{values.mean():.4g}" + (f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else "")
 
