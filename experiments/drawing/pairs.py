@@ -72,7 +72,7 @@ def draw_matrix(axes: Axes, matrix: np.ndarray, agents: Sequence[str], title: st
 
 
 def coordination_over_time(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 14 and 15: coefficients over training; of every pair where agents are few, else each agent's mean over the others."""
+    """Fig. 14 and 15: coefficients over training; of every pair where agents are few, else each agent's mean over others."""
     figure, every = style.panels(len(runs))
     for axes, run in zip(every, runs, strict=True):
         found, few = curve(run, "coordination_mean"), len(run.agents) <= FEW
