@@ -108,14 +108,13 @@ def draw(coupling: jax.Array, key: jax.Array) -> Pair:
 
 
 def draw_batch(coupling: jax.Array, key: jax.Array, size: int) -> Pair:
-    """`size` pairs along the last axis of weights, the second of what belongs to agents, the first of scalars."""
+    """`size` pairs as the network reads them: (B,), (B,), (n, B), (n, B, 2 A), (n, B, A), (n, n, B)."""
     pairs = jax.vmap(functools.partial(draw, coupling))(jax.random.split(key, size))
-    return Pair(
-        pairs.truth,
-        pairs.mean_field,
-        pairs.non_stationarity.T,
-        *(jnp.swapaxes(x, 0, 1) for x in (pairs.observation, pairs.action)),
-        jnp.moveaxis(pairs.weights, 0, -1),
+    return pairs._replace(
+        non_stationarity=pairs.non_stationarity.T,
+        observation=pairs.observation.swapaxes(0, 1),
+        action=pairs.action.swapaxes(0, 1),
+        weights=jnp.moveaxis(pairs.weights, 0, -1),
     )
 
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.drawing import style
-from experiments.drawing.intervals import Interval, bootstrap, interquartile_mean
+from experiments.drawing.intervals import Interval, over_seeds
 from experiments.drawing.runs import Curve, Run, by_task, curve, having
 
 DIVERGENCE = "kl_old"
@@ -15,7 +15,7 @@ DIVERGENCE = "kl_old"
 
 def band(found: Curve) -> tuple[np.ndarray, Interval]:
     """Episodes, and the interquartile mean over seeds of values (R, T) with its interval."""
-    return found.episodes, bootstrap(interquartile_mean, [found.values.T])
+    return found.episodes, over_seeds(found.values)
 
 
 def over_agents(found: Curve) -> Curve:

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.drawing import style
-from experiments.drawing.intervals import Interval
-from experiments.drawing.runs import Run, curve, last_fifth
+from experiments.drawing.intervals import over_seeds
+from experiments.drawing.runs import Curve, Run, curve, last_fifth
 
 FEW = 3
 """Agents up to whom pairs are bars rather than a heat map."""
@@ -72,27 +72,38 @@ def draw_matrix(axes: Axes, matrix: np.ndarray, agents: Sequence[str], title: st
 
 
 def coordination_over_time(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 14 and 15: each agent's coefficients over training, mean over the others; of few agents their deviation, too."""
+    """Fig. 14 and 15: coefficients over training; of every pair where agents are few, else each agent's mean over others."""
     figure, every = style.panels(len(runs))
     for axes, run in zip(every, runs, strict=True):
-        means, variances = curve(run, "coordination_mean"), curve(run, "coordination_variance")
-        others = len(run.agents) - 1
-        for agent, look in enumerate(style.agent_looks(len(run.agents))):
-            mean = means.values[:, :, agent].sum(-1).mean(0) / others
-            deviation = np.sqrt(variances.values[:, :, agent].sum(-1).mean(0) / others)
-            shown = deviation if others < FEW else np.zeros_like(deviation)
-            found = Interval(mean, np.maximum(mean - shown, 0), mean + shown)
-            style.draw_line(axes, means.episodes, found, look, run.agents[agent])
+        found, few = curve(run, "coordination_mean"), len(run.agents) <= FEW
+        (draw_pairs if few else draw_means)(axes, run, found)
         axes.set_title(f"{run.task.title}, {run.label}", fontsize=10)
-        axes.set(ylabel="$C_{ij}$, mean over j", ylim=(0, None))
+        axes.set(ylabel="$C_{ij}$" if few else "$C_{ij}$, mean over j")
         style.episodes_axis(axes, [run.episodes[-1]])
-        axes.legend(fontsize=6, frameon=False, ncols=2 if len(run.agents) > FEW else 1)
+        axes.legend(fontsize=6, frameon=False, ncols=1 if len(run.agents) < FEW else 2)
     return {"": figure}
+
+
+def draw_pairs(axes: Axes, run: Run, found: Curve) -> None:
+    """A line for each ordered pair, in the colour of the agent that depends."""
+    looks = style.agent_looks(len(run.agents))
+    for i, look in enumerate(looks):
+        for j in range(len(looks)):
+            if i != j:
+                line = style.Look(look.color, looks[j].linestyle, looks[j].marker)
+                style.draw_line(axes, found.episodes, over_seeds(found.values[:, :, i, j]), line, f"i = {i}, j = {j}")
+
+
+def draw_means(axes: Axes, run: Run, found: Curve) -> None:
+    """A line for each agent."""
+    for i, look in enumerate(style.agent_looks(len(run.agents))):
+        mean = found.values[:, :, i].sum(-1) / (len(run.agents) - 1)
+        style.draw_line(axes, found.episodes, over_seeds(mean), look, run.agents[i])
 
 
 def attention(runs: Sequence[Run]) -> dict[str, Figure]:
     """Fig. 11: whom each critic attends to at the end of training; an agent's weights add up to one."""
-    tasks, labels = (list(dict.fromkeys(values)) for values in ([run.task for run in runs], [run.label for run in runs]))
+    tasks, labels = list(dict.fromkeys(run.task for run in runs)), list(dict.fromkeys(run.label for run in runs))
     found = {(run.label, run.task): run for run in runs}
     figure, every = style.panels(len(labels) * len(tasks), columns=len(tasks), size=(3.1, 2.6))
     for place, axes in enumerate(every):
