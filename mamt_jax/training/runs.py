@@ -111,15 +111,18 @@ def make_runs(env: Environment, algorithm: Algorithm, config: TrainingConfig, sc
         init=jit_init(init_run, sharding),
         advance=jax.jit(shard(advance, sharding, by_run=2, shared=2), donate_argnums=1),
         evaluate=jax.jit(shard(jax.vmap(evaluate_run, in_axes=(0, 0, None)), sharding, by_run=2, shared=1)),
-        reset_sums=jax.jit(shard(reset_sums, sharding, by_run=1), donate_argnums=0),
+        reset_sums=jax.jit(shard(reset_sums, sharding, by_run=1), donate_argnums=0, out_shardings=sharding),
         sharding=sharding,
     )
 
 
 def jit_init(init_run: Callable[[Config, jax.Array], RunState], sharding: NamedSharding) -> jax.stages.Wrapped:
-    """`Runs.init` from the `init` of one run; mapped one after another, it compiles in less time than vmapped."""
+    """`Runs.init` from the `init` of one run; mapped one after another, it compiles in less time than vmapped.
+
+    All it returns is sharded as what is read from a checkpoint, so that the programs compiled for one go on with the other.
+    """
     init = partial(jax.lax.map, lambda run: init_run(*run))
-    return jax.jit(shard(lambda configs, keys: init((configs, keys)), sharding, by_run=2))
+    return jax.jit(shard(lambda configs, keys: init((configs, keys)), sharding, by_run=2), out_shardings=sharding)
 
 
 def reset_sums(states: RunState) -> RunState:
