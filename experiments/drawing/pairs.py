@@ -60,7 +60,9 @@ def draw_matrix(axes: Axes, matrix: np.ndarray, agents: Sequence[str], title: st
     shown = np.where(np.eye(len(agents), dtype=bool), np.nan, matrix)
     top = np.nanmax(shown) if largest is None else largest
     image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=top or 1)
-    if len(agents) <= READABLE:
+    if len(agents) > READABLE:
+        axes.figure.colorbar(image, ax=axes, shrink=0.85)
+    else:
         for (i, j), value in np.ndenumerate(shown):
             if i != j:
                 axes.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 * top else "black")
@@ -68,7 +70,6 @@ def draw_matrix(axes: Axes, matrix: np.ndarray, agents: Sequence[str], title: st
     axes.set_yticks(range(len(agents)), agents, fontsize=7)
     axes.set_title(title, fontsize=10)
     axes.set(xlabel="agent j", ylabel="agent i")
-    axes.figure.colorbar(image, ax=axes, shrink=0.85)
 
 
 def coordination_over_time(runs: Sequence[Run]) -> dict[str, Figure]:

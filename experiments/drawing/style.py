@@ -122,6 +122,7 @@ def legend(figure: Figure, axes: Sequence[Axes], columns: int = 6) -> None:
     for each in axes:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
+    columns = max(1, min(columns, int(figure.get_figwidth() / 1.7)))
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
