@@ -73,10 +73,14 @@ def test_one_run_breaks_and_the_others_do_not_notice(tmp_path: Path):
     assert all(np.isfinite(value).all() for value in learnt) and len(learnt) == 1
     assert load_policy(broken, run=1)(jnp.ones((2, 5))).shape == (2,)
 
-    latest_checkpoint(broken / "checkpoints").unlink()
+    newest = latest_checkpoint(broken / "checkpoints")
+    newest.write_bytes(newest.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="is damaged .* The policy is that of round_"):
+        load_policy(broken)
     console = Console(file=io.StringIO(), soft_wrap=True)
     assert train.resume(broken, console) is None
     assert printed(console).count(SENTENCE) == 1
+    assert f"It is now {newest.stem}.unusable; going on from round_" in printed(console)
     jax.tree.map(np.testing.assert_array_equal, last_state(broken), found)
     assert rows_of(broken, 1) == before + after
 

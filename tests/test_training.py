@@ -17,6 +17,7 @@ import probe
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec
 from rich.console import Console
 
 from envs_jax.environment import Environment
@@ -154,6 +155,9 @@ def test_two_devices_do_what_one_does(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runs_module.jax, "local_devices", lambda: jax.devices()[:1])
     alone = trained(what)
     assert len(alone.learner_state.value.sharding.device_set) == 1
+    assert {leaf.sharding.spec for leaf in jax.tree.leaves(trained(what, []))} == {PartitionSpec("runs")}, (
+        "what was compiled for a new run would not serve a resumed one"
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), arrays(states), arrays(alone))
 
 
@@ -212,8 +216,8 @@ def test_memory_is_planned_to_the_byte(tmp_path: Path):
     assert plan.total == 2 * (plan.replay + plan.learner + plan.environments + plan.update)
     assert runs_that_fit(plan, 200, plan.total * 2) == runs_that_fit(plan, 200, None) == 2
     assert runs_that_fit(plan, 200, plan.total) == 1
-    with pytest.raises(ValueError, match=r"A run needs .* this machine has 10 KB: try buffer_size=\d+\.$"):
-        runs_that_fit(plan, 200, 10_000)
+    with pytest.raises(ValueError, match=r"A run needs .* this machine has 16 KB: try buffer_size=\d+\.$"):
+        runs_that_fit(plan, 200, 16_000)
 
 
 def test_what_is_proposed_fits():
