@@ -72,6 +72,9 @@ def test_the_best_policy_is_loaded_and_a_missing_one_named(finished_run: Path, t
     (tmp_path / "config.json").symlink_to(finished_run / "config.json")
     with pytest.raises(FolderError, match="has no best.npz"):
         load_policy(tmp_path, which="best")
+    (tmp_path / "best.npz").symlink_to(finished_run / "best.npz")
+    with pytest.raises(FolderError, match="holds no checkpoint but its best policies: take those"):
+        load_policy(tmp_path)
 
 
 CALL = """
