@@ -1,6 +1,7 @@
 """The paper's figures from run folders, their statistics, and what is said where something is missing."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from scipy import stats
 
 from experiments import figures
+from experiments.drawing import catalogue, results
 from experiments.drawing.intervals import bootstrap, interquartile_mean, probability_of_improvement
 from experiments.drawing.marl_eval import to_marl_eval
 from experiments.drawing.runs import read_folder, read_folders
@@ -103,3 +105,13 @@ def test_every_committed_figure_is_drawn_again(tmp_path: Path) -> None:
     assert figures.main(["--out", str(tmp_path), "--figure", *names]) == 0
     assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(names)
     assert {path.name for path in tmp_path.iterdir()} <= {path.name for path in (RESULTS / "figures").iterdir()}
+
+
+def test_every_picture_in_the_docs_is_one_that_figures_draws() -> None:
+    root = RESULTS.parents[1]
+    texts = "\n".join(path.read_text() for path in (root / "README.md", *(root / "docs").rglob("*.md")))
+    shown = set(re.findall(r"experiments/results/([\w/]+\.png)", texts))
+    drawn = {f"{name}.png" for name in results.shown_environments()}
+    drawn |= {f"figures/{path.name}" for path in (RESULTS / "figures").glob("*.png")}
+    assert shown <= drawn and {f"figures/{name}.png" for name in catalogue.FIGURES if "agents" not in name} <= shown
+    assert all((RESULTS / name).exists() for name in shown)
