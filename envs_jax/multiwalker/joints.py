@@ -1,0 +1,258 @@
+"""A walker's joints: the coordinates that they leave free, motors and limits, and putting bodies back together.
+
+Box2D holds hips and knees by impulses, which 180 sweeps bring to agree. Here velocities are written in coordinates in which
+joints cannot come apart, so that they hold exactly and sweeps are left for motors, limits and contacts: seven a walker, the
+hull's velocity (x, y) and the spins of the five bodies. Arrays have the batch as their last axis.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.multiwalker.body import (
+    HULL_CENTRE,
+    INERTIA,
+    JOINT_LOWER,
+    JOINT_REFERENCE,
+    JOINT_SPEED,
+    JOINT_UPPER,
+    LEG_DOWN,
+    LEG_HEIGHT,
+    MASS,
+    NUM_BODIES,
+    NUM_JOINTS,
+    TIME_STEP,
+    TORQUE,
+)
+from envs_jax.multiwalker.collision import Vector, cross, dot, rotate
+
+PARENT, CHILD = (0, 1, 0, 3), (1, 2, 3, 4)  # of hip and knee of the two sides
+ORDER = (3, 2, 0, 1)  # in which Box2D visits them
+NUM_FREE = 2 + NUM_BODIES
+_HIP = -HULL_CENTRE + np.array([0.0, LEG_DOWN])
+_HALF = LEG_HEIGHT / 2
+LINEAR_SLOP, ANGULAR_SLOP, LARGEST_TURN = 0.005, np.pi / 90, 8 * np.pi / 180
+TOTAL = float(MASS.sum())
+
+
+class Tree(NamedTuple):
+    """Walkers' joints in one pose.
+
+    Attributes:
+        arms: [body][spin], a vector (n, E) or None: body b moves with v + sum over j of spin_j x arms[b][j].
+        moments: five vectors (n, E): the sum over bodies of mass times arm.
+        inverse: [5][5] of (n, E), of the inertia that spins have when nothing else holds the hull.
+    """
+
+    arms: list[list[Vector | None]]
+    moments: list[Vector]
+    inverse: list[list[jax.Array]]
+
+
+def joint_angles(angle: jax.Array) -> jax.Array:
+    """(4, n, E) of the bodies' angles (5, n, E)."""
+    return angle[np.array(CHILD)] - angle[np.array(PARENT)] - np.float32(JOINT_REFERENCE)[:, None, None]
+
+
+def _inverse(matrix: list[list[jax.Array]]) -> list[list[jax.Array]]:
+    """Of a symmetric positive matrix, by Gauss and Jordan in place."""
+    size = len(matrix)
+    rows = jnp.stack([jnp.stack([jnp.broadcast_to(entry, matrix[0][1].shape) for entry in row]) for row in matrix])
+    for k in range(size):
+        pivot = 1 / rows[k, k]
+        row = (rows[k] * pivot).at[k].set(pivot)
+        column = rows[:, k]
+        rows = (rows.at[:, k].set(0.0) - column[:, None] * row[None]).at[k].set(row)
+    return [[rows[i, j] for j in range(size)] for i in range(size)]
+
+
+def make_tree(angle: jax.Array) -> Tree:
+    """The joints at the bodies' angles (5, n, E)."""
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    hip = rotate(cos[0], sin[0], (np.float32(_HIP[0]), np.float32(_HIP[1])))
+    down = [(_HALF * sin[b], -_HALF * cos[b]) for b in range(1, NUM_BODIES)]
+    arms: list[list[Vector | None]] = [[None] * NUM_BODIES for _ in range(NUM_BODIES)]
+    for upper in (1, 3):
+        lower = upper + 1
+        thigh, shin = down[upper - 1], down[lower - 1]
+        arms[upper][0] = arms[lower][0] = hip
+        arms[upper][upper] = thigh
+        arms[lower][upper] = 2 * thigh[0], 2 * thigh[1]
+        arms[lower][lower] = shin
+    moments = []
+    matrix = [[jnp.zeros(()) for _ in range(NUM_BODIES)] for _ in range(NUM_BODIES)]
+    for i in range(NUM_BODIES):
+        moved = [(MASS[b], arm) for b in range(NUM_BODIES) if (arm := arms[b][i]) is not None]
+        moments.append((sum(m * arm[0] for m, arm in moved), sum(m * arm[1] for m, arm in moved)))
+    for i in range(NUM_BODIES):
+        for j in range(NUM_BODIES):
+            both = [(MASS[b], arms[b][i], arms[b][j]) for b in range(NUM_BODIES)]
+            shared = sum(m * dot(p, q) for m, p, q in both if p is not None and q is not None)
+            matrix[i][j] = shared - dot(moments[i], moments[j]) / TOTAL + (INERTIA[i] if i == j else 0.0)
+    return Tree(arms, moments, _inverse(matrix))
+
+
+def respond(tree: Tree, push: Vector, turn: list[jax.Array]) -> jax.Array:
+    """What impulses do to the free coordinates, (7, ..., n, E).
+
+    Args:
+        tree: the joints.
+        push: on the walker as a whole, (..., n, E).
+        turn: five, by how much the impulses turn each spin.
+    """
+    turn = [t - (push[1] * q[0] - push[0] * q[1]) / TOTAL for t, q in zip(turn, tree.moments, strict=True)]
+    spin = [sum(tree.inverse[i][j] * turn[j] for j in range(NUM_BODIES)) for i in range(NUM_BODIES)]
+    x = (push[0] + sum(s * q[1] for s, q in zip(spin, tree.moments, strict=True))) / TOTAL
+    y = (push[1] - sum(s * q[0] for s, q in zip(spin, tree.moments, strict=True))) / TOTAL
+    return jnp.stack([x, y, *spin])
+
+
+def to_free(tree: Tree, velocity: jax.Array) -> jax.Array:
+    """The free coordinates (7, n, E) nearest to the bodies' velocities (3, 5, n, E): what the joints' impulses leave of them."""
+    momentum = [(MASS[b] * velocity[0, b], MASS[b] * velocity[1, b]) for b in range(NUM_BODIES)]
+    turn = []
+    for j in range(NUM_BODIES):
+        moved = [cross(arm, momentum[b]) for b in range(NUM_BODIES) if (arm := tree.arms[b][j]) is not None]
+        turn.append(INERTIA[j] * velocity[2, j] + sum(moved))
+    total = sum(p[0] for p in momentum), sum(p[1] for p in momentum)
+    return respond(tree, (jnp.asarray(total[0]), jnp.asarray(total[1])), turn)
+
+
+def to_bodies(tree: Tree, free: jax.Array) -> jax.Array:
+    """The bodies' velocities (3, 5, n, E)."""
+    x, y, spin = free[0], free[1], free[2:]
+    velocities = []
+    for b in range(NUM_BODIES):
+        moved = [(j, arm) for j in range(NUM_BODIES) if (arm := tree.arms[b][j]) is not None]
+        velocities.append(
+            jnp.stack([x - sum(spin[j] * a[1] for j, a in moved), y + sum(spin[j] * a[0] for j, a in moved), spin[b]])
+        )
+    return jnp.stack(velocities, 1)
+
+
+class Motors(NamedTuple):
+    """What joints do about the difference of two spins, (4, n, E).
+
+    Attributes:
+        response: (7, 4, n, E), of the free coordinates to a unit impulse.
+        mass: the impulse that changes the joint's speed by 1.
+        speed: that the motor wants.
+        strongest: impulse of the motor in a step.
+        at_lower: bool, the joint stands at its lower limit and may not go further.
+        at_upper: bool, at its upper limit.
+    """
+
+    response: jax.Array
+    mass: jax.Array
+    speed: jax.Array
+    strongest: jax.Array
+    at_lower: jax.Array
+    at_upper: jax.Array
+
+
+def make_motors(tree: Tree, angle: jax.Array, action: jax.Array) -> Motors:
+    """Motors under `action` (4, n, E), from -1 to 1, and limits at the bodies' angles (5, n, E)."""
+    zero = jnp.zeros_like(angle[0])
+    responses = []
+    for parent, child in zip(PARENT, CHILD, strict=True):
+        turn = [zero + float(b == child) - float(b == parent) for b in range(NUM_BODIES)]
+        responses.append(respond(tree, (zero, zero), turn))
+    response = jnp.stack(responses, 1)
+    gain = jnp.stack([response[2 + child, j] - response[2 + parent, j] for j, (parent, child) in enumerate(zip(PARENT, CHILD, strict=True))])
+    joint = joint_angles(angle)
+    lower, upper, speed = (np.float32(a)[:, None, None] for a in (JOINT_LOWER, JOINT_UPPER, JOINT_SPEED))
+    return Motors(
+        response=response,
+        mass=1 / gain,
+        speed=speed * jnp.sign(action),
+        strongest=TIME_STEP * TORQUE * jnp.clip(jnp.abs(action), 0.0, 1.0),
+        at_lower=joint <= lower,
+        at_upper=joint >= upper,
+    )
+
+
+def sweep_motors(motors: Motors, free: jax.Array, impulse: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+    """Every motor and limit once. A joint's impulse is what motor and limit give together.
+
+    The motor's part stays within its strength. The limit adds what keeps the joint from going on, if it stands there.
+    """
+    impulse = list(impulse)
+    for j in ORDER:
+        speed = free[2 + CHILD[j]] - free[2 + PARENT[j]]
+        strongest = motors.strongest[j]
+        stop = impulse[j] - motors.mass[j] * speed
+        new = jnp.clip(stop + motors.mass[j] * motors.speed[j], -strongest, strongest)
+        new = jnp.where(motors.at_lower[j], jnp.maximum(new, stop), new)
+        new = jnp.where(motors.at_upper[j], jnp.minimum(new, stop), new)
+        free = free + motors.response[:, j] * (new - impulse[j])
+        impulse[j] = new
+    return free, impulse
+
+
+class Parts(NamedTuple):
+    """Bodies while they are put back together: five of each, (n, E)."""
+
+    x: list[jax.Array]
+    y: list[jax.Array]
+    cos: list[jax.Array]
+    sin: list[jax.Array]
+    angle: list[jax.Array]
+
+
+def turn_by(cos: jax.Array, sin: jax.Array, angle: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine after a turn of less than 0.2."""
+    square = angle * angle
+    c, s = 1 - square * (0.5 - square * (1 / 24)), angle * (1 - square * (1 / 6 - square * (1 / 120)))
+    return cos * c - sin * s, sin * c + cos * s
+
+
+def move(parts: Parts, b: int, x: jax.Array, y: jax.Array, angle: jax.Array) -> None:
+    """Moves body b, in place."""
+    parts.x[b], parts.y[b], parts.angle[b] = parts.x[b] + x, parts.y[b] + y, parts.angle[b] + angle
+    parts.cos[b], parts.sin[b] = turn_by(parts.cos[b], parts.sin[b], angle)
+
+
+def pull_together(parts: Parts, motors: Motors, active: jax.Array) -> jax.Array:
+    """Every joint once where `active` (n, E): first back to the limit it stood at, then its halves to each other, in place.
+
+    Returns:
+        (n, E) bool: whether all joints of a walker were near enough before.
+    """
+    good = jnp.ones(active.shape, bool)
+    for j in ORDER:
+        a, b = PARENT[j], CHILD[j]
+        joint = parts.angle[b] - parts.angle[a] - np.float32(JOINT_REFERENCE[j])
+        below, above = joint - np.float32(JOINT_LOWER[j]), joint - np.float32(JOINT_UPPER[j])
+        at_lower, at_upper = motors.at_lower[j], motors.at_upper[j]
+        back = jnp.where(at_lower, jnp.clip(below + ANGULAR_SLOP, -LARGEST_TURN, 0.0), 0.0)
+        turn = jnp.where(at_upper, jnp.clip(above - ANGULAR_SLOP, 0.0, LARGEST_TURN), back)
+        good &= jnp.where(at_lower, -below, jnp.where(at_upper, above, 0.0)) <= ANGULAR_SLOP
+        turn = jnp.where(active, turn, 0.0) / (1 / INERTIA[a] + 1 / INERTIA[b])
+        zero = jnp.zeros_like(turn)
+        move(parts, a, zero, zero, turn / INERTIA[a])
+        move(parts, b, zero, zero, -turn / INERTIA[b])
+        good &= _pull(parts, j, active)
+    return good
+
+
+def _pull(parts: Parts, j: int, active: jax.Array) -> jax.Array:
+    """The halves of joint j to each other; whether they were near enough."""
+    a, b = PARENT[j], CHILD[j]
+    anchor = _HIP if a == 0 else np.array([0.0, -_HALF])
+    arm_a = rotate(parts.cos[a], parts.sin[a], (np.float32(anchor[0]), np.float32(anchor[1])))
+    arm_b = -_HALF * parts.sin[b], _HALF * parts.cos[b]
+    gap = parts.x[b] + arm_b[0] - parts.x[a] - arm_a[0], parts.y[b] + arm_b[1] - parts.y[a] - arm_a[1]
+    masses, light_a, light_b = 1 / MASS[a] + 1 / MASS[b], 1 / INERTIA[a], 1 / INERTIA[b]
+    xx = masses + light_a * arm_a[1] ** 2 + light_b * arm_b[1] ** 2
+    xy = -light_a * arm_a[0] * arm_a[1] - light_b * arm_b[0] * arm_b[1]
+    yy = masses + light_a * arm_a[0] ** 2 + light_b * arm_b[0] ** 2
+    scale = jnp.where(active, -1.0, 0.0) / (xx * yy - xy * xy)
+    pull = scale * (yy * gap[0] - xy * gap[1]), scale * (xx * gap[1] - xy * gap[0])
+    move(parts, a, -pull[0] / MASS[a], -pull[1] / MASS[a], -light_a * cross(arm_a, pull))
+    move(parts, b, pull[0] / MASS[b], pull[1] / MASS[b], light_b * cross(arm_b, pull))
+    return dot(gap, gap) <= LINEAR_SLOP**2
+
+
+assert NUM_JOINTS == len(ORDER)
