@@ -11,8 +11,8 @@ import numpy as np
 
 from envs_jax.multiwalker import body
 from envs_jax.multiwalker.body import NUM_BODIES
-from envs_jax.multiwalker.collision import Vector, cross
-from envs_jax.multiwalker.joints import Parts, Tree, respond, turn_by
+from envs_jax.multiwalker.collision import Vector, cross, dot, minus
+from envs_jax.multiwalker.joints import Tree, respond
 from envs_jax.multiwalker.touching import Contacts
 
 PUSH, PUSH_SLOP, LARGEST_PUSH = 0.2, 0.005, 0.2
@@ -165,126 +165,88 @@ def sweep_neighbours(
     return free, impulse
 
 
-class Package(NamedTuple):
-    """The package while it is pushed out of walkers: how far it has moved (3, E); 1 / its mass and 1 / its inertia."""
+class Overlaps(NamedTuple):
+    """Contacts of bodies that are being pushed apart, where they are now; arrays (K, n, E).
 
-    moved: jax.Array
-    light: tuple[float, float]
+    Attributes:
+        arm: of the body.
+        moved: how far the point on the body has come since the contact was made.
+        light: 1 / mass of the body.
+        light_turn: 1 / inertia.
+        torque: of a unit push.
+    """
 
-
-def _moved(parts: Parts, start: Parts, contacts: Contacts, k: int) -> tuple[Vector, Vector]:
-    """How far a contact's point has moved with its body since `start`, and its arm now."""
-    member = contacts.member[:, k]
-
-    def own(values: list[jax.Array]) -> jax.Array:
-        return sum((member[b] * values[b] for b in range(NUM_BODIES)), jnp.zeros(()))
-
-    x, y = own(parts.x) - own(start.x), own(parts.y) - own(start.y)
-    turn = own(parts.angle) - own(start.angle)
-    cos, sin = turn_by(jnp.ones(()), jnp.zeros(()), turn)
-    before = contacts.arm[0][k], contacts.arm[1][k]
-    arm = cos * before[0] - sin * before[1], sin * before[0] + cos * before[1]
-    return (x + arm[0] - before[0], y + arm[1] - before[1]), arm
+    arm: Vector
+    moved: Vector
+    light: jax.Array
+    light_turn: jax.Array
+    torque: jax.Array
 
 
-def push_from_ground(parts: Parts, start: Parts, contacts: Contacts, active: jax.Array) -> tuple[Parts, jax.Array]:
-    """Every contact with the ground once: a fifth of its overlap is taken away; the deepest separation before (n, E)."""
-    lowest = jnp.zeros(active.shape)
-    for k in range(len(contacts.separation)):
-        moved, arm = _moved(parts, start, contacts, k)
-        normal = contacts.normal[0][k], contacts.normal[1][k]
-        separation = contacts.separation[k] + normal[0] * moved[0] + normal[1] * moved[1]
-        used = contacts.code[k] > 0
-        lowest = jnp.minimum(lowest, jnp.where(used, separation, 0.0))
-        push = jnp.where(used & active, -jnp.clip(PUSH * (separation + PUSH_SLOP), -LARGEST_PUSH, 0.0), 0.0)
-        light, light_turn = _lightness(contacts, k)
-        torque = cross(arm, normal)
-        impulse = push * invert(light + light_turn * torque * torque)
-        parts = _apply(parts, contacts, k, normal, torque, impulse)
-    return parts, lowest
+def turned(arm: Vector, angle: jax.Array) -> Vector:
+    """`arm` after a small turn."""
+    square = angle * angle
+    cos, sin = 1 - square * (0.5 - square * (1 / 24)), angle * (1 - square * (1 / 6 - square * (1 / 120)))
+    return cos * arm[0] - sin * arm[1], sin * arm[0] + cos * arm[1]
 
 
-def _lightness(contacts: Contacts, k: int) -> tuple[jax.Array, jax.Array]:
-    member = contacts.member[:, k]
-    light = sum((member[b] * np.float32(1 / body.MASS[b]) for b in range(NUM_BODIES)), jnp.zeros(()))
-    turn = sum((member[b] * np.float32(1 / body.INERTIA[b]) for b in range(NUM_BODIES)), jnp.zeros(()))
-    return light, turn
+def overlaps(contacts: Contacts, moved: jax.Array) -> Overlaps:
+    """Contacts after their bodies have `moved` (3, 5, n, E)."""
+    x, y, turn = (sum((contacts.member[b] * value[b] for b in range(NUM_BODIES)), jnp.zeros(())) for value in moved)
+    arm = turned(contacts.arm, turn)
+    way = x + arm[0] - contacts.arm[0], y + arm[1] - contacts.arm[1]
+    return Overlaps(arm, way, contacts.light, contacts.light_turn, cross(arm, contacts.normal))
 
 
-def _apply(parts: Parts, contacts: Contacts, k: int, normal: Vector, torque: jax.Array, impulse: jax.Array) -> Parts:
-    member = contacts.member[:, k]
-    own = [member[b] * impulse for b in range(NUM_BODIES)]
-    x = [parts.x[b] + own[b] * np.float32(1 / body.MASS[b]) * normal[0] for b in range(NUM_BODIES)]
-    y = [parts.y[b] + own[b] * np.float32(1 / body.MASS[b]) * normal[1] for b in range(NUM_BODIES)]
-    turns = [own[b] * np.float32(1 / body.INERTIA[b]) * torque for b in range(NUM_BODIES)]
-    turned = [turn_by(c, s, t) for c, s, t in zip(parts.cos, parts.sin, turns, strict=True)]
-    angle = [a + t for a, t in zip(parts.angle, turns, strict=True)]
-    return Parts(x, y, [c for c, _ in turned], [s for _, s in turned], angle)
+def push_of(separation: jax.Array, used: jax.Array, share: float) -> jax.Array:
+    """By how much to part what overlaps: of all but a small overlap `share`."""
+    return jnp.where(used, -jnp.clip(share * (separation + PUSH_SLOP), -LARGEST_PUSH, 0.0), 0.0)
+
+
+def moves(contacts: Contacts, found: Overlaps, impulse: jax.Array) -> jax.Array:
+    """What impulses (K, n, E) along the normals do to the places of bodies, (3, 5, n, E), all at a time."""
+    x, y = found.light * contacts.normal[0] * impulse, found.light * contacts.normal[1] * impulse
+    turn = found.light_turn * found.torque * impulse
+    return jnp.stack([jnp.stack([(member * value).sum(0) for member in contacts.member]) for value in (x, y, turn)])
+
+
+def _lowest(separation: jax.Array, contacts: Contacts) -> jax.Array:
+    return jnp.where(contacts.code > 0, separation, 0.0).min(0, initial=0.0)
+
+
+def push_from_ground(contacts: Contacts, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How bodies that have `moved` (3, 5, n, E) are pushed out of the ground, and the deepest separation (n, E)."""
+    found = overlaps(contacts, moved)
+    separation = contacts.separation + dot(contacts.normal, found.moved)
+    push = push_of(separation, contacts.code > 0, PUSH)
+    gain = found.light + found.light_turn * found.torque**2
+    impulse = push / jnp.where(contacts.code > 0, gain, 1.0)
+    return moves(contacts, found, impulse), _lowest(separation, contacts)
 
 
 def push_from_package(
-    parts: Parts, start: Parts, contacts: Contacts, arm: Vector, package: Package, active: jax.Array
-) -> tuple[Parts, Package, jax.Array]:
-    """As `push_from_ground` between walkers and package, all walkers at a time."""
-    lowest = jnp.zeros(active.shape)
-    carriers = jnp.maximum((contacts.code > 0).any(0).sum(0), 1).astype(jnp.float32)
-    light, light_turn = package.light
-    for k in range(len(contacts.separation)):
-        moved, own_arm = _moved(parts, start, contacts, k)
-        cos, sin = turn_by(jnp.ones(()), jnp.zeros(()), package.moved[2])
-        before = arm[0][k], arm[1][k]
-        its_arm = cos * before[0] - sin * before[1], sin * before[0] + cos * before[1]
-        its_move = package.moved[0] + its_arm[0] - before[0], package.moved[1] + its_arm[1] - before[1]
-        normal = contacts.normal[0][k], contacts.normal[1][k]
-        separation = contacts.separation[k] + normal[0] * (moved[0] - its_move[0]) + normal[1] * (moved[1] - its_move[1])
-        used = contacts.code[k] > 0
-        lowest = jnp.minimum(lowest, jnp.where(used, separation, 0.0))
-        push = jnp.where(used & active, -jnp.clip(PUSH * (separation + PUSH_SLOP), -LARGEST_PUSH, 0.0), 0.0)
-        own_light, own_turn = _lightness(contacts, k)
-        torque, its_torque = cross(own_arm, normal), cross(its_arm, normal)
-        gain = own_light + own_turn * torque**2 + carriers * (light + light_turn * its_torque**2)
-        impulse = push * jnp.where(used, invert(gain), 0.0)
-        parts = _apply(parts, contacts, k, normal, torque, impulse)
-        change = jnp.stack([light * normal[0] * impulse, light * normal[1] * impulse, light_turn * its_torque * impulse])
-        package = package._replace(moved=package.moved - change.sum(1))
-    return parts, package, lowest
+    contacts: Contacts, arm: Vector, package: body.Package, moved: jax.Array, package_moved: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `push_from_ground` between walkers and package, which has moved (3, E) and is pushed, too."""
+    found = overlaps(contacts, moved)
+    its_arm = turned(arm, package_moved[2])
+    its_way = package_moved[0] + its_arm[0] - arm[0], package_moved[1] + its_arm[1] - arm[1]
+    separation = contacts.separation + dot(contacts.normal, minus(found.moved, its_way))
+    light, light_turn, torque = 1 / package.mass, 1 / package.inertia, cross(its_arm, contacts.normal)
+    gain = found.light + found.light_turn * found.torque**2 + light + light_turn * torque**2
+    impulse = push_of(separation, contacts.code > 0, PUSH) / gain
+    push = light * contacts.normal[0] * impulse, light * contacts.normal[1] * impulse, light_turn * torque * impulse
+    its_move = -jnp.stack([value.sum((0, 1)) for value in push])
+    return moves(contacts, found, impulse), its_move, _lowest(separation, contacts)
 
 
-def _padded(contacts: Contacts, before: int, after: int) -> Contacts:
-    """Contacts of pairs as contacts of all walkers, the missing one unused."""
-
-    def pad(leaf: jax.Array) -> jax.Array:
-        return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(before, after), (0, 0)])
-
-    return jax.tree.map(pad, contacts)
-
-
-def push_from_neighbours(
-    parts: Parts, start: Parts, left: Contacts, right: Contacts, active: jax.Array
-) -> tuple[Parts, jax.Array]:
-    """As `push_from_ground` between neighbours, all pairs at a time."""
-    left, right = _padded(left, 0, 1), _padded(right, 1, 0)
-    lowest = jnp.zeros(active.shape)
-
-    def onward(values: jax.Array, steps: int) -> jax.Array:
-        return jnp.roll(values, steps, 0)
-
-    for k in range(len(left.separation)):
-        left_moved, left_arm = _moved(parts, start, left, k)
-        right_moved, right_arm = _moved(parts, start, right, k)
-        normal = left.normal[0][k], left.normal[1][k]
-        away = left_moved[0] - onward(right_moved[0], -1), left_moved[1] - onward(right_moved[1], -1)
-        separation = left.separation[k] + normal[0] * away[0] + normal[1] * away[1]
-        used = left.code[k] > 0
-        lowest = jnp.minimum(lowest, jnp.where(used, separation, 0.0))
-        push = jnp.where(used & active, -jnp.clip(PUSH * (separation + PUSH_SLOP), -LARGEST_PUSH, 0.0), 0.0)
-        right_normal = right.normal[0][k], right.normal[1][k]
-        torques = cross(left_arm, normal), cross(right_arm, right_normal)
-        gains = []
-        for contacts, torque in zip((left, right), torques, strict=True):
-            light, light_turn = _lightness(contacts, k)
-            gains.append(light + light_turn * torque**2)
-        impulse = 0.5 * push * invert(gains[0] + onward(gains[1], -1))
-        parts = _apply(parts, left, k, normal, torques[0], impulse)
-        parts = _apply(parts, right, k, right_normal, torques[1], onward(impulse, 1))
-    return parts, jnp.minimum(lowest, onward(lowest, 1))
+def push_from_neighbours(left: Contacts, right: Contacts, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """As `push_from_ground` between neighbours: contacts of the left and the right one of each pair."""
+    one, other = overlaps(left, moved[:, :, :-1]), overlaps(right, moved[:, :, 1:])
+    separation = left.separation + dot(left.normal, minus(one.moved, other.moved))
+    gain = one.light + one.light_turn * one.torque**2 + other.light + other.light_turn * other.torque**2
+    impulse = push_of(separation, left.code > 0, PUSH / 2) / jnp.where(left.code > 0, gain, 1.0)
+    change = jnp.zeros_like(moved)
+    change = change.at[:, :, :-1].add(moves(left, one, impulse)).at[:, :, 1:].add(moves(right, other, impulse))
+    lowest = jnp.zeros(moved.shape[2:]).at[:-1].min(_lowest(separation, left)).at[1:].min(_lowest(separation, left))
+    return change, lowest

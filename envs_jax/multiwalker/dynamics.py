@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.multiwalker import body, contacts, joints
-from envs_jax.multiwalker.body import GRAVITY, LOWER_LEGS, MASS, NUM_BODIES, NUM_JOINTS, TIME_STEP
+from envs_jax.multiwalker.body import GRAVITY, LEGS, MASS, NUM_BODIES, NUM_JOINTS, TIME_STEP
 from envs_jax.multiwalker.contacts import find_again, invert, make_package_rows, make_rows, warm_start
-from envs_jax.multiwalker.joints import Parts, make_motors, make_tree
+from envs_jax.multiwalker.impact import land
+from envs_jax.multiwalker.joints import Part, make_motors, make_tree
 from envs_jax.multiwalker.touching import Touching, touching
 
 FASTEST_MOVE, FASTEST_TURN = 2.0, np.pi / 2
@@ -125,6 +126,8 @@ def step(
     velocity = jnp.where(present, velocity, 0.0)
     pose, package_pose = _move(world.pose, velocity), _move(world.package_pose, package_velocity)
     pose, package_pose = _solve_positions(world, pose, package_pose, touch, motors, present, package, solver)
+    legs, speeds = land(heights, world.pose[:, LEGS], pose[:, LEGS], velocity[:, LEGS])
+    pose, velocity = pose.at[:, LEGS].set(legs), velocity.at[:, LEGS].set(speeds)
     return World(pose, velocity, package_pose, package_velocity, impulses), touch
 
 
@@ -198,11 +201,7 @@ def _solve_positions(
 ) -> tuple[jax.Array, jax.Array]:
     """Poses in which joints hold and nothing overlaps by much, of walkers and package."""
 
-    def parts_of(pose: jax.Array) -> Parts:
-        return Parts(list(pose[0]), list(pose[1]), list(jnp.cos(pose[2])), list(jnp.sin(pose[2])), list(pose[2]))
-
-    before = parts_of(world.pose)
-    light = 1 / package.mass, 1 / package.inertia
+    parts = [Part(*pose[:, b]) for b in range(NUM_BODIES)]
     carrying = (touch.package.code > 0).any(0)
 
     def again(carry: tuple) -> jax.Array:
@@ -210,24 +209,22 @@ def _solve_positions(
         return (number < solver.position_sweeps) & active.any()
 
     def sweep(carry: tuple) -> tuple:
-        number, active, parts, moved = carry
-        parts, deepest = contacts.push_from_ground(parts, before, touch.ground, active)
-        pushed, deepest_package = parts, deepest
-        pushed, carried, deepest_package = contacts.push_from_package(
-            parts, before, touch.package, touch.package_arm, contacts.Package(moved, light), active
+        number, active, parts, package_moved = carry
+        moved = jnp.stack([jnp.stack(part) for part in parts], 1) - world.pose
+        change, deepest = contacts.push_from_ground(touch.ground, moved)
+        from_package, its_change, on_package = contacts.push_from_package(
+            touch.package, touch.package_arm, package, moved, package_moved
         )
-        pushed, deepest_pair = contacts.push_from_neighbours(pushed, before, *touch.neighbours, active)
-        pulled = Parts(*(list(values) for values in pushed))
-        good = joints.pull_together(pulled, motors, active)
-        good &= jnp.minimum(jnp.minimum(deepest, deepest_package), deepest_pair) >= NEAR_ENOUGH
-        together = (carrying & ~good & active).any(0)
-        active = active & (~good | (carrying & together))
-        return number + 1, active, pulled, carried.moved
+        from_pairs, of_pairs = contacts.push_from_neighbours(*touch.neighbours, moved)
+        change = jnp.where(active, change + from_package + from_pairs, 0.0)
+        pushed = [Part(*(old + new for old, new in zip(part, change[:, b], strict=True))) for b, part in enumerate(parts)]
+        parts, good = joints.pull_together(pushed, motors, active)
+        good &= jnp.minimum(jnp.minimum(deepest, on_package), of_pairs) >= NEAR_ENOUGH
+        wrong_together = (carrying & ~good & active).any(0)
+        carried = (carrying & active).any(0)
+        active = active & (~good | (carrying & wrong_together))
+        return number + 1, active, parts, package_moved + jnp.where(carried, its_change, 0.0)
 
-    carry = (jnp.zeros((), jnp.int32), present, parts_of(pose), package_pose - world.package_pose)
-    _, _, parts, moved = jax.lax.while_loop(again, sweep, carry)
-    pose = jnp.stack([jnp.stack(parts.x), jnp.stack(parts.y), jnp.stack(parts.angle)])
-    return pose, world.package_pose + moved
-
-
-FEET = LOWER_LEGS
+    carry = (jnp.zeros((), jnp.int32), present, parts, package_pose - world.package_pose)
+    _, _, parts, package_moved = jax.lax.while_loop(again, sweep, carry)
+    return jnp.stack([jnp.stack(part) for part in parts], 1), world.package_pose + package_moved

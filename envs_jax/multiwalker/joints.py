@@ -22,7 +22,6 @@ from envs_jax.multiwalker.body import (
     LEG_HEIGHT,
     MASS,
     NUM_BODIES,
-    NUM_JOINTS,
     TIME_STEP,
     TORQUE,
 )
@@ -179,8 +178,11 @@ def sweep_motors(motors: Motors, free: jax.Array, impulse: list[jax.Array]) -> t
     The motor's part stays within its strength. The limit adds what keeps the joint from going on, if it stands there.
     """
     impulse = list(impulse)
+    signs = np.zeros((len(ORDER), NUM_FREE, 1, 1), np.float32)
     for j in ORDER:
-        speed = free[2 + CHILD[j]] - free[2 + PARENT[j]]
+        signs[j, 2 + CHILD[j]], signs[j, 2 + PARENT[j]] = 1, -1
+    for j in ORDER:
+        speed = (signs[j] * free).sum(0)
         strongest = motors.strongest[j]
         stop = impulse[j] - motors.mass[j] * speed
         new = jnp.clip(stop + motors.mass[j] * motors.speed[j], -strongest, strongest)
@@ -191,68 +193,54 @@ def sweep_motors(motors: Motors, free: jax.Array, impulse: list[jax.Array]) -> t
     return free, impulse
 
 
-class Parts(NamedTuple):
-    """Bodies while they are put back together: five of each, (n, E)."""
+class Part(NamedTuple):
+    """Where one body of n walkers is while they are put back together; all (n, E)."""
 
-    x: list[jax.Array]
-    y: list[jax.Array]
-    cos: list[jax.Array]
-    sin: list[jax.Array]
-    angle: list[jax.Array]
+    x: jax.Array
+    y: jax.Array
+    angle: jax.Array
 
 
-def turn_by(cos: jax.Array, sin: jax.Array, angle: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine after a turn of less than 0.2."""
-    square = angle * angle
-    c, s = 1 - square * (0.5 - square * (1 / 24)), angle * (1 - square * (1 / 6 - square * (1 / 120)))
-    return cos * c - sin * s, sin * c + cos * s
-
-
-def move(parts: Parts, b: int, x: jax.Array, y: jax.Array, angle: jax.Array) -> None:
-    """Moves body b, in place."""
-    parts.x[b], parts.y[b], parts.angle[b] = parts.x[b] + x, parts.y[b] + y, parts.angle[b] + angle
-    parts.cos[b], parts.sin[b] = turn_by(parts.cos[b], parts.sin[b], angle)
-
-
-def pull_together(parts: Parts, motors: Motors, active: jax.Array) -> jax.Array:
-    """Every joint once where `active` (n, E): first back to the limit it stood at, then its halves to each other, in place.
+def pull_together(parts: list[Part], motors: Motors, active: jax.Array) -> tuple[list[Part], jax.Array]:
+    """Every joint once where `active` (n, E): first back to the limit it stood at, then its halves to each other.
 
     Returns:
-        (n, E) bool: whether all joints of a walker were near enough before.
+        The five parts, and (n, E) bool: whether all joints of a walker were near enough before.
     """
-    good = jnp.ones(active.shape, bool)
+    parts, good = list(parts), jnp.ones(active.shape, bool)
     for j in ORDER:
-        a, b = PARENT[j], CHILD[j]
-        joint = parts.angle[b] - parts.angle[a] - np.float32(JOINT_REFERENCE[j])
-        below, above = joint - np.float32(JOINT_LOWER[j]), joint - np.float32(JOINT_UPPER[j])
-        at_lower, at_upper = motors.at_lower[j], motors.at_upper[j]
-        back = jnp.where(at_lower, jnp.clip(below + ANGULAR_SLOP, -LARGEST_TURN, 0.0), 0.0)
-        turn = jnp.where(at_upper, jnp.clip(above - ANGULAR_SLOP, 0.0, LARGEST_TURN), back)
-        good &= jnp.where(at_lower, -below, jnp.where(at_upper, above, 0.0)) <= ANGULAR_SLOP
-        turn = jnp.where(active, turn, 0.0) / (1 / INERTIA[a] + 1 / INERTIA[b])
-        zero = jnp.zeros_like(turn)
-        move(parts, a, zero, zero, turn / INERTIA[a])
-        move(parts, b, zero, zero, -turn / INERTIA[b])
-        good &= _pull(parts, j, active)
-    return good
+        parts[PARENT[j]], parts[CHILD[j]], near = _pull(parts[PARENT[j]], parts[CHILD[j]], motors, j, active)
+        good &= near
+    return parts, good
 
 
-def _pull(parts: Parts, j: int, active: jax.Array) -> jax.Array:
-    """The halves of joint j to each other; whether they were near enough."""
+def _pull(parent: Part, child: Part, motors: Motors, j: int, active: jax.Array) -> tuple[Part, Part, jax.Array]:
+    """Joint j alone, and whether it was near enough."""
     a, b = PARENT[j], CHILD[j]
+    light_a, light_b = 1 / INERTIA[a], 1 / INERTIA[b]
+    joint = child.angle - parent.angle - np.float32(JOINT_REFERENCE[j])
+    below, above = joint - np.float32(JOINT_LOWER[j]), joint - np.float32(JOINT_UPPER[j])
+    at_lower, at_upper = motors.at_lower[j], motors.at_upper[j]
+    turn = jnp.where(at_lower, jnp.clip(below + ANGULAR_SLOP, -LARGEST_TURN, 0.0), 0.0)
+    turn = jnp.where(at_upper, jnp.clip(above - ANGULAR_SLOP, 0.0, LARGEST_TURN), turn)
+    wrong_angle = jnp.where(at_lower, -below, jnp.where(at_upper, above, 0.0))
+    turn = jnp.where(active, turn, 0.0) / (light_a + light_b)
+    angle_a, angle_b = parent.angle + light_a * turn, child.angle - light_b * turn
+
+    # What XLA would compute anew for each of its uses are sums and products: here every chain of those ends in a cosine, a
+    # sine or a quotient, which it keeps.
     anchor = _HIP if a == 0 else np.array([0.0, -_HALF])
-    arm_a = rotate(parts.cos[a], parts.sin[a], (np.float32(anchor[0]), np.float32(anchor[1])))
-    arm_b = -_HALF * parts.sin[b], _HALF * parts.cos[b]
-    gap = parts.x[b] + arm_b[0] - parts.x[a] - arm_a[0], parts.y[b] + arm_b[1] - parts.y[a] - arm_a[1]
-    masses, light_a, light_b = 1 / MASS[a] + 1 / MASS[b], 1 / INERTIA[a], 1 / INERTIA[b]
+    arm_a = rotate(jnp.cos(angle_a), jnp.sin(angle_a), (np.float32(anchor[0]), np.float32(anchor[1])))
+    arm_b = -_HALF * jnp.sin(angle_b), _HALF * jnp.cos(angle_b)
+    gap = child.x + arm_b[0] - parent.x - arm_a[0], child.y + arm_b[1] - parent.y - arm_a[1]
+    masses = 1 / MASS[a] + 1 / MASS[b]
     xx = masses + light_a * arm_a[1] ** 2 + light_b * arm_b[1] ** 2
     xy = -light_a * arm_a[0] * arm_a[1] - light_b * arm_b[0] * arm_b[1]
     yy = masses + light_a * arm_a[0] ** 2 + light_b * arm_b[0] ** 2
-    scale = jnp.where(active, -1.0, 0.0) / (xx * yy - xy * xy)
-    pull = scale * (yy * gap[0] - xy * gap[1]), scale * (xx * gap[1] - xy * gap[0])
-    move(parts, a, -pull[0] / MASS[a], -pull[1] / MASS[a], -light_a * cross(arm_a, pull))
-    move(parts, b, pull[0] / MASS[b], pull[1] / MASS[b], light_b * cross(arm_b, pull))
-    return dot(gap, gap) <= LINEAR_SLOP**2
-
-
-assert NUM_JOINTS == len(ORDER)
+    size = xy * xy - xx * yy
+    used = jnp.where(active, 1.0, 0.0)
+    pull = used * (yy * gap[0] - xy * gap[1]) / size, used * (xx * gap[1] - xy * gap[0]) / size
+    near = (dot(gap, gap) <= LINEAR_SLOP**2) & (wrong_angle <= ANGULAR_SLOP)
+    parent = Part(parent.x - pull[0] / MASS[a], parent.y - pull[1] / MASS[a], angle_a - light_a * cross(arm_a, pull))
+    child = Part(child.x + pull[0] / MASS[b], child.y + pull[1] / MASS[b], angle_b + light_b * cross(arm_b, pull))
+    return parent, child, near

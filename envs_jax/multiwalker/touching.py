@@ -33,6 +33,8 @@ class Contacts(NamedTuple):
         arm: from the body's centre of mass to the point.
         separation: below 0 where skins overlap.
         member: (5, K, n, E) float, 1 for the body that is pushed.
+        light: 1 / mass of the body.
+        light_turn: 1 / its inertia.
         friction: coefficient.
         code: a whole number that tells points from each other, so that impulses are found again a step later; 0 in no use.
     """
@@ -41,6 +43,8 @@ class Contacts(NamedTuple):
     arm: Vector
     separation: jax.Array
     member: jax.Array
+    light: jax.Array
+    light_turn: jax.Array
     friction: jax.Array
     code: jax.Array
 
@@ -81,12 +85,13 @@ class _Candidates(NamedTuple):
 
 def _choose(candidates: _Candidates, slots: int, friction: np.ndarray) -> Contacts:
     """The first `slots` candidates that touch."""
-    rank = jnp.cumsum(candidates.touching.astype(jnp.float32), 0)
-    number = jnp.arange(1, slots + 1, dtype=jnp.float32).reshape(-1, 1, 1, 1)
-    chosen = candidates.touching[None] & (rank[None] == number)
+    rank = jnp.cumsum(candidates.touching.astype(jnp.int32), 0)
+    index = (rank[None] <= jnp.arange(slots).reshape(-1, 1, 1, 1)).astype(jnp.int32).sum(1)
+    used = index < len(rank)
+    index = jnp.minimum(index, len(rank) - 1)
 
     def take(value: jax.Array) -> jax.Array:
-        return jnp.where(chosen, value[None], 0.0).sum(1)
+        return jnp.where(used, jnp.take_along_axis(value, index, 0, mode="promise_in_bounds"), 0.0)
 
     code = take(candidates.code)
     return _contacts(
@@ -102,9 +107,12 @@ def _contacts(normal: Vector, arm: Vector, separation: jax.Array, code: jax.Arra
     """Contacts whose `code` mod 5 is the body."""
     number = jnp.arange(NUM_BODIES, dtype=jnp.float32).reshape(-1, *[1] * code.ndim)
     member = ((code % NUM_BODIES)[None] == number) & (code > 0)
-    friction = np.float32(friction).reshape(number.shape)
     member = member.astype(jnp.float32)
-    return Contacts(normal, arm, separation, member, (member * friction).sum(0), code)
+
+    def own(values: np.ndarray) -> jax.Array:
+        return (member * np.float32(values).reshape(number.shape)).sum(0)
+
+    return Contacts(normal, arm, separation, member, own(1 / body.MASS), own(1 / body.INERTIA), own(friction), code)
 
 
 def _shape(bodies: slice) -> body.Polygons:
@@ -214,7 +222,7 @@ def _between(left: jax.Array, right: jax.Array) -> tuple[Contacts, Contacts, jax
 
 def _no_neighbours(num_pairs: int, batch: int) -> tuple[Contacts, Contacts, jax.Array]:
     zeros = jnp.zeros((2, num_pairs, batch))
-    none = Contacts((zeros, zeros), (zeros, zeros), zeros, jnp.zeros((NUM_BODIES, *zeros.shape)), zeros, zeros)
+    none = Contacts((zeros, zeros), (zeros, zeros), zeros, jnp.zeros((NUM_BODIES, *zeros.shape)), *[zeros] * 4)
     return none, none, jnp.zeros((NUM_BODIES, NUM_BODIES, num_pairs, batch), bool)
 
 
