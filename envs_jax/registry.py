@@ -8,6 +8,7 @@ from typing import Any
 
 from envs_jax.environment import Environment, EnvironmentFactory, HostEnvironment
 from envs_jax.matrix_game import matrix_game
+from envs_jax.multiwalker import multiwalker
 from envs_jax.options import suggestion
 from envs_jax.particle.rover_tower import rover_tower
 from envs_jax.particle.spread import spread, spread3_ful, spread3_mix, spread3_sep
@@ -21,9 +22,10 @@ _FACTORIES: dict[str, EnvironmentFactory] = {
     "rover_tower": rover_tower,
     "pursuit": pursuit,
     "matrix_game": matrix_game,
+    "multiwalker": multiwalker,
 }
 _DOORS = {"jaxmarl": "envs_jax.adapters.from_jaxmarl", "pettingzoo": "envs_jax.adapters.pettingzoo_names"}
-_BEHIND_DOORS = {"multiwalker": "pettingzoo/multiwalker"}
+_BEHIND_DOORS: dict[str, str] = {}
 
 
 def environment_names() -> tuple[str, ...]:

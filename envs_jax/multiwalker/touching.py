@@ -23,6 +23,7 @@ from envs_jax.multiwalker.collision import (
 )
 
 LEG_EDGES, HULL_EDGES = 4, 6  # as many as a body can lie over
+NOTHING, NUM_TOUCHABLE = -9, LEG_EDGES + 3
 
 
 class Contacts(NamedTuple):
@@ -272,8 +273,8 @@ def touching(
     by_left = jnp.concatenate([padding, pair_touches.any(0)], 1)
 
     foot_edges = jnp.arange(LEG_EDGES).reshape(-1, 1, 1, 1) + first_of_legs[1::2]
-    on_edges = jnp.where(legs.touching.any(0)[:, 1::2], foot_edges, -9)
-    others = [jnp.where(on[body.LOWER_LEGS], number, -9) for number, on in ((-3, on_package), (-4, by_left), (-5, by_right))]
+    on_edges = jnp.where(legs.touching.any(0)[:, 1::2], foot_edges, NOTHING)
+    others = [jnp.where(on[body.LOWER_LEGS], number, NOTHING) for number, on in ((-3, on_package), (-4, by_left), (-5, by_right))]
     return Touching(
         ground=ground,
         package=with_package,
