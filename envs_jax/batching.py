@@ -41,3 +41,19 @@ def batch_last(function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), function(*last))
 
     return batchwise(of_batch)
+
+
+def separately(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(*arguments)`, compiled apart from what is around it.
+
+    XLA computes sums and products anew for each of their uses, and again for each use of those: what follows a long formula
+    may cost, and take to compile, many times what it should. A branch, here one that is always taken, ends that.
+    """
+    probe = next(leaf for leaf in jax.tree.leaves(arguments) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    first = probe.reshape(-1)[0]
+    shapes = jax.eval_shape(function, *arguments)
+
+    def never(*_: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    return jax.lax.cond(first == first, function, never, *arguments)

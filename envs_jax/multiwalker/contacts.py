@@ -102,8 +102,8 @@ class PackageRows(NamedTuple):
 
     Attributes:
         walker: on the walkers.
-        pull: (2, 2, 3, n, E), a row's speed is its product with the package's velocity, beside the walker's.
-        response: (2, 2, 3, n, E), of the package.
+        pull: (3, 2, 2, n, E), a row's speed is its product with the package's velocity, beside the walker's.
+        response: (3, 2, 2, n, E), of the package.
         mass: (2, 2, n, E), as if each walker had its share of the package: so all may push at once and still agree in the end.
     """
 
@@ -117,50 +117,63 @@ def make_package_rows(tree: Tree, contacts: Contacts, arm: Vector, package: body
     """The rows of walkers' contacts with the package, at `arm` (2, n, E) from its middle."""
     walker = make_rows(tree, contacts)
     normal = contacts.normal
-    pulls = [
-        jnp.stack([-direction[0], -direction[1], -cross(arm, direction)], 1) for direction in ((normal[1], -normal[0]), normal)
-    ]
-    pull = jnp.stack(pulls, 1)
-    light = np.float32([1 / package.mass, 1 / package.mass, 1 / package.inertia])[:, None, None]
+    directions = (normal[1], -normal[0]), normal
+    pull = jnp.stack([jnp.stack([-d[0], -d[1], -cross(arm, d)]) for d in directions], 2)
+    light = np.float32([1 / package.mass, 1 / package.mass, 1 / package.inertia]).reshape(-1, 1, 1, 1, 1)
     response = pull * light
     carriers = jnp.maximum((contacts.code > 0).any(0).sum(0), 1).astype(jnp.float32)
-    gain = walker.gain + carriers * (pull * response).sum(2)
+    gain = walker.gain + carriers * (pull * response).sum(0)
     return PackageRows(walker, pull, response, jnp.where(walker.gain > 1e-9, invert(gain), 0.0))
 
 
 def sweep_package(
-    rows: PackageRows, free: jax.Array, package: jax.Array, impulse: list[jax.Array]
-) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
-    """Every contact with the package once, all walkers at a time; `package` is its velocity (3, E)."""
-    impulse = list(impulse)
+    rows: PackageRows, free: jax.Array, package: list[jax.Array], impulse: list[jax.Array]
+) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
+    """Every contact with the package once, all walkers at a time; `package` is its velocity, three of (E,)."""
+    package, impulse = list(package), list(impulse)
     for k in range(len(impulse)):
         old = impulse[k]
         limit = rows.walker.friction[k] * old[1]
         new = []
         for i, bound in enumerate((limit, None)):
-            speed = (rows.walker.pull[k, i] * free).sum(0) + (rows.pull[k, i] * package[:, None]).sum(0)
+            its_speed = sum((pull[k, i] * value for pull, value in zip(rows.pull, package, strict=True)), jnp.zeros(()))
+            speed = (rows.walker.pull[k, i] * free).sum(0) + its_speed
             new.append(_new_impulses(old[i], rows.mass[k, i], speed, bound))
             change = new[i] - old[i]
             free = free + rows.walker.response[k, i] * change
-            package = package + (rows.response[k, i] * change).sum(1)
+            package = [value + (rows.response[c, k, i] * change).sum(0) for c, value in enumerate(package)]
         impulse[k] = jnp.stack(new)
     return free, package, impulse
+
+
+def pad_rows(rows: Rows, before: int, after: int) -> Rows:
+    """Rows of pairs of neighbours as rows of all walkers, the missing ones without effect."""
+    return Rows(*(jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(before, after), (0, 0)]) for leaf in rows))
 
 
 def sweep_neighbours(
     left: Rows, right: Rows, mass: jax.Array, free: jax.Array, impulse: list[jax.Array]
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """Every contact between neighbours once, all pairs at a time; rows of the left and the right one of each pair."""
+    """Every contact between neighbours once, all pairs at a time.
+
+    Args:
+        left: rows of every walker as the left one of a pair, those of the last one without effect.
+        right: as the right one, those of the first one without effect.
+        mass: (2, 2, n - 1, E), as if each walker had half of itself for each neighbour.
+        free: (7, n, E).
+        impulse: two of (2, n - 1, E).
+    """
     impulse = list(impulse)
     for k in range(len(impulse)):
         old = impulse[k]
-        limit = left.friction[k] * old[1]
+        limit = left.friction[k, :-1] * old[1]
         new = []
         for i, bound in enumerate((limit, None)):
-            speed = (left.pull[k, i] * free[:, :-1]).sum(0) + (right.pull[k, i] * free[:, 1:]).sum(0)
+            speed = (left.pull[k, i] * free).sum(0)[:-1] + (right.pull[k, i] * free).sum(0)[1:]
             new.append(_new_impulses(old[i], mass[k, i], speed, bound))
             change = new[i] - old[i]
-            free = free.at[:, :-1].add(left.response[k, i] * change).at[:, 1:].add(right.response[k, i] * change)
+            onto_left, onto_right = jnp.pad(change, ((0, 1), (0, 0))), jnp.pad(change, ((1, 0), (0, 0)))
+            free = free + left.response[k, i] * onto_left + right.response[k, i] * onto_right
         impulse[k] = jnp.stack(new)
     return free, impulse
 

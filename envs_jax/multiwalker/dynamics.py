@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs_jax.batching import separately
 from envs_jax.multiwalker import body, contacts, joints
 from envs_jax.multiwalker.body import GRAVITY, LEGS, MASS, NUM_BODIES, NUM_JOINTS, TIME_STEP
 from envs_jax.multiwalker.contacts import find_again, invert, make_package_rows, make_rows, warm_start
@@ -126,7 +127,7 @@ def step(
     velocity = jnp.where(present, velocity, 0.0)
     pose, package_pose = _move(world.pose, velocity), _move(world.package_pose, package_velocity)
     pose, package_pose = _solve_positions(world, pose, package_pose, touch, motors, present, package, solver)
-    legs, speeds = land(heights, world.pose[:, LEGS], pose[:, LEGS], velocity[:, LEGS])
+    legs, speeds = separately(land, heights, world.pose[:, LEGS], pose[:, LEGS], velocity[:, LEGS])
     pose, velocity = pose.at[:, LEGS].set(legs), velocity.at[:, LEGS].set(speeds)
     return World(pose, velocity, package_pose, package_velocity, impulses), touch
 
@@ -143,16 +144,19 @@ def _solve_velocities(
     world: World, action: jax.Array, push: jax.Array, touch: Touching, package: body.Package, solver: Solver
 ) -> tuple[jax.Array, jax.Array, Impulses, joints.Motors]:
     """Velocities of bodies and package after all impulses of the step, those impulses, and the motors they went through."""
-    tree = make_tree(world.pose[2])
-    motors = make_motors(tree, world.pose[2], action)
-    ground = make_rows(tree, touch.ground)
-    on_package = make_package_rows(tree, touch.package, touch.package_arm, package)
-    left, right = (_rows_of_pairs(tree, touch, side) for side in (0, 1))
+    tree = separately(make_tree, world.pose[2])
+    motors = separately(make_motors, tree, world.pose[2], action)
+    ground = separately(make_rows, tree, touch.ground)
+    on_package = separately(
+        lambda tree, contacts, arm: make_package_rows(tree, contacts, arm, package), tree, touch.package, touch.package_arm
+    )
+    left, right = (separately(make_rows, _part(tree, side), touch.neighbours[side]) for side in (0, 1))
     ground_mass = invert(ground.gain)
     pair_mass = 0.5 * invert(left.gain + right.gain)
+    left, right = contacts.pad_rows(left, 0, 1), contacts.pad_rows(right, 1, 0)
 
     velocity = world.velocity.at[1].add(TIME_STEP * GRAVITY).at[0, 0].add(push * np.float32(TIME_STEP / MASS[0]))
-    free = joints.to_free(tree, velocity)
+    free = separately(joints.to_free, tree, velocity)
     carried = world.package_velocity.at[1].add(TIME_STEP * GRAVITY)
 
     old = world.impulses
@@ -164,9 +168,9 @@ def _solve_velocities(
     free = free + (motors.response * old.motor[None]).sum(1)
     free = warm_start(ground, free, found[0])
     free = warm_start(on_package.walker, free, found[1])
-    carried = carried + (on_package.response * found[1][:, :, None]).sum((0, 1, 3))
-    free = free.at[:, :-1].add(warm_start(left, jnp.zeros_like(free[:, :-1]), found[2]))
-    free = free.at[:, 1:].add(warm_start(right, jnp.zeros_like(free[:, 1:]), found[2]))
+    carried = carried + (on_package.response * found[1][None]).sum((1, 2, 3))
+    free = warm_start(left, free, jnp.pad(found[2], ((0, 0), (0, 0), (0, 1), (0, 0))))
+    free = warm_start(right, free, jnp.pad(found[2], ((0, 0), (0, 0), (1, 0), (0, 0))))
 
     def sweep(_: jax.Array, carry: tuple) -> tuple:
         free, carried, motor, on_ground, of_package, of_pairs = carry
@@ -176,17 +180,16 @@ def _solve_velocities(
         free, on_ground = contacts.sweep_ground(ground, ground_mass, free, on_ground)
         return free, carried, motor, on_ground, of_package, of_pairs
 
-    carry = (free, carried, list(old.motor), *(list(impulse) for impulse in found))
+    carry = (free, list(carried), list(old.motor), *(list(impulse) for impulse in found))
     free, carried, *impulses = jax.lax.fori_loop(0, solver.velocity_sweeps, sweep, carry)
-    motor, on_ground, of_package, of_pairs = (jnp.stack(impulse) for impulse in impulses)
+    carried, motor, on_ground, of_package, of_pairs = (jnp.stack(values) for values in (carried, *impulses))
     codes = touch.ground.code, touch.package.code, touch.neighbours[0].code
-    return joints.to_bodies(tree, free), carried, Impulses(motor, on_ground, of_package, of_pairs, *codes), motors
+    return separately(joints.to_bodies, tree, free), carried, Impulses(motor, on_ground, of_package, of_pairs, *codes), motors
 
 
-def _rows_of_pairs(tree: joints.Tree, touch: Touching, side: int) -> contacts.Rows:
-    """Rows of the left (0) or right (1) walkers of all pairs of neighbours."""
-    part = jax.tree.map(lambda leaf: leaf[1:] if side else leaf[:-1], tree)
-    return make_rows(part, touch.neighbours[side])
+def _part(tree: joints.Tree, side: int) -> joints.Tree:
+    """Of the left (0) or right (1) walkers of all pairs of neighbours."""
+    return jax.tree.map(lambda leaf: leaf[1:] if side else leaf[:-1], tree)
 
 
 def _solve_positions(

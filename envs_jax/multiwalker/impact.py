@@ -61,16 +61,21 @@ def _first_touch(before: jax.Array, after: jax.Array, ground: _Ground) -> tuple[
     meets = (first > 0) & ((last < TARGET - TOLERANCE) | (first < TARGET + TOLERANCE))
     low, high, found = zero, zero + 1, zero
     gap_low, gap_high, done = first, last, first < TARGET + TOLERANCE
-    for number in range(ROOT_STEPS):
+
+    def search(number: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        low, high, gap_low, gap_high, found, done = carry
         secant = low + (TARGET - gap_low) * (high - low) / jnp.where(gap_high == gap_low, 1.0, gap_high - gap_low)
-        share = secant if number % 2 else 0.5 * (low + high)
+        share = jnp.where(number % 2 == 0, 0.5 * (low + high), secant)
         now = gap(share)
         found = jnp.where(done, found, share)
         done |= jnp.abs(now - TARGET) < TOLERANCE
         above = now > TARGET
         low, gap_low = jnp.where(above, share, low), jnp.where(above, now, gap_low)
         high, gap_high = jnp.where(above, high, share), jnp.where(above, gap_high, now)
-    return found, meets
+        return low, high, gap_low, gap_high, found, done
+
+    carry = (low, high, gap_low, gap_high, found, done)
+    return jax.lax.fori_loop(0, ROOT_STEPS, search, carry)[4], meets
 
 
 def _lowest_side(pose: jax.Array, ground: _Ground) -> tuple[Vector, Vector, jax.Array]:
@@ -113,31 +118,37 @@ def land(heights: jax.Array, before: jax.Array, after: jax.Array, velocity: jax.
     def gain(direction: Vector) -> jax.Array:
         return _LIGHT + _LIGHT_TURN * cross(arm, direction) ** 2
 
-    torque = cross(arm, normal)
-    normal_gain = gain(normal)
-    for _ in range(PUSHES):
-        wrong = jnp.where(used, separation, 0.0).min(0) < -1.5 * SLOP
+    torque, normal_gain = cross(arm, normal), gain(normal)
+
+    def push_out(_: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        moved, wrong = carry
+        wrong = wrong & (jnp.where(used, separation + _speed(moved, normal, torque), 0.0).min(0) < -1.5 * SLOP)
         for k in range(2):
-            push = jnp.where(used[k], -jnp.clip(SHARE * (separation[k] + SLOP), -0.2, 0.0), 0.0) / normal_gain[k]
-            push = jnp.where(wrong, push, 0.0)
-            change = _change(push, normal, torque, k)
-            pose = pose + change
-            separation = separation + _speed(change, normal, torque)
+            overlap = separation[k] + _speed(moved, normal, torque)[k] + SLOP
+            push = jnp.where(used[k] & wrong, -jnp.clip(SHARE * overlap, -0.2, 0.0), 0.0) / normal_gain[k]
+            moved = moved + _change(push, normal, torque, k)
+        return moved, wrong
+
+    moved, _ = jax.lax.fori_loop(0, PUSHES, push_out, (jnp.zeros_like(pose), meets))
     rub = normal[1], -normal[0]
     rub_torque, rub_gain = cross(arm, rub), gain(rub)
-    impulse = [[jnp.zeros(share.shape)] * 2 for _ in range(2)]
-    stopped = velocity
-    for _ in range(SWEEPS):
+
+    def stop(_: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        velocity, impulse = carry
+        along, onto = list(impulse[0]), list(impulse[1])
         for k in range(2):
-            limit = _FRICTION * impulse[k][1]
-            slide = _speed(stopped, rub, rub_torque)[k]
-            new = jnp.where(used[k], jnp.clip(impulse[k][0] - slide / rub_gain[k], -limit, limit), 0.0)
-            stopped = stopped + _change(new - impulse[k][0], rub, rub_torque, k)
-            approach = _speed(stopped, normal, torque)[k]
-            onto = jnp.where(used[k], jnp.maximum(impulse[k][1] - approach / normal_gain[k], 0.0), 0.0)
-            stopped = stopped + _change(onto - impulse[k][1], normal, torque, k)
-            impulse[k] = [new, onto]
-    pose = pose + (1 - share) * TIME_STEP * stopped
+            limit = _FRICTION * onto[k]
+            new = jnp.clip(along[k] - _speed(velocity, rub, rub_torque)[k] / rub_gain[k], -limit, limit)
+            velocity = velocity + _change(new - along[k], rub, rub_torque, k)
+            along[k] = new
+            new = jnp.maximum(onto[k] - _speed(velocity, normal, torque)[k] / normal_gain[k], 0.0)
+            new = jnp.where(used[k], new, 0.0)
+            velocity = velocity + _change(new - onto[k], normal, torque, k)
+            onto[k] = new
+        return velocity, jnp.stack([jnp.stack(along), jnp.stack(onto)])
+
+    stopped, _ = jax.lax.fori_loop(0, SWEEPS, stop, (velocity, jnp.zeros((2, 2, *share.shape))))
+    pose = pose + moved + (1 - share) * TIME_STEP * stopped
     return jnp.where(meets, pose, after), jnp.where(meets, stopped, velocity)
 
 

@@ -136,16 +136,16 @@ class Motors(NamedTuple):
 
     Attributes:
         response: (7, 4, n, E), of the free coordinates to a unit impulse.
-        mass: the impulse that changes the joint's speed by 1.
-        speed: that the motor wants.
+        gain: of the joint's speed to a unit impulse.
+        drive: the impulse that brings a joint at rest to the speed that its motor wants.
         strongest: impulse of the motor in a step.
         at_lower: bool, the joint stands at its lower limit and may not go further.
         at_upper: bool, at its upper limit.
     """
 
     response: jax.Array
-    mass: jax.Array
-    speed: jax.Array
+    gain: jax.Array
+    drive: jax.Array
     strongest: jax.Array
     at_lower: jax.Array
     at_upper: jax.Array
@@ -164,8 +164,8 @@ def make_motors(tree: Tree, angle: jax.Array, action: jax.Array) -> Motors:
     lower, upper, speed = (np.float32(a)[:, None, None] for a in (JOINT_LOWER, JOINT_UPPER, JOINT_SPEED))
     return Motors(
         response=response,
-        mass=1 / gain,
-        speed=speed * jnp.sign(action),
+        gain=gain,
+        drive=speed * jnp.sign(action) / gain,
         strongest=TIME_STEP * TORQUE * jnp.clip(jnp.abs(action), 0.0, 1.0),
         at_lower=joint <= lower,
         at_upper=joint >= upper,
@@ -178,14 +178,10 @@ def sweep_motors(motors: Motors, free: jax.Array, impulse: list[jax.Array]) -> t
     The motor's part stays within its strength. The limit adds what keeps the joint from going on, if it stands there.
     """
     impulse = list(impulse)
-    signs = np.zeros((len(ORDER), NUM_FREE, 1, 1), np.float32)
     for j in ORDER:
-        signs[j, 2 + CHILD[j]], signs[j, 2 + PARENT[j]] = 1, -1
-    for j in ORDER:
-        speed = (signs[j] * free).sum(0)
-        strongest = motors.strongest[j]
-        stop = impulse[j] - motors.mass[j] * speed
-        new = jnp.clip(stop + motors.mass[j] * motors.speed[j], -strongest, strongest)
+        speed, strongest = free[2 + CHILD[j]] - free[2 + PARENT[j]], motors.strongest[j]
+        stop = impulse[j] - speed / motors.gain[j]  # a quotient, which XLA computes once
+        new = jnp.clip(stop + motors.drive[j], -strongest, strongest)
         new = jnp.where(motors.at_lower[j], jnp.maximum(new, stop), new)
         new = jnp.where(motors.at_upper[j], jnp.minimum(new, stop), new)
         free = free + motors.response[:, j] * (new - impulse[j])

@@ -15,6 +15,7 @@ SIZE, NUM_NOISY = 31, 7
 _ANGLES = 1.5 * np.arange(NUM_RAYS) / NUM_RAYS
 _RAYS = RANGE * np.stack([np.sin(_ANGLES), -np.cos(_ANGLES)])
 _FAR = 1e3
+_HALF_LEGS = BODIES.corner[:, LEGS].max(0).T  # half widths and half heights, (2, 4)
 
 
 def hull_origin(pose: jax.Array) -> Vector:
@@ -40,24 +41,51 @@ def _ray_to_ground(heights: jax.Array, origin: Vector) -> jax.Array:
     return jnp.where(hit, share, 1.0).min(1)
 
 
+def _nearest(enters: jax.Array, leaves: jax.Array, seen: jax.Array) -> jax.Array:
+    hit = (enters <= leaves) & (enters >= 0) & (enters <= 1) & seen
+    return jnp.where(hit, enters, 1.0)
+
+
+def _to_legs(ray: jax.Array, cos: jax.Array, sin: jax.Array, start: Vector, seen: jax.Array) -> jax.Array:
+    """How far a ray (2,) from `start`, in the legs' own axes (4, ...), gets to the first leg."""
+    enters, leaves = -_FAR, _FAR
+    speeds = cos * ray[0] + sin * ray[1], cos * ray[1] - sin * ray[0]
+    for at, speed, half in zip(start, speeds, _HALF_LEGS, strict=True):
+        half = np.float32(half).reshape(-1, *[1] * (at.ndim - 1))
+        inverse = 1 / jnp.where(jnp.abs(speed) < 1e-6, 1e-6, speed)
+        middle, reach = -at * inverse, jnp.abs(half * inverse)
+        enters, leaves = jnp.maximum(enters, middle - reach), jnp.minimum(leaves, middle + reach)
+    return _nearest(jnp.asarray(enters), jnp.asarray(leaves), seen).min(0)
+
+
+def _to_hulls(ray: jax.Array, sides: Vector, start: jax.Array, seen: jax.Array) -> jax.Array:
+    """As `_to_legs` to the hulls, whose sides have the normals `sides` (V, ...) and are `start` ahead."""
+    speed = sides[0] * ray[0] + sides[1] * ray[1]
+    at = start / jnp.where(jnp.abs(speed) < 1e-6, 1e-6, speed)
+    enters, leaves = jnp.where(speed < 0, at, -_FAR).max(0), jnp.where(speed > 0, at, _FAR).min(0)
+    return _nearest(enters, leaves, seen)
+
+
 def _ray_to_bodies(pose: jax.Array, origin: Vector, others: jax.Array) -> jax.Array:
-    """(10, n, E): as `_ray_to_ground` for the bodies of walkers; `others` (n, E) are those that are there."""
-    num_walkers = pose.shape[2]
-    shape = place(body.Polygons(*(array[:, :, None] for array in BODIES)), pose, (jnp.zeros(()), jnp.zeros(())))
-    height = dot(shape.normal, shape.corner)[:, :, None]  # (V, 5, 1, n, E), of each side from the world's origin
-    start = height - (shape.normal[0][:, :, None] * origin[0][:, None] + shape.normal[1][:, :, None] * origin[1][:, None])
-    hull = jnp.arange(body.NUM_BODIES).reshape(-1, 1, 1) == HULL
-    own = jnp.eye(num_walkers, dtype=bool)
-    seen = (others[None, None] & ~(hull & own)[..., None])[:, :, :, :]
+    """(10, n, E): as `_ray_to_ground` for the bodies of walkers; `others` (n, E) are those that are there.
+
+    Axes are (bodies, who is seen, who sees, E).
+    """
+    legs = pose[:, LEGS, :, None]
+    cos, sin = jnp.cos(legs[2]), jnp.sin(legs[2])
+    from_leg = origin[0] - legs[0], origin[1] - legs[1]
+    start = cos * from_leg[0] + sin * from_leg[1], cos * from_leg[1] - sin * from_leg[0]
+    hull_shape = body.Polygons(*(array[:, HULL, None] for array in BODIES))
+    hull = place(hull_shape, pose[:, HULL], (pose[0, HULL], pose[1, HULL]))
+    sides = hull.normal[0][:, :, None], hull.normal[1][:, :, None]
+    from_hull = origin[0] - pose[0, HULL][:, None], origin[1] - pose[1, HULL][:, None]
+    ahead = dot(hull.normal, hull.corner)[:, :, None] - (sides[0] * from_hull[0] + sides[1] * from_hull[1])
+    there = others[:, None]
+    not_own = there & ~jnp.eye(pose.shape[2], dtype=bool)[..., None]
 
     def cast(ray: jax.Array) -> jax.Array:
-        speed = shape.normal[0] * ray[0] + shape.normal[1] * ray[1]
-        speed = jnp.where(jnp.abs(speed) < 1e-9, 1e-9, speed)[:, :, None]
-        at = start / speed
-        enters = jnp.where(shape.real[:, :, None] & (speed < 0), at, -_FAR).max(0)
-        leaves = jnp.where(shape.real[:, :, None] & (speed > 0), at, _FAR).min(0)
-        hit = (enters <= leaves) & (enters >= 0) & (enters <= 1) & seen
-        return jnp.where(hit, enters, 1.0).min((0, 2))
+        to_legs = _to_legs(ray, cos, sin, start, there)
+        return jnp.minimum(to_legs, _to_hulls(ray, sides, ahead, not_own)).min(0)
 
     return jax.lax.map(cast, jnp.asarray(_RAYS.T, jnp.float32))
 
@@ -113,5 +141,3 @@ def observe(
     shown = [jnp.stack([*hull, *sides[0], *sides[1]]), lidar(pose, present, heights), near, to_package + noise[4:]]
     return jnp.where(present, jnp.concatenate(shown), 0.0)
 
-
-assert LEGS.start == 1

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs_jax.batching import separately
 from envs_jax.multiwalker import body, terrain
 from envs_jax.multiwalker.body import BODIES, HULL, NUM_BODIES, SKIN
 from envs_jax.multiwalker.collision import (
@@ -23,6 +24,7 @@ from envs_jax.multiwalker.collision import (
 )
 
 LEG_EDGES, HULL_EDGES = 4, 6  # as many as a body can lie over
+PAIRS = 3  # of bodies of neighbours that are looked at closely
 NOTHING, NUM_TOUCHABLE = -9, LEG_EDGES + 3
 
 
@@ -188,37 +190,75 @@ def _with_package(package: body.Package, package_pose: jax.Array, pose: jax.Arra
     return _contacts(normal, arm, take(manifold.separation), code, friction), point, touches
 
 
+def _nearest_pairs(left: jax.Array, right: jax.Array) -> jax.Array:
+    """(PAIRS, 25, m, E) float: for each of the pairs of bodies with the nearest bounding boxes, a 1 where it is."""
+    boxes = []
+    for pose in (left, right):
+        shape = place(_shape(slice(None)), pose, (jnp.zeros(()), jnp.zeros(())))
+        boxes.append([(c.min(0), c.max(0)) for c in shape.corner])
+    gaps = []
+    for (low, high), (other_low, other_high) in zip(*boxes, strict=True):
+        gaps.append(jnp.maximum(low[:, None] - other_high[None], other_low[None] - high[:, None]))
+    gap = jnp.maximum(*gaps)
+    gap = gap.reshape(-1, *gap.shape[2:])
+    # No two the same: then a minimum has one place.
+    gap = gap + 1e-5 * jnp.arange(len(gap), dtype=jnp.float32).reshape(-1, 1, 1)
+    chosen = []
+    for _ in range(PAIRS):
+        nearest = gap == gap.min(0)
+        chosen.append(nearest)
+        gap = jnp.where(nearest, 1e6, gap)
+    return jnp.stack(chosen).astype(jnp.float32)
+
+
+def _picked(pose: jax.Array, chosen: jax.Array) -> tuple[Placed, Vector, jax.Array]:
+    """The bodies that are `chosen` (PAIRS, 5, m, E) of walkers at pose (3, 5, m, E): shapes, where they are, which."""
+
+    def pick(values: jax.Array | np.ndarray) -> jax.Array:
+        return sum((chosen[:, b] * values[b] for b in range(NUM_BODIES)), jnp.zeros(()))
+
+    x, y, angle = (pick(value) for value in pose)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+
+    def turned(vectors: np.ndarray) -> Vector:
+        own = [jnp.stack([pick(np.float32(vector)) for vector in vectors[..., i]]) for i in (0, 1)]
+        return cos * own[0] - sin * own[1], sin * own[0] + cos * own[1]
+
+    corner = turned(BODIES.corner)
+    real = jnp.stack([pick(np.float32(side)) > 0.5 for side in BODIES.real])
+    return Placed((corner[0] + x, corner[1] + y), turned(BODIES.normal), real), (x, y), pick(np.arange(5.0, dtype=np.float32))
+
+
 def _between(left: jax.Array, right: jax.Array) -> tuple[Contacts, Contacts, jax.Array]:
     """Walkers at poses (3, 5, m, E) against those right of them: points of each (2, m, E), and who touches, (5, 5, m, E)."""
-    origin = left[0, HULL], left[1, HULL]
-    a, b = (place(_shape(slice(None)), pose, origin) for pose in (left, right))
-    manifold = polygon_manifold(
-        Placed(*jax.tree.map(lambda leaf: leaf[:, :, None], tuple(a))), Placed(*jax.tree.map(lambda leaf: leaf[:, None], tuple(b)))
-    )
+    origin = jnp.stack([left[0, HULL], left[1, HULL], jnp.zeros_like(left[0, HULL])])[:, None]
+    left, right = left - origin, right - origin
+    pairs = _nearest_pairs(left, right)
+    by_body = pairs.reshape(PAIRS, NUM_BODIES, NUM_BODIES, *pairs.shape[2:])
+    one, one_at, one_number = _picked(left, by_body.sum(2))
+    other, other_at, other_number = _picked(right, by_body.sum(1))
+    manifold = polygon_manifold(one, other)
     touches = manifold.touching.any(0)
     deepest = jnp.where(touches, manifold.separation.min(0), 1.0)
-    chosen = touches & (deepest == deepest.min((0, 1)))
+    chosen = touches & (deepest == deepest.min(0))
     taken = chosen[None] & manifold.touching
 
     def take(value: jax.Array) -> jax.Array:
-        return jnp.where(taken, value, 0.0).sum((1, 2))
+        return jnp.where(taken, value, 0.0).sum(1)
 
     normal, point = (take(manifold.normal[0]), take(manifold.normal[1])), (take(manifold.point[0]), take(manifold.point[1]))
     separation = take(manifold.separation)
-    number = jnp.arange(NUM_BODIES, dtype=jnp.float32)
-    bodies = number.reshape(-1, 1, 1, 1), number.reshape(-1, 1, 1)
-    roots = np.sqrt(body.FRICTION)
-    point_number = jnp.arange(2.0).reshape(-1, 1, 1, 1, 1)
+    kind = NUM_BODIES * (1 + 2 * manifold.kind + jnp.arange(2.0).reshape(-1, 1, 1, 1))
     sides = []
-    for pose, which, sign in ((left[:, :, None], bodies[0], -1.0), (right[:, None], bodies[1], 1.0)):
-        arm = minus(point, (take(pose[0] - origin[0]), take(pose[1] - origin[1])))
-        code = take(NUM_BODIES * (1 + 2 * manifold.kind + point_number) + which)
-        sides.append(_contacts((sign * normal[0], sign * normal[1]), arm, separation, code, roots))
-    one, other = sides
-    friction = one.friction * other.friction
-    # So that both sides know which pair of bodies it was.
-    code = one.code + 100 * other.code
-    return one._replace(friction=friction, code=code), other._replace(friction=friction, code=code), touches
+    for at, number, sign in ((one_at, one_number, -1.0), (other_at, other_number, 1.0)):
+        arm = minus(point, (take(at[0]), take(at[1])))
+        vector = sign * normal[0], sign * normal[1]
+        sides.append(_contacts(vector, arm, separation, take(kind + number), np.sqrt(body.FRICTION)))
+    first, second = sides
+    friction = first.friction * second.friction
+    code = first.code + 100 * second.code  # so that both know which pair of bodies it was
+    touching_bodies = (by_body * touches[:, None, None]).sum(0) > 0
+    return first._replace(friction=friction, code=code), second._replace(friction=friction, code=code), touching_bodies
 
 
 def _no_neighbours(num_pairs: int, batch: int) -> tuple[Contacts, Contacts, jax.Array]:
@@ -246,14 +286,17 @@ def touching(
         heights: (T, E), of the ground.
         slots: contacts of one walker with the ground at most, K; feet first.
     """
-    legs, first_of_legs = _on_ground(pose, heights, body.LEGS, LEG_EDGES)
-    hull, first_of_hull = _on_ground(pose, heights, slice(0, 1), HULL_EDGES)
+    legs, first_of_legs = separately(lambda *where: _on_ground(*where, body.LEGS, LEG_EDGES), pose, heights)
+    hull, first_of_hull = separately(lambda *where: _on_ground(*where, slice(0, 1), HULL_EDGES), pose, heights)
     legs = legs._replace(touching=legs.touching & present)
     hull = hull._replace(touching=hull.touching & present)
     leg_points, hull_points = _points(legs, first_of_legs, body.LEGS), _points(hull, first_of_hull, slice(0, 1))
-    ground = _choose(_in_order(leg_points, hull_points), slots, np.sqrt(body.FRICTION * body.TERRAIN_FRICTION))
+    friction = np.sqrt(body.FRICTION * body.TERRAIN_FRICTION)
+    ground = separately(lambda points: _choose(points, slots, friction), _in_order(leg_points, hull_points))
 
-    with_package, package_arm, on_package = _with_package(package, package_pose, jnp.where(present, pose, pose + 1e3))
+    with_package, package_arm, on_package = separately(
+        lambda *poses: _with_package(package, *poses), package_pose, jnp.where(present, pose, pose + 1e3)
+    )
 
     num_pairs, batch = pose.shape[2] - 1, pose.shape[3]
     pairs = present[:-1] & present[1:]
