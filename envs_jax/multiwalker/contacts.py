@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs_jax.batching import separately
 from envs_jax.multiwalker import body
 from envs_jax.multiwalker.body import NUM_BODIES
 from envs_jax.multiwalker.collision import Vector, cross, dot, minus
@@ -22,9 +23,9 @@ class Rows(NamedTuple):
     """K contacts of n walkers, two rows each: along the surface, then along the normal.
 
     Attributes:
-        pull: (K, 2, 7, n, E), a row's speed is its product with the free coordinates.
-        response: (K, 2, 7, n, E), of the free coordinates to a unit impulse.
-        gain: (K, 2, n, E), of a row's speed to a unit impulse on the walker.
+        pull: (7, 2, K, n, E), a row's speed is its product with the free coordinates.
+        response: (7, 2, K, n, E), of the free coordinates to a unit impulse.
+        gain: (2, K, n, E), of a row's speed to a unit impulse on the walker.
         friction: (K, n, E).
     """
 
@@ -36,18 +37,16 @@ class Rows(NamedTuple):
 
 def make_rows(tree: Tree, contacts: Contacts) -> Rows:
     """The rows of contacts."""
-    arms = _arms(tree, contacts)
-    normal = contacts.normal
-    pulls, responses, gains = [], [], []
-    for direction in ((normal[1], -normal[0]), normal):
-        turn = [cross(arm, direction) for arm in arms]
-        pull = jnp.stack([*direction, *turn])
-        response = respond(tree, direction, turn)
-        pulls.append(pull)
-        responses.append(response)
-        gains.append((pull * response).sum(0))
-    pull, response = (jnp.moveaxis(jnp.stack(rows), 2, 0) for rows in (pulls, responses))
-    return Rows(pull, response, jnp.stack(gains, 1), contacts.friction)
+
+    def pulls(tree: Tree, contacts: Contacts) -> list[jax.Array]:
+        x, y = contacts.normal
+        direction = jnp.stack([y, x]), jnp.stack([-x, y])
+        return [*direction, *(cross(arm, direction) for arm in _arms(tree, contacts))]
+
+    pull = separately(pulls, tree, contacts)
+    response = respond(tree, (pull[0], pull[1]), pull[2:])
+    pull = jnp.stack(pull)
+    return Rows(pull, response, (pull * response).sum(0), contacts.friction)
 
 
 def _arms(tree: Tree, contacts: Contacts) -> list[Vector]:
@@ -73,7 +72,7 @@ def find_again(code: jax.Array, old_code: jax.Array, impulse: jax.Array) -> jax.
 
 def warm_start(rows: Rows, free: jax.Array, impulse: jax.Array) -> jax.Array:
     """The free coordinates after impulses (K, 2, n, E)."""
-    return free + (rows.response * impulse[:, :, None]).sum((0, 1))
+    return free + (rows.response * impulse.swapaxes(0, 1)[None]).sum((1, 2))
 
 
 def _new_impulses(old: jax.Array, mass: jax.Array, speed: jax.Array, limit: jax.Array | None) -> jax.Array:
@@ -90,15 +89,15 @@ def sweep_ground(rows: Rows, mass: jax.Array, free: jax.Array, impulse: list[jax
         limit = rows.friction[k] * old[1]
         new = []
         for i, bound in enumerate((limit, None)):
-            speed = (rows.pull[k, i] * free).sum(0)
-            new.append(_new_impulses(old[i], mass[k, i], speed, bound))
-            free = free + rows.response[k, i] * (new[i] - old[i])
+            speed = (rows.pull[:, i, k] * free).sum(0)
+            new.append(_new_impulses(old[i], mass[i, k], speed, bound))
+            free = free + rows.response[:, i, k] * (new[i] - old[i])
         impulse[k] = jnp.stack(new)
     return free, impulse
 
 
 class PackageRows(NamedTuple):
-    """The contacts of walkers with the package, (2 points, 2 rows, ...).
+    """The contacts of walkers with the package, (2 rows, 2 points, ...).
 
     Attributes:
         walker: on the walkers.
@@ -118,7 +117,7 @@ def make_package_rows(tree: Tree, contacts: Contacts, arm: Vector, package: body
     walker = make_rows(tree, contacts)
     normal = contacts.normal
     directions = (normal[1], -normal[0]), normal
-    pull = jnp.stack([jnp.stack([-d[0], -d[1], -cross(arm, d)]) for d in directions], 2)
+    pull = jnp.stack([jnp.stack([-d[0], -d[1], -cross(arm, d)]) for d in directions], 1)
     light = np.float32([1 / package.mass, 1 / package.mass, 1 / package.inertia]).reshape(-1, 1, 1, 1, 1)
     response = pull * light
     carriers = jnp.maximum((contacts.code > 0).any(0).sum(0), 1).astype(jnp.float32)
@@ -136,12 +135,12 @@ def sweep_package(
         limit = rows.walker.friction[k] * old[1]
         new = []
         for i, bound in enumerate((limit, None)):
-            its_speed = sum((pull[k, i] * value for pull, value in zip(rows.pull, package, strict=True)), jnp.zeros(()))
-            speed = (rows.walker.pull[k, i] * free).sum(0) + its_speed
-            new.append(_new_impulses(old[i], rows.mass[k, i], speed, bound))
+            its_speed = sum((pull[i, k] * value for pull, value in zip(rows.pull, package, strict=True)), jnp.zeros(()))
+            speed = (rows.walker.pull[:, i, k] * free).sum(0) + its_speed
+            new.append(_new_impulses(old[i], rows.mass[i, k], speed, bound))
             change = new[i] - old[i]
-            free = free + rows.walker.response[k, i] * change
-            package = [value + (rows.response[c, k, i] * change).sum(0) for c, value in enumerate(package)]
+            free = free + rows.walker.response[:, i, k] * change
+            package = [value + (rows.response[c, i, k] * change).sum(0) for c, value in enumerate(package)]
         impulse[k] = jnp.stack(new)
     return free, package, impulse
 
@@ -159,7 +158,7 @@ def sweep_neighbours(
     Args:
         left: rows of every walker as the left one of a pair, those of the last one without effect.
         right: as the right one, those of the first one without effect.
-        mass: (2, 2, n - 1, E), as if each walker had half of itself for each neighbour.
+        mass: (2 rows, 2 points, n - 1, E), as if each walker had half of itself for each neighbour.
         free: (7, n, E).
         impulse: two of (2, n - 1, E).
     """
@@ -169,11 +168,11 @@ def sweep_neighbours(
         limit = left.friction[k, :-1] * old[1]
         new = []
         for i, bound in enumerate((limit, None)):
-            speed = (left.pull[k, i] * free).sum(0)[:-1] + (right.pull[k, i] * free).sum(0)[1:]
-            new.append(_new_impulses(old[i], mass[k, i], speed, bound))
+            speed = (left.pull[:, i, k] * free).sum(0)[:-1] + (right.pull[:, i, k] * free).sum(0)[1:]
+            new.append(_new_impulses(old[i], mass[i, k], speed, bound))
             change = new[i] - old[i]
             onto_left, onto_right = jnp.pad(change, ((0, 1), (0, 0))), jnp.pad(change, ((1, 0), (0, 0)))
-            free = free + left.response[k, i] * onto_left + right.response[k, i] * onto_right
+            free = free + left.response[:, i, k] * onto_left + right.response[:, i, k] * onto_right
         impulse[k] = jnp.stack(new)
     return free, impulse
 

@@ -168,7 +168,7 @@ def _solve_velocities(
     free = free + (motors.response * old.motor[None]).sum(1)
     free = warm_start(ground, free, found[0])
     free = warm_start(on_package.walker, free, found[1])
-    carried = carried + (on_package.response * found[1][None]).sum((1, 2, 3))
+    carried = carried + (on_package.response * found[1].swapaxes(0, 1)[None]).sum((1, 2, 3))
     free = warm_start(left, free, jnp.pad(found[2], ((0, 0), (0, 0), (0, 1), (0, 0))))
     free = warm_start(right, free, jnp.pad(found[2], ((0, 0), (0, 0), (1, 0), (0, 0))))
 

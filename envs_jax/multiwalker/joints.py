@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs_jax.batching import separately
 from envs_jax.multiwalker.body import (
     HULL_CENTRE,
     INERTIA,
@@ -101,8 +102,12 @@ def respond(tree: Tree, push: Vector, turn: list[jax.Array]) -> jax.Array:
         push: on the walker as a whole, (..., n, E).
         turn: five, by how much the impulses turn each spin.
     """
-    turn = [t - (push[1] * q[0] - push[0] * q[1]) / TOTAL for t, q in zip(turn, tree.moments, strict=True)]
-    spin = [sum(tree.inverse[i][j] * turn[j] for j in range(NUM_BODIES)) for i in range(NUM_BODIES)]
+
+    def spins(tree: Tree, push: Vector, turn: list[jax.Array]) -> list[jax.Array]:
+        turn = [t - (push[1] * q[0] - push[0] * q[1]) / TOTAL for t, q in zip(turn, tree.moments, strict=True)]
+        return [sum((tree.inverse[i][j] * turn[j] for j in range(NUM_BODIES)), jnp.zeros(())) for i in range(NUM_BODIES)]
+
+    spin = separately(spins, tree, push, turn)
     x = (push[0] + sum(s * q[1] for s, q in zip(spin, tree.moments, strict=True))) / TOTAL
     y = (push[1] - sum(s * q[0] for s, q in zip(spin, tree.moments, strict=True))) / TOTAL
     return jnp.stack([x, y, *spin])
