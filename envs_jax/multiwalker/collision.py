@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs_jax.batching import separately
 from envs_jax.multiwalker import body
 from envs_jax.multiwalker.body import SKIN
 
@@ -70,11 +71,15 @@ def rotate(cos: jax.Array, sin: jax.Array, vector: Vector) -> Vector:
 
 def place(shape: body.Polygons, pose: jax.Array, origin: Vector) -> Placed:
     """Polygons (V, ..., 2) at `pose` (3, ..., E), in world axes about `origin` (..., E)."""
-    cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
     corner, normal = ((np.float32(a[..., 0, None]), np.float32(a[..., 1, None])) for a in (shape.corner, shape.normal))
-    x, y = rotate(cos, sin, corner)
-    real = jnp.broadcast_to(shape.real[..., None], x.shape)
-    return Placed((x + (pose[0] - origin[0]), y + (pose[1] - origin[1])), rotate(cos, sin, normal), real)
+
+    def turn(pose: jax.Array, origin: Vector) -> tuple[Vector, Vector]:
+        cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
+        x, y = rotate(cos, sin, corner)
+        return (x + (pose[0] - origin[0]), y + (pose[1] - origin[1])), rotate(cos, sin, normal)
+
+    corner, normal = separately(turn, pose, origin)
+    return Placed(corner, normal, jnp.broadcast_to(shape.real[..., None], corner[0].shape))
 
 
 def best(score: jax.Array, values: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -140,50 +145,59 @@ def ground_manifold(shape: Placed, left: Vector, right: Vector, exists: jax.Arra
 
     Unlike the original's, an edge pushes up even what has its middle under it.
     """
-    edge = minus(right, left)
-    length = jnp.sqrt(dot(edge, edge))
-    up = -edge[1] / length, edge[0] / length
-    corner = tuple(c[:, None] for c in shape.corner)
-    normal = tuple(c[:, None] for c in shape.normal)
-    real = shape.real[:, None]
-    following = tuple(jnp.roll(c, -1, 0) for c in corner)
-    of_edge = (corner[0] - left[0]) * up[0] + (corner[1] - left[1]) * up[1]
-    height = dot(normal, corner)
-    ends = [normal[0] * end[0] + normal[1] * end[1] - height for end in (left, right)]
-    of_side = jnp.where(real, jnp.minimum(*ends), -_NEVER)
-    edge_separation, side_separation = of_edge.min(0), of_side.max(0)
+
+    def measure(shape: Placed, left: Vector, right: Vector) -> tuple[jax.Array, ...]:
+        edge = minus(right, left)
+        length = jnp.sqrt(dot(edge, edge))
+        up = -edge[1] / length, edge[0] / length
+        corner, normal = (tuple(c[:, None] for c in vectors) for vectors in (shape.corner, shape.normal))
+        of_edge = (corner[0] - left[0]) * up[0] + (corner[1] - left[1]) * up[1]
+        height = dot(normal, corner)
+        ends = [normal[0] * end[0] + normal[1] * end[1] - height for end in (left, right)]
+        real = shape.real[:, None]
+        of_side = jnp.where(real, jnp.minimum(*ends), -_NEVER)
+        facing = jnp.where(real, -(normal[0] * up[0] + normal[1] * up[1]), -_NEVER)
+        return *up, of_edge.min(0), of_side, facing
+
+    def choose(shape: Placed, of_side: jax.Array, facing: jax.Array, by_edge: jax.Array) -> tuple[jax.Array, ...]:
+        corner, normal = (tuple(c[:, None] for c in vectors) for vectors in (shape.corner, shape.normal))
+        following = tuple(jnp.roll(c, -1, 0) for c in corner)
+        return best(jnp.where(by_edge[None], facing, of_side), (*corner, *following, *normal))[1:]
+
+    x, y, edge_separation, of_side, facing = separately(measure, shape, left, right)
+    side_separation = of_side.max(0)
     by_edge = ~_prefer_second(edge_separation, side_separation)
-    facing = jnp.where(real, -(normal[0] * up[0] + normal[1] * up[1]), -_NEVER)
-    score = jnp.where(by_edge[None], facing, of_side)
-    _, ax, ay, bx, by, nx, ny = best(score, (*corner, *following, *normal))
+    ax, ay, bx, by, nx, ny = separately(choose, shape, of_side, facing, by_edge)
     near = exists & (edge_separation <= SKIN) & (side_separation <= SKIN)
     sides = ((right, left), ((ax, ay), (bx, by)))
-    return _manifold(by_edge, sides, (up, (nx, ny)), near, 0.0)
+    return separately(lambda *those: _manifold(*those, 0.0), by_edge, sides, ((x, y), (nx, ny)), near)
 
 
 def polygon_manifold(first: Placed, second: Placed) -> Manifold:
     """Polygons (V, ..., E) against others, in the same coordinates."""
 
-    def separations(one: Placed, other: Placed) -> jax.Array:
+
+    def separations(one: Placed, other: Placed) -> tuple[jax.Array, ...]:
         height = dot(one.normal, one.corner)
         reach = one.normal[0][:, None] * other.corner[0][None] + one.normal[1][:, None] * other.corner[1][None]
-        return jnp.where(one.real, reach.min(1) - height, -_NEVER)
+        return best(jnp.where(one.real, reach.min(1) - height, -_NEVER), _values(one))
 
-    def values(one: Placed) -> tuple[jax.Array, ...]:
-        return *one.corner, *(jnp.roll(c, -1, 0) for c in one.corner), *one.normal
+    def facing(one: Placed, towards: Vector) -> tuple[jax.Array, ...]:
+        against = -(one.normal[0] * towards[0] + one.normal[1] * towards[1])
+        return best(jnp.where(one.real, against, -_NEVER), _values(one))[1:]
 
-    of_first, of_second = separations(first, second), separations(second, first)
-    first_separation, *a = best(of_first, values(first))
-    second_separation, *b = best(of_second, values(second))
+    first_separation, *a = separately(separations, first, second)
+    second_separation, *b = separately(separations, second, first)
     by_first = ~_prefer_second(first_separation, second_separation)
     towards = jnp.where(by_first, a[4], b[4]), jnp.where(by_first, a[5], b[5])
-
-    def facing(one: Placed) -> tuple[jax.Array, ...]:
-        return best(jnp.where(one.real, -(one.normal[0] * towards[0] + one.normal[1] * towards[1]), -_NEVER), values(one))[1:]
-
-    incident_first, incident_second = facing(first), facing(second)
+    incident_first, incident_second = separately(facing, first, towards), separately(facing, second, towards)
     a = [jnp.where(by_first, reference, incident) for reference, incident in zip(a, incident_first, strict=True)]
     b = [jnp.where(by_first, incident, reference) for reference, incident in zip(b, incident_second, strict=True)]
     near = (first_separation <= SKIN) & (second_separation <= SKIN)
     sides = (((a[0], a[1]), (a[2], a[3])), ((b[0], b[1]), (b[2], b[3])))
-    return _manifold(by_first, sides, ((a[4], a[5]), (b[4], b[5])), near, SKIN)
+    return separately(lambda *those: _manifold(*those, SKIN), by_first, sides, ((a[4], a[5]), (b[4], b[5])), near)
+
+
+def _values(shape: Placed) -> tuple[jax.Array, ...]:
+    """Of each side its two corners and its normal."""
+    return *shape.corner, *(jnp.roll(c, -1, 0) for c in shape.corner), *shape.normal
