@@ -66,6 +66,12 @@ ENVIRONMENTS = {
         ("train_task/evaders_left", "share of evaders left, mean over steps"),
         ("random", "do_nothing"),
     ),
+    "multiwalker_original": Shown(
+        "Multi-Walker, the original",
+        ("displacement", "displacement, m"),
+        ("train_task/displacement", "displacement of the package, m"),
+        ("random", "do_nothing"),
+    ),
     "multiwalker": Shown(
         "Multi-Walker",
         ("displacement", "displacement, m"),
@@ -251,7 +257,7 @@ def start_table(benchmark: dict[str, Any]) -> str:
 
 def environment_speed_table(benchmark: dict[str, Any]) -> str:
     """Thousands of environment steps per second with random actions, medians."""
-    rows = {name: benchmark[name] for name in ("spread", "rover_tower", "pursuit")}
+    rows = {name: benchmark[name] for name in ("spread", "rover_tower", "pursuit", "multiwalker") if name in benchmark}
     rates = {name: row["env_steps_per_second"] for name, row in rows.items()}
     rates = {"spread": rates["spread"], "JaxMARL's Spread": rows["spread"]["jaxmarl"]} | rates
     batches = list(rates["spread"])

@@ -122,12 +122,12 @@ def land(heights: jax.Array, before: jax.Array, after: jax.Array, velocity: jax.
 
     def push_out(_: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         moved, wrong = carry
-        wrong = wrong & (jnp.where(used, separation + _speed(moved, normal, torque), 0.0).min(0) < -1.5 * SLOP)
+        deepest = jnp.where(used, separation + _speed(moved, normal, torque), 0.0).min(0)
         for k in range(2):
             overlap = separation[k] + _speed(moved, normal, torque)[k] + SLOP
             push = jnp.where(used[k] & wrong, -jnp.clip(SHARE * overlap, -0.2, 0.0), 0.0) / normal_gain[k]
             moved = moved + _change(push, normal, torque, k)
-        return moved, wrong
+        return moved, wrong & (deepest < -1.5 * SLOP)
 
     moved, _ = jax.lax.fori_loop(0, PUSHES, push_out, (jnp.zeros_like(pose), meets))
     rub = normal[1], -normal[0]
