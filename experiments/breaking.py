@@ -165,7 +165,7 @@ def other_version(bench: Bench, random: np.random.Generator, where: Path) -> Out
     complaint = f"is of format {FORMAT + 1}"
     if len(chosen) < len(paths):
         return _go_on(bench, where, said=complaint)
-    return Outcome(resume(bench, where) == 2 and complaint in logs(where), None, None, 0)
+    return Outcome(resume(bench, where) == 2 and complaint in logs(where), None, None, None)
 
 
 def nan_rewards(bench: Bench, random: np.random.Generator, where: Path) -> Outcome:
