@@ -8,141 +8,107 @@ import argparse
 import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, os.getcwd())
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Column, Table
 
-from experiments.figures import curves
+from experiments.drawing import style
+from experiments.drawing.intervals import bootstrap, interquartile_mean
+from experiments.drawing.runs import Run, by_task, curve, having, last_fifth, read_folder
 from experiments.options import OptionError, Parser, nearest
-from mamt_jax.training.merge import read_experiment
-from mamt_jax.training.writers import METRICS, FolderError, read_config, read_rows
+from mamt_jax.training.writers import FolderError, read_config
 
-AGAINST = ("env_steps", "episodes", "updates", "wall_seconds")
-LAST = 0.2
+AGAINST = ("env_steps", "episodes", "wall_seconds")
+RETURNS = ("train_return", "eval_return")
 UNSAID = ("seed", "episodes", "checkpoint_minutes")
 
 
-class Setting(NamedTuple):
-    """Runs that differ in their seeds alone.
-
-    Attributes:
-        name: of the folder, with the setting's own values where the folder has several.
-        options: what it was trained with, defaults included.
-        references: returns of reference policies.
-        rows: of metrics.jsonl.
-    """
-
-    name: str
-    options: dict[str, Any]
-    references: Mapping[str, float]
-    rows: list[dict[str, Any]]
-
-
-def read_settings(folder: Path) -> list[Setting]:
-    """What a run's folder holds; raises FolderError if it is none or has not been evaluated since training began."""
-    experiment, content = read_experiment(folder), read_config(folder)
-    rows, labels = read_rows(folder / METRICS), experiment.labels
-    settings = []
-    for label in dict.fromkeys(labels):
-        runs = [run for run, other in enumerate(labels) if other == label]
-        env_options = ", ".join(f"{name} {value}" for name, value in experiment.env_options.items())
-        options = {"env": experiment.env, "env_options": env_options, "algo": experiment.algo, **content["training"]}
-        options |= content["algorithm_configs"][runs[0]]
-        name = str(folder) if len(set(labels)) == 1 else f"{folder}, {label}"
-        settings.append(Setting(name, options, content["references"], [row for row in rows if row["run"] in runs]))
-        if not any(row["updates"] for row in settings[-1].rows):
-            raise FolderError(f"{folder} has nothing to compare yet: wait for its first evaluation after updates.")
-    return settings
-
-
-def shortened(settings: Sequence[Setting]) -> list[Setting]:
-    """The settings without the folders that their names begin with in common."""
-    names = [setting.name for setting in settings]
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs of all folders, called by their folders from where those begin to differ, and by their settings."""
+    runs = [run for folder in folders for run in read_folder(folder)]
+    names = [f"{run.folder}{run.label.removeprefix(run.algo)}" for run in runs]
     common = os.path.commonprefix([*names, os.path.dirname(names[0]) + os.sep]).rpartition(os.sep)
-    return [setting._replace(name=setting.name.removeprefix("".join(common[:2]))) for setting in settings]
+    return [run._replace(label=name.removeprefix("".join(common[:2]))) for run, name in zip(runs, names, strict=True)]
 
 
-def facts(setting: Setting) -> dict[str, str]:
-    """What the table says of a setting: how long it was trained, and what came of it, mean and deviation over runs."""
-    rows, last = setting.rows, max(setting.rows, key=lambda row: row["env_steps"])
-    runs = {row["run"] for row in rows}
-    best = [max(row["eval_return"] or -np.inf for row in rows if row["run"] == run) for run in runs]
+def facts(run: Run) -> dict[str, str]:
+    """What the table says of a run: how long it was trained, and what came of it."""
+    shown = [*RETURNS, *(name for name in run.metrics if "task/" in name)]
     return {
-        "runs": str(len(runs)),
-        **{name: f"{last[name]:,}" for name in ("episodes", "env_steps", "updates")},
-        "minutes": f"{last['wall_seconds'] / 60:.1f}",
-        "best eval_return": spread(np.array(best)),
-        **{name: spread(final(rows, name)) for name in last if name in ("train_return", "eval_return") or "task/" in name},
+        "runs": str(len(run.seeds)),
+        "episodes": f"{run.episodes[-1]:,.0f}",
+        "env_steps": f"{run.env_steps[-1]:,}",
+        "minutes": f"{run.metrics['wall_seconds'][:, -1].max() / 60:.1f}",
+        "best eval_return": mean_and_deviation(np.nanmax(run.metrics["eval_return"], axis=1)),
+        **{name: mean_and_deviation(last_fifth(curve(run, name))) for name in shown if having([run], name)},
     }
 
 
-def final(rows: list[dict[str, Any]], metric: str) -> np.ndarray:
-    """Mean of `metric` over the last fifth of training, for each run."""
-    episodes, values = curves(rows, metric)
-    return values[:, episodes > (1 - LAST) * episodes[-1]].mean(1) if len(episodes) else np.array([np.nan])
-
-
-def spread(values: np.ndarray) -> str:
-    """Mean, and standard deviation where there are several."""
+def mean_and_deviation(values: np.ndarray) -> str:
+    """Over runs, where there are several."""
     return f"{values.mean():.4g}" + (f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else "")
 
 
-def differences(settings: Sequence[Setting]) -> dict[str, list[str]]:
+def options(run: Run) -> dict[str, Any]:
+    """What a run was trained with, defaults included."""
+    content = read_config(run.folder)
+    task = {"env": run.task.env, "env_options": ", ".join(f"{name} {value}" for name, value in run.task.options)}
+    return {**task, "algo": run.algo, **content["training"], **content["algorithm_configs"][run.numbers[0]]}
+
+
+def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Options that all have and in which they differ, with their values."""
-    shared = [name for name in settings[0].options if all(name in setting.options for setting in settings)]
-    values = {name: [str(setting.options[name]) for setting in settings] for name in shared if name not in UNSAID}
+    every = [options(run) for run in runs]
+    shared = [name for name in every[0] if name not in UNSAID and all(name in each for each in every)]
+    values = {name: [str(each[name]) for each in every] for name in shared}
     return {name: each for name, each in values.items() if len(set(each)) > 1}
 
 
-def side_by_side(settings: Sequence[Setting]) -> Table:
-    """A column a setting."""
-    columns = [Column(setting.name, overflow="fold") for setting in settings]
-    table = Table(Column(no_wrap=True), *columns, caption=f"returns and task metrics: last {LAST:.0%} of training")
-    known = [facts(setting) for setting in settings]
+def side_by_side(runs: Sequence[Run]) -> Table:
+    """A column for each."""
+    columns = [Column(run.label, overflow="fold") for run in runs]
+    table = Table(Column(no_wrap=True), *columns, caption="returns and task metrics: mean over the last fifth of training")
+    known = [facts(run) for run in runs]
     for name in dict.fromkeys(itertools.chain(*known)):
         table.add_row(name, *(each.get(name, "") for each in known))
     table.add_section()
-    for name, values in differences(settings).items():
+    for name, values in differences(runs).items():
         table.add_row(name, *values)
     return table
 
 
-def draw(settings: Sequence[Setting], metric: str, against: str, path: Path) -> None:
-    """A curve a setting, the mean of its runs, which are thin lines; reference returns if there is one environment."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for number, setting in enumerate(settings):
-        values, color = curves(setting.rows, metric)[1], f"C{number % 10}"
-        x = curves([row for row in setting.rows if row[metric] is not None], against)[1].mean(0)
-        if len(values) > 1:
-            axes.plot(x, values.T, color=color, linewidth=0.7, alpha=0.5)
-        several = f", mean of {len(values)}" if len(values) > 1 else ""
-        axes.plot(x, values.mean(0), color=color, linewidth=2, label=setting.name + several)
-    if metric.endswith("_return") and not {"env", "env_options"} & differences(settings).keys():
-        for number, (name, value) in enumerate(settings[0].references.items()):
-            line = (":", "--", "-.")[number % 3]
-            axes.axhline(value, color="0.4", linestyle=line, linewidth=1, label=f"{name} ({value:.1f})")
-    axes.set(xlabel=against, ylabel=metric)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+def draw(runs: Sequence[Run], metric: str, against: str) -> Figure:
+    """A curve for each, interquartile mean and 95 % interval over seeds; reference returns if there is one task."""
+    figure, (axes,) = style.panels(1, size=(6.5, 4.2))
+    looks = style.looks([run.label for run in runs])
+    for run in runs:
+        found = curve(run, metric)
+        x = {"episodes": run.episodes, "env_steps": run.env_steps}.get(against)
+        x = run.metrics[against].mean(0) if x is None else x
+        values = found.values.reshape(*found.values.shape[:2], -1).mean(-1)
+        kept = np.isin(run.episodes, found.episodes)
+        style.draw_line(axes, x[kept], bootstrap(interquartile_mean, [values.T]), looks[run.label], run.label)
+    if metric.endswith("_return") and len(by_task(runs)) == 1:
+        style.draw_references(axes, runs[0].references)
+    axes.set(xlabel=against.replace("_", " "), ylabel=metric.replace("_", " "))
+    axes.grid(alpha=0.25, linewidth=0.6)
+    style.legend(figure, [axes], columns=2)
+    return figure
 
 
-def check_metric(settings: Sequence[Setting], metric: str) -> None:
+def check_metric(runs: Sequence[Run], metric: str) -> None:
     """Raises OptionError unless all have `metric`."""
-    for setting in settings:
-        if metric not in setting.rows[0]:
-            raise OptionError(f"--metric {metric} is not in {setting.name}: {nearest(metric, setting.rows[0])}take another.")
+    for run in runs:
+        if not having([run], metric):
+            raise OptionError(f"--metric {metric} is not in {run.label}: {nearest(metric, run.metrics)}take another.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -154,13 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, default=Path("runs/comparison.png"), help="its file (default runs/comparison.png)")
     try:
         values = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-        settings = shortened([setting for folder in values.folders for setting in read_settings(folder)])
-        check_metric(settings, values.metric)
+        runs = read_runs(values.folders)
+        check_metric(runs, values.metric)
     except (OptionError, FolderError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    Console(soft_wrap=True).print(side_by_side(settings))
-    draw(settings, values.metric, values.against, values.plot)
+    Console(soft_wrap=True).print(side_by_side(runs))
+    style.save(draw(runs, values.metric, values.against), values.plot)
     print(f"wrote {values.plot}")
     return 0
 

@@ -24,6 +24,8 @@ from mamt_jax.stationarity import joint_divergence, own_divergence
 
 AGENTS, ACTIONS = 3, 3
 COUPLINGS = (0.0, 0.5, 1.0, 2.0, 4.0)
+SHOWN_AT = (0.0, 2.0)
+"""Couplings of which single pairs are kept for a figure."""
 CHANGE = (0.05, 0.5)
 THRESHOLD, CLIP = 0.2, 10.0
 SEEDS, STEPS, BATCH, TEST, SHOWN = 5, 3000, 256, 4096, 250
@@ -108,14 +110,13 @@ def draw(coupling: jax.Array, key: jax.Array) -> Pair:
 
 
 def draw_batch(coupling: jax.Array, key: jax.Array, size: int) -> Pair:
-    """`size` pairs along the last axis of weights, the second of what belongs to agents, the first of scalars."""
+    """`size` pairs as the network reads them: (B,), (B,), (n, B), (n, B, 2 A), (n, B, A), (n, n, B)."""
     pairs = jax.vmap(functools.partial(draw, coupling))(jax.random.split(key, size))
-    return Pair(
-        pairs.truth,
-        pairs.mean_field,
-        pairs.non_stationarity.T,
-        *(jnp.swapaxes(x, 0, 1) for x in (pairs.observation, pairs.action)),
-        jnp.moveaxis(pairs.weights, 0, -1),
+    return pairs._replace(
+        non_stationarity=pairs.non_stationarity.T,
+        observation=pairs.observation.swapaxes(0, 1),
+        action=pairs.action.swapaxes(0, 1),
+        weights=jnp.moveaxis(pairs.weights, 0, -1),
     )
 
 
@@ -181,8 +182,10 @@ def compare(key: jax.Array) -> dict[str, Any]:
         keys = jax.random.split(jax.random.fold_in(key, number), SEEDS)
         found = {name: np.asarray(values) for name, values in run(jnp.float32(coupling), keys).items()}
         truth = found.pop("truth")
-        shown = {"truth": truth[0, :SHOWN].tolist()} | {name: values[0, :SHOWN].tolist() for name, values in found.items()}
         scores = {name: score(values, truth) for name, values in found.items()}
-        rows.append({"coupling": coupling, "mean_joint_kl": float(truth.mean()), "scores": scores, "shown": shown})
+        rows.append({"coupling": coupling, "mean_joint_kl": float(truth.mean()), "scores": scores})
+        if coupling in SHOWN_AT:
+            shown = {"truth": truth, **found}
+            rows[-1]["shown"] = {name: values[0, :SHOWN].astype(float).round(6).tolist() for name, values in shown.items()}
     settings = {"agents": AGENTS, "actions": ACTIONS, "seeds": SEEDS, "steps": STEPS, "batch": BATCH, "test_pairs": TEST}
     return {"settings": settings, "rows": rows}

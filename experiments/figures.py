@@ -39,7 +39,7 @@ def draw_paper(names: Sequence[str], runs: Sequence[Run], out: Path, file_format
     sentences = []
     for name in names:
         if name == THEORY:
-            style.save(theory.draw(results.read_result(THEORY)), out / f"{THEORY}.{file_format}")
+            sentences += draw_theory(out / f"{THEORY}.{file_format}")
             continue
         sentences += [f"{name}: {sentence}" for sentence in catalogue.missing(name, runs)]
         if catalogue.drawn_from(name, runs):
@@ -47,6 +47,15 @@ def draw_paper(names: Sequence[str], runs: Sequence[Run], out: Path, file_format
                 style.save(figure, out / f"{stem}.{file_format}")
                 print(f"{out / f'{stem}.{file_format}'}  {catalogue.FIGURES[name].paper}")
     return sentences
+
+
+def draw_theory(path: Path) -> list[str]:
+    """Draws what `theory.py` computed; a sentence where it has not been run."""
+    if not (results.RESULTS / f"{THEORY}.json").exists():
+        return [f"{THEORY}: no {THEORY}.json under experiments/results: it comes from `python experiments/theory.py`."]
+    style.save(theory.draw(results.read_result(THEORY)), path)
+    print(f"{path}  Fig. 8")
+    return []
 
 
 def redraw_results() -> None:

@@ -51,10 +51,10 @@ def simulated(key: jax.Array, m: jax.Array, action: int, episodes: int = EPISODE
         action_key, state_key = jax.random.split(key)
         other = jax.random.categorical(action_key, jnp.log(policy), shape=(episodes,))
         state = jax.random.categorical(state_key, jnp.log(game()[action])[other])
-        return tuple(jnp.bincount(drawn, length=2) / episodes for drawn in (state, other))
+        return jnp.bincount(state, length=2) / episodes, jnp.bincount(other, length=2) / episodes
 
     before, after = (play(k, policy) for k, policy in zip(jax.random.split(key), policies(m), strict=True))
-    return tuple(joint_divergence(p, q) for p, q in zip(before, after, strict=True))
+    return joint_divergence(before[0], after[0]), joint_divergence(before[1], after[1])
 
 
 def figure_8() -> dict[str, Any]:

@@ -130,3 +130,13 @@ def test_coordination_threshold_drops_weak_dependence() -> None:
     coefficients = coordination_coefficients(marginal, jnp.zeros((3, 1)), 0.2)[..., 0]
     strong = 1 / (1 + np.exp(-2.0))
     np.testing.assert_allclose(coefficients, [[0, strong, 0], [0.5, 0, 0.5], [0.5, 0.5, 0]], rtol=1e-5)
+
+
+def test_attention_is_shared_out_among_the_others_and_equal_where_nobody_is_asked_for() -> None:
+    critic, params, (observation, action, features) = build(DISCRETE)
+    attention = np.asarray(critic.values(params, observation, features, action[..., None]).attention)
+    np.testing.assert_allclose(attention.sum(1), 1, rtol=1e-5)
+    assert (np.diag(attention) == 0).all() and np.abs(attention - 0.5)[~np.eye(3, dtype=bool)].max() > 1e-4
+    silent = params | {"attention": params["attention"] | {"query": jnp.zeros_like(params["attention"]["query"])}}
+    equal = critic.values(silent, observation, features, action[..., None]).attention
+    np.testing.assert_allclose(equal, (1 - np.eye(3)) / 2, rtol=1e-5)

@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from experiments import compare, figures  # noqa: E402
+from experiments import compare  # noqa: E402
+from experiments.drawing.tables import final  # noqa: E402
 
 RESULTS = ROOT / "experiments" / "results"
 MAAC, MAPPO, TAUS = RESULTS / "rover_tower" / "maac", RESULTS / "rover_tower" / "mappo", RESULTS / "multiwalker" / "maac_tau"
@@ -27,17 +28,17 @@ def test_folders_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert compare.main(arguments) == 0
     table = cells(capsys.readouterr().out)
     assert table[""] == ["maac", "mappo"] and table["runs"] == ["2", "2"] and table["env_steps"] == ["100,200", "1,001,600"]
-    finals = [figures.final(folder, "train_return") for folder in (MAAC, MAPPO)]
+    finals = [final(folder, "train_return") for folder in (MAAC, MAPPO)]
     assert table["train_return"] == [f"{each.mean():.4g} ± {each.std(ddof=1):.2g}" for each in finals]
     assert table["gamma"] == ["0.99", "0.95"] and table["algo"] == ["maac", "mappo"] and "env" not in table
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_settings_of_a_folder_stand_apart():
-    one, two = compare.shortened(compare.read_settings(TAUS))
-    assert (one.name, two.name) == ("maac_tau, tau 0.002", "maac_tau, tau 0.01")
+    one, two = compare.read_runs([TAUS])
+    assert (one.label, two.label) == ("maac_tau tau=0.002", "maac_tau tau=0.01")
     assert compare.differences([one, two]) == {"tau": ["0.002", "0.01"]}
-    assert {row["run"] for row in two.rows} == {1}
+    assert (one.numbers, two.numbers) == ((0,), (1,))
 
 
 @pytest.mark.parametrize(

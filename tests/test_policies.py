@@ -19,23 +19,10 @@ from experiments import evaluate, pretrained_returns, run  # noqa: E402
 from experiments.options import underscored  # noqa: E402
 from mamt_jax.algorithms import registry  # noqa: E402
 from mamt_jax.training.best import merge_best, policy_leaves, policy_part, save_better  # noqa: E402
+from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
 from mamt_jax.training.merge import read_experiment  # noqa: E402
 from mamt_jax.training.writers import FolderError, read_config, read_rows  # noqa: E402
-
-ARGUMENTS = [
-    *["--env", "probe:symbols", "--algo", "probe:make", "--num_agents", "3", "--seeds", "3", "--learning-rate", "0.05"],
-    *["--episodes", "60", "--num-envs", "4", "--update-interval", "10", "--num-updates", "1", "--buffer-size", "200"],
-    *["--batch-size", "32", "--evaluation-interval", "4", "--evaluation-episodes", "20"],
-]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs that are still learning when they are over."""
-    folder = tmp_path_factory.mktemp("policies") / "out"
-    assert run.main([*ARGUMENTS, "--out", str(folder)]) == 0
-    return folder
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -43,9 +30,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
         return {name: archive[name] for name in archive.files if name != "record"}
 
 
-def test_the_first_of_the_highest_evaluations_is_kept(folder: Path):
-    best, rows = read(folder / "best.npz"), read_rows(folder / "metrics.jsonl")
-    firsts = [max((row for row in rows if row["run"] == number), key=lambda row: row["eval_return"]) for number in range(3)]
+def test_the_first_of_the_highest_evaluations_is_kept(finished_run: Path):
+    best, rows = read(finished_run / "best.npz"), read_rows(finished_run / "metrics.jsonl")
+    firsts = [max((row for row in rows if row["run"] == number), key=lambda row: row["eval_return"]) for number in range(4)]
     np.testing.assert_array_equal(best[".eval_return"], [row["eval_return"] for row in firsts])
     np.testing.assert_array_equal(best[".env_steps"], [row["env_steps"] for row in firsts])
     assert set(best) == {".eval_return", ".env_steps", ".learner_state.value"} and (best[".env_steps"] < 300).any()
@@ -62,8 +49,8 @@ def test_each_run_keeps_its_own_best(tmp_path: Path):
     merge_best([path, path], tmp_path / "merged.npz")
     np.testing.assert_array_equal(read(tmp_path / "merged.npz")[".env_steps"], [10, 10, 0] * 2)
     path.write_bytes(path.read_bytes()[:-50])
-    save_better(path, states, [0, 0, 0], 40)
-    np.testing.assert_array_equal(read(path)[".env_steps"], [40, 40, 40])
+    with pytest.raises(CheckpointError, match="best.npz is damaged"):
+        save_better(path, states, [9, 9, 9], 40)
 
 
 @pytest.mark.parametrize("algo", ["mamt", "maddpg", "mappo"])
@@ -77,42 +64,45 @@ def test_a_policy_is_a_small_part_of_what_learns(algo: str):
     assert names == {"policy", "mean", "variance"}
 
 
-def test_the_best_policy_is_loaded_and_a_missing_one_named(folder: Path, tmp_path: Path):
-    value, observation = read(folder / "best.npz")[".learner_state.value"], np.eye(3)[None]
-    for number in range(3):
+def test_the_best_policy_is_loaded_and_a_missing_one_named(finished_run: Path, tmp_path: Path):
+    value, observation = read(finished_run / "best.npz")[".learner_state.value"], np.eye(3)[None]
+    for number in range(4):
         greedy = np.einsum("bnd,nda->bna", observation, value[number, ..., 0]).argmax(-1)
-        np.testing.assert_array_equal(load_policy(folder, number, "best")(jnp.asarray(observation)), greedy)
-    (tmp_path / "config.json").symlink_to(folder / "config.json")
+        np.testing.assert_array_equal(load_policy(finished_run, number, "best")(jnp.asarray(observation)), greedy)
+    (tmp_path / "config.json").symlink_to(finished_run / "config.json")
     with pytest.raises(FolderError, match="has no best.npz"):
         load_policy(tmp_path, which="best")
+    (tmp_path / "best.npz").symlink_to(finished_run / "best.npz")
+    with pytest.raises(FolderError, match="holds no checkpoint but its best policies: take those"):
+        load_policy(tmp_path)
 
 
 CALL = """
 import sys
 sys.modules.update(dict.fromkeys(["mamt_jax", "envs_jax", "flax", "chex", "optax", "jraph"]))  # None: importing them fails
 import json, pathlib, jax.export, numpy as np
-policy = jax.export.deserialize(pathlib.Path(sys.argv[1]).read_bytes())
-observation = np.array(json.loads(sys.argv[2]), np.float32)
-seeds = [np.uint32(int(seed)) for seed in sys.argv[3:]]
-print(json.dumps([policy.call(batch, *seeds).tolist() for batch in (observation, observation[:1])]))
+mode, draw = (jax.export.deserialize(pathlib.Path(name).read_bytes()) for name in ("mode", "draw"))
+observation = np.array(json.loads(sys.argv[1]), np.float32)
+actions = mode.call(observation), mode.call(observation[:1]), draw.call(observation, np.uint32(7))
+print(json.dumps([each.tolist() for each in actions]))
 """
 
 
-@pytest.mark.parametrize("seed", [None, 7])
-def test_plain_jax_runs_an_exported_policy(folder: Path, tmp_path: Path, run_python: RunPython, seed: int | None):
+def test_plain_jax_runs_an_exported_policy(finished_run: Path, tmp_path: Path, run_python: RunPython):
+    for name, arguments in (("mode", []), ("draw", ["--sample"])):
+        export = ["--run", "1", "--policy", "best", "--export", str(tmp_path / name), "--episodes", "2"]
+        assert evaluate.main([str(finished_run), *export, *arguments]) == 0
     observation = np.asarray(jax.random.normal(jax.random.key(2), (40, 3, probe.SYMBOLS)))
-    arguments = [] if seed is None else ["--sample"]
-    assert evaluate.main([str(folder), "--run", "1", "--policy", "best", "--export", str(tmp_path / "policy"), *arguments]) == 0
-    seeds = [] if seed is None else [str(seed)]
-    printed = run_python("-I", "-c", CALL, tmp_path / "policy", json.dumps(observation.tolist()), *seeds, cwd=tmp_path).stdout
-    policy = load_policy(folder, 1, "best")
-    for actions, batch in zip(json.loads(printed), (observation, observation[:1]), strict=True):
-        np.testing.assert_array_equal(actions, policy(batch, None if seed is None else jax.random.key(seed)))
+    printed = run_python("-I", "-c", CALL, json.dumps(observation.tolist()), cwd=tmp_path).stdout
+    policy = load_policy(finished_run, 1, "best")
+    expected = policy(observation), policy(observation[:1]), policy(observation, jax.random.key(7))
+    for actions, due in zip(json.loads(printed), expected, strict=True):
+        np.testing.assert_array_equal(actions, due)
 
 
-def test_an_export_without_flatbuffers_says_what_to_install(folder: Path, tmp_path: Path, monkeypatch, capsys):
+def test_an_export_without_flatbuffers_says_what_to_install(finished_run: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None)
-    assert evaluate.main([str(folder), "--export", str(tmp_path / "policy")]) == 2
+    assert evaluate.main([str(finished_run), "--export", str(tmp_path / "policy")]) == 2
     assert "--export needs flatbuffers: pip install -e '.[export]'." in capsys.readouterr().err
 
 

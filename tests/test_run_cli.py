@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import probe
 import pytest
-from conftest import RunPython
+from conftest import PROBE, RunPython
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -23,21 +23,11 @@ from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
 from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
 
-PROBE = ["--env", "probe:symbols", "--algo", "probe:make"]
-SMALL = [
-    *["--episodes", "60", "--num-envs", "4", "--update-interval", "10", "--num-updates", "2", "--buffer-size", "200"],
-    *["--batch-size", "32", "--evaluation-interval", "20", "--evaluation-episodes", "20"],
-]
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run: two seeds times two learning rates, three agents."""
-    folder = tmp_path_factory.mktemp("run") / "out"
-    arguments = [*PROBE, *SMALL, "--seeds", "2", "--seed", "3", "--learning-rate", "0.1", "0.5", "--num_agents=3"]
-    arguments += ["--log", "tensorboard"]
-    assert run.main([*arguments, "--out", str(folder)]) == 0
-    return folder
+@pytest.fixture
+def folder(finished_run: Path) -> Path:
+    """Two seeds times two learning rates, three agents."""
+    return finished_run
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.drawing import style
-from experiments.drawing.intervals import Interval, bootstrap, interquartile_mean
+from experiments.drawing.intervals import Interval, over_seeds
 from experiments.drawing.runs import Curve, Run, by_task, curve, having
 
 DIVERGENCE = "kl_old"
@@ -15,7 +15,7 @@ DIVERGENCE = "kl_old"
 
 def band(found: Curve) -> tuple[np.ndarray, Interval]:
     """Episodes, and the interquartile mean over seeds of values (R, T) with its interval."""
-    return found.episodes, bootstrap(interquartile_mean, [found.values.T])
+    return found.episodes, over_seeds(found.values)
 
 
 def over_agents(found: Curve) -> Curve:
@@ -39,7 +39,8 @@ def policy_divergence(runs: Sequence[Run]) -> dict[str, Figure]:
             style.draw_line(upper, *band(over_agents(curve(run, DIVERGENCE))), looks[run.label], run.label)
         for run in estimated:
             style.draw_line(lower, *band(curve(run, "non_stationarity")), looks[run.label], run.label)
-        upper.set(title=task.title, yscale="log", ylabel="KL to old policy, nats")
+        upper.set(title=task.title, ylabel="KL to old policy, nats")
+        style.logarithmic_values(upper)
         lower.set(ylabel="$D_{ns}$, nats", visible=bool(estimated))
         for axes, drawn in ((upper, compared), (lower, estimated or compared)):
             style.episodes_axis(axes, [run.episodes[-1] for run in drawn])
@@ -57,7 +58,7 @@ def policy_divergence_of_agents(runs: Sequence[Run]) -> dict[str, Figure]:
             for run in compared:
                 style.draw_line(axes, *band(of_agent(curve(run, DIVERGENCE), agent)), looks[run.label], run.label)
             axes.set_title(agents[agent], fontsize=9)
-            axes.set_yscale("log")
+            style.logarithmic_values(axes)
             style.episodes_axis(axes, [run.episodes[-1] for run in compared])
         for axes in every[::4]:
             axes.set_ylabel("KL to the old policy, nats", fontsize=8)

@@ -1,6 +1,7 @@
 """The paper's figures by name: what each needs, who makes it, and what to run where it is missing."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ FIGURES = {
         "Fig. 16-19", "divergence from old policies", ("kl_old",), "mamt", agents.policy_divergence_of_agents
     ),
     "trust_regions": PaperFigure(
-        "Fig. 6", "trust regions that are learnt", ("epsilon", "estimated_divergence"), "mamt", agents.trust_regions
+        "Fig. 6", "learnt trust regions", ("epsilon", "estimated_divergence"), "mamt", agents.trust_regions
     ),
     "coordination": PaperFigure(
         "Fig. 7", "coordination coefficients", ("coordination_mean", "coordination_variance"), "mamt", pairs.coordination
@@ -68,7 +69,9 @@ def command(task: Task, algo: str) -> str:
 
 def folders(runs: Sequence[Run]) -> str:
     """Where runs were read, in words."""
-    names = list(dict.fromkeys(str(run.folder) for run in runs))
+    here = Path.cwd()
+    paths = [run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder for run in runs]
+    names = list(dict.fromkeys(map(str, paths)))
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

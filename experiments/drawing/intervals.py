@@ -52,3 +52,8 @@ def bootstrap(statistic: Statistic, strata: Sequence[np.ndarray]) -> Interval:
         rng=np.random.default_rng(0),
     ).confidence_interval
     return Interval(value, np.asarray(found.low), np.asarray(found.high))
+
+
+def over_seeds(values: np.ndarray) -> Interval:
+    """Interquartile mean of seeds at each point of a curve (R, T), with its interval."""
+    return bootstrap(interquartile_mean, [values.T])

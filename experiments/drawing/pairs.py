@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.drawing import style
-from experiments.drawing.intervals import Interval
-from experiments.drawing.runs import Run, curve, last_fifth
+from experiments.drawing.intervals import over_seeds
+from experiments.drawing.runs import Curve, Run, curve, last_fifth
 
 FEW = 3
 """Agents up to whom pairs are bars rather than a heat map."""
@@ -26,7 +26,7 @@ def mean_and_deviation(run: Run) -> tuple[np.ndarray, np.ndarray]:
 def coordination(runs: Sequence[Run]) -> dict[str, Figure]:
     """Fig. 7: mean and deviation of the coefficients of every pair; bars where agents are few, heat maps where many."""
     drawers: list[Callable[[Axes], None]] = []
-    for run in sorted(runs, key=lambda run: len(run.agents) > FEW):
+    for run in sorted(runs, key=lambda run: len(run.agents) <= FEW):
         mean, deviation = mean_and_deviation(run)
         if len(run.agents) <= FEW:
             drawers.append(partial(draw_bars, run=run, mean=mean, deviation=deviation))
@@ -35,7 +35,7 @@ def coordination(runs: Sequence[Run]) -> dict[str, Figure]:
                 partial(draw_matrix, matrix=matrix, agents=run.agents, title=f"{run.task.title}: {name} of $C_{{ij}}$")
                 for name, matrix in (("mean", mean), ("deviation", deviation))
             ]
-    figure, every = style.panels(len(drawers))
+    figure, every = style.panels(len(drawers), columns=4, size=(3.3, 2.7))
     for axes, draw in zip(every, drawers, strict=True):
         draw(axes)
     return {"": figure}
@@ -60,7 +60,9 @@ def draw_matrix(axes: Axes, matrix: np.ndarray, agents: Sequence[str], title: st
     shown = np.where(np.eye(len(agents), dtype=bool), np.nan, matrix)
     top = np.nanmax(shown) if largest is None else largest
     image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=top or 1)
-    if len(agents) <= READABLE:
+    if len(agents) > READABLE:
+        axes.figure.colorbar(image, ax=axes, shrink=0.85)
+    else:
         for (i, j), value in np.ndenumerate(shown):
             if i != j:
                 axes.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 * top else "black")
@@ -68,31 +70,41 @@ def draw_matrix(axes: Axes, matrix: np.ndarray, agents: Sequence[str], title: st
     axes.set_yticks(range(len(agents)), agents, fontsize=7)
     axes.set_title(title, fontsize=10)
     axes.set(xlabel="agent j", ylabel="agent i")
-    axes.figure.colorbar(image, ax=axes, shrink=0.85)
 
 
 def coordination_over_time(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 14 and 15: each agent's coefficients over training, mean over the others; where agents are few, their deviation over states."""
+    """Fig. 14 and 15: coefficients over training; of every pair where agents are few, else each agent's mean over others."""
     figure, every = style.panels(len(runs))
     for axes, run in zip(every, runs, strict=True):
-        means, variances = curve(run, "coordination_mean"), curve(run, "coordination_variance")
-        others = len(run.agents) - 1
-        for agent, look in enumerate(style.agent_looks(len(run.agents))):
-            mean = means.values[:, :, agent].sum(-1).mean(0) / others
-            deviation = np.sqrt(variances.values[:, :, agent].sum(-1).mean(0) / others)
-            shown = deviation if others < FEW else np.zeros_like(deviation)
-            found = Interval(mean, np.maximum(mean - shown, 0), mean + shown)
-            style.draw_line(axes, means.episodes, found, look, run.agents[agent])
+        found, few = curve(run, "coordination_mean"), len(run.agents) <= FEW
+        (draw_pairs if few else draw_means)(axes, run, found)
         axes.set_title(f"{run.task.title}, {run.label}", fontsize=10)
-        axes.set(ylabel="$C_{ij}$, mean over j", ylim=(0, None))
+        axes.set(ylabel="$C_{ij}$" if few else "$C_{ij}$, mean over j")
         style.episodes_axis(axes, [run.episodes[-1]])
-        axes.legend(fontsize=6, frameon=False, ncols=2 if len(run.agents) > FEW else 1)
+        axes.legend(fontsize=6, frameon=False, ncols=1 if len(run.agents) < FEW else 2)
     return {"": figure}
+
+
+def draw_pairs(axes: Axes, run: Run, found: Curve) -> None:
+    """A line for each ordered pair, in the colour of the agent that depends."""
+    looks = style.agent_looks(len(run.agents))
+    for i, look in enumerate(looks):
+        for j in range(len(looks)):
+            if i != j:
+                line = style.Look(look.color, looks[j].linestyle, looks[j].marker)
+                style.draw_line(axes, found.episodes, over_seeds(found.values[:, :, i, j]), line, f"i = {i}, j = {j}")
+
+
+def draw_means(axes: Axes, run: Run, found: Curve) -> None:
+    """A line for each agent."""
+    for i, look in enumerate(style.agent_looks(len(run.agents))):
+        mean = found.values[:, :, i].sum(-1) / (len(run.agents) - 1)
+        style.draw_line(axes, found.episodes, over_seeds(mean), look, run.agents[i])
 
 
 def attention(runs: Sequence[Run]) -> dict[str, Figure]:
     """Fig. 11: whom each critic attends to at the end of training; an agent's weights add up to one."""
-    tasks, labels = (list(dict.fromkeys(values)) for values in ([run.task for run in runs], [run.label for run in runs]))
+    tasks, labels = list(dict.fromkeys(run.task for run in runs)), list(dict.fromkeys(run.label for run in runs))
     found = {(run.label, run.task): run for run in runs}
     figure, every = style.panels(len(labels) * len(tasks), columns=len(tasks), size=(3.1, 2.6))
     for place, axes in enumerate(every):

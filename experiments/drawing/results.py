@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.drawing import style
-from experiments.drawing.intervals import bootstrap, interquartile_mean
+from experiments.drawing.intervals import over_seeds
 from experiments.drawing.returns import DILEMMA
 from experiments.drawing.runs import Run, read_folders
 
@@ -130,7 +130,7 @@ def draw(folder: Path, shown: Shown, references: dict[str, Any]) -> Figure:
         for axes, metric in ((returns, "train_return"), (right, shown.right[0])):
             episodes, values = curves(rows, metric)
             label = f"{name} ({len(values)} seeds)"
-            style.draw_line(axes, episodes, bootstrap(interquartile_mean, [values.T]), looks[name], label)
+            style.draw_line(axes, episodes, over_seeds(values), looks[name], label)
             lengths.append(episodes[-1])
     if (folder / ORIGINAL).exists():
         episodes, values = original_curve(folder / ORIGINAL)
@@ -138,7 +138,9 @@ def draw(folder: Path, shown: Shown, references: dict[str, Any]) -> Figure:
         returns.plot(episodes[same], values[same], color="0.4", linewidth=1, label="original MAAC (PyTorch), 1 seed")
     style.draw_references(returns, {policy: references[policy]["return"] for policy in shown.references})
     returns.set(ylabel="training return per agent and episode", title=shown.title)
-    right.set(ylabel=shown.right[1], yscale="log" if shown.right[0] == "kl_old" else "linear")
+    right.set_ylabel(shown.right[1].replace(", ", ",\n"))
+    if shown.right[0] == "kl_old":
+        style.logarithmic_values(right)
     for axes in (returns, right):
         style.episodes_axis(axes, lengths)
     style.legend(figure, (returns, right), columns=4)

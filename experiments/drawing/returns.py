@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.drawing import style
-from experiments.drawing.intervals import Interval, bootstrap, interquartile_mean, probability_of_improvement
+from experiments.drawing.intervals import Interval, bootstrap, interquartile_mean, over_seeds, probability_of_improvement
 from experiments.drawing.runs import Run, Task, by_task, curve, last_fifth
 
 RETURN = "train_return"
@@ -20,7 +20,7 @@ SAME_AS_OPTIMAL = {"spread3_sep": "maac", "spread3_ful": "mamd"}
 def interval_over_seeds(run: Run, metric: str) -> tuple[np.ndarray, Interval]:
     """Episodes, and the interquartile mean of seeds with its interval at each."""
     found = curve(run, metric)
-    return found.episodes, bootstrap(interquartile_mean, [found.values.T])
+    return found.episodes, over_seeds(found.values)
 
 
 def draw_returns(axes: Axes, runs: Sequence[Run], looks: dict[str, style.Look]) -> None:

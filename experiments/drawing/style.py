@@ -1,4 +1,4 @@
-"""How figures look: colours that the colour-blind tell apart, lines and markers that hold in grey, small files."""
+"""How figures look: colours that the colour-blind tell apart, lines and markers that hold in grey."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 from experiments.drawing.intervals import Interval
@@ -59,20 +59,15 @@ def agent_looks(num_agents: int) -> list[Look]:
     ]
 
 
-def stacked_panels(
-    count: int, columns: int = 3, size: tuple[float, float] = (3.7, 2.4)
-) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+def stacked_panels(count: int, columns: int = 3) -> tuple[Figure, list[tuple[Axes, Axes]]]:
     """A figure of `count` pairs of panels, one above the other, in rows of `columns` pairs."""
     columns = min(columns, count)
-    figure, every = panels(2 * columns * -(-count // columns), columns, size)
-    pairs = [
-        (every[2 * columns * (i // columns) + i % columns], every[2 * columns * (i // columns) + columns + i % columns])
-        for i in range(count)
-    ]
-    kept = {id(axes) for pair in pairs for axes in pair}
-    for axes in every:
-        axes.set_visible(id(axes) in kept)
-    return figure, pairs
+    rows = -(-count // columns)
+    figure, every = panels(2 * columns * rows, columns, size=(3.7, 2.4))
+    grid = np.array(every, dtype=object).reshape(rows, 2, columns).swapaxes(1, 2).reshape(-1, 2)
+    for unused in grid[count:].ravel():
+        unused.set_visible(False)
+    return figure, [(upper, lower) for upper, lower in grid[:count]]
 
 
 def panels(count: int, columns: int = 3, size: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
@@ -113,21 +108,32 @@ def episodes_axis(axes: Axes, lengths: Sequence[float]) -> None:
     axes.grid(alpha=0.25, linewidth=0.6)
 
 
+def logarithmic_values(axes: Axes) -> None:
+    """A logarithmic axis of values with plain numbers at 1, 2 and 5."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def legend(figure: Figure, axes: Sequence[Axes], columns: int = 6) -> None:
     """One legend for all panels, below them."""
     found: dict[str, Any] = {}
     for each in axes:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
+    columns = max(1, min(columns, int(figure.get_figwidth() / 1.7)))
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure; a PNG with 128 colours of its own, a third of the size."""
+    """Writes a figure; a PNG with a palette of its own, less than half the size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix != ".png":
         figure.savefig(path)
         return
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI)
-    Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    # This way of choosing 256 colours keeps those of thin lines, which the default one merges.
+    palette = Image.open(buffer).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.save(path, optimize=True)

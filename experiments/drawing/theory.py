@@ -26,7 +26,7 @@ def draw(content: Mapping[str, Any]) -> Figure:
     draw_figure_8(every[0], every[1], content["figure_8"])
     draw_theorem_2(every[2], content["theorem_2"])
     rows = content["estimation"]["rows"]
-    for axes, row in ((every[3], rows[0]), (every[4], next(row for row in rows if row["coupling"] == 2))):
+    for axes, row in zip(every[3:5], [row for row in rows if "shown" in row], strict=True):
         draw_scatter(axes, row)
     draw_errors(every[5], rows)
     for axes in every:

@@ -10,14 +10,7 @@ import numpy as np
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms.contract import Algorithm
-from mamt_jax.training.checkpoint import (
-    CheckpointError,
-    concatenate_archives,
-    load_checkpoint,
-    named_arrays,
-    to_numpy,
-    write_archive,
-)
+from mamt_jax.training.checkpoint import concatenate_archives, load_checkpoint, named_arrays, to_numpy, write_archive
 from mamt_jax.types import Config, LearnerState
 
 
@@ -62,7 +55,7 @@ def policy_part(learner_state: LearnerState, leaves: Any) -> LearnerState:
 
 
 def save_better(path: Path, learner_states: LearnerState, eval_returns: Sequence[float], env_steps: int) -> None:
-    """Puts into the file those policies that did better than the ones there; all, if it is not there or cannot be used.
+    """Puts into the file those policies that did better than the ones there, or all if there is none.
 
     A run that was killed goes on from an earlier checkpoint and meets the same policies again; a better one stays, though its
     evaluation may not come back bit for bit on a GPU or with environments outside JAX.
@@ -74,15 +67,15 @@ def save_better(path: Path, learner_states: LearnerState, eval_returns: Sequence
         env_steps: when it was.
 
     Raises:
+        CheckpointError: if the file there is damaged or of something else.
         OSError: if it cannot be written. The earlier one is then as it was.
     """
     returns = np.nan_to_num(np.array(eval_returns, np.float64), nan=-np.inf)
     policies = jax.tree.map(lambda leaf: to_numpy(leaf)[: len(returns)], learner_states)
     best = Best(returns, np.full(len(returns), env_steps), policies)
-    try:
-        earlier, _ = load_checkpoint(path, best)
-    except CheckpointError:
+    if not path.exists():
         return write_archive(path, named_arrays(best), {})
+    earlier, _ = load_checkpoint(path, best)
     better = returns > earlier.eval_return
     best = jax.tree.map(lambda new, old: np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old), best, earlier)
     if better.any():

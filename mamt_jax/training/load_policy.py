@@ -10,7 +10,7 @@ import jax
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.training.best import policy_leaves, policy_part
-from mamt_jax.training.checkpoint import load_checkpoint, newest_usable
+from mamt_jax.training.checkpoint import list_checkpoints, load_checkpoint, newest_usable
 from mamt_jax.training.experiment import Experiment, experiment_from_json, make_configs
 from mamt_jax.training.runs import run_keys, stack_configs
 from mamt_jax.training.writers import BEST, CHECKPOINTS, CONFIG, FolderError, read_config, spec_from_json
@@ -72,6 +72,8 @@ def _load(folder: Path, which: Which, like: _Learner) -> _Learner:
         if not (folder / BEST).exists():
             raise FolderError(f"{folder} has no {BEST}: it has not been evaluated since that was kept, take the latest policy.")
         return load_checkpoint(folder / BEST, like)[0]
+    if (folder / BEST).exists() and not list_checkpoints(folder / CHECKPOINTS):
+        raise FolderError(f"{folder} holds no checkpoint but its best policies: take those (which='best', or --policy best).")
     taken, (learner, _), refused = newest_usable(folder / CHECKPOINTS, lambda path: load_checkpoint(path, like))
     for error in refused.values():
         warnings.warn(f"{error} The policy is that of {taken.name}.", stacklevel=3)

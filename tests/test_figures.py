@@ -1,0 +1,117 @@
+"""The paper's figures from run folders, their statistics, and what is said where something is missing."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments import figures
+from experiments.drawing import catalogue, results
+from experiments.drawing.intervals import bootstrap, interquartile_mean, probability_of_improvement
+from experiments.drawing.marl_eval import to_marl_eval
+from experiments.drawing.runs import read_folder, read_folders
+
+RESULTS = Path(figures.__file__).parent / "results"
+
+
+def write_folder(folder: Path, algo: str, runs: list[dict], metrics: list[dict]) -> Path:
+    folder.mkdir()
+    experiment = {"env": "spread", "env_options": {"num_agents": 2}, "algo": algo, "runs": runs}
+    config = {"experiment": experiment, "spec": {"agent_names": ["a", "b"]}, "references": {"random": -4.0, "scripted": 0.0}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    return folder
+
+
+@pytest.fixture
+def maac(tmp_path: Path) -> Path:
+    """Three seeds, evaluated before the first update and twice after it; the last seed is one evaluation behind."""
+    rows = [
+        {
+            "run": run, "seed": run, "env_steps": 300 * point, "episodes": 12 * point, "updates": 12 * point,
+            "train_return": None if point == 0 else -3.0 + point + run, "eval_return": 2.0 * point - run,
+            "kl_old": [0.1 * point, None],
+        }
+        for point in range(4) for run in range(3) if (point, run) != (3, 2)
+    ]  # fmt: skip
+    return write_folder(tmp_path / "maac", "maac", [{"seed": run} for run in range(3)], rows)
+
+
+def test_a_folder_is_read_up_to_where_all_seeds_are(maac: Path) -> None:
+    (run,) = read_folder(maac)
+    np.testing.assert_array_equal(run.episodes, [12, 24])
+    np.testing.assert_array_equal(run.metrics["train_return"], [[-2, -1], [-1, 0], [0, 1]])
+    assert run.metrics["kl_old"].shape == (3, 2, 2) and np.isnan(run.metrics["kl_old"][..., 1]).all()
+    assert run.task.arguments == "--env spread --num-agents 2" and run.task.title == "Spread (2 agents)"
+
+
+def test_settings_of_one_folder_and_folders_of_one_algorithm_are_told_apart(tmp_path: Path, maac: Path) -> None:
+    rows = [{"run": run, "seed": 0, "env_steps": 300, "episodes": 12, "updates": 12, "train_return": -1.0} for run in range(2)]
+    sweep = write_folder(tmp_path / "sweep", "mamd", [{"seed": 0, "epsilon": epsilon} for epsilon in (0.1, 10.0)], rows)
+    slow = write_folder(tmp_path / "maac_slow", "maac", [{"seed": 0}], rows[:1])
+    labels = [run.label for run in read_folders([sweep, maac, slow])]
+    assert labels == ["mamd epsilon=0.1", "mamd epsilon=10", "maac", "maac_slow"]
+
+
+def test_statistics_are_scipys_and_strata_stay_apart() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 9))
+    tie = np.concatenate([x, y[:2]])
+    expected = stats.mannwhitneyu(tie, y).statistic / (tie.size * y.size)
+    assert probability_of_improvement(tie, y) == pytest.approx(expected)
+    assert interquartile_mean(np.array([0.0, 1, 2, 100]), np.array([3.0, 4, 5, -100])) == pytest.approx(2.5)
+    # Every stratum is constant: resampling within them changes nothing, resampling across them would.
+    found = bootstrap(interquartile_mean, [np.full(4, 1.0), np.full(4, 3.0)])
+    assert (found.value, found.low, found.high) == (2, 2, 2)
+
+
+def test_interval_covers_the_mean_about_as_often_as_it_says() -> None:
+    samples = np.random.default_rng(1).normal(size=(200, 30))
+    found = bootstrap(interquartile_mean, [samples])
+    assert 0.88 < np.mean((found.low < 0) & (found.high > 0)) < 0.98
+    alone = bootstrap(interquartile_mean, [samples[:, :1]])
+    assert np.isnan(alone.low).all() and np.isnan(alone.high).all()
+
+
+def test_a_missing_ingredient_is_named_with_the_command_that_makes_it(maac: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = maac.parent / "figures"
+    choice = ["--figure", "learning_curves", "coordination", "dilemma", "improvement"]
+    assert figures.main(["--runs", str(maac), "--out", str(out), *choice]) == 0
+    said = capsys.readouterr().err
+    command = "python experiments/run.py --env spread --num-agents 2 --algo mamt --out runs/spread_num_agents_2-mamt"
+    assert f"coordination: no coordination coefficients in {maac}: they come from `{command}`." in said
+    assert (
+        "dilemma: no runs on Spread-3" in said and "--env spread3_sep spread3_mix spread3_ful --algo maac mamd mamd_op" in said
+    )
+    assert f"improvement: nobody to compare in {maac}" in said and "learning_curves" not in said
+    assert [path.name for path in out.iterdir()] == ["learning_curves.png"]
+    assert figures.main(["--runs", str(maac.parent / "nowhere")]) == 2
+    assert "nowhere is no run's folder" in capsys.readouterr().err
+
+
+def test_marl_eval_layout(maac: Path) -> None:
+    (algorithms,) = to_marl_eval(read_folder(maac))["spread"].values()
+    seed = algorithms["maac"]["seed_1"]
+    assert list(algorithms["maac"]) == ["seed_0", "seed_1", "seed_2"]
+    assert seed["step_0"] == {"step_count": 300, "return": [1.0], "training_return": [-1.0]}
+    assert seed["absolute_metrics"] == {"return": [3.0], "training_return": [0.0]}
+
+
+def test_every_committed_figure_is_drawn_again(tmp_path: Path) -> None:
+    """The cheapest of each family from the committed runs; all of them are what `figures.py` makes without options."""
+    names = ["trust_regions", "coordination", "attention", "theory"]
+    assert figures.main(["--out", str(tmp_path), "--figure", *names]) == 0
+    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(names)
+    assert {path.name for path in tmp_path.iterdir()} <= {path.name for path in (RESULTS / "figures").iterdir()}
+
+
+def test_every_picture_in_the_docs_is_one_that_figures_draws() -> None:
+    root = RESULTS.parents[1]
+    texts = "\n".join(path.read_text() for path in (root / "README.md", *(root / "docs").rglob("*.md")))
+    shown = set(re.findall(r"experiments/results/([\w/]+\.png)", texts))
+    drawn = {f"{name}.png" for name in results.shown_environments()}
+    drawn |= {f"figures/{path.name}" for path in (RESULTS / "figures").glob("*.png")}
+    assert shown <= drawn and {f"figures/{name}.png" for name in catalogue.FIGURES if "agents" not in name} <= shown
+    assert all((RESULTS / name).exists() for name in shown)
