@@ -1,7 +1,6 @@
 """Validation of the options of environment factories: one sentence that names the option and what would be right."""
 
 import difflib
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,17 +10,28 @@ def _require(valid: bool, option: str, value: Any, expected: str) -> None:
         raise ValueError(f"{option}={value!r} is not valid: {option} must be {expected}.")
 
 
-def require_count(option: str, value: Any) -> None:
-    """Raises ValueError unless `value` is an integer of at least 1."""
-    _require(isinstance(value, int) and not isinstance(value, bool) and value >= 1, option, value, "a positive integer")
+_LARGEST = 2**31 - 1
+_MOST = 1000
+_INFINITE = 2.0**128
+
+
+def require_count(option: str, value: Any, most: int = _LARGEST) -> None:
+    """Raises ValueError unless `value` is an integer from 1 to `most`."""
+    valid = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+    _require(valid, option, value, f"a positive integer of at most {most}")
+
+
+def require_size(option: str, value: Any) -> None:
+    """As `require_count`, of what is there all at once: agents, or the sides of a map."""
+    require_count(option, value, _MOST)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _INFINITE
 
 
 def require_number(option: str, value: Any) -> None:
-    """Raises ValueError unless `value` is a finite number."""
+    """Raises ValueError unless `value` is a number that is finite as float32."""
     _require(_is_number(value), option, value, "a number")
 
 

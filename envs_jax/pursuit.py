@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.environment import Discrete, Environment, EnvSpec, TimeStep, make_timestep
-from envs_jax.options import require_count, require_each, require_number, require_share, require_switch
+from envs_jax.options import require_count, require_each, require_number, require_share, require_size, require_switch
 from envs_jax.scene import INK, WALL, Scene, colour, shape_at
 
 # What actions 0 to 4 do to (x, y). The first four also are the sides from which an evader is caught.
@@ -344,8 +344,9 @@ def pursuit(
     Raises:
         ValueError: if an option has a value that is not allowed, or a window cannot hold the agents.
     """
-    require_each(require_count, num_pursuers=num_pursuers, num_evaders=num_evaders, x_size=x_size, y_size=y_size)
-    require_each(require_count, episode_limit=episode_limit, observation_range=observation_range, num_catch=num_catch)
+    require_each(require_size, num_pursuers=num_pursuers, num_evaders=num_evaders, x_size=x_size, y_size=y_size)
+    require_each(require_count, episode_limit=episode_limit, num_catch=num_catch)
+    require_size("observation_range", observation_range)
     require_each(require_switch, shared_reward=shared_reward, freeze_evaders=freeze_evaders, surround=surround)
     require_each(require_number, tag_reward=tag_reward, catch_reward=catch_reward, urgency_reward=urgency_reward)
     require_share("constraint_window", constraint_window)

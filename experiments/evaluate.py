@@ -1,17 +1,20 @@
-"""Plays what a run has learnt: its return, and a film of one episode.
+"""Plays what a run has learnt: its return and task metrics, a film of one episode, an export for plain JAX.
 
 python experiments/evaluate.py runs/NAME --gif film.gif
 python experiments/evaluate.py runs/NAME --original
+python experiments/evaluate.py runs/NAME --absolute
+python experiments/evaluate.py --pretrained rover_tower/mappo --export rover_tower.jax
 """
 
 import argparse
+import importlib.util
 import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 sys.path.insert(0, os.getcwd())
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -25,13 +28,25 @@ from envs_jax.environment import Environment, EnvSpec, EnvState, HostEnvironment
 from envs_jax.host import play_episodes
 from envs_jax.rendering import FORMATS, frames, save, scenes
 from experiments.compilation_cache import use_compilation_cache
-from experiments.options import OptionError, Parser
+from experiments.options import OptionError, Parser, nearest
 from mamt_jax.training.checkpoint import CheckpointError
+from mamt_jax.training.evaluation import first_episodes
 from mamt_jax.training.experiment import Experiment, experiment_from_json
-from mamt_jax.training.load_policy import Policy, load_policy
-from mamt_jax.training.writers import FolderError, read_config
+from mamt_jax.training.export_policy import export_policy
+from mamt_jax.training.load_policy import Policy, Which, load_policy
+from mamt_jax.training.rollout import with_episodes
+from mamt_jax.training.writers import CONFIG, FolderError, read_config
 
+PRETRAINED = Path(__file__).parent / "pretrained"
+EPISODES, ABSOLUTE = 100, 10
 HOST_ENVS = 12
+
+
+class Played(NamedTuple):
+    """Whole episodes: (E,) the return of each, mean over agents, and each task metric."""
+
+    returns: np.ndarray
+    metrics: dict[str, np.ndarray]
 
 
 class Episode(NamedTuple):
@@ -66,18 +81,19 @@ def play(env: Environment, policy: Policy, sample: bool, key: jax.Array) -> Epis
     return Episode(state, reward, playing)
 
 
-def mean_returns(env: Environment, policy: Policy, sample: bool, key: jax.Array, episodes: int) -> np.ndarray:
-    """(episodes,): the sum of rewards, mean over agents."""
+def play_all(env: Environment, policy: Policy, sample: bool, key: jax.Array, episodes: int) -> Played:
+    """So many episodes, side by side."""
 
-    def one(key: jax.Array) -> jax.Array:
-        episode = play(env, policy, sample, key)
-        return jnp.where(episode.playing[:, None], episode.reward, 0.0).sum(0).mean()
+    def act(env_state: EnvState, observation: jax.Array, key: jax.Array) -> jax.Array:
+        del env_state
+        return policy(observation, key) if sample else policy(observation)
 
-    return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key, episodes)))
+    played = jax.jit(lambda key: first_episodes(with_episodes(env), act, key, episodes))(key)
+    return Played(*jax.device_get((played.episode_return.mean(-1), played.metrics)))
 
 
-def host_returns(env: HostEnvironment, policy: Policy, sample: bool, seed: int, episodes: int) -> np.ndarray:
-    """`mean_returns` in processes, of as many episodes or a few more."""
+def play_on_host(env: HostEnvironment, policy: Policy, sample: bool, seed: int, episodes: int) -> Played:
+    """`play_all` in processes, of as many episodes or a few more."""
     num_envs, key = min(episodes, HOST_ENVS), jax.random.key(seed)
 
     def act(observation: np.ndarray, step: int) -> np.ndarray:
@@ -88,11 +104,11 @@ def host_returns(env: HostEnvironment, policy: Policy, sample: bool, seed: int, 
         played = play_episodes(batch, act, seeds, math.ceil(episodes / num_envs))
     finally:
         batch.close()
-    return played.episode_return.mean(-1).ravel()
+    return Played(played.episode_return.mean(-1).ravel(), {name: metric.ravel() for name, metric in played.metrics.items()})
 
 
 def in_original(experiment: Experiment, spec: EnvSpec, policy: Policy, sample: bool) -> Callable[[int, int], np.ndarray]:
-    """(episodes, seed) -> `mean_returns` in the environment that ours copies; raises ValueError if there is none."""
+    """(episodes, seed) -> (episodes,) returns in the environment that ours copies; raises ValueError if there is none."""
     from envs_jax.adapters.originals import make_original
     from envs_jax.adapters.policy_in_pettingzoo import episode_returns, parallel_actor
 
@@ -104,10 +120,32 @@ def in_original(experiment: Experiment, spec: EnvSpec, policy: Policy, sample: b
     return play_original
 
 
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean; nan for a single value."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
 def describe(returns: np.ndarray) -> str:
     """Mean and standard error."""
-    error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
-    return f"{returns.mean():.2f} ± {error:.2f} over {len(returns)} episodes"
+    return f"{returns.mean():.2f} ± {standard_error(returns):.2f} over {len(returns)} episodes"
+
+
+def report(played: Played, sample: bool, references: Mapping[str, float]) -> str:
+    """Return and task metrics, a line each."""
+    others = ", ".join(f"{name} {value:.1f}" for name, value in references.items())
+    lines = [f"{'sampled' if sample else 'greedy'} return {describe(played.returns)} ({others})"]
+    width = max(map(len, played.metrics), default=0)
+    rows = [(name, values.mean(), standard_error(values)) for name, values in played.metrics.items()]
+    return "\n".join(lines + [f"  {name:{width}}  {mean:.4g} ± {error:.2g}" for name, mean, error in rows])
+
+
+def absolute(returns: Sequence[np.ndarray]) -> str:
+    """The absolute metric of a folder's runs, those returns of their best policies."""
+    lines = [f"absolute metric of run {number}: {describe(each)}" for number, each in enumerate(returns)]
+    means = np.array([each.mean() for each in returns])
+    if len(means) > 1:
+        lines.append(f"over {len(means)} runs {means.mean():.2f}, standard deviation {means.std(ddof=1):.2f}")
+    return "\n".join(lines)
 
 
 def film(env: Environment, policy: Policy, sample: bool, key: jax.Array, options: dict[str, Any]) -> np.ndarray:
@@ -129,20 +167,42 @@ def check_picture(env: Environment | HostEnvironment, views: bool) -> None:
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What was typed; raises OptionError."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="folder of a run of experiments/run.py")
+    parser.add_argument("folder", nargs="?", type=Path, help="folder of a run of experiments/run.py")
+    parser.add_argument("--pretrained", metavar="ENV/ALGO", help="instead of a folder, one of experiments/pretrained")
     parser.add_argument("--run", type=int, default=0, help="which of its runs (default 0)")
-    parser.add_argument("--episodes", type=int, default=100, help="episodes to play for the return (default 100)")
+    parser.add_argument("--policy", choices=get_args(Which), help="which of its policies (default latest)")
+    many = f"the absolute metric of all its runs: best policies, {ABSOLUTE} times the episodes of an evaluation in training"
+    parser.add_argument("--absolute", action="store_true", help=many)
+    parser.add_argument("--episodes", type=int, help=f"episodes to play for the return (default {EPISODES})")
     parser.add_argument("--seed", type=int, default=0, help="of starts, noise and sampled actions (default 0)")
     parser.add_argument("--sample", action="store_true", help="sample actions instead of taking the most likely")
     parser.add_argument("--original", action="store_true", help="play in the environment that ours copies, too")
     parser.add_argument("--gif", type=Path, help="film of one episode to write, a .gif or .mp4")
     parser.add_argument("--views", action="store_true", help="show in the film what agents see, where an environment can")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the policy as StableHLO, for plain JAX")
     values = parser.parse_args(arguments)
-    if values.episodes < 1:
+    if (values.folder is None) == (values.pretrained is None):
+        raise OptionError("give either the folder of a run or --pretrained ENV/ALGO.")
+    if values.pretrained:
+        values.folder = pretrained_folder(values.pretrained)
+    values.policy = values.policy or ("best" if values.pretrained or values.absolute else "latest")
+    if values.absolute and values.policy != "best":
+        raise OptionError(f"--policy {values.policy} does not go with --absolute, which is about the best.")
+    if values.episodes is not None and values.episodes < 1:
         raise OptionError(f"--episodes {values.episodes} is not valid: give a whole number of at least 1.")
     if values.gif and values.gif.suffix not in FORMATS:
         raise OptionError(f"--gif {values.gif} is not valid: give a name that ends with {' or '.join(FORMATS)}.")
+    if values.export and importlib.util.find_spec("flatbuffers") is None:
+        raise OptionError("--export needs flatbuffers: pip install -e '.[export]'.")
     return values
+
+
+def pretrained_folder(name: str) -> Path:
+    """The folder of a policy that comes with the repository; raises OptionError if there is none."""
+    names = sorted(str(path.parent.relative_to(PRETRAINED)) for path in PRETRAINED.glob(f"*/*/{CONFIG}"))
+    if name not in names:
+        raise OptionError(f"--pretrained {name} is not there: {nearest(name, names)}there are {', '.join(names)}.")
+    return PRETRAINED / name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,30 +210,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         values = read_arguments(sys.argv[1:] if arguments is None else arguments)
         use_compilation_cache(None)
-        policy = load_policy(values.folder, values.run)
-        content = read_config(Path(values.folder))
-        experiment = experiment_from_json(content["experiment"])
-        env = environments.make_any(experiment.env, **experiment.env_options)
-        if values.gif:
-            check_picture(env, values.views)
-        play_original = in_original(experiment, env.spec, policy, values.sample) if values.original else None
-        key = jax.random.key(values.seed)
-        if isinstance(env, HostEnvironment):
-            returns = host_returns(env, policy, values.sample, values.seed, values.episodes)
-        else:
-            returns = mean_returns(env, policy, values.sample, key, values.episodes)
-        others = ", ".join(f"{name} {value:.1f}" for name, value in content.get("references", {}).items())
-        kind = "sampled" if values.sample else "greedy"
-        print(f"{kind} return {describe(returns)} ({others})")
-        if play_original:
-            print(f"in the original {describe(play_original(values.episodes, values.seed))}")
-        if values.gif and isinstance(env, Environment):
-            save(film(env, policy, values.sample, key, {"views": True} if values.views else {}), values.gif)
-            print(f"wrote {values.gif}")
+        evaluate(values)
     except (OptionError, FolderError, CheckpointError, HostError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def evaluate(values: argparse.Namespace) -> None:
+    """Does and prints what was asked for."""
+    policy = load_policy(values.folder, values.run, values.policy)
+    content = read_config(values.folder)
+    experiment = experiment_from_json(content["experiment"])
+    env = environments.make_any(experiment.env, **experiment.env_options)
+    if values.gif:
+        check_picture(env, values.views)
+    play_original = in_original(experiment, env.spec, policy, values.sample) if values.original else None
+    episodes = values.episodes or (ABSOLUTE * experiment.training.evaluation_episodes if values.absolute else EPISODES)
+
+    def play_out(policy: Policy) -> Played:
+        if isinstance(env, HostEnvironment):
+            return play_on_host(env, policy, values.sample, values.seed, episodes)
+        return play_all(env, policy, values.sample, jax.random.key(values.seed), episodes)
+
+    if values.absolute:
+        best = (load_policy(values.folder, run, "best") for run in range(len(experiment.runs)))
+        print(absolute([play_out(each).returns for each in best]))
+    else:
+        print(report(play_out(policy), values.sample, content.get("references", {})))
+    if play_original:
+        print(f"in the original {describe(play_original(episodes, values.seed))}")
+    if values.gif and isinstance(env, Environment):
+        options = {"views": True} if values.views else {}
+        save(film(env, policy, values.sample, jax.random.key(values.seed), options), values.gif)
+        print(f"wrote {values.gif}")
+    if values.export:
+        values.export.write_bytes(export_policy(values.folder, values.run, values.policy, values.sample))
+        arguments = "observation, numpy.uint32(seed)" if values.sample else "observation"
+        shape = ("batch", env.spec.num_agents, env.spec.observation_size)
+        print(f"wrote {values.export}: jax.export.deserialize(file.read()).call({arguments}), float32 {shape}")
 
 
 if __name__ == "__main__":

@@ -10,22 +10,19 @@ from typing import NamedTuple
 import jax
 from rich.console import Console
 
-from envs_jax.environment import HostError
 from experiments.options import OptionError
-from experiments.train import start_or_resume
-from mamt_jax.training.checkpoint import CheckpointError
+from experiments.train import EXPECTED, start_or_resume
 from mamt_jax.training.experiment import Experiment
-from mamt_jax.training.writers import FolderError
 
 RETRIES = 3
-_EXPECTED = (OptionError, FolderError, CheckpointError, HostError)
 
 
 class Task(NamedTuple):
-    """An experiment and the folder it is trained in."""
+    """An experiment, the folder it is trained in, and names of loggers."""
 
     folder: Path
     experiment: Experiment
+    log: Sequence[str] = ()
 
 
 Launcher = Callable[[Sequence[Task], Console, float, float], dict[Path, str]]
@@ -35,8 +32,8 @@ Launcher = Callable[[Sequence[Task], Console, float, float], dict[Path, str]]
 def train_task(task: Task) -> str | None:
     """Trains a task from wherever its folder ends; returns what went wrong, if anything did."""
     try:
-        stopped = start_or_resume(task.experiment, task.folder, Console(soft_wrap=True, emoji=False))
-    except _EXPECTED as error:
+        stopped = start_or_resume(task.experiment, task.folder, Console(soft_wrap=True, emoji=False), log=task.log)
+    except EXPECTED as error:
         return str(error)
     finally:
         jax.clear_caches()

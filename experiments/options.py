@@ -130,7 +130,7 @@ def converter(option: Option) -> Callable[[str], Any]:
     def convert(text: str) -> Any:
         try:
             value = _value(option.kind, option.default, text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, OverflowError, MemoryError, RecursionError):
             raise argparse.ArgumentTypeError(f"{text!r} is not valid: give {_expected(option.kind)}.") from None
         if _is_number(value) and _is_number(option.default) and (math.isnan(value) or value < 0 <= option.default):
             raise argparse.ArgumentTypeError(f"{text} is not valid: give a number of at least 0.")

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 import os
 import re
 import sys
@@ -16,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from rich.console import Console
 
 from envs_jax import registry as environments
-from envs_jax.environment import HostError
 from experiments.compilation_cache import OFF, use_compilation_cache
 from experiments.crew import join
 from experiments.options import (
@@ -31,15 +31,16 @@ from experiments.options import (
     underscored,
 )
 from experiments.presets import PRESETS
-from experiments.train import ALONE, resume, start
+from experiments.train import ALONE, EXPECTED, resume, start
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.contract import Algorithm
-from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.experiment import Experiment
-from mamt_jax.training.writers import FolderError, check_unused
+from mamt_jax.training.loggers import LOGGERS, check_logger
+from mamt_jax.training.writers import check_unused
 
 DEFAULT_ENV, DEFAULT_ALGO = "rover_tower", "mamt"
+MOST_RUNS = 10_000
 
 
 class Asked(NamedTuple):
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True, emoji=False)
     try:
         folder, stopped = run(underscored(sys.argv[1:] if arguments is None else arguments), console)
-    except (OptionError, FolderError, CheckpointError, HostError) as error:
+    except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if stopped is None:
@@ -89,7 +90,7 @@ def run(arguments: Sequence[str], console: Console) -> tuple[Path, int | None]:
     experiment = make_experiment(asked)
     folder = Path(asked.values["out"] or default_folder(experiment))
     quick = asked.values["preset"] == "quick" and "episodes" not in asked.values
-    return folder, start(experiment, folder, console, crew, quick=quick)
+    return folder, start(experiment, folder, console, crew, quick=quick, log=asked.values["log"])
 
 
 def read_arguments(arguments: Sequence[str]) -> Asked:
@@ -122,21 +123,37 @@ def resuming_parser(add_help: bool) -> Parser:
 def common_parser(add_help: bool) -> Parser:
     """The options that are there for every environment and algorithm."""
     parser = resuming_parser(add_help)
-    names = environments.environment_names() + environments.host_environment_names()
+    names = environments.environment_names()
     env_names = ", ".join([*names, *(f"{door}/NAME" for door in environments.door_names())])
     algo_names = ", ".join(algorithms.algorithm_names())
     parser.add_argument("--env", default=DEFAULT_ENV, help=f"{env_names}, or package.module:Factory (default {DEFAULT_ENV})")
     parser.add_argument("--algo", default=DEFAULT_ALGO, help=f"{algo_names}, or package.module:make (default {DEFAULT_ALGO})")
     parser.add_argument("--seeds", type=positive, default=1, metavar="INT", help="runs with a seed of their own (default 1)")
     parser.add_argument("--out", help="folder of the results (default runs/ENV-ALGO-TIME)")
+    add_log(parser)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="quick", help="settings by name; options go first (quick)")
     return parser
 
 
+def add_log(parser: Parser) -> None:
+    """The option --log."""
+    where = f"{', '.join(LOGGERS)}: where else metrics go; each needs the extra of its name"
+    parser.add_argument("--log", nargs="+", default=[], type=logger_name, metavar="NAME", help=where)
+
+
+def logger_name(text: str) -> str:
+    """A logger that can be used."""
+    try:
+        check_logger(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 def positive(text: str) -> int:
     """A whole number above zero."""
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not valid: give a whole number of at least 1.")
+    if not text.isascii() or not text.isdigit() or not 1 <= len(text.lstrip("0")) <= len(str(MOST_RUNS)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid: give a whole number of at least 1, and at most {MOST_RUNS}.")
     return int(text)
 
 
@@ -168,6 +185,9 @@ def make_experiment(asked: Asked) -> Experiment:
     swept = {name: value for name, value in given["algo"].items() if isinstance(value, list) and len(value) > 1}
     fixed = {name: value[0] if isinstance(value, list) else value for name, value in given["algo"].items() if name not in swept}
     training = TrainingConfig(**given["training"])
+    num_runs = values["seeds"] * math.prod(map(len, swept.values()))
+    if num_runs > MOST_RUNS:
+        raise OptionError(f"--seeds {values['seeds']} is not valid: it makes {num_runs} runs; give fewer, {MOST_RUNS} in all.")
     points = [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
     runs = [{"seed": training.seed + number} | point for point in points for number in range(values["seeds"])]
     return Experiment(values["env"], values["algo"], given["env"], fixed, tuple(runs), training)

@@ -27,10 +27,10 @@ from experiments import run
 from experiments.compilation_cache import use_compilation_cache
 from experiments.launchers import LAUNCHERS, Task
 from experiments.options import OptionError, Parser, add_groups, nearest, underscored
-from experiments.train import PARTS, prepare
-from mamt_jax.training.checkpoint import CheckpointError
+from experiments.train import EXPECTED, PARTS, prepare
 from mamt_jax.training.experiment import Experiment
 from mamt_jax.training.merge import cut, even_sizes, is_finished, merge_folders, read_experiment, same_but_for_runs
+from mamt_jax.training.report import STOPPED
 from mamt_jax.training.writers import CONFIG, METRICS, FolderError, read_rows
 
 APPLY_TO_ALL = ("seeds", "preset")
@@ -56,10 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         groups = make_groups(read_axes(rest), Path(own.out))
         tasks = [task for group in groups for task in open_tasks(group, own.runs_per_task)]
         console.print(f"{len(groups)} groups, {len(tasks)} tasks to do, in {own.out}", highlight=False)
-        failures = LAUNCHERS[own.launcher](tasks, console, own.cpus, own.gpus)
+        failures = LAUNCHERS[own.launcher]([task._replace(log=own.log) for task in tasks], console, own.cpus, own.gpus)
         for group in groups:
             merge_group(group)
-    except (OptionError, FolderError, CheckpointError) as error:
+    except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console.print(summary(groups))
@@ -76,6 +76,7 @@ def own_parser() -> Parser:
     parser.add_argument("--runs_per_task", type=run.positive, help="runs of a group that one task trains (default all)")
     parser.add_argument("--cpus", type=float, default=1.0, help="CPU cores that Ray reserves for a task (default 1)")
     parser.add_argument("--gpus", type=float, default=0.0, help="GPUs that Ray reserves for a task (default 0)")
+    run.add_log(parser)
     parser.add_argument("--merge", nargs="+", metavar="DIR", help="only put these folders' runs together, in --out")
     parser.add_argument("--compilation_cache", metavar="DIR", help="as in run.py")
     return parser
@@ -176,10 +177,12 @@ def summary(groups: Iterable[Group]) -> Table:
         labels = read_experiment(group.folder).labels if rows else []
         for label in dict.fromkeys(labels):
             seeds = [rows[run] for run, other in enumerate(labels) if other == label]
-            returns = np.array([row["eval_return"] for row in seeds], float)
-            deviation = f" ± {returns.std(ddof=1):.3g}" if len(seeds) > 1 else ""
-            episodes = f"{min(row['episodes'] for row in seeds):,}"
-            table.add_row(group.folder.name, label, str(len(seeds)), episodes, f"{returns.mean():.4g}{deviation}")
+            going = [row for row in seeds if STOPPED not in row]
+            counted = str(len(seeds)) if len(going) == len(seeds) else f"{len(going)} of {len(seeds)}, others stopped"
+            returns = np.array([row["eval_return"] for row in going], float)
+            deviation = f" ± {returns.std(ddof=1):.3g}" if len(going) > 1 else ""
+            mean = f"{returns.mean():.4g}{deviation}" if going else ""
+            table.add_row(group.folder.name, label, counted, f"{min(row['episodes'] for row in seeds):,}", mean)
         if not rows:
             table.add_row(group.folder.name, "", "", "", "not done")
     return table

@@ -4,27 +4,32 @@ import dataclasses
 import math
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
 
-from envs_jax.environment import HostEnvironment
+from envs_jax.environment import HostEnvironment, HostError
 from envs_jax.host import play_host_references
 from envs_jax.reference_policies import evaluate_policy, reference_policies
 from experiments.options import OptionError
 from experiments.presets import PRESETS, QUICK_EPISODES
-from mamt_jax.training.checkpoint import latest_checkpoint
+from mamt_jax.training.breakdown import BreakdownError
+from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, read_record
 from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_to_json
-from mamt_jax.training.loop import Session, open_session, plan_memory, train
+from mamt_jax.training.loggers import check_logger
+from mamt_jax.training.loop import train
 from mamt_jax.training.memory import MemoryPlan, available_bytes, runs_that_fit
 from mamt_jax.training.merge import cut, even_sizes, is_finished, merge_folders, read_experiment
 from mamt_jax.training.runs import padded_runs
+from mamt_jax.training.session import Session, open_session, plan_memory
 from mamt_jax.training.writers import (
     CHECKPOINTS,
     CONFIG,
+    METRICS,
     FolderError,
     create_folder,
     describe_machine,
@@ -32,8 +37,11 @@ from mamt_jax.training.writers import (
     read_config,
     spec_to_json,
     write_json,
+    writing,
 )
 
+EXPECTED = (OptionError, FolderError, CheckpointError, HostError, BreakdownError)
+"""What ends a command in one sentence."""
 PARTS = "parts"
 REFERENCE_EPISODES = 1000
 HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES = 12, 4
@@ -63,6 +71,7 @@ def start(
     crew: Crew = ALONE,
     references: Mapping[str, float] | None = None,
     quick: bool = False,
+    log: Sequence[str] = (),
 ) -> int | None:
     """Trains a new experiment in a new folder; each process of a crew calls it.
 
@@ -76,6 +85,7 @@ def start(
         crew: the processes that share the work.
         references: returns of reference policies, if they have been played.
         quick: whether to say that this is a short run.
+        log: names of loggers, besides metrics.jsonl.
 
     Returns:
         None when all is done, else the number of the signal that stopped it.
@@ -84,8 +94,8 @@ def start(
         OptionError: if it cannot work, before anything is compiled for training.
         FolderError: if the folder is in use or cannot be written.
     """
-    session = prepare(experiment, folder, {})
-    plan = plan_memory(session)
+    session = prepare(experiment, folder, {}, log)
+    plan = planned(session)
     size = part_size(session, plan, crew)
     announce(session, plan, size, crew, console, quick)
     if crew.count == 1:
@@ -95,33 +105,45 @@ def start(
         references = play_references(session.built)
     session = session._replace(references=references)
     if crew.count == 1 and size == len(experiment.runs):
-        write_json(folder / CONFIG, describe(session))
+        with writing(folder):
+            write_json(folder / CONFIG, describe(session))
         return train(session, console)
     sizes = even_sizes(len(experiment.runs), size)
     if crew.index == 0:
         make_folder(folder)
-        write_json(folder / CONFIG, describe(session) | {PARTS: sizes})
-    return train_parts(experiment, sizes, folder, console, crew, references)
+        with writing(folder):
+            write_json(folder / CONFIG, describe(session) | {PARTS: sizes})
+    return train_parts(experiment, sizes, folder, console, crew, references, log)
 
 
 def resume(folder: Path, console: Console, crew: Crew = ALONE) -> int | None:
     """Goes on with the experiment of a folder; as `start`, and raises CheckpointError if there is nothing to go on from."""
     content, experiment = read_config(folder), read_experiment(folder)
-    references = content.get("references", {})
+    references, log = content.get("references", {}), content.get("log", [])
     if PARTS in content:
-        return train_parts(experiment, content[PARTS], folder, console, crew, references)
+        return train_parts(experiment, content[PARTS], folder, console, crew, references, log)
     latest_checkpoint(folder / CHECKPOINTS)
-    return train(prepare(experiment, folder, references), console, resume=True)
+    return train(prepare(experiment, folder, references, log), console, resume=True)
 
 
 def train_parts(
-    experiment: Experiment, sizes: list[int], folder: Path, console: Console, crew: Crew, references: Mapping[str, float]
+    experiment: Experiment,
+    sizes: list[int],
+    folder: Path,
+    console: Console,
+    crew: Crew,
+    references: Mapping[str, float],
+    log: Sequence[str] = (),
 ) -> int | None:
     """Trains this process's parts, one after another, and puts all together once they are done."""
     parts = [(part, folder / PARTS / f"{number:03d}") for number, part in enumerate(cut(experiment, sizes))]
     for number, (part, where) in enumerate(parts):
         if number % crew.count == crew.index:
-            stopped = start_or_resume(part, where, console, references)
+            try:
+                stopped = start_or_resume(part, where, console, references, log)
+            except BreakdownError as error:  # the runs of other parts go on
+                console.print(f"{where}: {error}", highlight=False)
+                continue
             if stopped is not None:
                 return stopped
     crew.wait()
@@ -130,11 +152,17 @@ def train_parts(
         if not all(is_finished(where) for where in folders):
             raise FolderError(f"{folder} is not complete, a process stopped early: go on with --resume {folder}.")
         merge_folders(folders, folder, {PARTS: sizes})
+        if all(read_record(latest_checkpoint(folder / CHECKPOINTS))["breakdowns"]):
+            raise BreakdownError(f"All runs have stopped: {folder / METRICS} says where.")
     return None
 
 
 def start_or_resume(
-    experiment: Experiment, folder: Path, console: Console, references: Mapping[str, float] | None = None
+    experiment: Experiment,
+    folder: Path,
+    console: Console,
+    references: Mapping[str, float] | None = None,
+    log: Sequence[str] = (),
 ) -> int | None:
     """Trains in a folder from wherever what is there ends; what was killed before its first checkpoint starts anew."""
     if is_finished(folder):
@@ -142,19 +170,36 @@ def start_or_resume(
     if (folder / CONFIG).exists() and (PARTS in read_config(folder) or any((folder / CHECKPOINTS).glob("*.npz"))):
         return resume(folder, console)
     shutil.rmtree(folder, ignore_errors=True)
-    return start(experiment, folder, console, references=references)
+    return start(experiment, folder, console, references=references, log=log)
 
 
-def prepare(experiment: Experiment, folder: Path, references: Mapping[str, float]) -> Session:
+def prepare(experiment: Experiment, folder: Path, references: Mapping[str, float], log: Sequence[str] = ()) -> Session:
     """Builds everything that takes no memory; raises OptionError if it cannot work."""
+    with refusing(experiment):
+        for name in log:
+            check_logger(name)
+        return open_session(experiment, build(experiment), folder, references, log)
+
+
+def planned(session: Session) -> MemoryPlan:
+    """What training will take; raises OptionError if it cannot work."""
+    with refusing(session.experiment):
+        return plan_memory(session)
+
+
+@contextmanager
+def refusing(experiment: Experiment) -> Iterator[None]:
+    """Within it, what goes wrong in building an experiment is raised as OptionError."""
     try:
-        return open_session(experiment, build(experiment), folder, references)
+        yield
     except ValueError as error:
         raise OptionError(str(error)) from error
     except Exception as error:
-        if not experiment.algo_options:
+        options = {**experiment.env_options, **experiment.algo_options}
+        if not options:
             raise
-        raise OptionError(f"{experiment.algo} cannot be built with {dict(experiment.algo_options)}: {error}.") from error
+        sentence = f"{experiment.algo} cannot be built on {experiment.env} with {options}: {str(error).splitlines()[0]}."
+        raise OptionError(sentence) from error
 
 
 def part_size(session: Session, plan: MemoryPlan, crew: Crew) -> int:
@@ -197,7 +242,11 @@ def announce(session: Session, plan: MemoryPlan, size: int, crew: Crew, console:
 
 
 def play_references(built: Built) -> dict[str, float]:
-    """Mean return per agent and episode of each reference policy."""
+    """Mean return per agent and episode of each reference policy; those that are not finite are left out."""
+    return {name: value for name, value in _play_references(built).items() if math.isfinite(value)}
+
+
+def _play_references(built: Built) -> dict[str, float]:
     if isinstance(built.env, HostEnvironment):
         played = play_host_references(built.env, 0, HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES)
         return {name: float(episodes.episode_return.mean()) for name, episodes in played.items()}
@@ -218,5 +267,6 @@ def describe(session: Session) -> dict[str, Any]:
         "schedule": session.built.schedule._asdict(),
         "spec": spec_to_json(session.built.env.spec),
         "references": dict(session.references),
+        "log": list(session.log),
         "command": sys.argv,
     } | describe_machine()

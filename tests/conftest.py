@@ -18,6 +18,7 @@ _FLAGS = {
     "--xla_backend_optimization_level": "0",  # tests spend their time compiling: this halves it
 }
 _ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(_ROOT))
 
 for _name, _value in _FLAGS.items():
     if _name not in os.environ.get("XLA_FLAGS", ""):
@@ -32,6 +33,23 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 import mamt_jax  # noqa: E402, F401  it adds to XLA_FLAGS, which must be complete before the first test starts jax
+
+PROBE = ["--env", "probe:symbols", "--algo", "probe:make"]
+SMALL = [
+    *["--episodes", "60", "--num-envs", "4", "--update-interval", "10", "--num-updates", "2", "--buffer-size", "200"],
+    *["--batch-size", "32", "--evaluation-interval", "20", "--evaluation-episodes", "20"],
+]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run: two seeds times two learning rates, three agents. Only to be read."""
+    from experiments import run
+
+    folder = tmp_path_factory.mktemp("run") / "out"
+    arguments = [*PROBE, *SMALL, "--seeds", "2", "--seed", "3", "--learning-rate", "0.1", "0.5", "--num_agents=3"]
+    assert run.main([*arguments, "--log", "tensorboard", "--out", str(folder)]) == 0
+    return folder
 
 
 @pytest.fixture

@@ -25,14 +25,13 @@ ROWS = {
     "mamd continuous": ("mamd", CONTINUOUS, {"policy_gradient": "expected", "epsilon": 10.0}),
     "mamd_op": ("mamd_op", DISCRETE_OP, {}),
     "mamt": ("mamt", DISCRETE, {}),
-    "mamt decaying": ("mamt", DISCRETE, {"timescale": "decaying", "policy_gradient": "expected"}),
-    "mamt continuous": ("mamt", CONTINUOUS, {"epsilon": 10.0, "policy_gradient": "expected"}),
+    "mamt continuous": ("mamt", CONTINUOUS, {"epsilon": 10.0, "policy_gradient": "expected", "timescale": "decaying"}),
     "maddpg": ("maddpg", DISCRETE, {}),
     "maddpg continuous": ("maddpg", CONTINUOUS, {}),
     "mappo": ("mappo", DISCRETE, {"num_epochs": 2, "num_minibatches": 2}),
     "mappo continuous": ("mappo", CONTINUOUS, {"num_epochs": 2, "num_minibatches": 2}),
     "lola": ("lola", DUO, {}),
-    "lola continuous": ("lola", CONTINUOUS_DUO, {"policy_learning_rate": 3e-3, "lookahead": 0.0}),
+    "lola continuous": ("lola", CONTINUOUS_DUO, {"policy_learning_rate": 1e-3, "lookahead": 0.0}),
 }
 
 

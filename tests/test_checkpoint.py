@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mamt_jax.training import checkpoint
 from mamt_jax.training.checkpoint import (
     CheckpointError,
     latest_checkpoint,
     list_checkpoints,
     load_checkpoint,
+    newest_usable,
     read_record,
     save_checkpoint,
 )
@@ -74,20 +76,43 @@ def test_a_full_disk_harms_nothing(tmp_path: Path, state: State, monkeypatch: py
 
 
 @pytest.mark.parametrize("keep", [0, 10, 600, -30])
-def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, state: State, keep: int):
-    save_checkpoint(tmp_path, 1, state, {})
-    path = save_checkpoint(tmp_path, 2, state, {})
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"round_000000002.npz is damaged .* go on from round_000000001.npz"):
-        load_checkpoint(path, shapes(state))
+def test_the_newest_that_can_be_used_is_found(tmp_path: Path, state: State, keep: int):
+    def cut(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[:keep])
+
+    paths = [save_checkpoint(tmp_path, rounds, state, {"rounds": rounds}) for rounds in (1, 2)]
+    cut(paths[1])
+    path, (loaded, record), refused = newest_usable(tmp_path, lambda path: load_checkpoint(path, shapes(state)))
+    assert_same(loaded, state)
+    assert (path, record, list(refused)) == (paths[0], {"rounds": 1}, [paths[1]])
+    assert f"{paths[1]} is damaged" in str(refused[paths[1]])
+    cut(paths[0])
+    with pytest.raises(CheckpointError, match="002.npz is damaged .*001.npz is damaged .* start the run again in a new folder"):
+        newest_usable(tmp_path, lambda path: load_checkpoint(path, shapes(state)))
 
 
-def test_a_flipped_bit_is_seen(tmp_path: Path, state: State):
+def test_every_flipped_bit_is_seen_or_harmless(tmp_path: Path, state: State):
+    path = save_checkpoint(tmp_path, 1, state, {"rounds": 1})
+    content, seen = path.read_bytes(), 0
+    random = np.random.default_rng(0)
+    for position in random.choice(len(content), 400, replace=False):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << random.integers(8)
+        path.write_bytes(flipped)
+        try:
+            loaded, record = load_checkpoint(path, shapes(state))
+        except CheckpointError:
+            seen += 1
+        else:
+            assert_same(loaded, state)
+            assert record == {"rounds": 1}
+    assert seen > 200
+
+
+def test_another_format_is_named(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch):
     path = save_checkpoint(tmp_path, 1, state, {})
-    content = bytearray(path.read_bytes())
-    content[content.index(np.asarray(state.params["w"]).tobytes()) + 5] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="damaged .* start the run again in a new folder"):
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    with pytest.raises(CheckpointError, match="npz is of format 1, and this version of mamt_jax reads format 2"):
         load_checkpoint(path, shapes(state))
 
 

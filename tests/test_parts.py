@@ -50,6 +50,15 @@ def assert_same_results(one: Path, other: Path) -> None:
         for name in set(expected) - {"run"}:
             found, due = (np.array(each[name], float) for each in (row, expected))  # None, of what there is none, becomes nan
             np.testing.assert_allclose(found, due, rtol=1e-5, atol=1e-6, err_msg=name)
+    for folder in (one, other):
+        highest = [max(row["eval_return"] for row in rows_of_run) for rows_of_run in by_run(folder)]
+        with np.load(folder / "best.npz") as best:
+            np.testing.assert_array_equal(best[".eval_return"], highest)
+
+
+def by_run(folder: Path) -> list[list[dict[str, Any]]]:
+    rows = read_rows(folder / "metrics.jsonl")
+    return [[row for row in rows if row["run"] == number] for number in range(1 + max(row["run"] for row in rows))]
 
 
 @pytest.fixture(scope="module")

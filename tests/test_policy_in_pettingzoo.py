@@ -25,7 +25,8 @@ from envs_jax.adapters.policy_in_pettingzoo import Policy, aec_actor, episode_re
 from experiments import evaluate  # noqa: E402
 from mamt_jax.training.config import TrainingConfig  # noqa: E402
 from mamt_jax.training.experiment import Experiment, build, experiment_to_json  # noqa: E402
-from mamt_jax.training.loop import open_session, train  # noqa: E402
+from mamt_jax.training.loop import train  # noqa: E402
+from mamt_jax.training.session import open_session  # noqa: E402
 from mamt_jax.training.writers import CHECKPOINTS, CONFIG, spec_to_json, write_json  # noqa: E402
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -67,7 +68,7 @@ def trained(name: str, folder: Path) -> Trained:
 def test_a_policy_earns_in_the_original_what_it_earns_here(folders: dict[str, Trained], name: str, sample: bool) -> None:
     folder, env, policy = folders[name]
     assert mamt_jax.load_spec(folder) == env.spec
-    ours = evaluate.mean_returns(env, policy, sample, jax.random.key(1), 1000)
+    ours = evaluate.play_all(env, policy, sample, jax.random.key(1), 1000).returns
     act = parallel_actor(policy, mamt_jax.load_spec(folder), seed=2 if sample else None)
     theirs = episode_returns(make_original(name, **OPTIONS[name]), act, 120, seed=3)
     error = np.hypot(*(returns.std() / np.sqrt(len(returns)) for returns in (ours, theirs)))
@@ -161,7 +162,7 @@ def test_strangers_and_other_observations_are_refused(agent: str, observation: n
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("rover_tower", {}, "rover_tower has no original in PettingZoo: there are those of spread and pursuit"),
+        ("rover_tower", {}, "rover_tower has no original in PettingZoo: there are those of spread, pursuit, multiwalker"),
         ("spread3_sep", {}, "spread3_sep has no original"),
         (
             "spread",

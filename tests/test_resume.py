@@ -45,7 +45,9 @@ def start_and_signal(folder: Path, number: int) -> int:
 
 def final_state(folder: Path) -> dict[str, np.ndarray]:
     with np.load(sorted((folder / "checkpoints").glob("*.npz"))[-1]) as archive:
-        return {name: archive[name] for name in archive.files if name != "record"}
+        state = {name: archive[name] for name in archive.files if name != "record"}
+    with np.load(folder / "best.npz") as archive:
+        return state | {f"best {name}": archive[name] for name in archive.files}
 
 
 def rows(folder: Path) -> list[dict]:

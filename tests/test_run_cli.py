@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import probe
 import pytest
-from conftest import RunPython
+from conftest import PROBE, RunPython
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -23,20 +23,11 @@ from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
 from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
 
-PROBE = ["--env", "probe:symbols", "--algo", "probe:make"]
-SMALL = [
-    *["--episodes", "60", "--num-envs", "4", "--update-interval", "10", "--num-updates", "2", "--buffer-size", "200"],
-    *["--batch-size", "32", "--evaluation-interval", "20", "--evaluation-episodes", "20"],
-]
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run: two seeds times two learning rates, three agents."""
-    folder = tmp_path_factory.mktemp("run") / "out"
-    arguments = [*PROBE, *SMALL, "--seeds", "2", "--seed", "3", "--learning-rate", "0.1", "0.5", "--num_agents=3"]
-    assert run.main([*arguments, "--out", str(folder)]) == 0
-    return folder
+@pytest.fixture
+def folder(finished_run: Path) -> Path:
+    """Two seeds times two learning rates, three agents."""
+    return finished_run
 
 
 @pytest.mark.parametrize(
@@ -61,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "batch_size=64 is larger than buffer_size=32: lower batch_size",
         ),
         ([*PROBE, "--num-envs"], "--num_envs: expected one argument"),
+        ([*PROBE, "--log", "tensorbord"], "--log: 'tensorbord' is not valid: give one or more of tensorboard, wandb"),
         ([*PROBE, "surplus"], "'surplus' belongs to no option"),
         ([*PROBE, "--size", "1000000000"], "A run needs 432 GB of memory"),
         (["--env", "spread", "--algo", "maac", "--num-heads", "0"], "num_heads=0 is not valid: give a number above 0"),
@@ -145,12 +137,19 @@ def test_a_policy_is_loaded_without_its_environment(folder: Path):
 
 def test_a_trained_run_is_played(folder: Path, tmp_path: Path, capsys):
     assert evaluate.main([str(folder), "--run", "2", "--episodes", "8"]) == 0
-    assert capsys.readouterr().out.startswith("greedy return 5.00 ± 0.00 over 8 episodes (random ")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("greedy return 5.00 ± 0.00 over 8 episodes (random ") and second == "  named  1 ± 0"
+    assert evaluate.main([str(folder), "--absolute"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3] == "absolute metric of run 3: 5.00 ± 0.00 over 200 episodes"
+    assert lines[4:] == ["over 4 runs 5.00, standard deviation 0.00"]
     for arguments, message in (
         (["--gif", "film.gif"], "symbols cannot be drawn: give its Environment a `scene`"),
         (["--gif", "film.png"], "--gif film.png is not valid: give a name that ends with .gif or .mp4."),
         (["--run", "4"], "run=4 is not valid"),
         (["--episodes", "0"], "--episodes 0 is not valid"),
+        (["--absolute", "--policy", "latest"], "--policy latest does not go with --absolute"),
+        (["--pretrained", "spread/maac"], "give either the folder of a run or --pretrained ENV/ALGO"),
     ):
         assert evaluate.main([str(folder), *arguments]) == 2
         assert message in capsys.readouterr().err
@@ -158,11 +157,11 @@ def test_a_trained_run_is_played(folder: Path, tmp_path: Path, capsys):
 
 def test_a_film_ends_with_its_episode():
     def policy(observation: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        return jnp.zeros(2, jnp.int32)
+        return jnp.zeros(observation.shape[:-1], jnp.int32)
 
     env = make("spread", episode_limit=6)
     assert evaluate.film(env, policy, False, jax.random.key(0), {}).shape[0] == 7
-    returns = evaluate.mean_returns(env, policy, False, jax.random.key(0), 20)
+    returns = evaluate.play_all(env, policy, False, jax.random.key(0), 20).returns
     assert returns.shape == (20,) and (returns < 0).all()
 
 
@@ -170,6 +169,8 @@ def test_a_finished_run_stays_finished(folder: Path, capsys):
     before = (folder / "metrics.jsonl").read_text()
     assert run.main(["--resume", str(folder)]) == 0
     assert (folder / "metrics.jsonl").read_text() == before
+    events = [path.stat().st_size for path in (folder / "tensorboard").glob("*/events*")]
+    assert len(events) == 4 and min(events) > 1000
 
 
 def test_a_damaged_checkpoint_is_named_and_the_rest_kept(folder: Path, tmp_path: Path, capsys):

@@ -17,6 +17,7 @@ import probe
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec
 from rich.console import Console
 
 from envs_jax.environment import Environment
@@ -24,9 +25,10 @@ from mamt_jax.training import runs as runs_module
 from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.config import TrainingConfig, make_schedule, validate
 from mamt_jax.training.experiment import Experiment, build, experiment_from_json, experiment_to_json
-from mamt_jax.training.loop import Session, open_session, plan_memory, slice_rounds, train
+from mamt_jax.training.loop import slice_rounds, train
 from mamt_jax.training.memory import MemoryPlan, available_bytes, in_words, runs_that_fit, temporary_bytes
 from mamt_jax.training.runs import RunState, even_shares, make_runs, pad_runs, padded_runs, run_keys, stack_configs
+from mamt_jax.training.session import Session, open_session, plan_memory
 from mamt_jax.training.writers import CONFIG, METRICS, read_rows, write_json
 
 TINY = TrainingConfig(
@@ -153,6 +155,9 @@ def test_two_devices_do_what_one_does(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runs_module.jax, "local_devices", lambda: jax.devices()[:1])
     alone = trained(what)
     assert len(alone.learner_state.value.sharding.device_set) == 1
+    assert {leaf.sharding.spec for leaf in jax.tree.leaves(trained(what, []))} == {PartitionSpec("runs")}, (
+        "what was compiled for a new run would not serve a resumed one"
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), arrays(states), arrays(alone))
 
 
@@ -211,8 +216,8 @@ def test_memory_is_planned_to_the_byte(tmp_path: Path):
     assert plan.total == 2 * (plan.replay + plan.learner + plan.environments + plan.update)
     assert runs_that_fit(plan, 200, plan.total * 2) == runs_that_fit(plan, 200, None) == 2
     assert runs_that_fit(plan, 200, plan.total) == 1
-    with pytest.raises(ValueError, match=r"A run needs .* this machine has 10 KB: try buffer_size=\d+\.$"):
-        runs_that_fit(plan, 200, 10_000)
+    with pytest.raises(ValueError, match=r"A run needs .* this machine has 16 KB: try buffer_size=\d+\.$"):
+        runs_that_fit(plan, 200, 16_000)
 
 
 def test_what_is_proposed_fits():

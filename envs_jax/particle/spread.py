@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.environment import Box, Discrete, Environment, EnvSpec, Noise, TimeStep, make_timestep
-from envs_jax.options import require_count, require_share, require_switch
+from envs_jax.options import require_count, require_share, require_size, require_switch
 from envs_jax.particle.steering import assign, look_ahead
 from envs_jax.particle.world import contact_force, distances, integrate
 from envs_jax.scene import INK, Scene, arena, colour, shape_at
@@ -240,7 +240,7 @@ def spread(
     Raises:
         ValueError: if an option has a value that is not allowed.
     """
-    require_count("num_agents", num_agents)
+    require_size("num_agents", num_agents)
     reward = _shared(local_ratio)
     return _environment("spread", _everyone(num_agents), reward, assign, episode_limit, position_first, continuous_actions)
 

@@ -19,6 +19,7 @@ TITLES = {
     "matrix_game": "Prisoner's dilemma",
     "pursuit": "Pursuit",
     "multiwalker": "Multi-Walker",
+    "pettingzoo/multiwalker": "Multi-Walker, the original",
 }
 
 
@@ -60,7 +61,8 @@ class Run(NamedTuple):
         label: its name in figures.
         agents: their names.
         references: returns of the reference policies, by name.
-        seeds: of its R runs.
+        numbers: of its R runs in the folder.
+        seeds: of those runs.
         episodes: (T,), of each evaluation after the first update, mean over runs.
         env_steps: (T,).
         metrics: (R, T, ...) by name; nan where there is no value.
@@ -72,6 +74,7 @@ class Run(NamedTuple):
     label: str
     agents: tuple[str, ...]
     references: Mapping[str, float]
+    numbers: tuple[int, ...]
     seeds: tuple[int, ...]
     episodes: np.ndarray
     env_steps: np.ndarray
@@ -107,6 +110,7 @@ def read_folder(folder: Path) -> list[Run]:
             label=experiment["algo"] + text,
             agents=tuple(config["spec"]["agent_names"]),
             references=config.get("references") or {},
+            numbers=tuple(numbers),
             seeds=tuple(experiment["runs"][number]["seed"] for number in numbers),
             episodes=np.array([np.mean([row["episodes"] for row in point]) for point in found]),
             env_steps=np.array([point[0]["env_steps"] for point in found]),

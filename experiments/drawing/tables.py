@@ -25,6 +25,9 @@ from experiments.drawing.results import (
 from experiments.drawing.returns import DILEMMA
 from experiments.drawing.runs import TITLES
 
+GPU = "benchmark_core_gpu"
+"""The file that `python experiments/benchmark/core.py --out` writes on a GPU."""
+
 
 def final(folder: Path, metric: str) -> np.ndarray:
     """Mean of `metric` over the last fifth of training, for each run."""
@@ -111,21 +114,33 @@ def reference_table(references: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def speed_table(benchmark: dict[str, Any]) -> str:
-    """Medians of the core benchmark."""
-    titles = ("seconds per update", "in MAAC updates", "GFLOP", "GFLOP/s", "training, env steps/s", "compile, s")
+def speed_table(benchmark: dict[str, Any], gpu: dict[str, Any] | None) -> str:
+    """Medians of the core benchmark on a CPU, and seconds per update on a GPU where there is such a file."""
+    titles = ("seconds per update", "on a GPU", "in MAAC updates", "GFLOP", "GFLOP/s", "training, env steps/s", "compile, s")
     lines = [f"| | {' | '.join(titles)} |", "| --- " * (len(titles) + 1) + "|"]
     rows = benchmark["update_seconds"]
     for name, row in rows.items():
         training = benchmark["training"].get(name)
         cells = [
             f"{row['median']:.3f} (min {row['min']:.3f})",
+            f"{gpu['update_seconds'][name]['median']:.4f}" if gpu else "not yet measured",
             f"{row['median'] / rows['maac']['median']:.2g}",
             f"{row['gflop']:.2g}",
             f"{row['gflops_per_second']:.0f}",
             f"{training['env_steps_per_second']['median']:,.0f}" if training else "",
             f"{training['compile_seconds']:.0f}" if training else "",
         ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def profile_table(profile: dict[str, Any]) -> str:
+    """Where the time of an update goes, in per cent of the time of all its operations."""
+    updates = profile["updates"]
+    kinds = list(next(iter(updates.values()))["share"])
+    lines = [f"| % of the time | {' | '.join(kinds)} |", "| --- " * (len(kinds) + 1) + "|"]
+    for name, update in updates.items():
+        cells = [f"{100 * update['share'][kind]:.2g}" for kind in kinds]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -193,10 +208,13 @@ def ippo_table(benchmark: dict[str, Any]) -> str:
 
 def tables() -> list[str]:
     """Every table of README and docs."""
-    references = read_result("reference_returns")["returns"]
+    references, core = read_result("reference_returns")["returns"], read_result("benchmark_core")
     learners = [table(RESULTS / name, ENVIRONMENTS[name], references[name]) for name in shown_environments()]
     speeds = [
-        *(table_of(read_result("benchmark_core")) for table_of in (speed_table, side_by_side_table, start_table)),
+        speed_table(core, read_result(GPU) if (RESULTS / f"{GPU}.json").exists() else None),
+        profile_table(read_result("benchmark_profile")),
+        side_by_side_table(core),
+        start_table(core),
         environment_speed_table(read_result("benchmark_environments")),
         ippo_table(read_result("benchmark_ippo")),
         processes_table(read_result("benchmark_processes")),

@@ -15,7 +15,7 @@ from flax import struct
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import agent_major, optimizers
 from mamt_jax.algorithms.agent_major import Batch
-from mamt_jax.algorithms.contract import require_positive
+from mamt_jax.algorithms.ranges import require_positive, require_sound
 from mamt_jax.distributions import ActionDistribution, Candidates, action_distribution, entropy
 from mamt_jax.losses.actor import counterfactual_advantage, policy_loss
 from mamt_jax.losses.critic import critic_loss, soft_td_target
@@ -108,10 +108,11 @@ class Evaluated(NamedTuple):
 
 
 def validate(config: ActorCriticConfig) -> None:
-    """Refuse sizes and scales of zero, and heads that do not divide the hidden layer."""
+    """Refuse what no algorithm takes, sizes and scales of zero, and heads that do not divide the hidden layer."""
+    require_sound(config)
     require_positive(config, ("reward_scale", "hidden_size", "num_heads", "num_action_samples", "old_policy_interval"))
     if config.hidden_size % config.num_heads:
-        raise ValueError(f"hidden_size={config.hidden_size} must be a multiple of num_heads={config.num_heads}")
+        raise ValueError(f"hidden_size={config.hidden_size} must be a multiple of num_heads={config.num_heads}.")
 
 
 def actor_critic(spec: EnvSpec, config: ActorCriticConfig) -> ActorCritic:

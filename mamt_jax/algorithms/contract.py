@@ -1,6 +1,6 @@
 """The algorithm contract: a named tuple of pure functions over an explicit learner state."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -37,10 +37,3 @@ class Algorithm(NamedTuple):
     validate: Callable[[Config], None] = lambda config: None
     data: Data = "replay"
     training: Mapping[str, Any] = MappingProxyType({})
-
-
-def require_positive(config: Config, names: Iterable[str]) -> None:
-    """Raise a ValueError for the first of these fields that is not above zero."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name}={getattr(config, name)} is not valid: give a number above 0")

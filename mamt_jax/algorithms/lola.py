@@ -10,8 +10,9 @@ from flax import struct
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import on_policy, optimizers
 from mamt_jax.algorithms.agent_major import Batch
-from mamt_jax.algorithms.contract import Algorithm, require_positive
+from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.algorithms.on_policy import OnPolicy, OnPolicyConfig, OnPolicyState, by_time
+from mamt_jax.algorithms.ranges import require_positive, require_sound
 from mamt_jax.distributions import action_distribution, entropy
 from mamt_jax.losses.critic import squared_error
 from mamt_jax.losses.lookahead import dice_value, lookahead_value
@@ -54,7 +55,8 @@ def make(spec: EnvSpec) -> Algorithm:
 
 
 def validate(config: LOLAConfig) -> None:
-    """Refuse sizes of zero."""
+    """Refuse what no algorithm takes, and sizes of zero."""
+    require_sound(config)
     require_positive(config, ("hidden_size", "num_action_samples"))
 
 

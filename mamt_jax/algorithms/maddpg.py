@@ -16,7 +16,8 @@ from flax import struct
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import agent_major, optimizers, sharing
 from mamt_jax.algorithms.agent_major import Batch
-from mamt_jax.algorithms.contract import Algorithm, require_positive
+from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms.ranges import require_positive, require_sound
 from mamt_jax.differentiable_actions import DifferentiableActions, noisy_tanh, straight_through
 from mamt_jax.distributions import action_distribution
 from mamt_jax.losses.actor import deterministic_policy_loss
@@ -104,7 +105,8 @@ def make(spec: EnvSpec) -> Algorithm:
 
 
 def validate(config: MADDPGConfig) -> None:
-    """Refuse sizes and scales of zero."""
+    """Refuse what no algorithm takes, and sizes and scales of zero."""
+    require_sound(config)
     require_positive(config, ("hidden_size", "temperature", "exploration_noise", "old_policy_interval"))
 
 

@@ -9,7 +9,7 @@ from flax import struct
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import attention_actor_critic as base
-from mamt_jax.algorithms.contract import Algorithm, require_positive
+from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.losses.actor import mixed_penalty
 from mamt_jax.types import Metrics, Transition
 
@@ -27,12 +27,6 @@ class MAMDConfig(base.ActorCriticConfig):
     """Order of the Tsallis logarithm in the divergence; 1 is the natural logarithm."""
     entropy_bonus: float = 0.0
     """Share of MAAC's entropy term kept beside the trust region (Eq. 10 has none)."""
-
-
-def validate(config: MAMDConfig) -> None:
-    """MAAC's conditions, and a trust region above zero."""
-    base.validate(config)
-    require_positive(config, ("epsilon",))
 
 
 def trust_region(config: MAMDConfig, epsilon: jax.Array) -> base.Regulariser:
@@ -61,7 +55,7 @@ def mirror_descent(spec: EnvSpec, constrained: np.ndarray) -> Algorithm:
         act=functools.partial(base.act, spec),
         greedy=functools.partial(base.greedy, spec),
         update=update,
-        validate=validate,
+        validate=base.validate,
     )
 
 

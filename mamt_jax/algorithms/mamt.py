@@ -13,9 +13,10 @@ from flax import struct
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import attention_actor_critic as base
-from mamt_jax.algorithms import mamd, optimizers
-from mamt_jax.algorithms.contract import Algorithm, require_positive
+from mamt_jax.algorithms import optimizers
+from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.algorithms.mamd import MAMDConfig, trust_region
+from mamt_jax.algorithms.ranges import require_positive
 from mamt_jax.algorithms.two_timescale import two_timescale
 from mamt_jax.distributions import ActionDistribution, action_distribution
 from mamt_jax.losses.coordination import coordination_coefficients, marginal_values
@@ -116,11 +117,11 @@ class Dependence(NamedTuple):
 
 
 def validate(config: MAMTConfig) -> None:
-    """MAMD's conditions, and those of the trust regions' bounds and timescales."""
-    mamd.validate(config)
-    require_positive(config, ("epsilon_min", "epsilon_delay", "decay_horizon"))
+    """MAAC's conditions, and those of the trust regions' bounds and timescales."""
+    base.validate(config)
+    require_positive(config, ("epsilon_delay", "decay_horizon"))
     if config.epsilon_max < config.epsilon_min:
-        raise ValueError(f"epsilon_max={config.epsilon_max} must not be under epsilon_min={config.epsilon_min}")
+        raise ValueError(f"epsilon_max={config.epsilon_max} must not be under epsilon_min={config.epsilon_min}.")
 
 
 def trust_region_parts(spec: EnvSpec, config: MAMTConfig) -> TrustRegionParts:

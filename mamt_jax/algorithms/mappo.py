@@ -10,8 +10,9 @@ from flax import struct
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import on_policy, optimizers, sharing
-from mamt_jax.algorithms.contract import Algorithm, require_positive
+from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.algorithms.on_policy import OnPolicy, OnPolicyConfig, OnPolicyState
+from mamt_jax.algorithms.ranges import require_positive, require_sound
 from mamt_jax.distributions import action_distribution, entropy
 from mamt_jax.losses.actor import clipped_policy_loss
 from mamt_jax.losses.critic import clipped_value_loss
@@ -61,8 +62,9 @@ def make(spec: EnvSpec) -> Algorithm:
 
 
 def validate(config: MAPPOConfig) -> None:
-    """Refuse sizes of zero."""
-    require_positive(config, ("hidden_size", "num_epochs", "num_minibatches", "num_action_samples", "clip_ratio"))
+    """Refuse what no algorithm takes, and sizes of zero."""
+    require_sound(config)
+    require_positive(config, ("hidden_size", "num_epochs", "num_minibatches", "num_action_samples"))
 
 
 def init(spec: EnvSpec, config: MAPPOConfig, key: jax.Array) -> OnPolicyState:

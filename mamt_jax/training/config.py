@@ -6,8 +6,7 @@ from fractions import Fraction
 from typing import Literal, NamedTuple, get_args
 
 from mamt_jax.algorithms.contract import Data
-
-_LARGEST = 2**31 - 1
+from mamt_jax.algorithms.ranges import LARGEST
 
 Precision = Literal["default", "bfloat16"]
 
@@ -109,8 +108,8 @@ def validate(config: TrainingConfig, episode_limit: int, data: Data = "replay") 
         smallest = 0 if field.name in ("seed", "checkpoint_minutes") else 1
         if not math.isfinite(value) or value < smallest:
             raise ValueError(f"{field.name}={value} is not valid: give a number of at least {smallest}.")
-        if value > _LARGEST:
-            raise ValueError(f"{field.name}={value} is not valid: give a number of at most {_LARGEST}.")
+        if value > LARGEST:
+            raise ValueError(f"{field.name}={value} is not valid: give a number of at most {LARGEST}.")
     if config.batch_size > config.buffer_size:
         raise ValueError(
             f"batch_size={config.batch_size} is larger than buffer_size={config.buffer_size}: "
@@ -128,3 +127,17 @@ def validate(config: TrainingConfig, episode_limit: int, data: Data = "replay") 
             f"episodes={config.episodes} ends before the replay memory holds one batch of batch_size={config.batch_size}: "
             f"give episodes={enough} or more, or a smaller batch_size."
         )
+    _check_counters(config, episode_limit, schedule)
+
+
+def _check_counters(config: TrainingConfig, episode_limit: int, schedule: Schedule) -> None:
+    """Raises ValueError if what is counted on the device would be beyond int32."""
+    steps = f"steps of each environment, with episode_limit={episode_limit}"
+    for option, value, what, count in (
+        ("update_interval", config.update_interval, "transitions in a round", schedule.rows),
+        ("episodes", config.episodes, steps, schedule.total_rounds * schedule.vector_steps),
+        ("buffer_size", config.buffer_size, "transitions in whole rounds", schedule.capacity),
+        ("num_updates", config.num_updates, "updates in a round", schedule.updates),
+    ):
+        if count > LARGEST:
+            raise ValueError(f"{option}={value} is not valid: it makes {count} {what}; give less, at most {LARGEST} of them.")

@@ -26,7 +26,13 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(env: Environment, policy: Policy, key: jax.Array, num_episodes: int) -> Evaluation:
-    """Means over `num_episodes` episodes, played side by side.
+    """Means over the episodes that `first_episodes` plays; arguments as there."""
+    played = first_episodes(env, policy, key, num_episodes)
+    return Evaluation(played.episode_return.mean(0), {name: metric.mean() for name, metric in played.metrics.items()})
+
+
+def first_episodes(env: Environment, policy: Policy, key: jax.Array, num_episodes: int) -> EpisodeStatistics:
+    """Whole episodes, one of each environment, side by side: (E, ...).
 
     Args:
         env: an environment of `rollout.with_episodes`.
@@ -47,7 +53,7 @@ def evaluate(env: Environment, policy: Policy, key: jax.Array, num_episodes: int
 
     carry = (env_state, timestep.observation, env_state.statistics)
     (_, _, first), _ = jax.lax.scan(step, carry, jnp.arange(env.spec.episode_limit))
-    return Evaluation(first.episode_return.mean(0), {name: metric.mean() for name, metric in first.metrics.items()})
+    return first
 
 
 def keep_first(first: EpisodeStatistics, new: EpisodeStatistics) -> EpisodeStatistics:

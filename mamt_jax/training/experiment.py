@@ -10,6 +10,7 @@ from envs_jax import registry as environments
 from envs_jax.environment import Environment, HostEnvironment
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms.ranges import LARGEST, require_representable
 from mamt_jax.precision import with_bfloat16_products
 from mamt_jax.training.config import Schedule, TrainingConfig, make_schedule, validate
 from mamt_jax.types import Config
@@ -81,12 +82,16 @@ def make_configs(algorithm: Algorithm, experiment: Experiment) -> tuple[Config, 
     """One algorithm config a run; raises ValueError if there is no run, or no such field."""
     if not experiment.runs:
         raise ValueError("seeds=0 is not valid: train at least one.")
+    for run in experiment.runs:
+        if not 0 <= run["seed"] <= LARGEST:
+            raise ValueError(f"seed={run['seed']} is not valid: give one so that no run's is beyond {LARGEST}.")
     own = [{name: value for name, value in run.items() if name != "seed"} for run in experiment.runs]
     try:
         configs = tuple(algorithm.config(**experiment.algo_options, **each) for each in own)
     except TypeError as error:
         raise ValueError(f"{experiment.algo} does not take these options: {error}.") from error
     for config in configs:
+        require_representable(config)
         algorithm.validate(config)
     return configs
 

@@ -103,7 +103,7 @@ def make_host_runs(
         init=jit_init(make_init(algorithm, replay, lambda key: no_episode(env, config.num_envs)), sharding),
         advance=advance,
         evaluate=make_host_evaluation(algorithm, config, lambda: batch_for("evaluation"), sharding),
-        reset_sums=jax.jit(shard(reset_sums, sharding, by_run=1), donate_argnums=0),
+        reset_sums=jax.jit(shard(reset_sums, sharding, by_run=1), donate_argnums=0, out_shardings=sharding),
         sharding=sharding,
         begin=begin,
         close=close,

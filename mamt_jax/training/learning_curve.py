@@ -1,17 +1,35 @@
 """learning_curve.png, drawn from metrics.jsonl."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from mamt_jax.training.report import STOPPED
+from mamt_jax.training.writers import whole_file
+
+
+class _Curve(NamedTuple):
+    """A run's evaluations.
+
+    Attributes:
+        env_steps: when each was, T of them.
+        points: (2, T) episodes and greedy returns.
+        broke: whether the run did.
+    """
+
+    env_steps: list[int]
+    points: np.ndarray
+    broke: bool
 
 
 def draw_learning_curve(
     path: Path, title: str, rows: Sequence[Mapping[str, Any]], labels: Sequence[str], references: Mapping[str, float]
 ) -> None:
     """Draws greedy evaluation returns over episodes: a thin line for each run, a thick one for the mean of each label.
+
+    A run that broke ends with a cross and is left out of the mean.
 
     Args:
         path: the image file.
@@ -24,25 +42,36 @@ def draw_learning_curve(
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    grouped: dict[str, list[list[Mapping[str, Any]]]] = defaultdict(list)
-    for run, label in enumerate(labels):
-        grouped[label].append([row for row in rows if row["run"] == run])
-    for number, (label, runs) in enumerate(grouped.items()):
-        color = f"C{number % 10}"
-        episodes = np.mean([[row["episodes"] for row in run] for run in runs], axis=0)
-        returns = np.array([[np.nan if row["eval_return"] is None else row["eval_return"] for row in run] for run in runs])
-        if len(runs) > 1:
-            axes.plot(episodes, returns.T, color=color, linewidth=0.7, alpha=0.5)
-        axes.plot(
-            episodes,
-            returns.mean(0),
-            color=color,
-            linewidth=2,
-            label=f"{label}, mean of {len(runs)}" if len(runs) > 1 else label,
-        )
+    for number, label in enumerate(dict.fromkeys(labels)):
+        color, runs = f"C{number % 10}", [run for run, other in enumerate(labels) if other == label]
+        curves = [_curve(rows, run) for run in runs]
+        going = [curve for curve in curves if not curve.broke]
+        for curve in curves if len(curves) > 1 or not going else []:
+            axes.plot(*curve.points, color=color, linewidth=0.7, alpha=0.5)
+        for curve in (curve for curve in curves if curve.broke):
+            axes.plot(*curve.points[:, -1:], "x", color=color)
+        counted = f"{len(going)} of {len(runs)}" if len(going) < len(runs) else str(len(runs))
+        text = f"{label}, mean of {counted}" if len(runs) > 1 else label
+        axes.plot(*_mean(going), color=color, linewidth=2, label=text)
     for number, (name, value) in enumerate(references.items()):
         axes.axhline(value, color="0.4", linestyle=(":", "--", "-.")[number % 3], linewidth=1, label=f"{name} ({value:.1f})")
     axes.set(title=title, xlabel="episodes", ylabel="return per agent and episode (greedy)")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=130)
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=130, format=path.suffix[1:])
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], run: int) -> _Curve:
+    """That of one run, up to where it broke."""
+    own = [row for row in rows if row["run"] == run]
+    shown = [row for row in own if STOPPED not in row]
+    values = [[row["episodes"], np.nan if row["eval_return"] is None else row["eval_return"]] for row in shown]
+    return _Curve([row["env_steps"] for row in shown], np.array(values, float).reshape(-1, 2).T, len(shown) < len(own))
+
+
+def _mean(curves: Sequence[_Curve]) -> np.ndarray:
+    """(2, T): the mean of the points at every evaluation that all of them have."""
+    common = sorted(set.intersection(*(set(curve.env_steps) for curve in curves))) if curves else []
+    points = [[dict(zip(curve.env_steps, curve.points.T, strict=True))[step] for step in common] for curve in curves]
+    return np.mean(points, axis=0).T if common else np.empty((2, 0))

@@ -1,77 +1,25 @@
 """The host loop: slices of compiled training, and between them evaluation, checkpoints, progress and signals."""
 
-import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from rich.console import Console
 
-from envs_jax.environment import HostEnvironment
-from mamt_jax.training.checkpoint import latest_checkpoint, load_checkpoint, read_record, save_checkpoint, to_numpy
-from mamt_jax.training.experiment import Built, Experiment
-from mamt_jax.training.host_runs import make_host_runs
+from mamt_jax.training.breakdown import BreakdownError, Broken, describe_breakdown, read_breakdowns, stopped_at
 from mamt_jax.training.interrupt import deferred_signals
-from mamt_jax.training.learning_curve import draw_learning_curve
-from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
+from mamt_jax.training.loggers import LOGGERS, Logger
 from mamt_jax.training.progress import Display, duration
-from mamt_jax.training.report import make_rows
-from mamt_jax.training.runs import (
-    Runs,
-    RunState,
-    make_replay,
-    make_runs,
-    pad_runs,
-    padded_runs,
-    run_keys,
-    sample_shape,
-    stack_configs,
-)
-from mamt_jax.training.writers import CHECKPOINTS, CURVE, METRICS, FolderError, append_rows, cut_rows, read_rows
-from mamt_jax.types import Config
+from mamt_jax.training.report import STOPPED, make_rows
+from mamt_jax.training.runs import RunState
+from mamt_jax.training.saving import finish, keep_best, log_rows, restore, save_or_warn, write_rows
+from mamt_jax.training.session import Counters, Session
 
 SLICE_SECONDS = 5.0
 """How long a slice of training should take: what Ctrl-C waits for."""
-
-
-class Session(NamedTuple):
-    """What stays the same throughout training.
-
-    Attributes:
-        experiment: what is trained.
-        built: the things it describes.
-        runs: the programs.
-        configs: stacked algorithm configs, leading axis of runs, padded.
-        keys: one a run, padded.
-        folder: where results go.
-        references: name -> return of reference policies, for the learning curve.
-    """
-
-    experiment: Experiment
-    built: Built
-    runs: Runs
-    configs: Config
-    keys: jax.Array
-    folder: Path
-    references: Mapping[str, float]
-
-
-class Counters(NamedTuple):
-    """What the host counts.
-
-    Attributes:
-        rounds: rounds done, the same in all runs.
-        episodes: episodes finished, one number a run.
-        wall_seconds: time spent, over all sessions.
-    """
-
-    rounds: int
-    episodes: tuple[int, ...]
-    wall_seconds: float
 
 
 class Programs(NamedTuple):
@@ -79,30 +27,6 @@ class Programs(NamedTuple):
 
     evaluate: Callable[..., Any]
     advance: Callable[..., RunState]
-
-
-def open_session(experiment: Experiment, built: Built, folder: Path, references: Mapping[str, float]) -> Session:
-    """Prepares training without taking memory for it or compiling; the last run is repeated until all devices have as many."""
-    num_runs = padded_runs(len(experiment.runs))
-    rest = (built.algorithm, experiment.training, built.schedule, num_runs)
-    runs = make_host_runs(built.env, *rest) if isinstance(built.env, HostEnvironment) else make_runs(built.env, *rest)
-    wanted = stack_configs(built.configs), run_keys([run["seed"] for run in experiment.runs])
-    configs, keys = jax.device_put(pad_runs(wanted, num_runs), runs.sharding)
-    return Session(experiment, built, runs, configs, keys, folder, references)
-
-
-def plan_memory(session: Session) -> MemoryPlan:
-    """What the states of training will take, and an update while it lasts."""
-    states = jax.eval_shape(session.runs.init, session.configs, session.keys)
-    num_runs = len(session.keys)
-    parts = (states.replay, states.learner_state, states.env_batch)
-    config, state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (session.configs, states))
-    built = session.built
-    replay = make_replay(built.env.spec, built.algorithm, session.experiment.training, built.schedule)
-    batch = sample_shape(replay, jax.eval_shape(replay.init), state.key, state.env_batch.observation)
-    update = jax.make_jaxpr(built.algorithm.update)(config, state.learner_state, batch, state.key)
-    temporary = num_bytes(batch) + temporary_bytes(update.jaxpr)
-    return MemoryPlan(*(num_bytes(part) // num_runs for part in parts), update=temporary, num_runs=num_runs)
 
 
 def train(session: Session, console: Console, resume: bool = False) -> int | None:
@@ -117,8 +41,9 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         None when training is over, else the number of the signal that stopped it.
 
     Raises:
-        CheckpointError: there is no checkpoint to resume from, or it cannot be used.
-        FolderError: the last checkpoint cannot be written.
+        BreakdownError: all runs broke; there is nothing left to train.
+        CheckpointError: there is no checkpoint to resume from that can be used.
+        FolderError: the folder cannot be written at the end, or at the start of what is resumed.
         HostError: an environment outside JAX broke.
     """
     schedule, training = session.built.schedule, session.experiment.training
@@ -131,26 +56,52 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         display = stack.enter_context(Display(console, training.episodes))
         stopped = stack.enter_context(deferred_signals(announce))
         began = time.monotonic()
-        states, counters = restore(session) if resume else begin(session, display)
+        states, counters = restore(session, display) if resume else begin(session, display)
+        say_broken(session, counters.breakdowns, display)
+        session = session._replace(loggers=open_loggers(session, stack))
         started = began - counters.wall_seconds
         evaluate = compile_program(display, "evaluation", session.runs.evaluate, session.configs, states, 0, effort=1)
         if not resume:
             counters = counters._replace(wall_seconds=time.monotonic() - started)
             states, counters = report(session, evaluate, states, counters, display)
-            save(session, states, counters)
+            counters = save_or_warn(session, states, counters, display)
         if counters.rounds < schedule.total_rounds and not stopped():
             advance = compile_program(display, "training", session.runs.advance, session.configs, states, 0, 1)
             programs, states = Programs(evaluate, advance), session.runs.begin(states, counters.rounds)
             states, counters = work(session, programs, states, counters, display, started, stopped)
         finish(session, states, counters)
+    if all(counters.breakdowns):
+        raise BreakdownError(f"All runs have stopped. {' '.join(sentences(session, counters.breakdowns))}")
     return stopped()
+
+
+def sentences(session: Session, breakdowns: Iterable[Broken | None]) -> list[str]:
+    """One for each run that broke."""
+    runs = enumerate(zip(session.experiment.runs, breakdowns, strict=True))
+    schedule = session.built.schedule
+    return [describe_breakdown(number, run["seed"], broken, schedule) for number, (run, broken) in runs if broken]
+
+
+def say_broken(session: Session, breakdowns: Iterable[Broken | None], display: Display) -> None:
+    """Shows the sentences."""
+    for sentence in sentences(session, breakdowns):
+        display.note(sentence)
+
+
+def open_loggers(session: Session, stack: ExitStack) -> tuple[Logger, ...]:
+    """The session's loggers, which the stack will close; restore what was before, first."""
+    loggers = tuple(LOGGERS[name](session.folder, session.experiment) for name in session.log)
+    for logger in loggers:
+        stack.callback(logger.close)
+    return loggers
 
 
 def begin(session: Session, display: Display) -> tuple[RunState, Counters]:
     """The states in which all runs start."""
     init = compile_program(display, "the initial state", session.runs.init, session.configs, session.keys, effort=0)
     states = init(session.configs, session.keys)
-    return states, Counters(rounds=0, episodes=(0,) * len(session.experiment.runs), wall_seconds=0.0)
+    num_runs = len(session.experiment.runs)
+    return states, Counters(rounds=0, episodes=(0,) * num_runs, wall_seconds=0.0, breakdowns=(None,) * num_runs)
 
 
 def work(
@@ -162,7 +113,10 @@ def work(
     started: float,
     stopped: Callable[[], int | None],
 ) -> tuple[RunState, Counters]:
-    """Slice after slice until the last round or a signal. `started` is the clock's reading at wall second 0."""
+    """Slice after slice until the last round or a signal; no further where all runs have broken, which counts as the end.
+
+    `started` is the clock's reading at wall second 0.
+    """
     schedule, training = session.built.schedule, session.experiment.training
     seconds_per_round, saved = None, time.monotonic()
     while counters.rounds < schedule.total_rounds and not stopped():
@@ -173,12 +127,22 @@ def work(
             seconds_per_round = (time.monotonic() - began) / count
             show_pace(session, display, counters.rounds + count, seconds_per_round)
         counters = counters._replace(rounds=counters.rounds + count, wall_seconds=time.monotonic() - started)
+        counters = look_after(session, states, counters, display)
         if is_evaluation(session, counters.rounds):
             states, counters = report(session, programs.evaluate, states, counters, display)
         if time.monotonic() - saved >= 60 * training.checkpoint_minutes:
-            save_or_warn(session, states, counters, display)
+            counters = save_or_warn(session, states, counters, display)
             saved = time.monotonic()
     return states, counters
+
+
+def look_after(session: Session, states: RunState, counters: Counters, display: Display) -> Counters:
+    """Says which runs have broken since the last time; where all have, training is over."""
+    breakdowns = read_breakdowns(states.breakdown, len(session.experiment.runs))
+    new = [None if before else broken for before, broken in zip(counters.breakdowns, breakdowns, strict=True)]
+    say_broken(session, new, display)
+    rounds = session.built.schedule.total_rounds if all(breakdowns) else counters.rounds
+    return counters._replace(rounds=rounds, breakdowns=breakdowns)
 
 
 def is_evaluation(session: Session, rounds: int) -> bool:
@@ -210,24 +174,30 @@ def report(
     session: Session, evaluate: Callable[..., Any], states: RunState, counters: Counters, display: Display
 ) -> tuple[RunState, Counters]:
     """Evaluates, writes rows, shows them, and starts the next interval."""
-    schedule, rounds = session.built.schedule, counters.rounds
+    rounds = counters.rounds
     finished = np.asarray(states.sums.episodes.episodes)[: len(session.experiment.runs)]
     counters = counters._replace(episodes=tuple(int(a + b) for a, b in zip(counters.episodes, finished, strict=True)))
-    heads = [
-        {
-            "run": number,
-            "seed": run["seed"],
-            "env_steps": schedule.env_steps(rounds),
-            "episodes": episodes,
-            "updates": schedule.num_updates(rounds),
-            "wall_seconds": round(counters.wall_seconds, 3),
-        }
-        for number, (run, episodes) in enumerate(zip(session.experiment.runs, counters.episodes, strict=True))
-    ]
+    heads = [row_head(session, counters, run) for run in range(len(finished))]
     rows = make_rows(heads, evaluate(session.configs, states, rounds), states.sums)
-    append_rows(session.folder / METRICS, rows)
+    log_rows(session, rows, display)
+    keep_best(session, states, rows, display)
     display.evaluated(rows)
+    counters = write_rows(session, counters._replace(unwritten=(*counters.unwritten, *rows)), display)
     return session.runs.reset_sums(states), counters
+
+
+def row_head(session: Session, counters: Counters, run: int) -> dict[str, Any]:
+    """How a run's row of metrics.jsonl begins."""
+    schedule, broken = session.built.schedule, counters.breakdowns[run]
+    return {
+        "run": run,
+        "seed": session.experiment.runs[run]["seed"],
+        "env_steps": schedule.env_steps(counters.rounds),
+        "episodes": counters.episodes[run],
+        "updates": schedule.num_updates(broken.round if broken else counters.rounds),
+        "wall_seconds": round(counters.wall_seconds, 3),
+        **({STOPPED: stopped_at(broken, schedule)} if broken else {}),
+    }
 
 
 def compile_program(
@@ -251,62 +221,3 @@ def compile_program(
     compiled = program.lower(*arguments).compile(compiler_options=options)
     display.note(f"compiled {name} in {duration(time.monotonic() - began)}")
     return compiled
-
-
-def save(session: Session, states: RunState, counters: Counters) -> None:
-    """Writes a checkpoint, no padding and the filled part of the replay memory alone, and draws the learning curve."""
-    num_runs, filled = len(session.experiment.runs), min(counters.rounds, session.built.schedule.replay_rounds)
-    replay = jax.tree.map(lambda leaf: np.asarray(leaf)[:num_runs, :filled], states.replay)
-    rest = jax.tree.map(lambda leaf: to_numpy(leaf)[:num_runs], dataclasses.replace(states, replay=None))
-    record = counters._asdict()
-    save_checkpoint(session.folder / CHECKPOINTS, counters.rounds, dataclasses.replace(rest, replay=replay), record)
-    title = f"{session.built.env.spec.name} · {session.experiment.algo}"
-    rows = read_rows(session.folder / METRICS)
-    draw_learning_curve(session.folder / CURVE, title, rows, session.experiment.labels, session.references)
-
-
-def save_or_warn(session: Session, states: RunState, counters: Counters, display: Display) -> None:
-    """`save`, but a full disk does not end training."""
-    try:
-        save(session, states, counters)
-    except OSError as error:
-        display.note(
-            f"No checkpoint at round {counters.rounds} ({error.strerror}); the one before is untouched, training goes on."
-        )
-
-
-def finish(session: Session, states: RunState, counters: Counters) -> None:
-    """The last checkpoint of a session; raises FolderError if it cannot be written."""
-    try:
-        save(session, states, counters)
-    except OSError as error:
-        raise FolderError(
-            f"The last checkpoint cannot be written to {session.folder} ({error.strerror}); earlier ones are untouched: "
-            f"make room, then --resume {session.folder}."
-        ) from error
-
-
-def restore(session: Session) -> tuple[RunState, Counters]:
-    """States and counters of the latest checkpoint; later rows of metrics.jsonl are cut off."""
-    path = latest_checkpoint(session.folder / CHECKPOINTS)
-    record = read_record(path)
-    counters = Counters(record["rounds"], tuple(record["episodes"]), record["wall_seconds"])
-    num_runs, filled = len(session.experiment.runs), min(counters.rounds, session.built.schedule.replay_rounds)
-    shapes = jax.eval_shape(session.runs.init, session.configs, session.keys)
-
-    def unpadded(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((num_runs, *shape.shape[1:]), shape.dtype)
-
-    def shorten(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((num_runs, filled, *shape.shape[2:]), shape.dtype)
-
-    def lengthen(leaf: np.ndarray, shape: jax.ShapeDtypeStruct) -> np.ndarray:
-        whole = np.zeros((num_runs, *shape.shape[1:]), shape.dtype)
-        whole[:, :filled] = leaf
-        return whole
-
-    like = jax.tree.map(unpadded, dataclasses.replace(shapes, replay=None))
-    states, _ = load_checkpoint(path, dataclasses.replace(like, replay=jax.tree.map(shorten, shapes.replay)))
-    states = dataclasses.replace(states, replay=jax.tree.map(lengthen, states.replay, shapes.replay))
-    cut_rows(session.folder / METRICS, session.built.schedule.env_steps(counters.rounds))
-    return jax.device_put(pad_runs(states, len(session.keys)), session.runs.sharding), counters

@@ -19,7 +19,7 @@ class MemoryPlan(NamedTuple):
     Attributes:
         replay: one run's replay memory.
         learner: one run's networks and optimisers.
-        environments: one run's environments.
+        environments: one run's environments, in training and in evaluation.
         update: what an update of one run takes while it lasts.
         num_runs: how many runs there are.
     """

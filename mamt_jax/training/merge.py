@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mamt_jax.training.checkpoint import latest_checkpoint, merge_checkpoints
+from mamt_jax.training.best import merge_best
+from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, merge_checkpoints
 from mamt_jax.training.experiment import Experiment, experiment_from_json, experiment_to_json
 from mamt_jax.training.learning_curve import draw_learning_curve
 from mamt_jax.training.writers import (
+    BEST,
     CHECKPOINTS,
     CONFIG,
     CURVE,
@@ -20,6 +22,7 @@ from mamt_jax.training.writers import (
     read_rows,
     replace_rows,
     write_json,
+    writing,
 )
 
 REPLAY = "replay"
@@ -68,7 +71,7 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
     `extra` is added to its config.json.
 
     Raises:
-        FolderError: if one has not come to its end, or trained something else than the first.
+        FolderError: if one has not come to its end, or trained something else than the first, or `out` cannot be written.
         CheckpointError: if a checkpoint cannot be used.
     """
     configs, experiments = [read_config(folder) for folder in folders], [read_experiment(folder) for folder in folders]
@@ -81,16 +84,20 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
             raise FolderError(f"{folder} trained something else than {folders[0]}: only seeds and float fields may differ.")
     whole = dataclasses.replace(experiments[0], runs=tuple(run for each in experiments for run in each.runs))
     algorithm_configs = [config for each in configs for config in each["algorithm_configs"]]
-    out.mkdir(parents=True, exist_ok=True)
     rows = _merged_rows(folders, experiments)
-    merge_checkpoints([latest_checkpoint(folder / CHECKPOINTS) for folder in folders], out / CHECKPOINTS, REPLAY)
-    replace_rows(out / METRICS, rows)
-    write_json(
-        out / CONFIG,
-        configs[0] | {"experiment": experiment_to_json(whole), "algorithm_configs": algorithm_configs} | (extra or {}),
-    )
-    title = f"{configs[0]['spec']['name']} · {whole.algo}"
-    draw_learning_curve(out / CURVE, title, rows, whole.labels, configs[0]["references"])
+    content = configs[0] | {"experiment": experiment_to_json(whole), "algorithm_configs": algorithm_configs} | (extra or {})
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            merge_checkpoints([latest_checkpoint(folder / CHECKPOINTS) for folder in folders], out / CHECKPOINTS, REPLAY)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} Make it anew by run.py --resume on its folder, then merge again.") from error
+        if all((folder / BEST).exists() for folder in folders):
+            merge_best([folder / BEST for folder in folders], out / BEST)
+        replace_rows(out / METRICS, rows)
+        write_json(out / CONFIG, content)
+        title = f"{configs[0]['spec']['name']} · {whole.algo}"
+        draw_learning_curve(out / CURVE, title, rows, whole.labels, configs[0]["references"])
 
 
 def _with_own_fields(experiments: Sequence[Experiment], configs: Sequence[dict[str, Any]]) -> list[Experiment]:

@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from mamt_jax.training.report import STOPPED
+
 _LISTED = 6
 
 
@@ -48,7 +50,8 @@ class Display:
         self._bar.update(self._task, completed=episodes, description=f"{done} · {self._status}")
 
     def evaluated(self, rows: Sequence[dict[str, Any]]) -> None:
-        """There are new rows of metrics.jsonl."""
+        """There are new rows of metrics.jsonl; those of runs that broke are not shown."""
+        rows = [row for row in rows if STOPPED not in row] or rows
         first = rows[0]
         returns = {"greedy": "eval_return", "sampled": "eval_return_sampled"} | (
             {"training": "train_return"} if first["episodes"] else {}

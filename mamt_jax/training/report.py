@@ -1,5 +1,6 @@
 """The rows of metrics.jsonl."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,21 +10,29 @@ import numpy as np
 from mamt_jax.training.evaluation import Evaluation
 from mamt_jax.training.runs import IntervalSums
 
+STOPPED = "stopped_at"
+"""In the rows of a run that broke: after how many environment steps."""
+
 
 def make_rows(heads: Sequence[dict[str, Any]], evaluation: dict[str, Evaluation], sums: IntervalSums) -> list[dict[str, Any]]:
     """One row a run.
 
     Args:
-        heads: how each row begins: run, seed, env_steps, episodes, updates, wall_seconds.
+        heads: how each row begins: run, seed, env_steps, episodes, updates, wall_seconds, and `STOPPED` in a run that broke.
         evaluation: "greedy" and "sampled", leading axis of runs.
         sums: of training since the last evaluation, leading axis of runs.
 
     Returns:
         Rows with returns per agent (nan where no episode ended), task metrics of the greedy policies under `task/` and of
         training under `train_task/`, and the mean over the updates of each of the algorithm's metrics under its own name.
+        All are nan in a run that broke.
     """
     results = jax.device_get((evaluation, sums))
-    return [head | _results(*jax.tree.map(lambda leaf, run=run: leaf[run], results)) for run, head in enumerate(heads)]
+    rows = [_results(*jax.tree.map(lambda leaf, run=run: leaf[run], results)) for run in range(len(heads))]
+    return [
+        head | (jax.tree.map(lambda _: math.nan, row) if STOPPED in head else row)
+        for head, row in zip(heads, rows, strict=True)
+    ]
 
 
 def _results(evaluation: dict[str, Evaluation], sums: IntervalSums) -> dict[str, Any]:

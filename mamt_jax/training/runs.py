@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from envs_jax.environment import Environment, EnvSpec
 from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.training.breakdown import Breakdown, find_breakdown, keep_where, no_breakdown
 from mamt_jax.training.config import Schedule, TrainingConfig
 from mamt_jax.training.evaluation import Evaluation, evaluate
 from mamt_jax.training.latest_rollout import latest_rollout
@@ -48,6 +49,7 @@ class RunState:
         env_batch: where the environments stand.
         replay: storage of the memory that the algorithm learns from.
         sums: what is reported at the next evaluation.
+        breakdown: whether it has stopped, and where.
     """
 
     key: jax.Array
@@ -56,6 +58,7 @@ class RunState:
     env_batch: EnvBatch
     replay: Any
     sums: IntervalSums
+    breakdown: Breakdown
 
 
 class Runs(NamedTuple):
@@ -108,15 +111,18 @@ def make_runs(env: Environment, algorithm: Algorithm, config: TrainingConfig, sc
         init=jit_init(init_run, sharding),
         advance=jax.jit(shard(advance, sharding, by_run=2, shared=2), donate_argnums=1),
         evaluate=jax.jit(shard(jax.vmap(evaluate_run, in_axes=(0, 0, None)), sharding, by_run=2, shared=1)),
-        reset_sums=jax.jit(shard(reset_sums, sharding, by_run=1), donate_argnums=0),
+        reset_sums=jax.jit(shard(reset_sums, sharding, by_run=1), donate_argnums=0, out_shardings=sharding),
         sharding=sharding,
     )
 
 
 def jit_init(init_run: Callable[[Config, jax.Array], RunState], sharding: NamedSharding) -> jax.stages.Wrapped:
-    """`Runs.init` from the `init` of one run; mapped one after another, it compiles in less time than vmapped."""
+    """`Runs.init` from the `init` of one run; mapped one after another, it compiles in less time than vmapped.
+
+    All it returns is sharded as what is read from a checkpoint, so that the programs compiled for one go on with the other.
+    """
     init = partial(jax.lax.map, lambda run: init_run(*run))
-    return jax.jit(shard(lambda configs, keys: init((configs, keys)), sharding, by_run=2))
+    return jax.jit(shard(lambda configs, keys: init((configs, keys)), sharding, by_run=2), out_shardings=sharding)
 
 
 def reset_sums(states: RunState) -> RunState:
@@ -192,6 +198,7 @@ def make_init(
                 updates=jnp.zeros((), jnp.int32),
                 update_metrics=jax.tree.map(lambda metric: jnp.zeros(metric.shape, jnp.float32), metrics),
             ),
+            breakdown=no_breakdown(),
         )
 
     return init
@@ -206,7 +213,10 @@ def round_keys(state: RunState, index: jax.Array) -> tuple[jax.Array, jax.Array]
 def make_learning(
     algorithm: Algorithm, replay: Replay, schedule: Schedule
 ) -> Callable[[Config, RunState, EnvBatch, Rollout, jax.Array], RunState]:
-    """(algorithm config, state, environments after the rollout, rollout, round number) -> the state one round on."""
+    """(algorithm config, state, environments after the rollout, rollout, round number) -> the state one round on.
+
+    A run that breaks in the round, or has broken before, stays as it was.
+    """
 
     def learn(algorithm_config: Config, state: RunState, env_batch: EnvBatch, seen: Rollout, index: jax.Array) -> RunState:
         _, updates_key = round_keys(state, index)
@@ -228,7 +238,11 @@ def make_learning(
             updates=state.sums.updates + num_updates,
             update_metrics=metric_sums,
         )
-        return dataclasses.replace(state, learner_state=learner_state, env_batch=env_batch, replay=storage, sums=sums)
+        breakdown = find_breakdown(state.breakdown, seen, state.learner_state, learner_state, index)
+        # But for the replay memory, which would be copied as a whole: nothing learns any more from that of a broken run.
+        before, after = (state.learner_state, state.env_batch, state.sums), (learner_state, env_batch, sums)
+        learner_state, env_batch, sums = keep_where(breakdown.happened, before, after)
+        return RunState(state.key, state.evaluation_key, learner_state, env_batch, storage, sums, breakdown)
 
     return learn
 

@@ -6,15 +6,18 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 
 from envs_jax.environment import Box, Discrete, EnvSpec
 
 CONFIG, METRICS, CHECKPOINTS, CURVE = "config.json", "metrics.jsonl", "checkpoints", "learning_curve.png"
+BEST = "best.npz"
+_UNFINISHED = "unfinished.tmp"
 _PACKAGES = ("mamt_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -43,11 +46,41 @@ def make_folder(folder: Path) -> None:
         raise FolderError(f"--out {folder} cannot be written ({error.strerror}): give a folder that can.") from error
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Within it, what cannot be written raises FolderError."""
+    try:
+        yield
+    except OSError as error:
+        raise FolderError(
+            f"{folder} cannot be written ({error.strerror}): see to that, then give the command again."
+        ) from error
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` once all of it is on the disk; until then `path` is as it was.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    unfinished = path.parent / _UNFINISHED
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(path)
+    with whole_file(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -102,35 +135,41 @@ def spec_from_json(content: dict[str, Any]) -> EnvSpec:
 
 
 def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Adds one JSON object a line; what is not finite becomes null."""
-    with path.open("a") as file:
-        file.writelines(json.dumps(_finite(row)) + "\n" for row in rows)
+    """Adds one JSON object a line, all or none of them; what is not finite becomes null."""
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(_lines(rows))
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, before)
+        raise
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All whole rows; a last line that was cut short is left out."""
+    """All rows; lines that were cut short or damaged are left out."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
-        try:
+    for line in path.read_text(errors="replace").splitlines():
+        with suppress(ValueError):
             rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def replace_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Writes a file of these rows, whole or not at all."""
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text("")
-    append_rows(unfinished, rows)
-    unfinished.replace(path)
+    with whole_file(path) as file:
+        file.write(_lines(rows))
 
 
 def cut_rows(path: Path, env_steps: int) -> None:
     """Removes the rows of evaluations later than `env_steps`, which a resumed run will write again."""
     replace_rows(path, [row for row in read_rows(path) if row["env_steps"] <= env_steps])
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(_finite(row)) + "\n" for row in rows).encode()
 
 
 def _finite(value: Any) -> Any:

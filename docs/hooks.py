@@ -1,0 +1,22 @@
+"""The README is the site's first page, and pictures of results are taken from where they lie."""
+
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the README as index.md, and the pictures of results under the path that the README gives them."""
+    readme = (ROOT / "README.md").read_text()
+    files.append(File.generated(config, "index.md", content=readme.replace("](docs/", "](")))
+    for picture in sorted((ROOT / "experiments" / "results").rglob("*.png")):
+        files.append(File.generated(config, picture.relative_to(ROOT).as_posix(), abs_src_path=str(picture)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Pages beside the README reach results by one folder up, which the site does not have."""
+    return markdown.replace("](../experiments/", "](experiments/")

@@ -1,0 +1,92 @@
+"""Returns of the policies that come with the repository, and the tables of experiments/pretrained/README.md.
+
+python experiments/pretrained_returns.py           # plays them again and writes experiments/pretrained/returns.json
+python experiments/pretrained_returns.py --tables  # prints the tables
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax
+
+from envs_jax import registry as environments
+from envs_jax.environment import Environment
+from experiments.compilation_cache import use_compilation_cache
+from experiments.evaluate import PRETRAINED, play_all, standard_error
+from experiments.reference_returns import TASKS
+from mamt_jax.training.load_policy import load_policy
+from mamt_jax.training.writers import BEST, CONFIG, METRICS, describe_machine, read_config, read_rows, write_json
+
+EPISODES = 5_000
+RETURNS = PRETRAINED / "returns.json"
+REFERENCES = PRETRAINED.parent / "results" / "reference_returns.json"
+
+
+def folders() -> list[Path]:
+    """Those of the policies, by environment."""
+    return sorted(path.parent for path in PRETRAINED.glob(f"*/*/{CONFIG}"))
+
+
+def name_of(folder: Path) -> str:
+    """ENV/ALGO."""
+    return folder.relative_to(PRETRAINED).as_posix()
+
+
+def play(folder: Path) -> dict[str, Any]:
+    """Return and task metrics of the greedy policies; fewer episodes where they are long."""
+    env_name, options = TASKS[folder.parent.name]
+    env = environments.make_any(env_name, **options)
+    assert isinstance(env, Environment)
+    episodes = EPISODES if env.spec.episode_limit <= 100 else EPISODES // 5
+    played = play_all(env, load_policy(folder, which="best"), sample=False, key=jax.random.key(1), episodes=episodes)
+    return {
+        "return": float(played.returns.mean()),
+        "return_std_error": standard_error(played.returns),
+        "episodes": episodes,
+        "metrics": {name: float(values.mean()) for name, values in played.metrics.items()},
+    }
+
+
+def table(returns: dict[str, dict[str, Any]]) -> str:
+    """A policy a row, with the reference policies of its environment."""
+    references = json.loads(REFERENCES.read_text())["returns"]
+    titles = ("greedy return", "random", "scripted", "task metrics", "trained on, episodes", "in minutes", "kB")
+    lines = [f"| | {' | '.join(titles)} |", "| --- " * (len(titles) + 1) + "|"]
+    for folder in folders():
+        played, last = returns[name_of(folder)], read_rows(folder / METRICS)[-1]
+        others = references[folder.parent.name]
+        cells = [
+            f"{played['return']:.2f} ± {played['return_std_error']:.2f}",
+            *(f"{others[name]['return']:.2f}" if name in others else "" for name in ("random", "scripted")),
+            ", ".join(f"{name} {value:.3g}" for name, value in played["metrics"].items()),
+            f"{last['episodes']:,}",
+            f"{last['wall_seconds'] / 60:.0f}",
+            f"{(folder / BEST).stat().st_size / 1000:.0f}",
+        ]
+        lines.append(f"| `{name_of(folder)}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def commands() -> str:
+    """What each was trained with."""
+    return "\n".join(f"python {shlex.join(read_config(folder)['command'])}" for folder in folders())
+
+
+def main() -> None:
+    """Plays or prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", action="store_true", help="print the tables from returns.json, play nothing")
+    if not parser.parse_args().tables:
+        use_compilation_cache(None)
+        write_json(RETURNS, {"machine": describe_machine(), "returns": {name_of(folder): play(folder) for folder in folders()}})
+    print(table(json.loads(RETURNS.read_text())["returns"]), commands(), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Losses and the quantities in them: one equation, one function."""

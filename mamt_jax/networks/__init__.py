@@ -1,0 +1,1 @@
+"""Networks: each a pair of pure functions, init and apply, over an agent axis."""

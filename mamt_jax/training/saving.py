@@ -1,0 +1,132 @@
+"""What training leaves in its folder between slices of work, and how it goes on from there."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mamt_jax.training.best import policy_part, save_better
+from mamt_jax.training.breakdown import Broken, stack_breakdowns
+from mamt_jax.training.checkpoint import load_checkpoint, newest_usable, read_record, save_checkpoint, to_numpy
+from mamt_jax.training.learning_curve import draw_learning_curve
+from mamt_jax.training.progress import Display
+from mamt_jax.training.runs import RunState, pad_runs
+from mamt_jax.training.session import Counters, Session
+from mamt_jax.training.writers import BEST, CHECKPOINTS, CURVE, METRICS, FolderError, append_rows, cut_rows, read_rows, writing
+
+UNUSABLE = ".unusable"
+APART = {"replay": None, "breakdown": None}
+"""Of a state, what is not saved as it is: the filled part of the memory alone, and breakdowns in the record."""
+
+
+def write_rows(session: Session, counters: Counters, display: Display) -> Counters:
+    """Adds what is unwritten to metrics.jsonl; on a full disk it stays unwritten."""
+    try:
+        append_rows(session.folder / METRICS, counters.unwritten)
+    except OSError as error:
+        display.note(f"{session.folder / METRICS} cannot be written ({error.strerror}); its rows wait, training goes on.")
+        return counters
+    return counters._replace(unwritten=())
+
+
+def log_rows(session: Session, rows: Sequence[dict[str, Any]], display: Display) -> None:
+    """Gives rows to the loggers; a full disk does not end training."""
+    try:
+        for logger in session.loggers:
+            logger.write(rows)
+    except OSError as error:
+        display.note(f"Metrics cannot be logged ({error.strerror}); they are in {METRICS}, training goes on.")
+
+
+def keep_best(session: Session, states: RunState, rows: list[dict[str, Any]], display: Display) -> None:
+    """Saves the policies that have just done better than ever; a full disk does not end training."""
+    path, policies = session.folder / BEST, policy_part(states.learner_state, session.policy_leaves)
+    try:
+        save_better(path, policies, [row["eval_return"] for row in rows], rows[0]["env_steps"])
+    except OSError as error:
+        display.note(f"The best policies cannot be saved ({error.strerror}); the file before is untouched, training goes on.")
+
+
+def save(session: Session, states: RunState, counters: Counters) -> Counters:
+    """Writes a checkpoint, no padding and the filled part of the replay memory alone, and draws the learning curve.
+
+    The rows that wait go first: what a checkpoint is later than must be in metrics.jsonl.
+    """
+    append_rows(session.folder / METRICS, counters.unwritten)
+    counters = counters._replace(unwritten=())
+    num_runs, filled = len(session.experiment.runs), min(counters.rounds, session.built.schedule.replay_rounds)
+    replay = jax.tree.map(lambda leaf: np.asarray(leaf)[:num_runs, :filled], states.replay)
+    rest = jax.tree.map(lambda leaf: to_numpy(leaf)[:num_runs], dataclasses.replace(states, **APART))
+    record = {name: value for name, value in counters._asdict().items() if name != "unwritten"}
+    save_checkpoint(session.folder / CHECKPOINTS, counters.rounds, dataclasses.replace(rest, replay=replay), record)
+    title = f"{session.built.env.spec.name} · {session.experiment.algo}"
+    rows = read_rows(session.folder / METRICS)
+    draw_learning_curve(session.folder / CURVE, title, rows, session.experiment.labels, session.references)
+    return counters
+
+
+def save_or_warn(session: Session, states: RunState, counters: Counters, display: Display) -> Counters:
+    """`save`, but a full disk does not end training."""
+    try:
+        return save(session, states, counters)
+    except OSError as error:
+        display.note(
+            f"{session.folder} cannot be written at round {counters.rounds} ({error.strerror}); "
+            "what is there is untouched, training goes on."
+        )
+        return counters
+
+
+def finish(session: Session, states: RunState, counters: Counters) -> None:
+    """The last checkpoint of a session; raises FolderError if it cannot be written."""
+    try:
+        save(session, states, counters)
+    except OSError as error:
+        raise FolderError(
+            f"The last checkpoint cannot be written to {session.folder} ({error.strerror}); earlier ones are untouched: "
+            f"make room, then --resume {session.folder}."
+        ) from error
+
+
+def restore(session: Session, display: Display) -> tuple[RunState, Counters]:
+    """States and counters of the newest checkpoint that can be used; later rows of metrics.jsonl are cut off.
+
+    Newer ones that cannot be used are said and set aside.
+    """
+    path, (states, counters), refused = newest_usable(session.folder / CHECKPOINTS, partial(read_states, session))
+    with writing(session.folder):
+        for other, error in refused.items():
+            aside = other.rename(other.with_suffix(UNUSABLE))
+            display.note(f"{error} It is now {aside.name}; going on from {path.name}.")
+        cut_rows(session.folder / METRICS, session.built.schedule.env_steps(counters.rounds))
+    return jax.device_put(pad_runs(states, len(session.keys)), session.runs.sharding), counters
+
+
+def read_states(session: Session, path: Path) -> tuple[RunState, Counters]:
+    """States, unpadded, and counters of the checkpoint at `path`; raises CheckpointError."""
+    record = read_record(path)
+    num_runs = len(session.experiment.runs)
+    broken = [None if pair is None else Broken(*pair) for pair in record.get("breakdowns", [None] * num_runs)]
+    counters = Counters(record["rounds"], tuple(record["episodes"]), record["wall_seconds"], tuple(broken))
+    filled = min(counters.rounds, session.built.schedule.replay_rounds)
+    shapes = jax.eval_shape(session.runs.init, session.configs, session.keys)
+
+    def unpadded(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((num_runs, *shape.shape[1:]), shape.dtype)
+
+    def shorten(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((num_runs, filled, *shape.shape[2:]), shape.dtype)
+
+    def lengthen(leaf: np.ndarray, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        whole = np.zeros((num_runs, *shape.shape[1:]), shape.dtype)
+        whole[:, :filled] = leaf
+        return whole
+
+    like = jax.tree.map(unpadded, dataclasses.replace(shapes, **APART))
+    states, _ = load_checkpoint(path, dataclasses.replace(like, replay=jax.tree.map(shorten, shapes.replay)))
+    replay = jax.tree.map(lengthen, states.replay, shapes.replay)
+    return dataclasses.replace(states, replay=replay, breakdown=stack_breakdowns(counters.breakdowns)), counters

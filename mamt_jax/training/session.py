@@ -1,0 +1,104 @@
+"""What a training session is made of: what stays the same, what the host counts, and what it will take."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from envs_jax.environment import HostEnvironment
+from mamt_jax.training.best import policy_leaves
+from mamt_jax.training.breakdown import Broken
+from mamt_jax.training.experiment import Built, Experiment
+from mamt_jax.training.host_runs import make_host_runs
+from mamt_jax.training.loggers import Logger
+from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
+from mamt_jax.training.runs import (
+    Runs,
+    make_replay,
+    make_runs,
+    pad_runs,
+    padded_runs,
+    run_keys,
+    sample_shape,
+    stack_configs,
+)
+from mamt_jax.types import Config
+
+
+class Session(NamedTuple):
+    """What stays the same throughout training.
+
+    Attributes:
+        experiment: what is trained.
+        built: the things it describes.
+        runs: the programs.
+        configs: stacked algorithm configs, leading axis of runs, padded.
+        keys: one a run, padded.
+        folder: where results go.
+        references: name -> return of reference policies, for the learning curve.
+        policy_leaves: which leaves of a learner state are the policy's.
+        log: names of loggers.
+        loggers: those loggers, while training lasts.
+    """
+
+    experiment: Experiment
+    built: Built
+    runs: Runs
+    configs: Config
+    keys: jax.Array
+    folder: Path
+    references: Mapping[str, float]
+    policy_leaves: Any
+    log: tuple[str, ...] = ()
+    loggers: tuple[Logger, ...] = ()
+
+
+class Counters(NamedTuple):
+    """What the host counts.
+
+    Attributes:
+        rounds: rounds done, the same in all runs.
+        episodes: episodes finished, one number a run.
+        wall_seconds: time spent, over all sessions.
+        breakdowns: where each run broke, None for one that goes on.
+        unwritten: rows of metrics.jsonl for which there was no room yet.
+    """
+
+    rounds: int
+    episodes: tuple[int, ...]
+    wall_seconds: float
+    breakdowns: tuple[Broken | None, ...]
+    unwritten: tuple[dict[str, Any], ...] = ()
+
+
+def open_session(
+    experiment: Experiment, built: Built, folder: Path, references: Mapping[str, float], log: Sequence[str] = ()
+) -> Session:
+    """Prepares training without taking memory for it or compiling; the last run is repeated until all devices have as many."""
+    num_runs = padded_runs(len(experiment.runs))
+    rest = (built.algorithm, experiment.training, built.schedule, num_runs)
+    runs = make_host_runs(built.env, *rest) if isinstance(built.env, HostEnvironment) else make_runs(built.env, *rest)
+    wanted = stack_configs(built.configs), run_keys([run["seed"] for run in experiment.runs])
+    configs, keys = jax.device_put(pad_runs(wanted, num_runs), runs.sharding)
+    learner_state = jax.eval_shape(built.algorithm.init, built.configs[0], jax.eval_shape(jax.random.key, 0))
+    leaves = policy_leaves(built.algorithm, built.env.spec, built.configs[0], learner_state)
+    return Session(experiment, built, runs, configs, keys, folder, references, leaves, tuple(log))
+
+
+def plan_memory(session: Session) -> MemoryPlan:
+    """What the states of training will take, the environments of an evaluation, and an update while it lasts."""
+    states = jax.eval_shape(session.runs.init, session.configs, session.keys)
+    num_runs = len(session.keys)
+    parts = (states.replay, states.learner_state, states.env_batch)
+    config, state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (session.configs, states))
+    built = session.built
+    replay = make_replay(built.env.spec, built.algorithm, session.experiment.training, built.schedule)
+    batch = sample_shape(replay, jax.eval_shape(replay.init), state.key, state.env_batch.observation)
+    update = jax.make_jaxpr(built.algorithm.update)(config, state.learner_state, batch, state.key)
+    temporary = num_bytes(batch) + temporary_bytes(update.jaxpr)
+    replay_bytes, learner, environments = (num_bytes(part) // num_runs for part in parts)
+    if not isinstance(built.env, HostEnvironment):
+        training = session.experiment.training
+        environments += environments * training.evaluation_episodes // training.num_envs
+    return MemoryPlan(replay_bytes, learner, environments, update=temporary, num_runs=num_runs)

@@ -1,0 +1,131 @@
+"""What training leaves to use: the best policies, and exports that plain JAX runs."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probe
+import pytest
+from conftest import RunPython
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from envs_jax import make  # noqa: E402
+from experiments import evaluate, pretrained_returns, run  # noqa: E402
+from experiments.options import underscored  # noqa: E402
+from mamt_jax.algorithms import registry  # noqa: E402
+from mamt_jax.training.best import merge_best, policy_leaves, policy_part, save_better  # noqa: E402
+from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
+from mamt_jax.training.load_policy import load_policy  # noqa: E402
+from mamt_jax.training.merge import read_experiment  # noqa: E402
+from mamt_jax.training.writers import FolderError, read_config, read_rows  # noqa: E402
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as archive:
+        return {name: archive[name] for name in archive.files if name != "record"}
+
+
+def test_the_first_of_the_highest_evaluations_is_kept(finished_run: Path):
+    best, rows = read(finished_run / "best.npz"), read_rows(finished_run / "metrics.jsonl")
+    firsts = [max((row for row in rows if row["run"] == number), key=lambda row: row["eval_return"]) for number in range(4)]
+    np.testing.assert_array_equal(best[".eval_return"], [row["eval_return"] for row in firsts])
+    np.testing.assert_array_equal(best[".env_steps"], [row["env_steps"] for row in firsts])
+    assert set(best) == {".eval_return", ".env_steps", ".learner_state.value"} and (best[".env_steps"] < 300).any()
+
+
+def test_each_run_keeps_its_own_best(tmp_path: Path):
+    path, states = tmp_path / "best.npz", {"kept": np.arange(8.0).reshape(4, 2), "key": None}
+    for number, returns in enumerate([[1, np.nan, 3], [2, -5, np.nan], [1.5, -6, 3]]):
+        save_better(path, {**states, "kept": states["kept"] + 100 * number}, returns, 10 * number)
+    best = read(path)
+    np.testing.assert_array_equal(best[".eval_return"], [2, -5, 3])
+    np.testing.assert_array_equal(best[".env_steps"], [10, 10, 0])
+    np.testing.assert_array_equal(best[".learner_state['kept']"], [[100, 101], [102, 103], [4, 5]])
+    merge_best([path, path], tmp_path / "merged.npz")
+    np.testing.assert_array_equal(read(tmp_path / "merged.npz")[".env_steps"], [10, 10, 0] * 2)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(CheckpointError, match="best.npz is damaged"):
+        save_better(path, states, [9, 9, 9], 40)
+
+
+@pytest.mark.parametrize("algo", ["mamt", "maddpg", "mappo"])
+def test_a_policy_is_a_small_part_of_what_learns(algo: str):
+    spec = make("spread").spec
+    algorithm = registry.make(algo, spec)
+    config = algorithm.config(hidden_size=8)
+    state = jax.eval_shape(algorithm.init, config, jax.random.key(0))
+    part = policy_part(state, policy_leaves(algorithm, spec, config, state))
+    names = {jax.tree_util.keystr(path).split(".")[-1].split("[")[0] for path, _ in jax.tree.leaves_with_path(part)}
+    assert names == {"policy", "mean", "variance"}
+
+
+def test_the_best_policy_is_loaded_and_a_missing_one_named(finished_run: Path, tmp_path: Path):
+    value, observation = read(finished_run / "best.npz")[".learner_state.value"], np.eye(3)[None]
+    for number in range(4):
+        greedy = np.einsum("bnd,nda->bna", observation, value[number, ..., 0]).argmax(-1)
+        np.testing.assert_array_equal(load_policy(finished_run, number, "best")(jnp.asarray(observation)), greedy)
+    (tmp_path / "config.json").symlink_to(finished_run / "config.json")
+    with pytest.raises(FolderError, match="has no best.npz"):
+        load_policy(tmp_path, which="best")
+    (tmp_path / "best.npz").symlink_to(finished_run / "best.npz")
+    with pytest.raises(FolderError, match="holds no checkpoint but its best policies: take those"):
+        load_policy(tmp_path)
+
+
+CALL = """
+import sys
+sys.modules.update(dict.fromkeys(["mamt_jax", "envs_jax", "flax", "chex", "optax", "jraph"]))  # None: importing them fails
+import json, pathlib, jax.export, numpy as np
+mode, draw = (jax.export.deserialize(pathlib.Path(name).read_bytes()) for name in ("mode", "draw"))
+observation = np.array(json.loads(sys.argv[1]), np.float32)
+actions = mode.call(observation), mode.call(observation[:1]), draw.call(observation, np.uint32(7))
+print(json.dumps([each.tolist() for each in actions]))
+"""
+
+
+def test_plain_jax_runs_an_exported_policy(finished_run: Path, tmp_path: Path, run_python: RunPython):
+    for name, arguments in (("mode", []), ("draw", ["--sample"])):
+        export = ["--run", "1", "--policy", "best", "--export", str(tmp_path / name), "--episodes", "2"]
+        assert evaluate.main([str(finished_run), *export, *arguments]) == 0
+    observation = np.asarray(jax.random.normal(jax.random.key(2), (40, 3, probe.SYMBOLS)))
+    printed = run_python("-I", "-c", CALL, json.dumps(observation.tolist()), cwd=tmp_path).stdout
+    policy = load_policy(finished_run, 1, "best")
+    expected = policy(observation), policy(observation[:1]), policy(observation, jax.random.key(7))
+    for actions, due in zip(json.loads(printed), expected, strict=True):
+        np.testing.assert_array_equal(actions, due)
+
+
+def test_an_export_without_flatbuffers_says_what_to_install(finished_run: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None)
+    assert evaluate.main([str(finished_run), "--export", str(tmp_path / "policy")]) == 2
+    assert "--export needs flatbuffers: pip install -e '.[export]'." in capsys.readouterr().err
+
+
+def test_the_page_of_trained_policies_says_what_is_in_their_files():
+    page = (pretrained_returns.PRETRAINED / "README.md").read_text()
+    returns = json.loads(pretrained_returns.RETURNS.read_text())["returns"]
+    assert returns.keys() == {pretrained_returns.name_of(folder) for folder in pretrained_returns.folders()}
+    assert pretrained_returns.table(returns) in page and pretrained_returns.commands() in page
+
+
+@pytest.mark.parametrize("folder", pretrained_returns.folders(), ids=pretrained_returns.name_of)
+def test_a_trained_policy_is_small_and_of_its_command(folder: Path):
+    assert (folder / "best.npz").stat().st_size < 1_000_000
+    rows, best = read_rows(folder / "metrics.jsonl"), read(folder / "best.npz")
+    assert best[".eval_return"] == max(row["eval_return"] for row in rows)
+    _, *arguments = read_config(folder)["command"]
+    assert run.make_experiment(run.read_arguments(underscored(arguments))) == read_experiment(folder)
+
+
+def test_a_trained_policy_plays_where_it_was_trained(capsys: pytest.CaptureFixture):
+    played = json.loads(pretrained_returns.RETURNS.read_text())["returns"]["rover_tower/mappo"]
+    assert evaluate.main(["--pretrained", "rover_tower/mappo", "--episodes", "300"]) == 0
+    mean, error = (float(each) for each in capsys.readouterr().out.split()[2:5:2])
+    assert abs(mean - played["return"]) < 4 * error
+    assert evaluate.main(["--pretrained", "rover_tower/mapo"]) == 2
+    assert "--pretrained rover_tower/mapo is not there: did you mean rover_tower/mappo?" in capsys.readouterr().err
