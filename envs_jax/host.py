@@ -19,10 +19,12 @@ class Episodes(NamedTuple):
     Attributes:
         episode_return: (E, K, n), the sum of each agent's rewards.
         metrics: each task metric's mean over the steps of an episode, (E, K).
+        length: (E, K), steps.
     """
 
     episode_return: np.ndarray
     metrics: dict[str, np.ndarray]
+    length: np.ndarray
 
 
 def play_episodes(batch: HostBatch, policy: HostPolicy, seeds: np.ndarray, episodes: int) -> Episodes:
@@ -47,7 +49,7 @@ def play_episodes(batch: HostBatch, policy: HostPolicy, seeds: np.ndarray, episo
             sums.setdefault(name, np.zeros_like(length))[everyone, number] += metric
         number = np.minimum(number + timestep.done, episodes)
     metrics = {name: (value / np.maximum(length, 1))[:, :episodes] for name, value in sums.items()}
-    return Episodes(total[:, :episodes], metrics)
+    return Episodes(total[:, :episodes], metrics, length[:, :episodes])
 
 
 def play_host_references(env: HostEnvironment, seed: int, num_envs: int, episodes: int) -> dict[str, Episodes]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from envs_jax.environment import Environment, EnvironmentFactory, HostEnvironment
 from envs_jax.matrix_game import matrix_game
+from envs_jax.multiwalker import multiwalker
 from envs_jax.options import suggestion
 from envs_jax.particle.rover_tower import rover_tower
 from envs_jax.particle.spread import spread, spread3_ful, spread3_mix, spread3_sep
@@ -21,19 +22,14 @@ _FACTORIES: dict[str, EnvironmentFactory] = {
     "rover_tower": rover_tower,
     "pursuit": pursuit,
     "matrix_game": matrix_game,
+    "multiwalker": multiwalker,
 }
 _DOORS = {"jaxmarl": "envs_jax.adapters.from_jaxmarl", "pettingzoo": "envs_jax.adapters.pettingzoo_names"}
-_BEHIND_DOORS = {"multiwalker": "pettingzoo/multiwalker"}
 
 
 def environment_names() -> tuple[str, ...]:
     """The names that `make` knows by itself."""
     return tuple(_FACTORIES)
-
-
-def host_environment_names() -> tuple[str, ...]:
-    """The names of environments outside JAX that `make_any` knows by itself."""
-    return tuple(_BEHIND_DOORS)
 
 
 def door_names() -> tuple[str, ...]:
@@ -57,7 +53,7 @@ def make_any(name: str, **options: Any) -> Environment | HostEnvironment:
     """Builds an environment.
 
     Args:
-        name: one of `environment_names()` or `host_environment_names()`; or "library/name" for an environment of one of
+        name: one of `environment_names()`; or "library/name" for an environment of one of
             `door_names()`; or "package.module:Factory", a function from options to an Environment that is imported with the
             working directory on the path.
         **options: passed to the factory; its docstring describes them.
@@ -75,7 +71,6 @@ def make_any(name: str, **options: Any) -> Environment | HostEnvironment:
 
 def find_factory(name: str) -> EnvironmentFactory:
     """The function that builds the environment called `name`; raises ValueError if there is none."""
-    name = _BEHIND_DOORS.get(name, name)
     if ":" in name:
         return _import_factory(name)
     door, slash, inner = name.partition("/")

@@ -66,6 +66,9 @@ def draw_shape(pen: ImageDraw.ImageDraw, shape: Shape, scene: Scene, scale: floa
     box = (x - radius, y - radius, x + radius, y + radius)
     if shape.kind == "ring":
         pen.ellipse(box, outline=shape.colour, width=max(2, round(radius / 5)))
+    elif shape.kind == "polygon":
+        corners = [((a - scene.low[0]) * scale, (scene.high[1] - b) * scale + CAPTION_HEIGHT) for a, b in shape.corners]
+        pen.polygon(corners, fill=shape.colour)
     elif shape.kind == "disc":
         pen.ellipse(box, fill=shape.colour)
     else:

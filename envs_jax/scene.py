@@ -12,23 +12,25 @@ INK, WALL, PALE = "#222222", "#555555", "#BBBBBB"
 
 
 class Shape(NamedTuple):
-    """A disc, ring or square around (x, y).
+    """A disc, ring or square around (x, y), or a polygon.
 
     Attributes:
-        kind: "disc", "ring" or "square".
+        kind: "disc", "ring", "square" or "polygon".
         x: of its centre.
         y: of its centre, upwards.
         radius: half its width.
         colour: "#RRGGBB", or "#RRGGBBAA" to let others shine through.
         label: written in its middle.
+        corners: of a polygon, (x, y) each.
     """
 
-    kind: Literal["disc", "ring", "square"]
+    kind: Literal["disc", "ring", "square", "polygon"]
     x: float
     y: float
     radius: float
     colour: str
     label: str = ""
+    corners: tuple[tuple[float, float], ...] = ()
 
 
 class Scene(NamedTuple):
@@ -57,6 +59,13 @@ def shape_at(
 ) -> Shape:
     """A shape around `position`, (2,)."""
     return Shape(kind, float(position[0]), float(position[1]), radius, colour, label)
+
+
+def polygon(corners: np.ndarray, colour: str) -> Shape:
+    """A polygon with the corners (V, 2)."""
+    x, y = (float(value) for value in np.mean(corners, 0))
+    radius = float(np.abs(corners - np.array([x, y])).max())
+    return Shape("polygon", x, y, radius, colour, corners=tuple((float(a), float(b)) for a, b in corners))
 
 
 def arena(caption: str, shapes: Sequence[Shape]) -> Scene:

@@ -10,6 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from envs_jax.batching import batchwise
 from envs_jax.environment import Environment, EnvState, Noise, TimeStep
 
 
@@ -66,19 +67,7 @@ def replace_where(make: Callable[[jax.Array], Any], wanted: jax.Array, key: jax.
 
         return jax.lax.cond(wanted.any(), replace, lambda: old)
 
-    def of_batches(axis_size: int, is_batched: Any, *arguments: Any) -> tuple[Any, Any]:
-        def fold(leaf: jax.Array, batched: bool) -> jax.Array:
-            leaf = leaf if batched else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
-            return leaf.reshape(-1, *leaf.shape[2:])
-
-        result = batchwise(*jax.tree.map(fold, arguments, tuple(is_batched)))
-        result = jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), result)
-        return result, jax.tree.map(lambda _: True, result)
-
-    batchwise = jax.custom_batching.custom_vmap(of_batch)
-    batchwise.def_vmap(of_batches)
-    arguments = jax.tree.map(lambda leaf: leaf[None], (wanted, key, old))
-    return jax.tree.map(lambda leaf: leaf[0], batchwise(*arguments))
+    return batchwise(of_batch)(wanted, key, old)
 
 
 @flax.struct.dataclass

@@ -14,11 +14,12 @@ import envs_jax
 from envs_jax.environment import HostEnvironment
 from envs_jax.host import play_host_references
 from envs_jax.reference_policies import evaluate_policy, reference_policies
-from envs_jax.registry import host_environment_names, make_any
+from envs_jax.registry import make_any
 from mamt_jax.training.writers import describe_machine
 
 STEPS = 125_000  # an environment: 5,000 episodes of 25 steps, 250 of 500
 HOST_ENVS, HOST_EPISODES = 12, 20
+ORIGINALS = {"multiwalker_original": "pettingzoo/multiwalker"}
 TASKS = {name: (name, {}) for name in envs_jax.environment_names()} | {"spread_n3": ("spread", {"num_agents": 3})}
 
 
@@ -50,7 +51,7 @@ def main() -> None:
         for number, (policy_name, policy) in enumerate(reference_policies(env).items()):
             result = evaluate_policy(env, policy, jax.random.key(number), episodes)
             returns.setdefault(name, {})[policy_name] = result
-    returns |= {name: host_returns(name) for name in host_environment_names()}
+    returns |= {name: host_returns(env_name) for name, env_name in ORIGINALS.items()}
     for name, policies in returns.items():
         for policy_name, result in policies.items():
             print(f"{name:12} {policy_name:10} {result['return']:8.2f} +- {result['return_std_error']:.2f}")

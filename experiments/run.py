@@ -123,7 +123,7 @@ def resuming_parser(add_help: bool) -> Parser:
 def common_parser(add_help: bool) -> Parser:
     """The options that are there for every environment and algorithm."""
     parser = resuming_parser(add_help)
-    names = environments.environment_names() + environments.host_environment_names()
+    names = environments.environment_names()
     env_names = ", ".join([*names, *(f"{door}/NAME" for door in environments.door_names())])
     algo_names = ", ".join(algorithms.algorithm_names())
     parser.add_argument("--env", default=DEFAULT_ENV, help=f"{env_names}, or package.module:Factory (default {DEFAULT_ENV})")

@@ -153,13 +153,13 @@ def test_multiwalker_tells_its_time_limit_and_displacement() -> None:
 
 def test_its_spec_is_that_of_the_original_and_make_says_where_it_runs() -> None:
     pytest.importorskip("Box2D")
-    env = make_any("multiwalker", num_walkers=2)
+    env = make_any("pettingzoo/multiwalker", num_walkers=2)
     assert (env.spec.agent_names, env.spec.observation_sizes) == (("walker_0", "walker_1"), (31, 31))
     assert env.spec.action_spaces == (Box(4),) * 2 and env.spec.episode_limit == 500
-    with pytest.raises(ValueError, match="'multiwalker' runs outside JAX"):
-        make_environment("multiwalker")
+    with pytest.raises(ValueError, match="'pettingzoo/multiwalker' runs outside JAX"):
+        make_environment("pettingzoo/multiwalker")
     with pytest.raises(ValueError, match="terrain_length=0"):
-        make_any("multiwalker", terrain_length=0)
+        make_any("pettingzoo/multiwalker", terrain_length=0)
 
 
 def test_any_module_with_a_parallel_env_is_found() -> None:

@@ -162,7 +162,7 @@ def test_strangers_and_other_observations_are_refused(agent: str, observation: n
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("rover_tower", {}, "rover_tower has no original in PettingZoo: there are those of spread and pursuit"),
+        ("rover_tower", {}, "rover_tower has no original in PettingZoo: there are those of spread, pursuit, multiwalker"),
         ("spread3_sep", {}, "spread3_sep has no original"),
         (
             "spread",

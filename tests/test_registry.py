@@ -44,6 +44,7 @@ def test_names_are_those_of_the_documentation() -> None:
         "rover_tower",
         "pursuit",
         "matrix_game",
+        "multiwalker",
     }
 
 
@@ -63,6 +64,9 @@ def test_names_are_those_of_the_documentation() -> None:
         ("spread3_ful", {"local_ratio": "half"}, ["local_ratio='half'", "from 0 to 1"]),
         ("spread3_mix", {"position_first": 1}, ["position_first=1", "True or False"]),
         ("spread3_sep", {"continuous_actions": "yes"}, ["continuous_actions='yes'", "True or False"]),
+        ("multiwalker", {"num_walker": 2}, ["'num_walker'", "did you mean 'num_walkers'?", "terrain_length"]),
+        ("multiwalker", {"push": "hard"}, ["push='hard'", "a number"]),
+        ("multiwalker", {"velocity_sweeps": 0}, ["velocity_sweeps=0", "positive integer"]),
         ("rover_tower", {"episode_limit": -1}, ["episode_limit=-1", "positive integer"]),
         ("no_such_package.module:thing", {}, ["no_such_package.module:thing", "No module named"]),
         (":thing", {}, ["':thing'", "cannot be imported"]),

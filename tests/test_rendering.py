@@ -25,7 +25,8 @@ def states(name: str, length: int = 4) -> tuple[Any, Any]:
         state, timestep = env.reset(reset_key)
         return env.step(step_key, state, sample_action(env.spec, action_key, timestep.action_mask))[0]
 
-    return env, jax.vmap(play)(jax.random.split(jax.random.key(0), length))
+    program = jax.jit(jax.vmap(play), compiler_options={"xla_backend_optimization_level": 0})
+    return env, program(jax.random.split(jax.random.key(0), length))
 
 
 @pytest.mark.parametrize("name", environment_names())

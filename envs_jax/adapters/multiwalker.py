@@ -114,5 +114,5 @@ def multiwalker(
         return from_pettingzoo(partial(_make, options), episode_limit, ("displacement",), processes)
     except ImportError as error:
         raise ValueError(
-            f"Environment 'multiwalker' needs Box2D ({error}): pip install box2d, on Python up to 3.13."
+            f"Environment 'pettingzoo/multiwalker' needs Box2D ({error}): pip install box2d, on Python up to 3.13."
         ) from error

@@ -1,4 +1,4 @@
-"""The environments that ours copy, with the same options: Spread in mpe2 and Pursuit in pettingzoo."""
+"""The environments that ours copy, with the same options: Spread in mpe2, Pursuit and Multi-Walker in pettingzoo."""
 
 import importlib
 import inspect
@@ -18,11 +18,13 @@ class Original(NamedTuple):
         module: that makes it.
         names: its names of those of our options that it calls differently.
         fixed: our options that it lacks, and what it does always.
+        ours: our options that it lacks and that do not change what agents can do.
     """
 
     module: str
     names: Mapping[str, str]
     fixed: Mapping[str, Any]
+    ours: tuple[str, ...] = ()
 
 
 ORIGINALS = {
@@ -41,6 +43,12 @@ ORIGINALS = {
             "episode_limit": "max_cycles",
         },
         fixed={},
+    ),
+    "multiwalker": Original(
+        module="pettingzoo.sisl.multiwalker.multiwalker",
+        names={"num_walkers": "n_walkers", "episode_limit": "max_cycles"},
+        fixed={},
+        ours=("push", "falls_pay_again", "contact_events", "velocity_sweeps", "position_sweeps", "ground_contacts"),
     ),
 }
 
@@ -62,7 +70,7 @@ def make_original(name: str, **options: Any) -> "ParallelEnv":
 def original_options(name: str, **options: Any) -> dict[str, Any]:
     """The original's options for those of ours, defaults included; raises ValueError as `make_original` does."""
     if name not in ORIGINALS:
-        raise ValueError(f"{name} has no original in PettingZoo: there are those of {' and '.join(ORIGINALS)}.")
+        raise ValueError(f"{name} has no original in PettingZoo: there are those of {', '.join(ORIGINALS)}.")
     make(name, **options)  # for its refusals
     original = ORIGINALS[name]
     bound = inspect.signature(find_factory(name)).bind(**options)
@@ -70,5 +78,5 @@ def original_options(name: str, **options: Any) -> dict[str, Any]:
     for option, value in original.fixed.items():
         if bound.arguments[option] != value:
             raise ValueError(f"{option}={bound.arguments[option]!r} is not in the original of {name}, only {option}={value!r}.")
-    own = {option: value for option, value in bound.arguments.items() if option not in original.fixed}
+    own = {option: value for option, value in bound.arguments.items() if option not in {*original.fixed, *original.ours}}
     return {original.names.get(option, option): value for option, value in own.items()}

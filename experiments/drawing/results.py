@@ -69,6 +69,12 @@ ENVIRONMENTS = {
         ("train_task/evaders_left", "share of evaders left, mean over steps"),
         ("random", "do_nothing"),
     ),
+    "multiwalker_original": Shown(
+        "Multi-Walker, the original",
+        ("displacement", "displacement, m"),
+        ("train_task/displacement", "displacement of the package, m"),
+        ("random", "do_nothing"),
+    ),
     "multiwalker": Shown(
         "Multi-Walker",
         ("displacement", "displacement, m"),

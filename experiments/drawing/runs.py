@@ -19,6 +19,7 @@ TITLES = {
     "matrix_game": "Prisoner's dilemma",
     "pursuit": "Pursuit",
     "multiwalker": "Multi-Walker",
+    "pettingzoo/multiwalker": "Multi-Walker, the original",
 }
 
 

@@ -1,0 +1,59 @@
+"""A function of a whole batch, called as if it were one of a single element: under `vmap`, however deep, it gets all at once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def batchwise(function: Callable[..., Any]) -> Callable[..., Any]:
+    """From a function whose arguments and results all have a leading batch axis to one without, for use under `vmap`.
+
+    Every `vmap` around the result is folded into that one axis, so that `function` can see the batch as a whole: branch once
+    for all of it, or lay it out in memory as it likes.
+    """
+
+    def of_batches(axis_size: int, is_batched: Any, *arguments: Any) -> tuple[Any, Any]:
+        def fold(leaf: jax.Array, batched: bool) -> jax.Array:
+            leaf = leaf if batched else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
+            return leaf.reshape(-1, *leaf.shape[2:])
+
+        result = of_batch(*jax.tree.map(fold, arguments, tuple(is_batched)))
+        result = jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), result)
+        return result, jax.tree.map(lambda _: True, result)
+
+    of_batch = jax.custom_batching.custom_vmap(function)
+    of_batch.def_vmap(of_batches)
+
+    def of_one(*arguments: Any) -> Any:
+        arguments = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], arguments)
+        return jax.tree.map(lambda leaf: leaf[0], of_batch(*arguments))
+
+    return of_one
+
+
+def batch_last(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`batchwise` of a function whose arrays have the batch as their last axis, where elementwise work runs in step."""
+
+    def of_batch(*arguments: Any) -> Any:
+        last = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), arguments)
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), function(*last))
+
+    return batchwise(of_batch)
+
+
+def separately(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(*arguments)`, compiled apart from what is around it.
+
+    XLA computes sums and products anew for each of their uses, and again for each use of those: what follows a long formula
+    may cost, and take to compile, many times what it should. A branch, here one that is always taken, ends that.
+    """
+    probe = next(leaf for leaf in jax.tree.leaves(arguments) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    first = probe.reshape(-1)[0]
+    shapes = jax.eval_shape(function, *arguments)
+
+    def never(*_: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    return jax.lax.cond(first == first, function, never, *arguments)

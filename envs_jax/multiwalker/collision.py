@@ -1,0 +1,203 @@
+"""Where polygons touch each other and the ground, as Box2D's manifolds have it. Arrays have the batch as their last axis.
+
+Vectors are pairs (x, y) of arrays, so that all that is done to them is done to long rows of numbers.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.batching import separately
+from envs_jax.multiwalker import body
+from envs_jax.multiwalker.body import SKIN
+
+Vector = tuple[jax.Array, jax.Array]
+_NEVER = 1e9
+
+
+class Placed(NamedTuple):
+    """Polygons somewhere, all arrays (V, ..., E).
+
+    Attributes:
+        corner: from the centre of mass of whatever the coordinates are about.
+        normal: outward, of the side from each corner to the next.
+        real: whether that side has a length.
+    """
+
+    corner: Vector
+    normal: Vector
+    real: jax.Array
+
+
+class Manifold(NamedTuple):
+    """The (up to) two points where two things touch.
+
+    Attributes:
+        normal: (..., E), in which direction the second is pushed.
+        point: (2, ..., E), halfway between the two skins.
+        separation: (2, ..., E), negative where the skins overlap.
+        touching: (2, ..., E) bool, whether there is such a point.
+        kind: (..., E) bool, whether a side of the second decides the normal, for telling points from each other.
+    """
+
+    normal: Vector
+    point: Vector
+    separation: jax.Array
+    touching: jax.Array
+    kind: jax.Array
+
+
+def dot(a: Vector, b: Vector) -> jax.Array:
+    """Inner product."""
+    return a[0] * b[0] + a[1] * b[1]
+
+
+def cross(a: Vector, b: Vector) -> jax.Array:
+    """a_x b_y - a_y b_x: the torque of force `b` at `a`."""
+    return a[0] * b[1] - a[1] * b[0]
+
+
+def minus(a: Vector, b: Vector) -> Vector:
+    """a - b."""
+    return a[0] - b[0], a[1] - b[1]
+
+
+def rotate(cos: jax.Array, sin: jax.Array, vector: Vector) -> Vector:
+    """`vector` turned."""
+    return cos * vector[0] - sin * vector[1], sin * vector[0] + cos * vector[1]
+
+
+def place(shape: body.Polygons, pose: jax.Array, origin: Vector) -> Placed:
+    """Polygons (V, ..., 2) at `pose` (3, ..., E), in world axes about `origin` (..., E)."""
+    corner, normal = ((np.float32(a[..., 0, None]), np.float32(a[..., 1, None])) for a in (shape.corner, shape.normal))
+
+    def turn(pose: jax.Array, origin: Vector) -> tuple[Vector, Vector]:
+        cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
+        x, y = rotate(cos, sin, corner)
+        return (x + (pose[0] - origin[0]), y + (pose[1] - origin[1])), rotate(cos, sin, normal)
+
+    corner, normal = separately(turn, pose, origin)
+    return Placed(corner, normal, jnp.broadcast_to(shape.real[..., None], corner[0].shape))
+
+
+def best(score: jax.Array, values: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """The highest of `score` (V, ..., E), and the entries of each of `values` there; the first where several are."""
+    top, *found = score[0], *(value[0] for value in values)
+    for i in range(1, len(score)):
+        better = score[i] > top
+        top = jnp.maximum(score[i], top)
+        found = [jnp.where(better, value[i], old) for value, old in zip(values, found, strict=True)]
+    return top, *found
+
+
+def clip(
+    side: tuple[Vector, Vector], normal: Vector, incident: tuple[Vector, Vector], margin: float
+) -> tuple[Vector, jax.Array, jax.Array]:
+    """The incident side cut to the width of the reference side.
+
+    Returns:
+        Two points (2, ..., E), how far they are above the reference side, and whether anything was left (..., E).
+    """
+    tangent = -normal[1], normal[0]
+    width = dot(tangent, minus(side[1], side[0]))
+    along = jnp.stack([dot(tangent, minus(point, side[0])) for point in incident])
+    low, high = jnp.minimum(width, 0.0) - margin, jnp.maximum(width, 0.0) + margin
+    left = (along.max(0) >= low) & (along.min(0) <= high)
+    slope = along[1] - along[0]
+    share = (jnp.clip(along, low, high) - along[0]) / jnp.where(jnp.abs(slope) < 1e-9, 1e-9, slope)
+    share = jnp.clip(share, 0.0, 1.0)
+    start, way = incident[0], minus(incident[1], incident[0])
+    point = start[0] + share * way[0], start[1] + share * way[1]
+    return point, dot(normal, minus(point, side[0])), left
+
+
+def _manifold(
+    first_decides: jax.Array,
+    sides: tuple[tuple[Vector, Vector], tuple[Vector, Vector]],
+    normals: tuple[Vector, Vector],
+    near: jax.Array,
+    margin: float,
+) -> Manifold:
+    """The manifold of the sides of a first and a second thing, with their normals; the first's is the reference or not."""
+
+    def choose(first: Vector, second: Vector) -> Vector:
+        return jnp.where(first_decides, first[0], second[0]), jnp.where(first_decides, first[1], second[1])
+
+    reference = choose(sides[0][0], sides[1][0]), choose(sides[0][1], sides[1][1])
+    incident = choose(sides[1][0], sides[0][0]), choose(sides[1][1], sides[0][1])
+    normal = choose(*normals)
+    point, separation, left = clip(reference, normal, incident, margin)
+    point = point[0] - 0.5 * separation * normal[0], point[1] - 0.5 * separation * normal[1]
+    sign = jnp.where(first_decides, 1.0, -1.0)
+    touching = (near & left) & (separation <= SKIN)
+    return Manifold((sign * normal[0], sign * normal[1]), point, separation - SKIN, touching, ~first_decides)
+
+
+def _prefer_second(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Whether the second thing's sides tell better where the two separate."""
+    return second > 0.98 * first + 0.001
+
+
+def ground_manifold(shape: Placed, left: Vector, right: Vector, exists: jax.Array) -> Manifold:
+    """Edges of the ground from `left` to `right` (k, ..., E) against polygons (V, ..., E), which they push up.
+
+    Unlike the original's, an edge pushes up even what has its middle under it.
+    """
+
+    def measure(shape: Placed, left: Vector, right: Vector) -> tuple[jax.Array, ...]:
+        edge = minus(right, left)
+        length = jnp.sqrt(dot(edge, edge))
+        up = -edge[1] / length, edge[0] / length
+        corner, normal = (tuple(c[:, None] for c in vectors) for vectors in (shape.corner, shape.normal))
+        of_edge = (corner[0] - left[0]) * up[0] + (corner[1] - left[1]) * up[1]
+        height = dot(normal, corner)
+        ends = [normal[0] * end[0] + normal[1] * end[1] - height for end in (left, right)]
+        real = shape.real[:, None]
+        of_side = jnp.where(real, jnp.minimum(*ends), -_NEVER)
+        facing = jnp.where(real, -(normal[0] * up[0] + normal[1] * up[1]), -_NEVER)
+        return *up, of_edge.min(0), of_side, facing
+
+    def choose(shape: Placed, of_side: jax.Array, facing: jax.Array, by_edge: jax.Array) -> tuple[jax.Array, ...]:
+        corner, normal = (tuple(c[:, None] for c in vectors) for vectors in (shape.corner, shape.normal))
+        following = tuple(jnp.roll(c, -1, 0) for c in corner)
+        return best(jnp.where(by_edge[None], facing, of_side), (*corner, *following, *normal))[1:]
+
+    x, y, edge_separation, of_side, facing = separately(measure, shape, left, right)
+    side_separation = of_side.max(0)
+    by_edge = ~_prefer_second(edge_separation, side_separation)
+    ax, ay, bx, by, nx, ny = separately(choose, shape, of_side, facing, by_edge)
+    near = exists & (edge_separation <= SKIN) & (side_separation <= SKIN)
+    sides = ((right, left), ((ax, ay), (bx, by)))
+    return separately(lambda *those: _manifold(*those, 0.0), by_edge, sides, ((x, y), (nx, ny)), near)
+
+
+def polygon_manifold(first: Placed, second: Placed) -> Manifold:
+    """Polygons (V, ..., E) against others, in the same coordinates."""
+
+
+    def separations(one: Placed, other: Placed) -> tuple[jax.Array, ...]:
+        height = dot(one.normal, one.corner)
+        reach = one.normal[0][:, None] * other.corner[0][None] + one.normal[1][:, None] * other.corner[1][None]
+        return best(jnp.where(one.real, reach.min(1) - height, -_NEVER), _values(one))
+
+    def facing(one: Placed, towards: Vector) -> tuple[jax.Array, ...]:
+        against = -(one.normal[0] * towards[0] + one.normal[1] * towards[1])
+        return best(jnp.where(one.real, against, -_NEVER), _values(one))[1:]
+
+    first_separation, *a = separately(separations, first, second)
+    second_separation, *b = separately(separations, second, first)
+    by_first = ~_prefer_second(first_separation, second_separation)
+    towards = jnp.where(by_first, a[4], b[4]), jnp.where(by_first, a[5], b[5])
+    incident_first, incident_second = separately(facing, first, towards), separately(facing, second, towards)
+    a = [jnp.where(by_first, reference, incident) for reference, incident in zip(a, incident_first, strict=True)]
+    b = [jnp.where(by_first, incident, reference) for reference, incident in zip(b, incident_second, strict=True)]
+    near = (first_separation <= SKIN) & (second_separation <= SKIN)
+    sides = (((a[0], a[1]), (a[2], a[3])), ((b[0], b[1]), (b[2], b[3])))
+    return separately(lambda *those: _manifold(*those, SKIN), by_first, sides, ((a[4], a[5]), (b[4], b[5])), near)
+
+
+def _values(shape: Placed) -> tuple[jax.Array, ...]:
+    """Of each side its two corners and its normal."""
+    return *shape.corner, *(jnp.roll(c, -1, 0) for c in shape.corner), *shape.normal

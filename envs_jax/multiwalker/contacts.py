@@ -1,0 +1,264 @@
+"""Contacts: impulses that keep points from going into each other and rub, and pushing apart what overlaps.
+
+Arrays have the batch as their last axis.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.batching import separately
+from envs_jax.multiwalker import body
+from envs_jax.multiwalker.body import NUM_BODIES
+from envs_jax.multiwalker.collision import Vector, cross, dot, minus
+from envs_jax.multiwalker.joints import Tree, respond
+from envs_jax.multiwalker.touching import Contacts
+
+PUSH, PUSH_SLOP, LARGEST_PUSH = 0.2, 0.005, 0.2
+
+
+class Rows(NamedTuple):
+    """K contacts of n walkers, two rows each: along the surface, then along the normal.
+
+    Attributes:
+        pull: (7, 2, K, n, E), a row's speed is its product with the free coordinates.
+        response: (7, 2, K, n, E), of the free coordinates to a unit impulse.
+        gain: (2, K, n, E), of a row's speed to a unit impulse on the walker.
+        friction: (K, n, E).
+    """
+
+    pull: jax.Array
+    response: jax.Array
+    gain: jax.Array
+    friction: jax.Array
+
+
+def make_rows(tree: Tree, contacts: Contacts) -> Rows:
+    """The rows of contacts."""
+
+    def pulls(tree: Tree, contacts: Contacts) -> list[jax.Array]:
+        x, y = contacts.normal
+        direction = jnp.stack([y, x]), jnp.stack([-x, y])
+        return [*direction, *(cross(arm, direction) for arm in _arms(tree, contacts))]
+
+    pull = separately(pulls, tree, contacts)
+    response = respond(tree, (pull[0], pull[1]), pull[2:])
+    pull = jnp.stack(pull)
+    return Rows(pull, response, (pull * response).sum(0), contacts.friction)
+
+
+def _arms(tree: Tree, contacts: Contacts) -> list[Vector]:
+    """What each of the five spins does to the points: vectors (K, n, E)."""
+    arms = []
+    for j in range(NUM_BODIES):
+        moved = [(contacts.member[b], arm) for b in range(NUM_BODIES) if (arm := tree.arms[b][j]) is not None]
+        own = contacts.member[j]
+        arms.append(tuple(own * contacts.arm[i] + sum(m * arm[i] for m, arm in moved) for i in (0, 1)))
+    return arms
+
+
+def invert(gain: jax.Array) -> jax.Array:
+    """1 / gain, 0 where there is nothing to push."""
+    return jnp.where(gain > 1e-9, 1 / jnp.maximum(gain, 1e-9), 0.0)
+
+
+def find_again(code: jax.Array, old_code: jax.Array, impulse: jax.Array) -> jax.Array:
+    """The impulses (L, 2, n, E) of the points that are still there, for those that `code` (K, n, E) tells of now."""
+    same = (code[:, None] == old_code[None]) & (code[:, None] > 0)
+    return (same[:, :, None] * impulse[None]).sum(1)
+
+
+def warm_start(rows: Rows, free: jax.Array, impulse: jax.Array) -> jax.Array:
+    """The free coordinates after impulses (K, 2, n, E)."""
+    return free + (rows.response * impulse.swapaxes(0, 1)[None]).sum((1, 2))
+
+
+def _new_impulses(old: jax.Array, mass: jax.Array, speed: jax.Array, limit: jax.Array | None) -> jax.Array:
+    """An impulse that stops `speed`: at most `limit` either way, or where that is None only a push."""
+    new = old - mass * speed
+    return jnp.maximum(new, 0.0) if limit is None else jnp.clip(new, -limit, limit)
+
+
+def sweep_ground(rows: Rows, mass: jax.Array, free: jax.Array, impulse: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+    """Every contact with the ground once: friction, then the normal. `impulse` is K of (2, n, E)."""
+    impulse = list(impulse)
+    for k in range(len(impulse)):
+        old = impulse[k]
+        limit = rows.friction[k] * old[1]
+        new = []
+        for i, bound in enumerate((limit, None)):
+            speed = (rows.pull[:, i, k] * free).sum(0)
+            new.append(_new_impulses(old[i], mass[i, k], speed, bound))
+            free = free + rows.response[:, i, k] * (new[i] - old[i])
+        impulse[k] = jnp.stack(new)
+    return free, impulse
+
+
+class PackageRows(NamedTuple):
+    """The contacts of walkers with the package, (2 rows, 2 points, ...).
+
+    Attributes:
+        walker: on the walkers.
+        pull: (3, 2, 2, n, E), a row's speed is its product with the package's velocity, beside the walker's.
+        response: (3, 2, 2, n, E), of the package.
+        mass: (2, 2, n, E), as if each walker had its share of the package: so all may push at once and still agree in the end.
+    """
+
+    walker: Rows
+    pull: jax.Array
+    response: jax.Array
+    mass: jax.Array
+
+
+def make_package_rows(tree: Tree, contacts: Contacts, arm: Vector, package: body.Package) -> PackageRows:
+    """The rows of walkers' contacts with the package, at `arm` (2, n, E) from its middle."""
+    walker = make_rows(tree, contacts)
+    normal = contacts.normal
+    directions = (normal[1], -normal[0]), normal
+    pull = jnp.stack([jnp.stack([-d[0], -d[1], -cross(arm, d)]) for d in directions], 1)
+    light = np.float32([1 / package.mass, 1 / package.mass, 1 / package.inertia]).reshape(-1, 1, 1, 1, 1)
+    response = pull * light
+    carriers = jnp.maximum((contacts.code > 0).any(0).sum(0), 1).astype(jnp.float32)
+    gain = walker.gain + carriers * (pull * response).sum(0)
+    return PackageRows(walker, pull, response, jnp.where(walker.gain > 1e-9, invert(gain), 0.0))
+
+
+def sweep_package(
+    rows: PackageRows, free: jax.Array, package: list[jax.Array], impulse: list[jax.Array]
+) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
+    """Every contact with the package once, all walkers at a time; `package` is its velocity, three of (E,)."""
+    package, impulse = list(package), list(impulse)
+    for k in range(len(impulse)):
+        old = impulse[k]
+        limit = rows.walker.friction[k] * old[1]
+        new = []
+        for i, bound in enumerate((limit, None)):
+            its_speed = sum((pull[i, k] * value for pull, value in zip(rows.pull, package, strict=True)), jnp.zeros(()))
+            speed = (rows.walker.pull[:, i, k] * free).sum(0) + its_speed
+            new.append(_new_impulses(old[i], rows.mass[i, k], speed, bound))
+            change = new[i] - old[i]
+            free = free + rows.walker.response[:, i, k] * change
+            package = [value + (rows.response[c, i, k] * change).sum(0) for c, value in enumerate(package)]
+        impulse[k] = jnp.stack(new)
+    return free, package, impulse
+
+
+def pad_rows(rows: Rows, before: int, after: int) -> Rows:
+    """Rows of pairs of neighbours as rows of all walkers, the missing ones without effect."""
+    return Rows(*(jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(before, after), (0, 0)]) for leaf in rows))
+
+
+def sweep_neighbours(
+    left: Rows, right: Rows, mass: jax.Array, free: jax.Array, impulse: list[jax.Array]
+) -> tuple[jax.Array, list[jax.Array]]:
+    """Every contact between neighbours once, all pairs at a time.
+
+    Args:
+        left: rows of every walker as the left one of a pair, those of the last one without effect.
+        right: as the right one, those of the first one without effect.
+        mass: (2 rows, 2 points, n - 1, E), as if each walker had half of itself for each neighbour.
+        free: (7, n, E).
+        impulse: two of (2, n - 1, E).
+    """
+    impulse = list(impulse)
+    for k in range(len(impulse)):
+        old = impulse[k]
+        limit = left.friction[k, :-1] * old[1]
+        new = []
+        for i, bound in enumerate((limit, None)):
+            speed = (left.pull[:, i, k] * free).sum(0)[:-1] + (right.pull[:, i, k] * free).sum(0)[1:]
+            new.append(_new_impulses(old[i], mass[i, k], speed, bound))
+            change = new[i] - old[i]
+            onto_left, onto_right = jnp.pad(change, ((0, 1), (0, 0))), jnp.pad(change, ((1, 0), (0, 0)))
+            free = free + left.response[:, i, k] * onto_left + right.response[:, i, k] * onto_right
+        impulse[k] = jnp.stack(new)
+    return free, impulse
+
+
+class Overlaps(NamedTuple):
+    """Contacts of bodies that are being pushed apart, where they are now; arrays (K, n, E).
+
+    Attributes:
+        arm: of the body.
+        moved: how far the point on the body has come since the contact was made.
+        light: 1 / mass of the body.
+        light_turn: 1 / inertia.
+        torque: of a unit push.
+    """
+
+    arm: Vector
+    moved: Vector
+    light: jax.Array
+    light_turn: jax.Array
+    torque: jax.Array
+
+
+def turned(arm: Vector, angle: jax.Array) -> Vector:
+    """`arm` after a small turn."""
+    square = angle * angle
+    cos, sin = 1 - square * (0.5 - square * (1 / 24)), angle * (1 - square * (1 / 6 - square * (1 / 120)))
+    return cos * arm[0] - sin * arm[1], sin * arm[0] + cos * arm[1]
+
+
+def overlaps(contacts: Contacts, moved: jax.Array) -> Overlaps:
+    """Contacts after their bodies have `moved` (3, 5, n, E)."""
+    x, y, turn = (sum((contacts.member[b] * value[b] for b in range(NUM_BODIES)), jnp.zeros(())) for value in moved)
+    arm = turned(contacts.arm, turn)
+    way = x + arm[0] - contacts.arm[0], y + arm[1] - contacts.arm[1]
+    return Overlaps(arm, way, contacts.light, contacts.light_turn, cross(arm, contacts.normal))
+
+
+def push_of(separation: jax.Array, used: jax.Array, share: float) -> jax.Array:
+    """By how much to part what overlaps: of all but a small overlap `share`."""
+    return jnp.where(used, -jnp.clip(share * (separation + PUSH_SLOP), -LARGEST_PUSH, 0.0), 0.0)
+
+
+def moves(contacts: Contacts, found: Overlaps, impulse: jax.Array) -> jax.Array:
+    """What impulses (K, n, E) along the normals do to the places of bodies, (3, 5, n, E), all at a time."""
+    x, y = found.light * contacts.normal[0] * impulse, found.light * contacts.normal[1] * impulse
+    turn = found.light_turn * found.torque * impulse
+    return jnp.stack([jnp.stack([(member * value).sum(0) for member in contacts.member]) for value in (x, y, turn)])
+
+
+def _lowest(separation: jax.Array, contacts: Contacts) -> jax.Array:
+    return jnp.where(contacts.code > 0, separation, 0.0).min(0, initial=0.0)
+
+
+def push_from_ground(contacts: Contacts, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How bodies that have `moved` (3, 5, n, E) are pushed out of the ground, and the deepest separation (n, E)."""
+    found = overlaps(contacts, moved)
+    separation = contacts.separation + dot(contacts.normal, found.moved)
+    push = push_of(separation, contacts.code > 0, PUSH)
+    gain = found.light + found.light_turn * found.torque**2
+    impulse = push / jnp.where(contacts.code > 0, gain, 1.0)
+    return moves(contacts, found, impulse), _lowest(separation, contacts)
+
+
+def push_from_package(
+    contacts: Contacts, arm: Vector, package: body.Package, moved: jax.Array, package_moved: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `push_from_ground` between walkers and package, which has moved (3, E) and is pushed, too."""
+    found = overlaps(contacts, moved)
+    its_arm = turned(arm, package_moved[2])
+    its_way = package_moved[0] + its_arm[0] - arm[0], package_moved[1] + its_arm[1] - arm[1]
+    separation = contacts.separation + dot(contacts.normal, minus(found.moved, its_way))
+    light, light_turn, torque = 1 / package.mass, 1 / package.inertia, cross(its_arm, contacts.normal)
+    gain = found.light + found.light_turn * found.torque**2 + light + light_turn * torque**2
+    impulse = push_of(separation, contacts.code > 0, PUSH) / gain
+    push = light * contacts.normal[0] * impulse, light * contacts.normal[1] * impulse, light_turn * torque * impulse
+    its_move = -jnp.stack([value.sum((0, 1)) for value in push])
+    return moves(contacts, found, impulse), its_move, _lowest(separation, contacts)
+
+
+def push_from_neighbours(left: Contacts, right: Contacts, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """As `push_from_ground` between neighbours: contacts of the left and the right one of each pair."""
+    one, other = overlaps(left, moved[:, :, :-1]), overlaps(right, moved[:, :, 1:])
+    separation = left.separation + dot(left.normal, minus(one.moved, other.moved))
+    gain = one.light + one.light_turn * one.torque**2 + other.light + other.light_turn * other.torque**2
+    impulse = push_of(separation, left.code > 0, PUSH / 2) / jnp.where(left.code > 0, gain, 1.0)
+    change = jnp.zeros_like(moved)
+    change = change.at[:, :, :-1].add(moves(left, one, impulse)).at[:, :, 1:].add(moves(right, other, impulse))
+    lowest = jnp.zeros(moved.shape[2:]).at[:-1].min(_lowest(separation, left)).at[1:].min(_lowest(separation, left))
+    return change, lowest

@@ -1,0 +1,27 @@
+"""A policy that sees the state: walkers stand on springs and step in time."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.multiwalker.body import HULL
+from envs_jax.multiwalker.joints import CHILD, PARENT, joint_angles
+
+PERIOD = 40  # steps
+HIP, HIP_SWING, KNEE, KNEE_SWING = 0.1, 0.0, -0.6, 0.0
+
+
+def stride(key: jax.Array, state: Any) -> jax.Array:
+    """(n, 4): hips and knees are driven to where a walker stands, bent against the hull's tilt."""
+    del key
+    pose, velocity = state.world.pose, state.world.velocity
+    angle = joint_angles(pose[2][..., None])[..., 0]
+    speed = velocity[2][np.array(CHILD)] - velocity[2][np.array(PARENT)]
+    side = jnp.sin(2 * jnp.pi * state.step / PERIOD) * np.float32([1, 1, -1, -1])[:, None]
+    target = np.float32([HIP, KNEE, HIP, KNEE])[:, None] + np.float32([HIP_SWING, KNEE_SWING] * 2)[:, None] * side
+    drive = np.float32([0.9, 4.0] * 2)[:, None] * (target - angle) - 0.25 * speed
+    hull = np.float32([1, 0, 1, 0])[:, None] * (0.9 * pose[2, HULL] + 1.5 * velocity[2, HULL])
+    sink = np.float32([0, 15, 0, 15])[:, None] * velocity[1, HULL]
+    return jnp.clip(0.5 * (drive + hull - sink), -1.0, 1.0).T

@@ -1,0 +1,143 @@
+"""What walkers see. Arrays have the batch as their last axis."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.multiwalker import body, terrain
+from envs_jax.multiwalker.body import BODIES, HULL, HULL_CENTRE, LEGS
+from envs_jax.multiwalker.collision import Vector, cross, dot, place, rotate
+from envs_jax.multiwalker.joints import CHILD, PARENT, joint_angles
+
+NUM_RAYS, RANGE = 10, 160 / body.SCALE
+NUM_POINTS = int(np.ceil(RANGE / terrain.STEP)) + 2  # of the ground under a ray
+SIZE, NUM_NOISY = 31, 7
+_ANGLES = 1.5 * np.arange(NUM_RAYS) / NUM_RAYS
+_RAYS = RANGE * np.stack([np.sin(_ANGLES), -np.cos(_ANGLES)])
+_FAR = 1e3
+_HALF_LEGS = BODIES.corner[:, LEGS].max(0).T  # half widths and half heights, (2, 4)
+
+
+def hull_origin(pose: jax.Array) -> Vector:
+    """Where the hulls' own origins are, (n, E); poses are of their centres of mass."""
+    angle = pose[2, HULL]
+    x, y = rotate(jnp.cos(angle), jnp.sin(angle), (np.float32(HULL_CENTRE[0]), np.float32(HULL_CENTRE[1])))
+    return pose[0, HULL] - x, pose[1, HULL] - y
+
+
+def _ray_to_ground(heights: jax.Array, origin: Vector) -> jax.Array:
+    """(10, n, E): which share of each ray is above the ground; 1 where it hits nothing."""
+    x, y, there, _ = terrain.window(heights, origin[0], NUM_POINTS)
+    x, y = x - origin[0], y - origin[1]
+    edge = x[1:] - x[:-1], y[1:] - y[:-1]
+    # The ray d meets the edge e from p where s d = p + t e: s = p x e / (d x e), t = p x d / (d x e).
+    at_edge = cross((x[:-1], y[:-1]), edge)
+    direction = (np.float32(axis).reshape(-1, 1, 1, 1) for axis in _RAYS)
+    ray = next(direction), next(direction)
+    speed = cross(ray, edge)
+    speed = jnp.where(jnp.abs(speed) < 1e-9, 1e-9, speed)
+    share, along = at_edge / speed, cross((x[:-1], y[:-1]), ray) / speed
+    hit = (share >= 0) & (share <= 1) & (along >= 0) & (along <= 1) & (there[:-1] & there[1:])
+    return jnp.where(hit, share, 1.0).min(1)
+
+
+def _nearest(enters: jax.Array, leaves: jax.Array, seen: jax.Array) -> jax.Array:
+    hit = (enters <= leaves) & (enters >= 0) & (enters <= 1) & seen
+    return jnp.where(hit, enters, 1.0)
+
+
+def _to_legs(ray: jax.Array, cos: jax.Array, sin: jax.Array, start: Vector, seen: jax.Array) -> jax.Array:
+    """How far a ray (2,) from `start`, in the legs' own axes (4, ...), gets to the first leg."""
+    enters, leaves = -_FAR, _FAR
+    speeds = cos * ray[0] + sin * ray[1], cos * ray[1] - sin * ray[0]
+    for at, speed, half in zip(start, speeds, _HALF_LEGS, strict=True):
+        half = np.float32(half).reshape(-1, *[1] * (at.ndim - 1))
+        inverse = 1 / jnp.where(jnp.abs(speed) < 1e-6, 1e-6, speed)
+        middle, reach = -at * inverse, jnp.abs(half * inverse)
+        enters, leaves = jnp.maximum(enters, middle - reach), jnp.minimum(leaves, middle + reach)
+    return _nearest(jnp.asarray(enters), jnp.asarray(leaves), seen).min(0)
+
+
+def _to_hulls(ray: jax.Array, sides: Vector, start: jax.Array, seen: jax.Array) -> jax.Array:
+    """As `_to_legs` to the hulls, whose sides have the normals `sides` (V, ...) and are `start` ahead."""
+    speed = sides[0] * ray[0] + sides[1] * ray[1]
+    at = start / jnp.where(jnp.abs(speed) < 1e-6, 1e-6, speed)
+    enters, leaves = jnp.where(speed < 0, at, -_FAR).max(0), jnp.where(speed > 0, at, _FAR).min(0)
+    return _nearest(enters, leaves, seen)
+
+
+def _ray_to_bodies(pose: jax.Array, origin: Vector, others: jax.Array) -> jax.Array:
+    """(10, n, E): as `_ray_to_ground` for the bodies of walkers; `others` (n, E) are those that are there.
+
+    Axes are (bodies, who is seen, who sees, E).
+    """
+    legs = pose[:, LEGS, :, None]
+    cos, sin = jnp.cos(legs[2]), jnp.sin(legs[2])
+    from_leg = origin[0] - legs[0], origin[1] - legs[1]
+    start = cos * from_leg[0] + sin * from_leg[1], cos * from_leg[1] - sin * from_leg[0]
+    hull_shape = body.Polygons(*(array[:, HULL, None] for array in BODIES))
+    hull = place(hull_shape, pose[:, HULL], (pose[0, HULL], pose[1, HULL]))
+    sides = hull.normal[0][:, :, None], hull.normal[1][:, :, None]
+    from_hull = origin[0] - pose[0, HULL][:, None], origin[1] - pose[1, HULL][:, None]
+    ahead = dot(hull.normal, hull.corner)[:, :, None] - (sides[0] * from_hull[0] + sides[1] * from_hull[1])
+    there = others[:, None]
+    not_own = there & ~jnp.eye(pose.shape[2], dtype=bool)[..., None]
+
+    def cast(ray: jax.Array) -> jax.Array:
+        to_legs = _to_legs(ray, cos, sin, start, there)
+        return jnp.minimum(to_legs, _to_hulls(ray, sides, ahead, not_own)).min(0)
+
+    return jax.lax.map(cast, jnp.asarray(_RAYS.T, jnp.float32))
+
+
+def lidar(pose: jax.Array, present: jax.Array, heights: jax.Array) -> jax.Array:
+    """Shares of the ten rays until they hit the ground, own legs or another walker, (10, n, E); 1 where nothing is hit."""
+    origin = hull_origin(pose)
+    return jnp.minimum(_ray_to_ground(heights, origin), _ray_to_bodies(pose, origin, present))
+
+
+def neighbour_offsets(x: jax.Array, y: jax.Array, present: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """To the left and right neighbour, x and y (4, n, E), and which of them are there."""
+    offsets, there = [], []
+    for step in (1, -1):
+        exists = jnp.roll(present, step, 0).at[0 if step == 1 else -1].set(False)
+        offsets += [jnp.roll(x, step, 0) - x, jnp.roll(y, step, 0) - y]
+        there += [exists, exists]
+    return jnp.stack(offsets), jnp.stack(there)
+
+
+def observe(
+    pose: jax.Array,
+    velocity: jax.Array,
+    package_pose: jax.Array,
+    feet: jax.Array,
+    present: jax.Array,
+    heights: jax.Array,
+    noise: jax.Array,
+    length: float,
+) -> jax.Array:
+    """(31, n, E), as the original's; zeros for walkers that are not there.
+
+    Args:
+        pose: (3, 5, n, E).
+        velocity: (3, 5, n, E).
+        package_pose: (3, E).
+        feet: (2, n, E) bool, whether the lower legs touch anything.
+        present: (n, E) bool.
+        heights: (T, E), of the ground.
+        noise: (7, n, E), to be added to the last seven, but not to a neighbour's that is missing.
+        length: of the package.
+    """
+    spin, joint = velocity[2], joint_angles(pose[2])
+    speed = spin[np.array(CHILD)] - spin[np.array(PARENT)]
+    hull = [pose[2, HULL], 2 * spin[HULL] * body.TIME_STEP, 0.12 * velocity[0, HULL], 0.08 * velocity[1, HULL]]
+    sides = [
+        [joint[h], speed[h] / 4, joint[h + 1] + 1, speed[h + 1] / 6, feet[h // 2].astype(jnp.float32)] for h in (0, 2)
+    ]
+    x, y = hull_origin(pose)
+    offsets, there = neighbour_offsets(x, y, present)
+    to_package = jnp.stack([(package_pose[0] - x) / length, (package_pose[1] - y) / length, jnp.broadcast_to(package_pose[2], x.shape)])
+    near = jnp.where(there, offsets / length + noise[:4], 0.0)
+    shown = [jnp.stack([*hull, *sides[0], *sides[1]]), lidar(pose, present, heights), near, to_package + noise[4:]]
+    return jnp.where(present, jnp.concatenate(shown), 0.0)
+

@@ -1,0 +1,35 @@
+"""Multi-Walker as shapes."""
+
+import numpy as np
+
+from envs_jax.multiwalker import body, terrain
+from envs_jax.multiwalker.body import BODIES, NUM_BODIES
+from envs_jax.scene import PALE, WALL, Scene, Shape, colour, polygon
+
+MARGIN, ABOVE = 4.0, 8.0
+ORDER = (1, 2, 0, 3, 4)  # the left leg behind the hull
+
+
+def outline(shape: body.Polygons, which: int, pose: np.ndarray) -> np.ndarray:
+    """Corners (V, 2) of a polygon at `pose` (3,)."""
+    cos, sin = np.cos(pose[2]), np.sin(pose[2])
+    corner = shape.corner.reshape(len(shape.corner), -1, 2)[:, which]
+    return corner @ np.array([[cos, sin], [-sin, cos]]) + pose[:2]
+
+
+def picture(
+    package: body.Package, pose: np.ndarray, package_pose: np.ndarray, heights: np.ndarray, present: np.ndarray, caption: str
+) -> Scene:
+    """Walkers at poses (3, 5, n), those present, the package (3,) and the ground (T,)."""
+    left, right = package_pose[0] - package.length / 2 - MARGIN, package_pose[0] + package.length / 2 + MARGIN
+    x = terrain.STEP * np.arange(len(heights))
+    shown = (x > left - 60) & (x < right + 60)
+    ground = np.stack([x[shown], heights[shown]], 1)
+    floor = terrain.HEIGHT - 2.0
+    below = np.array([[ground[-1, 0], floor - 5], [ground[0, 0], floor - 5]])
+    shapes: list[Shape] = [polygon(np.concatenate([ground, below]), PALE), polygon(outline(package.shape, 0, package_pose), WALL)]
+    for walker in np.flatnonzero(present):
+        for b in ORDER[:NUM_BODIES]:
+            shade = "" if b in (0, 3, 4) else "A0"
+            shapes.append(polygon(outline(BODIES, b, pose[:, b, walker]), colour(int(walker)) + shade))
+    return Scene((left, floor), (right, floor + ABOVE), shapes, caption)

@@ -1,0 +1,330 @@
+"""Multi-Walker (Gupta et al., 2017) as in pettingzoo's multiwalker_v9: walkers carry a package over rough ground."""
+
+import functools
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.batching import batch_last
+from envs_jax.environment import Box, Environment, EnvSpec, TimeStep, make_timestep
+from envs_jax.multiwalker import body, dynamics, terrain
+from envs_jax.multiwalker.body import HULL
+from envs_jax.multiwalker.dynamics import Solver, World
+from envs_jax.multiwalker.gait import stride
+from envs_jax.multiwalker.observation import NUM_NOISY, SIZE, observe
+from envs_jax.multiwalker.picture import picture
+from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE, Touching
+from envs_jax.options import require_count, require_each, require_number, require_switch
+from envs_jax.scene import Scene
+
+LARGEST_PUSH = 5.0
+FORWARD, UPRIGHT = 130 / body.SCALE, -5.0
+GOAL = 10  # points of ground before the end
+
+
+@flax.struct.dataclass
+class MultiWalkerState:
+    """Everything that Multi-Walker remembers.
+
+    Attributes:
+        world: what moves; `envs_jax.multiwalker.dynamics.World`, without its batch axis.
+        heights: (T,), of the ground every 0.47 m.
+        push: (n,) float32, newtons, along x on the hulls in the first step.
+        fallen: (n,) bool, walkers whose hull has touched the ground or another walker.
+        dropped: () bool, the package has touched the ground or a leg.
+        feet: (k, 2, n) int32, what the lower legs touched last, as in `touching.Touching`.
+        flags: (2, n) bool, the feet's contact flags.
+        step: () int32.
+    """
+
+    world: World
+    heights: jax.Array
+    push: jax.Array
+    fallen: jax.Array
+    dropped: jax.Array
+    feet: jax.Array
+    flags: jax.Array
+    step: jax.Array
+
+
+class Rules(NamedTuple):
+    """The options of `multiwalker`, and what follows from them."""
+
+    spec: EnvSpec
+    package: body.Package
+    solver: Solver
+    position_noise: float
+    angle_noise: float
+    forward_reward: float
+    terminate_reward: float
+    fall_reward: float
+    shared_reward: bool
+    terminate_on_fall: bool
+    remove_on_fall: bool
+    terrain_length: int
+    push: float | None
+    falls_pay_again: bool
+    contact_events: bool
+
+
+def _scale(rules: Rules) -> jax.Array:
+    """Standard deviations of the seven noisy observations, (7, 1, 1)."""
+    deviation = [rules.position_noise] * (NUM_NOISY - 1) + [rules.angle_noise]
+    return jnp.asarray(deviation, jnp.float32)[:, None, None]
+
+
+def _observe(rules: Rules, state: MultiWalkerState, present: jax.Array, noise: jax.Array) -> jax.Array:
+    """(n, 31, E)."""
+    world = state.world
+    seen = observe(
+        world.pose, world.velocity, world.package_pose, state.flags, present, state.heights, noise * _scale(rules), rules.package.length
+    )
+    return seen.swapaxes(0, 1)
+
+
+def contact_flags(flags: jax.Array, before: jax.Array, now: jax.Array) -> jax.Array:
+    """The original's flags: set when any contact begins, cleared when any ends, whatever else goes on; (2, n, E).
+
+    Args:
+        flags: (2, n, E) bool, so far.
+        before: (k, 2, n, E) int32, what was touched, negative for nothing.
+        now: (k, 2, n, E), what is touched.
+    """
+
+    def new(one: jax.Array, other: jax.Array) -> jax.Array:
+        return ((one != NOTHING) & ~(one[:, None] == other[None]).any(1)).any(0)
+
+    return jnp.where(new(before, now), False, jnp.where(new(now, before), True, flags))
+
+
+def present_walkers(rules: Rules, fallen: jax.Array) -> jax.Array:
+    """Walkers that are not taken away."""
+    return ~fallen if rules.remove_on_fall else jnp.ones_like(fallen)
+
+
+class Outcome(NamedTuple):
+    """What a step earns and ends; (n, E)."""
+
+    reward: jax.Array
+    terminated: jax.Array
+
+
+def judge(rules: Rules, before: World, after: World, fell: jax.Array, fallen: jax.Array, dropped: jax.Array) -> Outcome:
+    """Rewards and ends of a step.
+
+    Args:
+        rules: the rules.
+        before: the world before.
+        after: the world after.
+        fell: (n, E) bool, walkers that fell in this step.
+        fallen: (n, E) bool, walkers that have fallen at all.
+        dropped: (E,) bool, the package lies on something.
+    """
+    there = present_walkers(rules, fallen & ~fell)  # who fell in this step is taken away after it
+    tilt = jnp.abs(after.pose[2, HULL]) - jnp.abs(before.pose[2, HULL])
+    own = jnp.where(there, UPRIGHT * tilt, 0.0)
+    own += FORWARD * rules.forward_reward * (after.package_pose[0] - before.package_pose[0])
+    penalty = rules.fall_reward + (0.0 if rules.terminate_on_fall else rules.terminate_reward)
+    own += jnp.where(fallen if rules.falls_pay_again else fell, penalty, 0.0)
+    lost = dropped | (after.package_pose[0] < 0) | (fallen.any(0) if rules.terminate_on_fall else False)
+    won = after.package_pose[0] > (rules.terrain_length - GOAL) * terrain.STEP
+    own += jnp.where(lost, rules.terminate_reward, 0.0)
+    reward = jnp.broadcast_to(own.mean(0), own.shape) if rules.shared_reward else own
+    return Outcome(reward, fallen | lost | won)
+
+
+def _start(rules: Rules) -> float:
+    """Where the package hangs at first."""
+    return terrain.START / 2 * terrain.STEP * (1 + rules.spec.num_agents) / 2
+
+
+def _advance(
+    state: MultiWalkerState, action: jax.Array, noise: jax.Array, rules: Rules
+) -> tuple[MultiWalkerState, jax.Array, Outcome, jax.Array]:
+    """State, observations, rewards and ends, and the metric, all with the batch as last axis."""
+    present = present_walkers(rules, state.fallen)
+    push = jnp.where(state.step == 0, state.push, 0.0)
+    control = jnp.clip(action.swapaxes(0, 1), -1.0, 1.0)
+    before = state.world
+    world, touch = dynamics.step(before, control, push, state.heights, present, rules.package, rules.solver)
+    fell = touch.fallen & present & ~state.fallen
+    fallen, dropped = state.fallen | fell, state.dropped | touch.dropped
+    state = state.replace(
+        world=world,
+        fallen=fallen,
+        dropped=dropped,
+        feet=touch.feet,
+        flags=_flags(rules, state, touch),
+        step=state.step + 1,
+    )
+    outcome = judge(rules, before, world, fell, fallen, dropped)
+    grown = state.step * (world.package_pose[0] - _start(rules)) - (state.step - 1) * (before.package_pose[0] - _start(rules))
+    return state, _observe(rules, state, present, noise.swapaxes(0, 1)), outcome, grown
+
+
+def _flags(rules: Rules, state: MultiWalkerState, touch: Touching) -> jax.Array:
+    return contact_flags(state.flags, state.feet, touch.feet) if rules.contact_events else (touch.feet != NOTHING).any(0)
+
+
+def _transition(
+    state: MultiWalkerState, action: jax.Array, noise: jax.Array, rules: Rules
+) -> tuple[MultiWalkerState, TimeStep]:
+    state, observation, outcome, grown = batch_last(functools.partial(_advance, rules=rules))(state, action, noise)
+    truncated = (state.step >= rules.spec.episode_limit) & ~outcome.terminated.all()
+    metrics = {"displacement": grown}
+    return state, make_timestep(rules.spec, observation, outcome.reward, outcome.terminated, truncated, metrics=metrics)
+
+
+def _open(bits: jax.Array, push: jax.Array, noise: jax.Array, rules: Rules) -> tuple[MultiWalkerState, jax.Array]:
+    """The first state and observation from random bits (T, E), pushes (n, E) and noise (n, 7, E)."""
+    n, batch = push.shape
+    nothing = jnp.zeros((n, batch), bool)
+    state = MultiWalkerState(
+        world=dynamics.start(n, rules.solver.slots, batch),
+        heights=terrain.heights(*terrain.draws(bits)),
+        push=push,
+        fallen=nothing,
+        dropped=jnp.zeros(batch, bool),
+        feet=jnp.full((NUM_TOUCHABLE, 2, n, batch), NOTHING, jnp.int32),
+        flags=jnp.zeros((2, n, batch), bool),
+        step=jnp.zeros(batch, jnp.int32),
+    )
+    return state, _observe(rules, state, ~nothing, noise.swapaxes(0, 1))
+
+
+def _reset(key: jax.Array, rules: Rules) -> tuple[MultiWalkerState, TimeStep]:
+    ground_key, push_key, noise_key = jax.random.split(key, 3)
+    n = rules.spec.num_agents
+    bits = jax.random.bits(ground_key, (rules.terrain_length,), jnp.uint32)
+    push = jax.random.uniform(push_key, (n,), jnp.float32, -LARGEST_PUSH, LARGEST_PUSH)
+    push = push if rules.push is None else jnp.full_like(push, rules.push)
+    noise = jax.random.normal(noise_key, (n, NUM_NOISY), jnp.float32)
+    state, observation = batch_last(functools.partial(_open, rules=rules))(bits, push, noise)
+    return state, make_timestep(rules.spec, observation, metrics={"displacement": jnp.zeros(())})
+
+
+def _sample_noise(key: jax.Array, state: MultiWalkerState) -> jax.Array:
+    return jax.random.normal(key, (*state.fallen.shape, NUM_NOISY), jnp.float32)
+
+
+def _scene(state: MultiWalkerState, rules: Rules) -> Scene:
+    world = state.world
+    present = np.asarray(present_walkers(rules, state.fallen))
+    displacement = float(world.package_pose[0]) - _start(rules)
+    caption = f"step {state.step}    package {displacement:+.1f} m"
+    return picture(rules.package, np.asarray(world.pose), np.asarray(world.package_pose), np.asarray(state.heights), present, caption)
+
+
+def _spec(num_walkers: int, episode_limit: int) -> EnvSpec:
+    return EnvSpec(
+        name="multiwalker",
+        agent_names=tuple(f"walker_{i}" for i in range(num_walkers)),
+        observation_sizes=(SIZE,) * num_walkers,
+        action_spaces=(Box(4),) * num_walkers,
+        episode_limit=episode_limit,
+    )
+
+
+def multiwalker(
+    num_walkers: int = 3,
+    episode_limit: int = 500,
+    position_noise: float = 1e-3,
+    angle_noise: float = 1e-3,
+    forward_reward: float = 1.0,
+    terminate_reward: float = -100.0,
+    fall_reward: float = -10.0,
+    shared_reward: bool = True,
+    terminate_on_fall: bool = True,
+    remove_on_fall: bool = True,
+    terrain_length: int = 200,
+    push: float | None = None,
+    falls_pay_again: bool = False,
+    contact_events: bool = False,
+    velocity_sweeps: int = 15,
+    position_sweeps: int = 8,
+    ground_contacts: int = 8,
+) -> Environment:
+    """Multi-Walker: walkers on two legs carry a package over rough ground; the rules of multiwalker_v9, its physics rebuilt.
+
+    - observation: 31 each: hull's angle, spin and velocity; angle and speed of hip and knee and the foot's contact, of either
+      leg; ten rays of lidar, which see the ground, own legs and other walkers; where the left and the right neighbour are (zeros
+      for none), where the package is, its angle, the last seven with noise. Zeros for a walker that was taken away.
+    - action: four, float32: hip and knee of either leg, sign and strength of the motor, from -1 to 1.
+    - reward: how much further the package has come (4.33 a metre) and how much more upright the hull is (5 a radian);
+      `fall_reward` for falling, `terminate_reward` for all when a fall or the package ends the episode; the mean over walkers
+      where `shared_reward`.
+    - termination: a hull touches anything but the package, or the package anything but a hull, or it leaves the ground at the
+      left, or it arrives; truncated after `episode_limit` steps.
+    - state: `MultiWalkerState`. Noise: standard normal (n, 7), of the last seven observations.
+
+    What the original does differently, unless asked for here:
+
+    - its time limit looks like a termination; here it truncates, always.
+    - a fallen walker pays `fall_reward` and `terminate_reward` again in every later step where falls do not end the episode;
+      here once, unless `falls_pay_again`.
+    - all walkers and episodes get the same push at the start, drawn with the seed; here each its own, unless `push` is given.
+    - a foot's flag drops when any contact of it ends, though others go on; here it says whether the foot touches anything,
+      unless `contact_events`.
+
+    Metric: `displacement`, how far the package was carried, in metres, at the episode's end (each step reports how much steps x
+    displacement grew, so that the mean over an episode is that).
+
+    Args:
+        num_walkers: walkers, the agents.
+        episode_limit: steps before truncation.
+        position_noise: standard deviation of the noise of observed positions.
+        angle_noise: standard deviation of the noise of the package's observed angle.
+        forward_reward: reward for the package's way forward.
+        terminate_reward: reward of each walker for ending the episode by a fall.
+        fall_reward: reward of a walker for falling.
+        shared_reward: whether all walkers get the mean of their rewards.
+        terminate_on_fall: whether one walker's fall ends the episode for all.
+        remove_on_fall: whether a fallen walker is taken away where its fall does not end the episode.
+        terrain_length: length of the ground in steps of 0.47 m.
+        push: force on every hull in the first step, in newtons; None for each its own, uniform from -5 to 5.
+        falls_pay_again: whether a fall is paid for in every later step, too.
+        contact_events: whether the feet's flags follow beginnings and ends of contacts.
+        velocity_sweeps: passes over motors and contacts in a step of the solver.
+        position_sweeps: passes that put bodies back together in a step, at most.
+        ground_contacts: points in which one walker touches the ground, at most.
+
+    Raises:
+        ValueError: if an option has a value that is not allowed.
+    """
+    require_each(require_count, num_walkers=num_walkers, episode_limit=episode_limit, terrain_length=terrain_length)
+    require_each(require_count, velocity_sweeps=velocity_sweeps, position_sweeps=position_sweeps)
+    require_each(require_count, ground_contacts=ground_contacts)
+    require_each(require_number, position_noise=position_noise, angle_noise=angle_noise, forward_reward=forward_reward)
+    require_each(require_number, terminate_reward=terminate_reward, fall_reward=fall_reward)
+    require_each(require_switch, shared_reward=shared_reward, terminate_on_fall=terminate_on_fall)
+    require_each(require_switch, remove_on_fall=remove_on_fall, falls_pay_again=falls_pay_again, contact_events=contact_events)
+    if push is not None:
+        require_number("push", push)
+    rules = Rules(
+        spec=_spec(num_walkers, episode_limit),
+        package=body.make_package(num_walkers),
+        solver=Solver(velocity_sweeps, position_sweeps, ground_contacts),
+        position_noise=position_noise,
+        angle_noise=angle_noise,
+        forward_reward=forward_reward,
+        terminate_reward=terminate_reward,
+        fall_reward=fall_reward,
+        shared_reward=shared_reward,
+        terminate_on_fall=terminate_on_fall,
+        remove_on_fall=remove_on_fall,
+        terrain_length=terrain_length,
+        push=push,
+        falls_pay_again=falls_pay_again,
+        contact_events=contact_events,
+    )
+    return Environment(
+        spec=rules.spec,
+        reset=functools.partial(_reset, rules=rules),
+        transition=functools.partial(_transition, rules=rules),
+        sample_noise=_sample_noise,
+        scripted=stride,
+        scene=functools.partial(_scene, rules=rules),
+    )

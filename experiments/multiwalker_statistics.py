@@ -1,0 +1,157 @@
+"""Multi-Walker here beside the original: lengths, returns and displacements of whole episodes, and policies in both.
+
+python experiments/multiwalker_statistics.py [--policy experiments/pretrained/multiwalker/mappo]
+
+Needs the extra `pettingzoo`. Writes experiments/results/multiwalker_statistics.json and .png.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax
+import numpy as np
+from scipy.stats import ks_2samp
+
+import envs_jax
+from envs_jax.environment import Environment, HostEnvironment
+from envs_jax.host import play_episodes
+from envs_jax.reference_policies import do_nothing_policy, random_policy
+from envs_jax.registry import make_any
+from envs_jax.wrappers import episode_statistics
+from mamt_jax.training.load_policy import load_policy
+from mamt_jax.training.writers import describe_machine
+
+RESULTS = Path(__file__).parent / "results"
+QUANTITIES = ("length", "return", "displacement")
+Act = Callable[[jax.Array, jax.Array], jax.Array]
+"""(key, observation (n, d)) -> action (n, 4)."""
+
+
+def policies(env: Environment, folder: Path) -> dict[str, Act]:
+    """Random, do-nothing, and the most likely actions of the trained policy."""
+    random, idle = random_policy(env.spec), do_nothing_policy(env.spec)
+    found: dict[str, Act] = {
+        "random": lambda key, observation: random(key, None),
+        "do_nothing": lambda key, observation: idle(key, None),
+    }
+    if (folder / "config.json").exists():
+        policy = load_policy(folder)
+        found["trained"] = lambda key, observation: policy(observation)
+    return found
+
+
+def play_ours(env: Environment, act: Act, episodes: int, seed: int) -> dict[str, np.ndarray]:
+    """Each quantity of whole episodes, (episodes,)."""
+    counted = episode_statistics(env)
+
+    def episode(key: jax.Array) -> Any:
+        reset_key, steps_key = jax.random.split(key)
+        state, timestep = counted.reset(reset_key)
+
+        def step(carry: tuple, number: jax.Array) -> tuple[tuple, None]:
+            state, observation = carry
+            act_key, env_key = jax.random.split(jax.random.fold_in(steps_key, number))
+            stepped, timestep = counted.step(env_key, state, act(act_key, observation))
+            kept = jax.tree.map(lambda old, new: jax.numpy.where(state.statistics.done, old, new), state, stepped)
+            return (kept, timestep.observation), None
+
+        carry, _ = jax.lax.scan(step, (state, timestep.observation), jax.numpy.arange(env.spec.episode_limit))
+        return carry[0].statistics
+
+    played = jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(seed), episodes))
+    return {
+        "length": np.asarray(played.episode_length, float),
+        "return": np.asarray(played.episode_return.mean(-1)),
+        "displacement": np.asarray(played.metrics["displacement"]),
+    }
+
+
+def play_original(env: HostEnvironment, act: Act, episodes: int, seed: int) -> dict[str, np.ndarray]:
+    """The same in the original, an environment and a seed for each episode."""
+    program = jax.jit(lambda key, seen: jax.vmap(act)(jax.random.split(key, len(seen)), seen))
+    batch = env.open(episodes)
+    try:
+        played = play_episodes(
+            batch,
+            lambda seen, number: np.asarray(program(jax.random.fold_in(jax.random.key(seed), number), seen)),
+            np.random.SeedSequence(seed).generate_state(episodes),
+            1,
+        )
+    finally:
+        batch.close()
+    returns = played.episode_return.mean(-1).ravel()
+    return {"length": played.length.ravel(), "return": returns, "displacement": played.metrics["displacement"].ravel()}
+
+
+def compare(ours: dict[str, np.ndarray], original: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Means, their standard errors, and the p value of the two-sample Kolmogorov-Smirnov test of every quantity."""
+    result = {}
+    for name in QUANTITIES:
+        pair = {"ours": ours[name], "original": original[name]}
+        result[name] = {"p": float(ks_2samp(ours[name], original[name]).pvalue)}
+        for side, values in pair.items():
+            result[name][side] = {
+                "mean": float(values.mean()),
+                "std_error": float(values.std(ddof=1) / len(values) ** 0.5),
+                "values": [round(float(value), 3) for value in values],
+            }
+    return result
+
+
+def draw(results: dict[str, Any], out: Path) -> None:
+    """Distribution functions side by side, a row a policy."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 2.6 * len(results)), layout="constrained")
+    rows = figure.subplots(len(results), len(QUANTITIES), squeeze=False)
+    for axes, (policy, result) in zip(rows, results.items(), strict=True):
+        for one, name in zip(axes, QUANTITIES, strict=True):
+            for side, line in (("ours", "-"), ("original", "--")):
+                values = np.sort(result[name][side]["values"])
+                one.step(values, np.arange(1, len(values) + 1) / len(values), line, label=side)
+            one.set(title=f"{policy}, p = {result[name]['p']:.2g}", xlabel=name, ylabel="share of episodes")
+            one.grid(alpha=0.25)
+    rows[0, 0].legend(edgecolor="none")
+    figure.savefig(out, dpi=110)
+
+
+def table(results: dict[str, Any]) -> str:
+    """What the README shows."""
+    lines = ["| policy | | ours | original | p |", "| --- | --- | --- | --- | --- |"]
+    for policy, result in results.items():
+        for name in QUANTITIES:
+            means = [f"{result[name][s]['mean']:.3g} ± {result[name][s]['std_error']:.2g}" for s in ("ours", "original")]
+            lines.append(f"| {policy} | {name} | {' | '.join(means)} | {result[name]['p']:.2g} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Play, compare, write, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", type=Path, default=Path(__file__).parent / "pretrained" / "multiwalker" / "mappo")
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--only", nargs="+", help="play only these policies and keep the rest of the file")
+    parser.add_argument("--out", type=Path, default=RESULTS / "multiwalker_statistics.json")
+    asked = parser.parse_args()
+    env, original = envs_jax.make("multiwalker"), make_any("pettingzoo/multiwalker")
+    assert isinstance(original, HostEnvironment)
+    results = json.loads(asked.out.read_text())["policies"] if asked.only and asked.out.exists() else {}
+    for name, act in policies(env, asked.policy).items():
+        if asked.only and name not in asked.only:
+            continue
+        results[name] = compare(play_ours(env, act, asked.episodes, 1), play_original(original, act, asked.episodes, 2))
+        print(table({name: results[name]}), flush=True)
+    command = f"python experiments/multiwalker_statistics.py --episodes {asked.episodes}"
+    content = {"command": command, "machine": describe_machine(), "policies": results}
+    asked.out.write_text(json.dumps(content) + "\n")
+    draw(results, asked.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
