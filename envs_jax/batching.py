@@ -34,11 +34,16 @@ def batchwise(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def batch_last(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`batchwise` of a function whose arrays have the batch as their last axis, where elementwise work runs in step."""
+    """`batchwise` of a function whose arrays have the batch as their last axis, where elementwise work runs in step.
+
+    In it arrays of different ranks meet at their ends, which is where they agree: rank promotion is allowed.
+    """
 
     def of_batch(*arguments: Any) -> Any:
         last = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), arguments)
-        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), function(*last))
+        with jax.numpy_rank_promotion("allow"):
+            result = function(*last)
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), result)
 
     return batchwise(of_batch)
 

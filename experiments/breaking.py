@@ -106,14 +106,17 @@ def _without_disk(
         process = begin(bench, where)
         wait_for_evaluation(bench, process, where, int(random.integers(1, bench.intervals - 4)))
         block()
-        if random.integers(2):
-            time.sleep(random.uniform(1, 3) * bench.seconds)
+        for_a_while, complaints = random.integers(2), int(random.integers(1, 7))
+        if for_a_while:
+            while process.is_alive() and logs(where).count(complaint) < complaints:
+                time.sleep(0.002)
             unblock()
-            code = finish(process)
-            return Outcome(complaint in logs(where), None, code == 0 and same_end(bench, where), 0)
-        refused = finish(process) == 2 and resume(bench, where) == 2
-        unblock()
-        return _go_on(bench, where, said=refused and complaint in logs(where))
+        if finish(process) == 0:
+            return Outcome(complaint in logs(where), None, same_end(bench, where), 0)
+        refused = for_a_while or resume(bench, where) == 2
+        if not for_a_while:
+            unblock()
+        return _go_on(bench, where, said=bool(refused) and complaint in logs(where))
 
 
 @contextmanager
@@ -162,7 +165,7 @@ def other_version(bench: Bench, random: np.random.Generator, where: Path) -> Out
     complaint = f"is of format {FORMAT + 1}"
     if len(chosen) < len(paths):
         return _go_on(bench, where, said=complaint)
-    return Outcome(resume(bench, where) == 2 and complaint in logs(where), None, None, 0)
+    return Outcome(resume(bench, where) == 2 and complaint in logs(where), None, None, None)
 
 
 def nan_rewards(bench: Bench, random: np.random.Generator, where: Path) -> Outcome:

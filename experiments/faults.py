@@ -35,13 +35,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=5, help="trials of each fault (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and places of faults (default 0)")
-    parser.add_argument("--faults", nargs="+", choices=tuple(FAULTS), default=list(FAULTS), metavar="NAME", help="which")
+    parser.add_argument(
+        "--faults",
+        nargs="+",
+        choices=tuple(FAULTS),
+        default=list(FAULTS),
+        metavar="NAME",
+        help="which; others stay as they are in --out",
+    )
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON file of the result")
     parser.add_argument("--table", action="store_true", help="only print the table of what is in --out")
     given = parser.parse_args(arguments)
     if not given.table:
         with tempfile.TemporaryDirectory() as where:
             faults = campaign(Path(where), given.faults, given.trials, given.seed)
+        if given.out.exists():
+            faults = json.loads(given.out.read_text())["faults"] | faults
+        faults = {name: faults[name] for name in FAULTS if name in faults}
         result = {"command": ARGUMENTS, "seed": given.seed, "faults": faults, **describe_machine()}
         write_json(given.out, result)
     print(table(json.loads(given.out.read_text())))

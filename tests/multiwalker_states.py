@@ -1,0 +1,39 @@
+"""States of pettingzoo's Multi-Walker as those of ours, with a batch of one."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.multiwalker import dynamics
+from envs_jax.multiwalker.dynamics import World
+
+SLOTS = 8
+
+
+def column(array: Any) -> jax.Array:
+    """With a batch axis at the end."""
+    return jnp.asarray(np.asarray(array), jnp.float32)[..., None]
+
+
+def read_bodies(env: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Poses and velocities of walkers (3, 5, n) and package (3,)."""
+    walkers = [[walker.hull, *walker.legs] for walker in env.walkers]
+    pose = [[(*body.worldCenter, body.angle) for body in bodies] for bodies in walkers]
+    velocity = [[(*body.linearVelocity, body.angularVelocity) for body in bodies] for bodies in walkers]
+    package = env.package
+    return (
+        np.array(pose).transpose(2, 1, 0),
+        np.array(velocity).transpose(2, 1, 0),
+        np.array([*package.worldCenter, package.angle]),
+        np.array([*package.linearVelocity, package.angularVelocity]),
+    )
+
+
+def read_world(env: Any, impulses: Any = None) -> World:
+    """The world as it is."""
+    world = dynamics.start(len(env.walkers), SLOTS, 1)
+    pose, velocity, package_pose, package_velocity = (column(array) for array in read_bodies(env))
+    kept = world.impulses if impulses is None else impulses
+    return World(pose, velocity, package_pose, package_velocity, kept)

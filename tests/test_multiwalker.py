@@ -1,0 +1,215 @@
+"""Multi-Walker against the original: ground, observations, rewards and ends exactly, its physics as near as can be."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("Box2D")
+
+from multiwalker_states import SLOTS, column, read_bodies, read_world  # noqa: E402
+from pettingzoo.sisl.multiwalker.multiwalker import parallel_env  # noqa: E402
+
+from envs_jax import auto_reset, make, random_policy  # noqa: E402
+from envs_jax.multiwalker import body, dynamics, terrain  # noqa: E402
+from envs_jax.multiwalker.observation import observe  # noqa: E402
+from envs_jax.multiwalker.task import Rules, contact_flags, judge  # noqa: E402
+
+QUICK = {"xla_backend_optimization_level": 0}
+N = 3
+
+
+@pytest.fixture(autouse=True)
+def ranks_meet_at_their_ends() -> Iterator[None]:
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+class Recorder:
+    """A generator that remembers what it drew."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng, self.uniforms, self.integers_drawn = np.random.default_rng(seed), [], []
+
+    def uniform(self, low: float, high: float) -> float:
+        self.uniforms.append(self.rng.uniform(low, high))
+        return self.uniforms[-1]
+
+    def integers(self, low: float, high: float) -> int:
+        self.integers_drawn.append(int(self.rng.integers(int(low), int(high))))
+        return self.integers_drawn[-1]
+
+
+def original(seed: int, **options: Any) -> tuple[Any, Any]:
+    """The original in its parallel form, and its inside."""
+    env: Any = parallel_env(n_walkers=N, position_noise=0.0, angle_noise=0.0, **options)
+    env.reset(seed=seed)
+    return env, env.unwrapped.env
+
+
+def play(seed: int, steps: int, **options: Any) -> Any:
+    """Yields the original's inside with the world before and after every step under random actions."""
+    env, inside = original(seed, **options)
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        if len(env.agents) < N:
+            return
+        before = read_world(inside)
+        action = rng.uniform(-1, 1, (N, 4)).astype(np.float32)
+        env.step(dict(zip(env.possible_agents, action, strict=True)))
+        yield inside, before, action
+
+
+def test_the_ground_is_the_originals() -> None:
+    _, inside = original(0)
+    inside.np_random = recorder = Recorder(3)
+    inside._generate_terrain(False)
+    bump, stretch = np.zeros(200), np.zeros(200, int)
+    uniforms, integers = iter(recorder.uniforms), iter(recorder.integers_drawn)
+    counter, flat = terrain.START, False
+    for i in range(200):
+        if not flat and i > terrain.START:
+            bump[i] = next(uniforms)
+        counter, flat = counter - 1, counter == 1
+        if flat:
+            counter = stretch[i] = next(integers)
+    ours = terrain.heights(column(bump), jnp.asarray(stretch)[:, None])
+    np.testing.assert_allclose(ours[:, 0], inside.terrain_y, atol=2e-5)
+    assert np.ptp(inside.terrain_y) > 0.2 and next(uniforms, None) is next(integers, None) is None
+
+
+def test_bits_make_bumps_and_stretches() -> None:
+    bump, stretch = terrain.draws(jax.random.bits(jax.random.key(0), (5000,), jnp.uint32))
+    assert abs(float(bump.mean())) < 0.03 and -1 <= float(bump.min()) < -0.99 and 0.99 < float(bump.max()) <= 1
+    assert np.bincount(stretch, minlength=10)[5:].min() > 850 and set(np.unique(stretch)) == {5, 6, 7, 8, 9}
+
+
+def test_bodies_weigh_what_the_originals_do() -> None:
+    _, inside = original(0)
+    walker, package = inside.walkers[0], body.make_package(N)
+    bodies = [walker.hull, *walker.legs]
+    np.testing.assert_allclose(body.MASS, [each.mass for each in bodies], rtol=1e-5)
+    about_centre = [each.inertia - each.mass * np.dot(each.localCenter, each.localCenter) for each in bodies]
+    np.testing.assert_allclose(body.INERTIA, about_centre, rtol=1e-4)
+    np.testing.assert_allclose((package.mass, package.inertia), (inside.package.mass, inside.package.inertia), rtol=1e-4)
+    start = dynamics.start(N, SLOTS, 1)
+    pose, _, package_pose, _ = read_bodies(inside)
+    np.testing.assert_allclose(start.pose[..., 0], pose, atol=1e-5)
+    np.testing.assert_allclose(start.package_pose[:, 0], package_pose, atol=1e-5)
+
+
+def test_walkers_see_what_the_originals_do() -> None:
+    program = jax.jit(observe, static_argnums=7, compiler_options=QUICK)
+    present, noise = jnp.ones((N, 1), bool), jnp.zeros((7, N, 1))
+    length = body.make_package(N).length
+    for seed in range(2):
+        for inside, _, _ in play(seed, 30):
+            world = read_world(inside)
+            feet = np.array([[leg.ground_contact for leg in walker.legs[1::2]] for walker in inside.walkers]).T[..., None]
+            heights = column(inside.terrain_y)
+            seen = program(world.pose, world.velocity, world.package_pose, feet, present, heights, noise, length)
+            # The one ray that grazes a corner may hit or miss.
+            wrong = np.abs(np.asarray(seen[..., 0]).T - np.array(inside.last_obs)) > 5e-4
+            assert wrong.sum() <= 1, np.argwhere(wrong)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("terminate_on_fall", [True, False])
+def test_rewards_and_ends_are_the_originals(shared: bool, terminate_on_fall: bool) -> None:
+    env = make("multiwalker", shared_reward=shared, terminate_on_fall=terminate_on_fall, remove_on_fall=False)
+    rules: Rules = env.reset.keywords["rules"]._replace(falls_pay_again=True)  # pyright: ignore[reportFunctionMemberAccess]
+    ends, options = [], {"shared_reward": shared, "terminate_on_fall": terminate_on_fall, "remove_on_fall": False}
+    for seed in range(4):
+        fallen = np.zeros(N, bool)
+        for inside, before, _ in play(seed, 200, **options):
+            after, now = read_world(inside), np.array(inside.fallen_walkers)
+            fell, fallen = now & ~fallen, now
+            flags = (jnp.asarray(each)[..., None] for each in (fell, fallen, inside.game_over))
+            outcome = judge(rules, before, after, *flags)
+            reward = np.broadcast_to(inside.last_rewards, N)
+            np.testing.assert_allclose(outcome.reward[:, 0], reward, atol=2e-3)
+            np.testing.assert_array_equal(outcome.terminated[:, 0], inside.last_dones)
+            ends.append(any(inside.last_dones))
+    assert any(ends)
+
+
+def test_a_fall_is_paid_once_unless_asked_for() -> None:
+    env = make("multiwalker", terminate_on_fall=False, shared_reward=False)
+    rules: Rules = env.reset.keywords["rules"]  # pyright: ignore[reportFunctionMemberAccess]
+    world, fallen, nobody = dynamics.start(N, SLOTS, 1), jnp.array([[True], [False], [False]]), jnp.zeros((N, 1), bool)
+    for again, late in ((False, 0.0), (True, -110.0)):
+        options = rules._replace(falls_pay_again=again)
+        first, later = (judge(options, world, world, fell, fallen, jnp.zeros(1, bool)) for fell in (fallen, nobody))
+        assert first.reward[:, 0].tolist() == [-110.0, 0.0, 0.0] and later.reward[:, 0].tolist() == [late, 0.0, 0.0]
+
+
+def test_flags_of_events_drop_when_any_contact_ends() -> None:
+    def touched(*numbers: int) -> jax.Array:
+        return jnp.array([*numbers, *[-9] * (3 - len(numbers))])[:, None, None]
+
+    on, off = jnp.ones((1, 1), bool), jnp.zeros((1, 1), bool)
+    assert contact_flags(off, touched(), touched(4)).item() and not contact_flags(on, touched(4, 5), touched(5)).item()
+    assert not contact_flags(on, touched(4), touched(5)).item() and not contact_flags(off, touched(4), touched(4)).item()
+
+
+def step_of(solver: dynamics.Solver) -> Any:
+    package, present = body.make_package(N), jnp.ones((N, 1), bool)
+    return jax.jit(
+        lambda world, action, push, heights: dynamics.step(world, action, push, heights, present, package, solver),
+        compiler_options=QUICK,
+    )
+
+
+@pytest.fixture(scope="module")
+def careful_step() -> Any:
+    return step_of(dynamics.Solver(60, 20, SLOTS))
+
+
+def test_walkers_fly_as_the_originals_do(careful_step: Any) -> None:
+    env, inside = original(1)
+    for walker in inside.walkers:
+        for each in (walker.hull, *walker.legs):
+            each.position = (each.position.x, each.position.y + 60)
+    inside.package.position = (inside.package.position.x, inside.package.position.y + 90)
+    world, rng = read_world(inside), np.random.default_rng(0)
+    heights, push = column(inside.terrain_y), float(np.random.Generator(np.random.PCG64(1)).uniform(-5, 5))
+    for number in range(40):
+        action = rng.uniform(-1, 1, (N, 4)).astype(np.float32)
+        force = jnp.full((N, 1), push if number == 0 else 0.0)
+        world, _ = careful_step(world, column(action.T), force, heights)
+        env.step(dict(zip(env.possible_agents, action, strict=True)))
+    np.testing.assert_allclose(world.pose[..., 0], read_bodies(inside)[0], atol=1e-4)
+
+
+def test_a_step_with_contacts_ends_where_the_originals_does(careful_step: Any) -> None:
+    differences, impulses = [], None
+    for inside, before, action in play(0, 40):
+        world, touch = careful_step(before.replace(impulses=impulses or before.impulses), column(action.T), jnp.zeros((N, 1)), column(inside.terrain_y))
+        impulses = world.impulses
+        differences.append(np.abs(np.asarray(world.pose[..., 0]) - read_bodies(inside)[0]).max(0))
+    share = np.mean(np.array(differences[4:]) < 1e-3)
+    assert share > 0.8, share  # of bodies; the README tells how many, of how many states
+
+
+def test_nothing_blows_up() -> None:
+    env = auto_reset(make("multiwalker"))
+    act = random_policy(env.spec)
+
+    def advance(carry: tuple[Any, jax.Array], number: jax.Array) -> tuple[tuple[Any, jax.Array], Any]:
+        state, key = carry
+        act_key, step_key = jax.random.split(jax.random.fold_in(key, number))
+        state, timestep = env.step(step_key, state, act(act_key, state))
+        speed = jnp.abs(state.world.velocity).max((1, 2))
+        return (state, key), (speed, timestep.reward, timestep.done, timestep.terminated.all())
+
+    def game(key: jax.Array) -> Any:
+        reset_key, key = jax.random.split(key)
+        return jax.lax.scan(advance, (env.reset(reset_key)[0], key), jnp.arange(150))[1]
+
+    program = jax.jit(jax.vmap(game), compiler_options={"xla_backend_optimization_level": 1})
+    speed, reward, done, terminated = program(jax.random.split(jax.random.key(0), 32))
+    assert np.isfinite(reward).all() and done.sum() > 20 and (done == terminated).all()
+    assert speed[..., :2].max() < 40 and speed[..., 2].max() < 80, speed.max((0, 1))
