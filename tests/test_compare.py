@@ -12,7 +12,11 @@ from experiments import compare  # noqa: E402
 from experiments.drawing.tables import final  # noqa: E402
 
 RESULTS = ROOT / "experiments" / "results"
-MAAC, MAPPO, TAUS = RESULTS / "rover_tower" / "maac", RESULTS / "rover_tower" / "mappo", RESULTS / "multiwalker" / "maac_tau"
+MAAC, MAPPO, TAUS = (
+    RESULTS / "rover_tower" / "maac",
+    RESULTS / "rover_tower" / "mappo",
+    RESULTS / "multiwalker_original" / "maac_tau",
+)
 
 
 def cells(printed: str) -> dict[str, list[str]]:
