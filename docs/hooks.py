@@ -1,4 +1,4 @@
-"""The README is the site's first page, and pictures of results are taken from where they lie."""
+"""READMEs are pages of the site, and pictures of results are taken from where they lie."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,16 @@ ROOT = Path(__file__).parents[1]
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the README as index.md, and the pictures of results under the path that the README gives them."""
-    readme = (ROOT / "README.md").read_text()
-    files.append(File.generated(config, "index.md", content=readme.replace("](docs/", "](")))
+    """Add the READMEs, and the pictures of results under the path that the README gives them."""
+    readme = (
+        (ROOT / "README.md")
+        .read_text()
+        .replace("](docs/", "](")
+        .replace("](experiments/pretrained/README.md)", "](pretrained.md)")
+    )
+    files.append(File.generated(config, "index.md", content=readme))
+    pretrained = (ROOT / "experiments" / "pretrained" / "README.md").read_text()
+    files.append(File.generated(config, "pretrained.md", content=pretrained))
     for picture in sorted((ROOT / "experiments" / "results").rglob("*.png")):
         files.append(File.generated(config, picture.relative_to(ROOT).as_posix(), abs_src_path=str(picture)))
     return files
@@ -19,4 +26,6 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Pages beside the README reach results by one folder up, which the site does not have."""
-    return markdown.replace("](../experiments/", "](experiments/")
+    return markdown.replace("](../experiments/pretrained/README.md)", "](pretrained.md)").replace(
+        "](../experiments/", "](experiments/"
+    )
