@@ -6,6 +6,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+PRETRAINED = "experiments/pretrained/README.md"
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -26,6 +27,5 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Pages beside the README reach results by one folder up, which the site does not have."""
-    return markdown.replace("](../experiments/pretrained/README.md)", "](pretrained.md)").replace(
-        "](../experiments/", "](experiments/"
-    )
+    markdown = markdown.replace("](../experiments/", "](experiments/")
+    return markdown.replace(f"]({PRETRAINED})", "](pretrained.md)")
