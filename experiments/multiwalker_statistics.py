@@ -94,7 +94,8 @@ def compare(ours: dict[str, np.ndarray], original: dict[str, np.ndarray]) -> dic
     result = {}
     for name in QUANTITIES:
         pair = {"ours": ours[name], "original": original[name]}
-        result[name] = {"p": float(ks_2samp(ours[name], original[name]).pvalue)}
+        test: Any = ks_2samp(ours[name], original[name])
+        result[name] = {"p": float(test.pvalue)}
         for side, values in pair.items():
             result[name][side] = {
                 "mean": float(values.mean()),
