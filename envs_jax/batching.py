@@ -1,4 +1,4 @@
-"""A function of a whole batch, called as if it were one of a single element: under `vmap`, however deep, it gets all at once."""
+"""Functions of a whole batch called like those of a single element, and formulas that XLA is to compile apart."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,6 +1,6 @@
 """Multi-Walker here beside the original: lengths, returns and displacements of whole episodes, and policies in both.
 
-python experiments/multiwalker_statistics.py [--policy experiments/pretrained/multiwalker/mappo]
+python experiments/multiwalker_statistics.py [--policy experiments/results/multiwalker/mappo]
 
 Needs the extra `pettingzoo`. Writes experiments/results/multiwalker_statistics.json and .png.
 """
@@ -94,7 +94,8 @@ def compare(ours: dict[str, np.ndarray], original: dict[str, np.ndarray]) -> dic
     result = {}
     for name in QUANTITIES:
         pair = {"ours": ours[name], "original": original[name]}
-        result[name] = {"p": float(ks_2samp(ours[name], original[name]).pvalue)}
+        test: Any = ks_2samp(ours[name], original[name])
+        result[name] = {"p": float(test.pvalue)}
         for side, values in pair.items():
             result[name][side] = {
                 "mean": float(values.mean()),
@@ -134,7 +135,7 @@ def table(results: dict[str, Any]) -> str:
 def main() -> None:
     """Play, compare, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", type=Path, default=Path(__file__).parent / "pretrained" / "multiwalker" / "mappo")
+    parser.add_argument("--policy", type=Path, default=RESULTS / "multiwalker" / "mappo")
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--only", nargs="+", help="play only these policies and keep the rest of the file")
     parser.add_argument("--out", type=Path, default=RESULTS / "multiwalker_statistics.json")

@@ -1,6 +1,6 @@
 """What a walker and the package are made of. Metres, kilograms, seconds; arrays of a walker's bodies begin with the hull."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,11 @@ JOINT_LOWER = np.array([-0.8, -1.6, -0.8, -1.6])
 JOINT_UPPER = np.array([1.1, -0.1, 1.1, -0.1])
 START_ANGLE = 0.05 * np.array([0, -1, -1, 1, 1])
 JOINT_REFERENCE = np.array([START_ANGLE[1], 0.0, START_ANGLE[3], 0.0])
+
+
+def single(values: Any) -> np.ndarray:
+    """As float32."""
+    return np.asarray(values, np.float32)
 
 
 class Polygons(NamedTuple):
@@ -70,9 +75,7 @@ _PROPERTIES = [mass_properties(shape, density) for shape, density in zip(_SHAPES
 MASS = np.array([mass for mass, _, _ in _PROPERTIES])
 INERTIA = np.array([inertia for _, inertia, _ in _PROPERTIES])
 HULL_CENTRE = _PROPERTIES[0][2]  # of mass, from the origin that observations and rewards are about
-BODIES = polygons(
-    np.stack([np.concatenate([s, s[-1:]])[:5] - c for s, (_, _, c) in zip(_SHAPES, _PROPERTIES, strict=True)], 1)
-)
+BODIES = polygons(np.stack([np.concatenate([s, s[-1:]])[:5] - c for s, (_, _, c) in zip(_SHAPES, _PROPERTIES, strict=True)], 1))
 
 
 class Package(NamedTuple):

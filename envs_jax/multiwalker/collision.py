@@ -3,17 +3,18 @@
 Vectors are pairs (x, y) of arrays, so that all that is done to them is done to long rows of numbers.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from envs_jax.batching import separately
 from envs_jax.multiwalker import body
-from envs_jax.multiwalker.body import SKIN
+from envs_jax.multiwalker.body import SKIN, single
 
-Vector = tuple[jax.Array, jax.Array]
+Vector = tuple[Any, Any]
+"""x and y, arrays of any one shape."""
 _NEVER = 1e9
 
 
@@ -60,7 +61,7 @@ def cross(a: Vector, b: Vector) -> jax.Array:
 
 
 def minus(a: Vector, b: Vector) -> Vector:
-    """a - b."""
+    """A - b."""
     return a[0] - b[0], a[1] - b[1]
 
 
@@ -71,7 +72,7 @@ def rotate(cos: jax.Array, sin: jax.Array, vector: Vector) -> Vector:
 
 def place(shape: body.Polygons, pose: jax.Array, origin: Vector) -> Placed:
     """Polygons (V, ..., 2) at `pose` (3, ..., E), in world axes about `origin` (..., E)."""
-    corner, normal = ((np.float32(a[..., 0, None]), np.float32(a[..., 1, None])) for a in (shape.corner, shape.normal))
+    corner, normal = ((single(a[..., 0, None]), single(a[..., 1, None])) for a in (shape.corner, shape.normal))
 
     def turn(pose: jax.Array, origin: Vector) -> tuple[Vector, Vector]:
         cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
@@ -170,12 +171,11 @@ def ground_manifold(shape: Placed, left: Vector, right: Vector, exists: jax.Arra
     ax, ay, bx, by, nx, ny = separately(choose, shape, of_side, facing, by_edge)
     near = exists & (edge_separation <= SKIN) & (side_separation <= SKIN)
     sides = ((right, left), ((ax, ay), (bx, by)))
-    return separately(lambda *those: _manifold(*those, 0.0), by_edge, sides, ((x, y), (nx, ny)), near)
+    return separately(functools.partial(_manifold, margin=0.0), by_edge, sides, ((x, y), (nx, ny)), near)
 
 
 def polygon_manifold(first: Placed, second: Placed) -> Manifold:
     """Polygons (V, ..., E) against others, in the same coordinates."""
-
 
     def separations(one: Placed, other: Placed) -> tuple[jax.Array, ...]:
         height = dot(one.normal, one.corner)
@@ -195,7 +195,7 @@ def polygon_manifold(first: Placed, second: Placed) -> Manifold:
     b = [jnp.where(by_first, incident, reference) for reference, incident in zip(b, incident_second, strict=True)]
     near = (first_separation <= SKIN) & (second_separation <= SKIN)
     sides = (((a[0], a[1]), (a[2], a[3])), ((b[0], b[1]), (b[2], b[3])))
-    return separately(lambda *those: _manifold(*those, SKIN), by_first, sides, ((a[4], a[5]), (b[4], b[5])), near)
+    return separately(functools.partial(_manifold, margin=SKIN), by_first, sides, ((a[4], a[5]), (b[4], b[5])), near)
 
 
 def _values(shape: Placed) -> tuple[jax.Array, ...]:

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from envs_jax.batching import separately
 from envs_jax.multiwalker import body
-from envs_jax.multiwalker.body import NUM_BODIES
+from envs_jax.multiwalker.body import NUM_BODIES, single
 from envs_jax.multiwalker.collision import Vector, cross, dot, minus
 from envs_jax.multiwalker.joints import Tree, respond
 from envs_jax.multiwalker.touching import Contacts
@@ -118,7 +117,7 @@ def make_package_rows(tree: Tree, contacts: Contacts, arm: Vector, package: body
     normal = contacts.normal
     directions = (normal[1], -normal[0]), normal
     pull = jnp.stack([jnp.stack([-d[0], -d[1], -cross(arm, d)]) for d in directions], 1)
-    light = np.float32([1 / package.mass, 1 / package.mass, 1 / package.inertia]).reshape(-1, 1, 1, 1, 1)
+    light = single([1 / package.mass, 1 / package.mass, 1 / package.inertia]).reshape(-1, 1, 1, 1, 1)
     response = pull * light
     carriers = jnp.maximum((contacts.code > 0).any(0).sum(0), 1).astype(jnp.float32)
     gain = walker.gain + carriers * (pull * response).sum(0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from envs_jax.batching import separately
 from envs_jax.multiwalker import body, contacts, joints
-from envs_jax.multiwalker.body import GRAVITY, LEGS, MASS, NUM_BODIES, NUM_JOINTS, TIME_STEP
+from envs_jax.multiwalker.body import GRAVITY, LEGS, MASS, NUM_BODIES, NUM_JOINTS, TIME_STEP, single
 from envs_jax.multiwalker.contacts import find_again, invert, make_package_rows, make_rows, warm_start
 from envs_jax.multiwalker.impact import land
 from envs_jax.multiwalker.joints import Part, make_motors, make_tree
@@ -155,7 +155,7 @@ def _solve_velocities(
     pair_mass = 0.5 * invert(left.gain + right.gain)
     left, right = contacts.pad_rows(left, 0, 1), contacts.pad_rows(right, 1, 0)
 
-    velocity = world.velocity.at[1].add(TIME_STEP * GRAVITY).at[0, 0].add(push * np.float32(TIME_STEP / MASS[0]))
+    velocity = world.velocity.at[1].add(TIME_STEP * GRAVITY).at[0, 0].add(push * single(TIME_STEP / MASS[0]))
     free = separately(joints.to_free, tree, velocity)
     carried = world.package_velocity.at[1].add(TIME_STEP * GRAVITY)
 
@@ -203,7 +203,6 @@ def _solve_positions(
     solver: Solver,
 ) -> tuple[jax.Array, jax.Array]:
     """Poses in which joints hold and nothing overlaps by much, of walkers and package."""
-
     parts = [Part(*pose[:, b]) for b in range(NUM_BODIES)]
     carrying = (touch.package.code > 0).any(0)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.multiwalker.body import HULL
+from envs_jax.multiwalker.body import HULL, single
 from envs_jax.multiwalker.joints import CHILD, PARENT, joint_angles
 
 PERIOD = 40  # steps
@@ -19,9 +19,9 @@ def stride(key: jax.Array, state: Any) -> jax.Array:
     pose, velocity = state.world.pose, state.world.velocity
     angle = joint_angles(pose[2][..., None])[..., 0]
     speed = velocity[2][np.array(CHILD)] - velocity[2][np.array(PARENT)]
-    side = jnp.sin(2 * jnp.pi * state.step / PERIOD) * np.float32([1, 1, -1, -1])[:, None]
-    target = np.float32([HIP, KNEE, HIP, KNEE])[:, None] + np.float32([HIP_SWING, KNEE_SWING] * 2)[:, None] * side
-    drive = np.float32([0.9, 4.0] * 2)[:, None] * (target - angle) - 0.25 * speed
-    hull = np.float32([1, 0, 1, 0])[:, None] * (0.9 * pose[2, HULL] + 1.5 * velocity[2, HULL])
-    sink = np.float32([0, 15, 0, 15])[:, None] * velocity[1, HULL]
+    side = jnp.sin(2 * jnp.pi * state.step / PERIOD) * single([1, 1, -1, -1])[:, None]
+    target = single([HIP, KNEE, HIP, KNEE])[:, None] + single([HIP_SWING, KNEE_SWING] * 2)[:, None] * side
+    drive = single([0.9, 4.0] * 2)[:, None] * (target - angle) - 0.25 * speed
+    hull = single([1, 0, 1, 0])[:, None] * (0.9 * pose[2, HULL] + 1.5 * velocity[2, HULL])
+    sink = single([0, 15, 0, 15])[:, None] * velocity[1, HULL]
     return jnp.clip(0.5 * (drive + hull - sink), -1.0, 1.0).T

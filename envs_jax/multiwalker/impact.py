@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.multiwalker import body, terrain
-from envs_jax.multiwalker.body import BODIES, LEGS, SKIN, TIME_STEP
+from envs_jax.multiwalker.body import BODIES, LEGS, SKIN, TIME_STEP, single
 from envs_jax.multiwalker.collision import Vector, cross
 
 TARGET, TOLERANCE = 0.005, 0.00125
@@ -20,8 +20,8 @@ SLOP, SHARE = 0.005, 0.75
 ROOT_STEPS, PUSHES, SWEEPS = 6, 3, 8
 POINTS = 7  # of the ground under all places of a leg in a step
 _CORNERS = BODIES.corner[:4, LEGS]  # (4, 4 legs, 2)
-_LIGHT, _LIGHT_TURN = (np.float32(1 / of[LEGS])[:, None, None] for of in (body.MASS, body.INERTIA))
-_FRICTION = np.float32(np.sqrt(body.FRICTION[LEGS] * body.TERRAIN_FRICTION))[:, None, None]
+_LIGHT, _LIGHT_TURN = (single(1 / of[LEGS])[:, None, None] for of in (body.MASS, body.INERTIA))
+_FRICTION = single(np.sqrt(body.FRICTION[LEGS] * body.TERRAIN_FRICTION))[:, None, None]
 
 
 class _Ground(NamedTuple):
@@ -34,14 +34,15 @@ class _Ground(NamedTuple):
 def _corners(pose: jax.Array) -> Vector:
     """Arms (4 corners, 4 legs, n, E) of the corners of legs at pose (3, 4, n, E)."""
     cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
-    x, y = (np.float32(_CORNERS[..., i])[..., None, None] for i in (0, 1))
+    x, y = (single(_CORNERS[..., i])[..., None, None] for i in (0, 1))
     return cos * x - sin * y, sin * x + cos * y
 
 
 def _height(ground: _Ground, x: jax.Array) -> jax.Array:
     """Of the ground at x (corners, 4, n, E)."""
-    at = (x - ground.left) * np.float32(1 / terrain.STEP)
-    return sum(jnp.maximum(1.0 - jnp.abs(at - k), 0.0) * height for k, height in enumerate(ground.height))
+    at = (x - ground.left) * single(1 / terrain.STEP)
+    shares = (jnp.maximum(1.0 - jnp.abs(at - k), 0.0) * height for k, height in enumerate(ground.height))
+    return sum(shares, jnp.zeros(()))
 
 
 def _gap(pose: jax.Array, ground: _Ground) -> jax.Array:
@@ -84,8 +85,8 @@ def _lowest_side(pose: jax.Array, ground: _Ground) -> tuple[Vector, Vector, jax.
     at = pose[0] + x
     gap = pose[1] + y - _height(ground, at)
     half = 0.5 * terrain.STEP
-    left = terrain.STEP * jnp.floor((at - ground.left) * np.float32(1 / terrain.STEP)) + ground.left + half
-    slope = (_height(ground, left + half) - _height(ground, left - half)) * np.float32(1 / terrain.STEP)
+    left = terrain.STEP * jnp.floor((at - ground.left) * single(1 / terrain.STEP)) + ground.left + half
+    slope = (_height(ground, left + half) - _height(ground, left - half)) * single(1 / terrain.STEP)
     pair = gap + jnp.roll(gap, -1, 0)
     chosen = pair == pair.min(0)
     chosen &= jnp.cumsum(chosen, 0) == 1
@@ -107,7 +108,7 @@ def land(heights: jax.Array, before: jax.Array, after: jax.Array, velocity: jax.
         after: where they would end.
         velocity: (3, 4, n, E), with which.
     """
-    reach = np.float32(np.hypot(*np.moveaxis(_CORNERS, -1, 0)).max())
+    reach = single(np.hypot(*np.moveaxis(_CORNERS, -1, 0)).max())
     x, height, _, first = terrain.window(heights, jnp.minimum(before[0], after[0]) - reach, POINTS)
     ground = _Ground(x[0], height)
     share, meets = _first_touch(before, after, ground)
@@ -116,7 +117,7 @@ def land(heights: jax.Array, before: jax.Array, after: jax.Array, velocity: jax.
     separation, used = gap - SKIN, gap <= SKIN
 
     def gain(direction: Vector) -> jax.Array:
-        return _LIGHT + _LIGHT_TURN * cross(arm, direction) ** 2
+        return jnp.asarray(_LIGHT + _LIGHT_TURN * cross(arm, direction) ** 2)
 
     torque, normal_gain = cross(arm, normal), gain(normal)
 
@@ -154,7 +155,9 @@ def land(heights: jax.Array, before: jax.Array, after: jax.Array, velocity: jax.
 
 def _change(impulse: jax.Array, direction: Vector, torque: jax.Array, k: int) -> jax.Array:
     """What an impulse at corner k does to a leg, (3, 4, n, E)."""
-    return jnp.stack([_LIGHT * direction[0][k] * impulse, _LIGHT * direction[1][k] * impulse, _LIGHT_TURN * torque[k] * impulse])
+    return jnp.stack(
+        [_LIGHT * direction[0][k] * impulse, _LIGHT * direction[1][k] * impulse, _LIGHT_TURN * torque[k] * impulse]
+    )
 
 
 def _speed(velocity: jax.Array, direction: Vector, torque: jax.Array) -> jax.Array:

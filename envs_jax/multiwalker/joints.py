@@ -25,6 +25,7 @@ from envs_jax.multiwalker.body import (
     NUM_BODIES,
     TIME_STEP,
     TORQUE,
+    single,
 )
 from envs_jax.multiwalker.collision import Vector, cross, dot, rotate
 
@@ -53,7 +54,7 @@ class Tree(NamedTuple):
 
 def joint_angles(angle: jax.Array) -> jax.Array:
     """(4, n, E) of the bodies' angles (5, n, E)."""
-    return angle[np.array(CHILD)] - angle[np.array(PARENT)] - np.float32(JOINT_REFERENCE)[:, None, None]
+    return angle[np.array(CHILD)] - angle[np.array(PARENT)] - single(JOINT_REFERENCE)[:, None, None]
 
 
 def _inverse(matrix: list[list[jax.Array]]) -> list[list[jax.Array]]:
@@ -71,7 +72,7 @@ def _inverse(matrix: list[list[jax.Array]]) -> list[list[jax.Array]]:
 def make_tree(angle: jax.Array) -> Tree:
     """The joints at the bodies' angles (5, n, E)."""
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    hip = rotate(cos[0], sin[0], (np.float32(_HIP[0]), np.float32(_HIP[1])))
+    hip = rotate(cos[0], sin[0], (single(_HIP[0]), single(_HIP[1])))
     down = [(_HALF * sin[b], -_HALF * cos[b]) for b in range(1, NUM_BODIES)]
     arms: list[list[Vector | None]] = [[None] * NUM_BODIES for _ in range(NUM_BODIES)]
     for upper in (1, 3):
@@ -114,7 +115,7 @@ def respond(tree: Tree, push: Vector, turn: list[jax.Array]) -> jax.Array:
 
 
 def to_free(tree: Tree, velocity: jax.Array) -> jax.Array:
-    """The free coordinates (7, n, E) nearest to the bodies' velocities (3, 5, n, E): what the joints' impulses leave of them."""
+    """The free coordinates (7, n, E) nearest to the bodies' velocities (3, 5, n, E): what joints leave of them."""
     momentum = [(MASS[b] * velocity[0, b], MASS[b] * velocity[1, b]) for b in range(NUM_BODIES)]
     turn = []
     for j in range(NUM_BODIES):
@@ -164,13 +165,15 @@ def make_motors(tree: Tree, angle: jax.Array, action: jax.Array) -> Motors:
         turn = [zero + float(b == child) - float(b == parent) for b in range(NUM_BODIES)]
         responses.append(respond(tree, (zero, zero), turn))
     response = jnp.stack(responses, 1)
-    gain = jnp.stack([response[2 + child, j] - response[2 + parent, j] for j, (parent, child) in enumerate(zip(PARENT, CHILD, strict=True))])
+    gain = jnp.stack(
+        [response[2 + child, j] - response[2 + parent, j] for j, (parent, child) in enumerate(zip(PARENT, CHILD, strict=True))]
+    )
     joint = joint_angles(angle)
-    lower, upper, speed = (np.float32(a)[:, None, None] for a in (JOINT_LOWER, JOINT_UPPER, JOINT_SPEED))
+    lower, upper, speed = (single(a)[:, None, None] for a in (JOINT_LOWER, JOINT_UPPER, JOINT_SPEED))
     return Motors(
         response=response,
         gain=gain,
-        drive=speed * jnp.sign(action) / gain,
+        drive=jnp.asarray(speed) * jnp.sign(action) / gain,
         strongest=TIME_STEP * TORQUE * jnp.clip(jnp.abs(action), 0.0, 1.0),
         at_lower=joint <= lower,
         at_upper=joint >= upper,
@@ -219,8 +222,8 @@ def _pull(parent: Part, child: Part, motors: Motors, j: int, active: jax.Array) 
     """Joint j alone, and whether it was near enough."""
     a, b = PARENT[j], CHILD[j]
     light_a, light_b = 1 / INERTIA[a], 1 / INERTIA[b]
-    joint = child.angle - parent.angle - np.float32(JOINT_REFERENCE[j])
-    below, above = joint - np.float32(JOINT_LOWER[j]), joint - np.float32(JOINT_UPPER[j])
+    joint = child.angle - parent.angle - single(JOINT_REFERENCE[j])
+    below, above = joint - single(JOINT_LOWER[j]), joint - single(JOINT_UPPER[j])
     at_lower, at_upper = motors.at_lower[j], motors.at_upper[j]
     turn = jnp.where(at_lower, jnp.clip(below + ANGULAR_SLOP, -LARGEST_TURN, 0.0), 0.0)
     turn = jnp.where(at_upper, jnp.clip(above - ANGULAR_SLOP, 0.0, LARGEST_TURN), turn)
@@ -231,7 +234,7 @@ def _pull(parent: Part, child: Part, motors: Motors, j: int, active: jax.Array) 
     # What XLA would compute anew for each of its uses are sums and products: here every chain of those ends in a cosine, a
     # sine or a quotient, which it keeps.
     anchor = _HIP if a == 0 else np.array([0.0, -_HALF])
-    arm_a = rotate(jnp.cos(angle_a), jnp.sin(angle_a), (np.float32(anchor[0]), np.float32(anchor[1])))
+    arm_a = rotate(jnp.cos(angle_a), jnp.sin(angle_a), (single(anchor[0]), single(anchor[1])))
     arm_b = -_HALF * jnp.sin(angle_b), _HALF * jnp.cos(angle_b)
     gap = child.x + arm_b[0] - parent.x - arm_a[0], child.y + arm_b[1] - parent.y - arm_a[1]
     masses = 1 / MASS[a] + 1 / MASS[b]

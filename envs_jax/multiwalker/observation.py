@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.multiwalker import body, terrain
-from envs_jax.multiwalker.body import BODIES, HULL, HULL_CENTRE, LEGS
+from envs_jax.multiwalker.body import BODIES, HULL, HULL_CENTRE, LEGS, single
 from envs_jax.multiwalker.collision import Vector, cross, dot, place, rotate
 from envs_jax.multiwalker.joints import CHILD, PARENT, joint_angles
 
@@ -21,7 +21,7 @@ _HALF_LEGS = BODIES.corner[:, LEGS].max(0).T  # half widths and half heights, (2
 def hull_origin(pose: jax.Array) -> Vector:
     """Where the hulls' own origins are, (n, E); poses are of their centres of mass."""
     angle = pose[2, HULL]
-    x, y = rotate(jnp.cos(angle), jnp.sin(angle), (np.float32(HULL_CENTRE[0]), np.float32(HULL_CENTRE[1])))
+    x, y = rotate(jnp.cos(angle), jnp.sin(angle), (single(HULL_CENTRE[0]), single(HULL_CENTRE[1])))
     return pose[0, HULL] - x, pose[1, HULL] - y
 
 
@@ -32,7 +32,7 @@ def _ray_to_ground(heights: jax.Array, origin: Vector) -> jax.Array:
     edge = x[1:] - x[:-1], y[1:] - y[:-1]
     # The ray d meets the edge e from p where s d = p + t e: s = p x e / (d x e), t = p x d / (d x e).
     at_edge = cross((x[:-1], y[:-1]), edge)
-    direction = (np.float32(axis).reshape(-1, 1, 1, 1) for axis in _RAYS)
+    direction = (single(axis).reshape(-1, 1, 1, 1) for axis in _RAYS)
     ray = next(direction), next(direction)
     speed = cross(ray, edge)
     speed = jnp.where(jnp.abs(speed) < 1e-9, 1e-9, speed)
@@ -51,7 +51,7 @@ def _to_legs(ray: jax.Array, cos: jax.Array, sin: jax.Array, start: Vector, seen
     enters, leaves = -_FAR, _FAR
     speeds = cos * ray[0] + sin * ray[1], cos * ray[1] - sin * ray[0]
     for at, speed, half in zip(start, speeds, _HALF_LEGS, strict=True):
-        half = np.float32(half).reshape(-1, *[1] * (at.ndim - 1))
+        half = single(half).reshape(-1, *[1] * (at.ndim - 1))
         inverse = 1 / jnp.where(jnp.abs(speed) < 1e-6, 1e-6, speed)
         middle, reach = -at * inverse, jnp.abs(half * inverse)
         enters, leaves = jnp.maximum(enters, middle - reach), jnp.minimum(leaves, middle + reach)
@@ -131,13 +131,12 @@ def observe(
     spin, joint = velocity[2], joint_angles(pose[2])
     speed = spin[np.array(CHILD)] - spin[np.array(PARENT)]
     hull = [pose[2, HULL], 2 * spin[HULL] * body.TIME_STEP, 0.12 * velocity[0, HULL], 0.08 * velocity[1, HULL]]
-    sides = [
-        [joint[h], speed[h] / 4, joint[h + 1] + 1, speed[h + 1] / 6, feet[h // 2].astype(jnp.float32)] for h in (0, 2)
-    ]
+    sides = [[joint[h], speed[h] / 4, joint[h + 1] + 1, speed[h + 1] / 6, feet[h // 2].astype(jnp.float32)] for h in (0, 2)]
     x, y = hull_origin(pose)
     offsets, there = neighbour_offsets(x, y, present)
-    to_package = jnp.stack([(package_pose[0] - x) / length, (package_pose[1] - y) / length, jnp.broadcast_to(package_pose[2], x.shape)])
+    to_package = jnp.stack(
+        [(package_pose[0] - x) / length, (package_pose[1] - y) / length, jnp.broadcast_to(package_pose[2], x.shape)]
+    )
     near = jnp.where(there, offsets / length + noise[:4], 0.0)
     shown = [jnp.stack([*hull, *sides[0], *sides[1]]), lidar(pose, present, heights), near, to_package + noise[4:]]
     return jnp.where(present, jnp.concatenate(shown), 0.0)
-

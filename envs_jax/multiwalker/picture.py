@@ -27,7 +27,10 @@ def picture(
     ground = np.stack([x[shown], heights[shown]], 1)
     floor = terrain.HEIGHT - 2.0
     below = np.array([[ground[-1, 0], floor - 5], [ground[0, 0], floor - 5]])
-    shapes: list[Shape] = [polygon(np.concatenate([ground, below]), PALE), polygon(outline(package.shape, 0, package_pose), WALL)]
+    shapes: list[Shape] = [
+        polygon(np.concatenate([ground, below]), PALE),
+        polygon(outline(package.shape, 0, package_pose), WALL),
+    ]
     for walker in np.flatnonzero(present):
         for b in ORDER[:NUM_BODIES]:
             shade = "" if b in (0, 3, 4) else "A0"

@@ -1,5 +1,6 @@
 """Multi-Walker (Gupta et al., 2017) as in pettingzoo's multiwalker_v9: walkers carry a package over rough ground."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -80,7 +81,14 @@ def _observe(rules: Rules, state: MultiWalkerState, present: jax.Array, noise: j
     """(n, 31, E)."""
     world = state.world
     seen = observe(
-        world.pose, world.velocity, world.package_pose, state.flags, present, state.heights, noise * _scale(rules), rules.package.length
+        world.pose,
+        world.velocity,
+        world.package_pose,
+        state.flags,
+        present,
+        state.heights,
+        noise * _scale(rules),
+        rules.package.length,
     )
     return seen.swapaxes(0, 1)
 
@@ -152,7 +160,8 @@ def _advance(
     world, touch = dynamics.step(before, control, push, state.heights, present, rules.package, rules.solver)
     fell = touch.fallen & present & ~state.fallen
     fallen, dropped = state.fallen | fell, state.dropped | touch.dropped
-    state = state.replace(
+    state = dataclasses.replace(
+        state,
         world=world,
         fallen=fallen,
         dropped=dropped,
@@ -215,7 +224,9 @@ def _scene(state: MultiWalkerState, rules: Rules) -> Scene:
     present = np.asarray(present_walkers(rules, state.fallen))
     displacement = float(world.package_pose[0]) - _start(rules)
     caption = f"step {state.step}    package {displacement:+.1f} m"
-    return picture(rules.package, np.asarray(world.pose), np.asarray(world.package_pose), np.asarray(state.heights), present, caption)
+    return picture(
+        rules.package, np.asarray(world.pose), np.asarray(world.package_pose), np.asarray(state.heights), present, caption
+    )
 
 
 def _spec(num_walkers: int, episode_limit: int) -> EnvSpec:
@@ -250,8 +261,8 @@ def multiwalker(
     """Multi-Walker: walkers on two legs carry a package over rough ground; the rules of multiwalker_v9, its physics rebuilt.
 
     - observation: 31 each: hull's angle, spin and velocity; angle and speed of hip and knee and the foot's contact, of either
-      leg; ten rays of lidar, which see the ground, own legs and other walkers; where the left and the right neighbour are (zeros
-      for none), where the package is, its angle, the last seven with noise. Zeros for a walker that was taken away.
+      leg; ten rays of lidar, which see the ground, own legs and other walkers; where the left and the right neighbour are
+      (zeros for none), where the package is, its angle, the last seven with noise. Zeros for a walker that was taken away.
     - action: four, float32: hip and knee of either leg, sign and strength of the motor, from -1 to 1.
     - reward: how much further the package has come (4.33 a metre) and how much more upright the hull is (5 a radian);
       `fall_reward` for falling, `terminate_reward` for all when a fall or the package ends the episode; the mean over walkers

@@ -2,9 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from envs_jax.multiwalker.body import SCALE
+from envs_jax.multiwalker.body import SCALE, single
 
 STEP = 14 / SCALE
 HEIGHT = 400 / SCALE / 4
@@ -40,7 +39,7 @@ def heights(bump: jax.Array, stretch: jax.Array) -> jax.Array:
 
 def draws(bits: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Bumps and stretches from random bits, uint32: the lower byte makes the stretch, the rest the bump."""
-    bump = (bits >> 8).astype(jnp.float32) * np.float32(2.0**-23) - 1.0
+    bump = (bits >> 8).astype(jnp.float32) * single(2.0**-23) - 1.0
     stretch = SHORTEST + ((bits & 255) * (LONGEST - SHORTEST + 1) >> 8).astype(jnp.int32)
     return bump, stretch
 

@@ -3,6 +3,7 @@
 Walkers are n, each with five bodies; what touches is gathered into a fixed number of slots, those in use first.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -11,12 +12,11 @@ import numpy as np
 
 from envs_jax.batching import separately
 from envs_jax.multiwalker import body, terrain
-from envs_jax.multiwalker.body import BODIES, HULL, NUM_BODIES, SKIN
+from envs_jax.multiwalker.body import BODIES, HULL, NUM_BODIES, SKIN, single
 from envs_jax.multiwalker.collision import (
     Manifold,
     Placed,
     Vector,
-    dot,
     ground_manifold,
     minus,
     place,
@@ -113,7 +113,7 @@ def _contacts(normal: Vector, arm: Vector, separation: jax.Array, code: jax.Arra
     member = member.astype(jnp.float32)
 
     def own(values: np.ndarray) -> jax.Array:
-        return (member * np.float32(values).reshape(number.shape)).sum(0)
+        return (member * single(values).reshape(number.shape)).sum(0)
 
     return Contacts(normal, arm, separation, member, own(1 / body.MASS), own(1 / body.INERTIA), own(friction), code)
 
@@ -143,8 +143,9 @@ def _points(manifold: Manifold, first: jax.Array, bodies: slice) -> _Candidates:
     def flat(value: jax.Array) -> jax.Array:
         return jnp.broadcast_to(value, code.shape).reshape(-1, *code.shape[3:])
 
-    normal, arm = (tuple(flat(v) for v in vector) for vector in (manifold.normal, manifold.point))
-    return _Candidates(normal, arm, flat(manifold.separation), flat(code), flat(manifold.touching))
+    normal, point = manifold.normal, manifold.point
+    vectors = (flat(normal[0]), flat(normal[1])), (flat(point[0]), flat(point[1]))
+    return _Candidates(*vectors, flat(manifold.separation), flat(code), flat(manifold.touching))
 
 
 def _in_order(*parts: _Candidates) -> _Candidates:
@@ -154,13 +155,13 @@ def _in_order(*parts: _Candidates) -> _Candidates:
 def _package_on_ground(package: body.Package, pose: jax.Array, heights: jax.Array) -> jax.Array:
     """(E,) bool: whether the package touches the ground."""
     cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
-    half, thickness = package.length / 2, np.float32(-package.shape.corner[:, 1].min())
+    half, thickness = package.length / 2, single(-package.shape.corner[:, 1].min())
     reach = int(np.ceil(package.length / terrain.STEP)) + 2
     x, y, there, _ = terrain.window(heights, pose[0] - half - SKIN, reach)
     x, y = x - pose[0], y - pose[1]
     along, above = cos * x + sin * y, cos * y - sin * x
     poked = (there & (jnp.abs(along) <= half + SKIN) & (above >= -thickness - SKIN)).any(0)
-    end = np.float32([-half, half])[:, None]
+    end = single([-half, half])[:, None]
     end_x, end_y = cos * end + sin * thickness, sin * end - cos * thickness
     x, y, there, _ = terrain.window(heights, pose[0] + end_x, 2)
     share = (pose[0] + end_x - x[0]) / terrain.STEP
@@ -221,11 +222,11 @@ def _picked(pose: jax.Array, chosen: jax.Array) -> tuple[Placed, Vector, jax.Arr
     cos, sin = jnp.cos(angle), jnp.sin(angle)
 
     def turned(vectors: np.ndarray) -> Vector:
-        own = [jnp.stack([pick(np.float32(vector)) for vector in vectors[..., i]]) for i in (0, 1)]
+        own = [jnp.stack([pick(single(vector)) for vector in vectors[..., i]]) for i in (0, 1)]
         return cos * own[0] - sin * own[1], sin * own[0] + cos * own[1]
 
     corner = turned(BODIES.corner)
-    real = jnp.stack([pick(np.float32(side)) > 0.5 for side in BODIES.real])
+    real = jnp.stack([pick(single(side)) > 0.5 for side in BODIES.real])
     return Placed((corner[0] + x, corner[1] + y), turned(BODIES.normal), real), (x, y), pick(np.arange(5.0, dtype=np.float32))
 
 
@@ -286,13 +287,13 @@ def touching(
         heights: (T, E), of the ground.
         slots: contacts of one walker with the ground at most, K; feet first.
     """
-    legs, first_of_legs = separately(lambda *where: _on_ground(*where, body.LEGS, LEG_EDGES), pose, heights)
-    hull, first_of_hull = separately(lambda *where: _on_ground(*where, slice(0, 1), HULL_EDGES), pose, heights)
+    legs, first_of_legs = separately(functools.partial(_on_ground, bodies=body.LEGS, edges=LEG_EDGES), pose, heights)
+    hull, first_of_hull = separately(functools.partial(_on_ground, bodies=slice(0, 1), edges=HULL_EDGES), pose, heights)
     legs = legs._replace(touching=legs.touching & present)
     hull = hull._replace(touching=hull.touching & present)
     leg_points, hull_points = _points(legs, first_of_legs, body.LEGS), _points(hull, first_of_hull, slice(0, 1))
     friction = np.sqrt(body.FRICTION * body.TERRAIN_FRICTION)
-    ground = separately(lambda points: _choose(points, slots, friction), _in_order(leg_points, hull_points))
+    ground = separately(functools.partial(_choose, slots=slots, friction=friction), _in_order(leg_points, hull_points))
 
     with_package, package_arm, on_package = separately(
         lambda *poses: _with_package(package, *poses), package_pose, jnp.where(present, pose, pose + 1e3)
@@ -317,7 +318,9 @@ def touching(
 
     foot_edges = jnp.arange(LEG_EDGES).reshape(-1, 1, 1, 1) + first_of_legs[1::2]
     on_edges = jnp.where(legs.touching.any(0)[:, 1::2], foot_edges, NOTHING)
-    others = [jnp.where(on[body.LOWER_LEGS], number, NOTHING) for number, on in ((-3, on_package), (-4, by_left), (-5, by_right))]
+    others = [
+        jnp.where(on[body.LOWER_LEGS], number, NOTHING) for number, on in ((-3, on_package), (-4, by_left), (-5, by_right))
+    ]
     return Touching(
         ground=ground,
         package=with_package,

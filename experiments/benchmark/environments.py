@@ -28,7 +28,7 @@ from mamt_jax.training.writers import describe_machine
 
 BATCHES = (1, 64, 1024, 4096)
 SECONDS, REPEATS, PROCESSES = 2.0, 5, 12
-ENVIRONMENTS: dict[str, dict[str, Any]] = {"spread": {"num_agents": 3}, "rover_tower": {}, "pursuit": {}}
+ENVIRONMENTS: dict[str, dict[str, Any]] = {"spread": {"num_agents": 3}, "rover_tower": {}, "pursuit": {}, "multiwalker": {}}
 
 
 class Game(NamedTuple):
@@ -109,7 +109,7 @@ def play_original(name: str, seconds: float) -> float:
     while time.perf_counter() - start < seconds:
         if not env.agents:
             env.reset()
-        env.step({agent: int(env.action_space(agent).sample()) for agent in env.agents})
+        env.step({agent: env.action_space(agent).sample() for agent in env.agents})
         steps += 1
     return steps / (time.perf_counter() - start)
 
