@@ -43,15 +43,21 @@ def main() -> None:
     """Play every policy in every environment, print it, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "reference_returns.json")
-    out = parser.parse_args().out
-    returns: dict[str, dict] = {}
+    every = [*TASKS, *ORIGINALS]
+    parser.add_argument("--only", nargs="+", choices=every, metavar="TASK", help="play these, keep the rest")
+    asked = parser.parse_args()
+    out, wanted = asked.out, asked.only or every
+    returns: dict[str, dict] = json.loads(out.read_text())["returns"] if asked.only and out.exists() else {}
+    returns = {name: policies for name, policies in returns.items() if name not in wanted}
     for name, (env_name, options) in TASKS.items():
+        if name not in wanted:
+            continue
         env = envs_jax.make(env_name, **options)
         episodes = STEPS // env.spec.episode_limit
         for number, (policy_name, policy) in enumerate(reference_policies(env).items()):
             result = evaluate_policy(env, policy, jax.random.key(number), episodes)
             returns.setdefault(name, {})[policy_name] = result
-    returns |= {name: host_returns(env_name) for name, env_name in ORIGINALS.items()}
+    returns |= {name: host_returns(env_name) for name, env_name in ORIGINALS.items() if name in wanted}
     for name, policies in returns.items():
         for policy_name, result in policies.items():
             print(f"{name:12} {policy_name:10} {result['return']:8.2f} +- {result['return_std_error']:.2f}")

@@ -1,4 +1,4 @@
-"""A policy that sees the state: walkers stand on springs and step in time."""
+"""A policy that sees the state: walkers stand on springs."""
 
 from typing import Any
 
@@ -9,8 +9,7 @@ import numpy as np
 from envs_jax.multiwalker.body import HULL, single
 from envs_jax.multiwalker.joints import CHILD, PARENT, joint_angles
 
-PERIOD = 40  # steps
-HIP, HIP_SWING, KNEE, KNEE_SWING = 0.1, 0.0, -0.6, 0.0
+HIP, KNEE = 0.1, -0.6
 
 
 def stride(key: jax.Array, state: Any) -> jax.Array:
@@ -19,8 +18,7 @@ def stride(key: jax.Array, state: Any) -> jax.Array:
     pose, velocity = state.world.pose, state.world.velocity
     angle = joint_angles(pose[2][..., None])[..., 0]
     speed = velocity[2][np.array(CHILD)] - velocity[2][np.array(PARENT)]
-    side = jnp.sin(2 * jnp.pi * state.step / PERIOD) * single([1, 1, -1, -1])[:, None]
-    target = single([HIP, KNEE, HIP, KNEE])[:, None] + single([HIP_SWING, KNEE_SWING] * 2)[:, None] * side
+    target = single([HIP, KNEE] * 2)[:, None]
     drive = single([0.9, 4.0] * 2)[:, None] * (target - angle) - 0.25 * speed
     hull = single([1, 0, 1, 0])[:, None] * (0.9 * pose[2, HULL] + 1.5 * velocity[2, HULL])
     sink = single([0, 15, 0, 15])[:, None] * velocity[1, HULL]

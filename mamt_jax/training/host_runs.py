@@ -213,5 +213,5 @@ def make_host_evaluation(
 
 def mean_by_run(played: Episodes, num_envs: int) -> Evaluation:
     """Means over the episodes of each run, (R, ...)."""
-    grouped = by_run(played, len(played.episode_return) // num_envs)
+    grouped = by_run((played.episode_return, played.metrics), len(played.episode_return) // num_envs)
     return Evaluation(*jax.tree.map(lambda leaf: leaf.mean((1, 2)).astype(np.float32), grouped))
