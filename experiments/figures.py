@@ -313,8 +313,9 @@ def tables() -> list[str]:
 
 
 def shown_environments() -> list[str]:
-    """Those with runs."""
-    return [name for name in ENVIRONMENTS if trained(RESULTS / name)]
+    """Those with runs, and with reference policies to compare them with."""
+    references = read_result("reference_returns")["returns"]
+    return [name for name in ENVIRONMENTS if name in references and trained(RESULTS / name)]
 
 
 def main() -> None:
