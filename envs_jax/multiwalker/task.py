@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -18,7 +18,7 @@ from envs_jax.multiwalker.gait import stride
 from envs_jax.multiwalker.observation import NUM_NOISY, SIZE, observe
 from envs_jax.multiwalker.picture import picture
 from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE, Touching
-from envs_jax.options import require_count, require_each, require_number, require_switch
+from envs_jax.options import require_count, require_number, require_switch
 from envs_jax.scene import Scene
 
 LARGEST_PUSH = 5.0
@@ -239,6 +239,17 @@ def _spec(num_walkers: int, episode_limit: int) -> EnvSpec:
     )
 
 
+def _check(push: float | None, **options: Any) -> None:
+    """Raises ValueError if an option of `multiwalker` has a value that is not allowed."""
+    counts = {"num_walkers", "episode_limit", "terrain_length", "velocity_sweeps", "position_sweeps", "ground_contacts"}
+    switches = {"shared_reward", "terminate_on_fall", "remove_on_fall", "falls_pay_again", "contact_events"}
+    for name, value in options.items():
+        require = require_count if name in counts else require_switch if name in switches else require_number
+        require(name, value)
+    if push is not None:
+        require_number("push", push)
+
+
 def multiwalker(
     num_walkers: int = 3,
     episode_limit: int = 500,
@@ -305,32 +316,14 @@ def multiwalker(
     Raises:
         ValueError: if an option has a value that is not allowed.
     """
-    require_each(require_count, num_walkers=num_walkers, episode_limit=episode_limit, terrain_length=terrain_length)
-    require_each(require_count, velocity_sweeps=velocity_sweeps, position_sweeps=position_sweeps)
-    require_each(require_count, ground_contacts=ground_contacts)
-    require_each(require_number, position_noise=position_noise, angle_noise=angle_noise, forward_reward=forward_reward)
-    require_each(require_number, terminate_reward=terminate_reward, fall_reward=fall_reward)
-    require_each(require_switch, shared_reward=shared_reward, terminate_on_fall=terminate_on_fall)
-    require_each(require_switch, remove_on_fall=remove_on_fall, falls_pay_again=falls_pay_again, contact_events=contact_events)
-    if push is not None:
-        require_number("push", push)
-    rules = Rules(
-        spec=_spec(num_walkers, episode_limit),
-        package=body.make_package(num_walkers),
-        solver=Solver(velocity_sweeps, position_sweeps, ground_contacts),
-        position_noise=position_noise,
-        angle_noise=angle_noise,
-        forward_reward=forward_reward,
-        terminate_reward=terminate_reward,
-        fall_reward=fall_reward,
-        shared_reward=shared_reward,
-        terminate_on_fall=terminate_on_fall,
-        remove_on_fall=remove_on_fall,
-        terrain_length=terrain_length,
-        push=push,
-        falls_pay_again=falls_pay_again,
-        contact_events=contact_events,
-    )
+    options = dict(locals())
+    _check(**options)
+    derived = {
+        "spec": _spec(num_walkers, episode_limit),
+        "package": body.make_package(num_walkers),
+        "solver": Solver(velocity_sweeps, position_sweeps, ground_contacts),
+    }
+    rules = Rules(**derived, **{name: value for name, value in options.items() if name in Rules._fields})
     return Environment(
         spec=rules.spec,
         reset=functools.partial(_reset, rules=rules),
