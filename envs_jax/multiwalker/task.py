@@ -318,12 +318,13 @@ def multiwalker(
     """
     options = dict(locals())
     _check(**options)
-    derived = {
-        "spec": _spec(num_walkers, episode_limit),
-        "package": body.make_package(num_walkers),
-        "solver": Solver(velocity_sweeps, position_sweeps, ground_contacts),
-    }
-    rules = Rules(**derived, **{name: value for name, value in options.items() if name in Rules._fields})
+    solver = Solver(velocity_sweeps, position_sweeps, ground_contacts)
+    named = {name: value for name, value in options.items() if name in Rules._fields}
+    return _environment(Rules(_spec(num_walkers, episode_limit), body.make_package(num_walkers), solver, **named))
+
+
+def _environment(rules: Rules) -> Environment:
+    """Multi-Walker under `rules`."""
     return Environment(
         spec=rules.spec,
         reset=functools.partial(_reset, rules=rules),
