@@ -20,6 +20,6 @@ def stride(key: jax.Array, state: Any) -> jax.Array:
     speed = velocity[2][np.array(CHILD)] - velocity[2][np.array(PARENT)]
     target = single([HIP, KNEE] * 2)[:, None]
     drive = single([0.9, 4.0] * 2)[:, None] * (target - angle) - 0.25 * speed
-    hull = single([1, 0, 1, 0])[:, None] * (0.9 * pose[2, HULL] + 1.5 * velocity[2, HULL])
-    sink = single([0, 15, 0, 15])[:, None] * velocity[1, HULL]
+    hull = single([1, 0, 1, 0])[:, None] * (0.9 * pose[2, HULL] + 1.5 * velocity[2, HULL])[None]
+    sink = single([0, 15, 0, 15])[:, None] * velocity[1, HULL][None]
     return jnp.clip(0.5 * (drive + hull - sink), -1.0, 1.0).T

@@ -44,7 +44,8 @@ def summary_table(references: dict[str, dict[str, Any]]) -> str:
         for name in names:
             there = trained(RESULTS / name, [algorithm])
             returns = final(RESULTS / name / algorithm, "train_return") if there else np.array([])
-            cells.append(f"{returns.mean():.3g} ± {returns.std(ddof=1):.2g} ({returns.size})" if there else "")
+            deviation = f" ± {returns.std(ddof=1):.2g}" if returns.size > 1 else ""
+            cells.append(f"{returns.mean():.3g}{deviation} ({returns.size})" if there else "")
         lines.append(f"| {algorithm} | {' | '.join(cells)} |")
     for policy in POLICIES:
         cells = [f"{references[name][policy]['return']:.3g}" if policy in references[name] else "" for name in names]
