@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments.drawing import catalogue, results, style, theory
+from experiments.drawing import catalogue, results, style, theory, two_samples
 from experiments.drawing.marl_eval import to_marl_eval
 from experiments.drawing.runs import Run, read_folders
-from experiments.drawing.tables import tables
+from experiments.drawing.tables import STATISTICS, tables
 from mamt_jax.training.writers import FolderError
 
 __all__ = ["tables"]
@@ -59,11 +59,12 @@ def draw_theory(path: Path) -> list[str]:
 
 
 def redraw_results() -> None:
-    """The two-panel figure of each environment."""
+    """The two-panel figure of each environment, and Multi-Walker beside the original."""
     references = results.read_result("reference_returns")["returns"]
     for name in results.shown_environments():
         figure = results.draw(results.RESULTS / name, results.ENVIRONMENTS[name], references[name])
         style.save(figure, results.RESULTS / f"{name}.png")
+    style.save(two_samples.draw(results.read_result(STATISTICS)["policies"]), results.RESULTS / f"{STATISTICS}.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

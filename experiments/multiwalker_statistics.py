@@ -24,11 +24,12 @@ from envs_jax.host import play_episodes
 from envs_jax.reference_policies import do_nothing_policy, random_policy
 from envs_jax.registry import make_any
 from envs_jax.wrappers import episode_statistics
+from experiments.drawing import style
+from experiments.drawing.two_samples import QUANTITIES, draw, table
 from mamt_jax.training.load_policy import load_policy
 from mamt_jax.training.writers import describe_machine
 
 RESULTS = Path(__file__).parent / "results"
-QUANTITIES = ("length", "return", "displacement")
 Act = Callable[[jax.Array, jax.Array], jax.Array]
 """(key, observation (n, d)) -> action (n, 4)."""
 
@@ -106,33 +107,6 @@ def compare(ours: dict[str, np.ndarray], original: dict[str, np.ndarray]) -> dic
     return result
 
 
-def draw(results: dict[str, Any], out: Path) -> None:
-    """Distribution functions side by side, a row a policy."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 2.6 * len(results)), layout="constrained")
-    rows = figure.subplots(len(results), len(QUANTITIES), squeeze=False)
-    for axes, (policy, result) in zip(rows, results.items(), strict=True):
-        for one, name in zip(axes, QUANTITIES, strict=True):
-            for side, line in (("ours", "-"), ("original", "--")):
-                values = np.sort(result[name][side]["values"])
-                one.step(values, np.arange(1, len(values) + 1) / len(values), line, label=side)
-            one.set(title=f"{policy}, p = {result[name]['p']:.2g}", xlabel=name, ylabel="share of episodes")
-            one.grid(alpha=0.25)
-    rows[0, 0].legend(edgecolor="none")
-    figure.savefig(out, dpi=110)
-
-
-def table(results: dict[str, Any]) -> str:
-    """What the README shows."""
-    lines = ["| policy | | ours | original | p |", "| --- | --- | --- | --- | --- |"]
-    for policy, result in results.items():
-        for name in QUANTITIES:
-            means = [f"{result[name][s]['mean']:.3g} ± {result[name][s]['std_error']:.2g}" for s in ("ours", "original")]
-            lines.append(f"| {policy} | {name} | {' | '.join(means)} | {result[name]['p']:.2g} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Play, compare, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,7 +126,7 @@ def main() -> None:
     command = f"python experiments/multiwalker_statistics.py --episodes {asked.episodes}"
     content = {"command": command, "machine": describe_machine(), "policies": results}
     asked.out.write_text(json.dumps(content) + "\n")
-    draw(results, asked.out.with_suffix(".png"))
+    style.save(draw(results), asked.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def test_every_picture_in_the_docs_is_one_that_figures_draws() -> None:
     root = RESULTS.parents[1]
     texts = "\n".join(path.read_text() for path in (root / "README.md", *(root / "docs").rglob("*.md")))
     shown = set(re.findall(r"experiments/results/([\w/]+\.png)", texts))
-    drawn = {f"{name}.png" for name in results.shown_environments()}
+    drawn = {f"{name}.png" for name in [*results.shown_environments(), "multiwalker_statistics"]}
     drawn |= {f"figures/{path.name}" for path in (RESULTS / "figures").glob("*.png")}
     assert shown <= drawn and {f"figures/{name}.png" for name in catalogue.FIGURES if "agents" not in name} <= shown
     assert all((RESULTS / name).exists() for name in shown)

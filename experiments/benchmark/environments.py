@@ -122,21 +122,24 @@ def originals(name: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure all, print it, write it."""
+    """Measure what is asked for, print it, write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "benchmark_environments.json")
-    out = parser.parse_args().out
-    result: dict[str, Any] = {"machine": describe_machine(), "command": "python experiments/benchmark/environments.py"}
-    for name, options in ENVIRONMENTS.items():
-        env = envs_jax.make(name, **options)
-        rates = {str(batch): measure(our_game(env), batch) for batch in BATCHES}
-        result[name] = {"options": options, "env_steps_per_second": rates}
+    parser.add_argument("--only", choices=tuple(ENVIRONMENTS), nargs="+", help="measure these and keep the rest of the file")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help=f"sizes (default {BATCHES})")
+    asked = parser.parse_args()
+    command = {"machine": describe_machine(), "command": "python experiments/benchmark/environments.py"}
+    result: dict[str, Any] = (json.loads(asked.out.read_text()) if asked.only else {}) | command
+    for name in asked.only or ENVIRONMENTS:
+        env = envs_jax.make(name, **ENVIRONMENTS[name])
+        rates = {str(batch): measure(our_game(env), batch) for batch in asked.batches}
+        result[name] = {"options": ENVIRONMENTS[name], "env_steps_per_second": rates}
         if name == "spread" and importlib.util.find_spec("jaxmarl"):
-            result[name]["jaxmarl"] = {str(batch): measure(jaxmarl_game(), batch) for batch in BATCHES}
+            result[name]["jaxmarl"] = {str(batch): measure(jaxmarl_game(), batch) for batch in asked.batches}
         if name != "rover_tower":
             result[name]["original"] = originals(name)
         print(name, json.dumps(result[name], indent=1), flush=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    asked.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

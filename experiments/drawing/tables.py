@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.drawing import theory
+from experiments.drawing import theory, two_samples
 from experiments.drawing.results import (
     ALGORITHMS,
     ENVIRONMENTS,
@@ -25,6 +25,7 @@ from experiments.drawing.results import (
 from experiments.drawing.returns import DILEMMA
 from experiments.drawing.runs import TITLES
 
+STATISTICS = "multiwalker_statistics"
 GPU = "benchmark_core_gpu"
 """The file that `python experiments/benchmark/core.py --out` writes on a GPU."""
 
@@ -170,14 +171,14 @@ def start_table(benchmark: dict[str, Any]) -> str:
 
 def environment_speed_table(benchmark: dict[str, Any]) -> str:
     """Thousands of environment steps per second with random actions, medians."""
-    rows = {name: benchmark[name] for name in ("spread", "rover_tower", "pursuit")}
+    rows = {name: benchmark[name] for name in ("spread", "rover_tower", "pursuit", "multiwalker") if name in benchmark}
     rates = {name: row["env_steps_per_second"] for name, row in rows.items()}
     rates = {"spread": rates["spread"], "JaxMARL's Spread": rows["spread"]["jaxmarl"]} | rates
     batches = list(rates["spread"])
     lines = [f"| batch | {' | '.join(batches)} | original, 1 process | original, 12 |", "| --- " * (len(batches) + 3) + "|"]
     for name, by_batch in rates.items():
-        medians = [by_batch[batch]["median"] / 1000 for batch in batches]
-        cells = [f"{median:,.0f}" if median >= 100 else f"{median:.3g}" for median in medians]
+        medians = [by_batch[batch]["median"] / 1000 if batch in by_batch else None for batch in batches]
+        cells = ["" if median is None else f"{median:,.0f}" if median >= 100 else f"{median:.3g}" for median in medians]
         cells += [f"{rate / 1000:.2g}" for rate in rows.get(name, {}).get("original", {}).values()] or ["", ""]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -219,6 +220,7 @@ def tables() -> list[str]:
         environment_speed_table(read_result("benchmark_environments")),
         ippo_table(read_result("benchmark_ippo")),
         processes_table(read_result("benchmark_processes")),
+        two_samples.table(read_result(STATISTICS)["policies"]),
     ]
     results = [summary_table(references), *learners, dilemma_table(references), precision_table(), reference_table(references)]
     return [*results, *speeds, *theory.tables(read_result("theory"), committed_runs())]
