@@ -4,6 +4,7 @@ Walkers are n, each with five bodies; what touches is gathered into a fixed numb
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -169,20 +170,25 @@ def _package_on_ground(package: body.Package, pose: jax.Array, heights: jax.Arra
     return poked | sunk.any(0)
 
 
+def _deepest(manifold: Manifold) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Who touches (K, ...) bool, and what reads values (2, K, ...) at the touching points of the deepest of them, (2, ...)."""
+    touches = manifold.touching.any(0)
+    depth = jnp.where(touches, manifold.separation.min(0), 1.0)
+    taken = (touches & (depth == depth.min(0)))[None] & manifold.touching
+
+    def take(value: jax.Array) -> jax.Array:
+        return jnp.where(taken, value, 0.0).sum(1)
+
+    return touches, take
+
+
 def _with_package(package: body.Package, package_pose: jax.Array, pose: jax.Array) -> tuple[Contacts, Vector, jax.Array]:
     """The deepest body's points (2, n, E), from the package's middle, and who touches it (5, n, E) bool."""
     middle = package_pose[0], package_pose[1]
     box = body.Polygons(*(array[:, None, None] for array in package.shape))
     manifold = polygon_manifold(place(box, package_pose[:, None, None], middle), place(_shape(slice(None)), pose, middle))
-    touches = manifold.touching.any(0)
+    touches, take = _deepest(manifold)
     number = jnp.arange(NUM_BODIES, dtype=jnp.float32).reshape(-1, 1, 1)
-    deepest = jnp.where(touches, manifold.separation.min(0), 1.0)
-    chosen = touches & (deepest == deepest.min(0))
-    taken = chosen[None] & manifold.touching
-
-    def take(value: jax.Array) -> jax.Array:
-        return jnp.where(taken, value, 0.0).sum(1)
-
     normal, point = (take(manifold.normal[0]), take(manifold.normal[1])), (take(manifold.point[0]), take(manifold.point[1]))
     from_body = minus((pose[0], pose[1]), middle)
     arm = minus(point, (take(from_body[0]), take(from_body[1])))
@@ -239,14 +245,7 @@ def _between(left: jax.Array, right: jax.Array) -> tuple[Contacts, Contacts, jax
     one, one_at, one_number = _picked(left, by_body.sum(2))
     other, other_at, other_number = _picked(right, by_body.sum(1))
     manifold = polygon_manifold(one, other)
-    touches = manifold.touching.any(0)
-    deepest = jnp.where(touches, manifold.separation.min(0), 1.0)
-    chosen = touches & (deepest == deepest.min(0))
-    taken = chosen[None] & manifold.touching
-
-    def take(value: jax.Array) -> jax.Array:
-        return jnp.where(taken, value, 0.0).sum(1)
-
+    touches, take = _deepest(manifold)
     normal, point = (take(manifold.normal[0]), take(manifold.normal[1])), (take(manifold.point[0]), take(manifold.point[1]))
     separation = take(manifold.separation)
     kind = NUM_BODIES * (1 + 2 * manifold.kind + jnp.arange(2.0).reshape(-1, 1, 1, 1))
