@@ -1,7 +1,8 @@
 """Policies to compare with, (key, state) -> action like `Environment.scripted`, and what a policy earns."""
 
 import functools
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -86,8 +87,18 @@ def evaluate_policy(env: Environment, policy: Policy, key: jax.Array, episodes: 
     Raises:
         ValueError: if `episodes` is not a positive integer.
     """
+    return evaluate_policies(env, {"policy": policy}, key, episodes)["policy"]
+
+
+def evaluate_policies(env: Environment, policies: Mapping[str, Policy], key: jax.Array, episodes: int) -> dict[str, Any]:
+    """Name -> what `evaluate_policy` returns, all policies in one program; each plays `episodes` episodes of its own."""
     require_count("episodes", episodes)
-    played = jax.device_get(_play(env, policy, jax.random.split(key, episodes)))
+    keys = jax.random.split(key, (len(policies), episodes))
+    played = jax.device_get(_play(env, tuple(policies.values()), keys))
+    return {name: _summarise(jax.tree.map(operator.itemgetter(i), played), episodes) for i, name in enumerate(policies)}
+
+
+def _summarise(played: EpisodeStatistics, episodes: int) -> dict[str, Any]:
     returns = played.episode_return.mean(-1)
     return {
         "return": float(returns.mean()),
@@ -98,23 +109,25 @@ def evaluate_policy(env: Environment, policy: Policy, key: jax.Array, episodes: 
     }
 
 
-@functools.partial(jax.jit, static_argnames=("env", "policy"))
-def _play(env: Environment, policy: Policy, keys: jax.Array) -> EpisodeStatistics:
-    """Statistics of one whole episode a key, leading axis (E,)."""
+@functools.partial(jax.jit, static_argnames=("env", "policies"))
+def _play(env: Environment, policies: tuple[Policy, ...], keys: jax.Array) -> EpisodeStatistics:
+    """Statistics of one whole episode a key, leading axes (policies, E)."""
     counted = episode_statistics(env)
 
-    def episode(key: jax.Array) -> EpisodeStatistics:
+    def episode(which: jax.Array, key: jax.Array) -> EpisodeStatistics:
         reset_key, key = jax.random.split(key)
         state, _ = counted.reset(reset_key)
 
         def step(carry: tuple[Any, jax.Array], _: None) -> tuple[tuple[Any, jax.Array], None]:
             state, key = carry
             action_key, step_key, key = jax.random.split(key, 3)
-            stepped = counted.step(step_key, state, policy(action_key, state.env_state))[0]
+            choices = [policy(jax.random.clone(action_key), state.env_state) for policy in policies]
+            action = jnp.stack(choices)[which]  # one of them is used, so that they may share a key
+            stepped = counted.step(step_key, state, action)[0]
             state = jax.tree.map(lambda old, new: jnp.where(state.statistics.done, old, new), state, stepped)
             return (state, key), None
 
         (state, _), _ = jax.lax.scan(step, (state, key), length=env.spec.episode_limit)
         return state.statistics
 
-    return jax.vmap(episode)(keys)
+    return jax.vmap(jax.vmap(episode, (None, 0)))(jnp.arange(len(policies)), keys)

@@ -1,6 +1,7 @@
 """Returns of the policies that come with the repository, and the tables of experiments/pretrained/README.md.
 
 python experiments/pretrained_returns.py           # plays them again and writes experiments/pretrained/returns.json
+python experiments/pretrained_returns.py --only rover_tower/mamt  # that policy; the others stay as they are in the file
 python experiments/pretrained_returns.py --tables  # prints the tables
 """
 
@@ -82,9 +83,14 @@ def main() -> None:
     """Plays or prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", action="store_true", help="print the tables from returns.json, play nothing")
-    if not parser.parse_args().tables:
+    names = [name_of(folder) for folder in folders()]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="ENV/ALGO", help="play these, keep what is known of others")
+    asked = parser.parse_args()
+    if not asked.tables:
         use_compilation_cache(None)
-        write_json(RETURNS, {"machine": describe_machine(), "returns": {name_of(folder): play(folder) for folder in folders()}})
+        kept = json.loads(RETURNS.read_text())["returns"] if asked.only else {}
+        played = kept | {name: play(PRETRAINED / name) for name in asked.only or names}
+        write_json(RETURNS, {"machine": describe_machine(), "returns": {name: played[name] for name in names}})
     print(table(json.loads(RETURNS.read_text())["returns"]), commands(), sep="\n\n")
 
 

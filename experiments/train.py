@@ -14,7 +14,7 @@ from rich.console import Console
 
 from envs_jax.environment import HostEnvironment, HostError
 from envs_jax.host import play_host_references
-from envs_jax.reference_policies import evaluate_policy, reference_policies
+from envs_jax.reference_policies import evaluate_policies, reference_policies
 from experiments.options import OptionError
 from experiments.presets import PRESETS, QUICK_EPISODES
 from mamt_jax.training.breakdown import BreakdownError
@@ -43,7 +43,7 @@ from mamt_jax.training.writers import (
 EXPECTED = (OptionError, FolderError, CheckpointError, HostError, BreakdownError)
 """What ends a command in one sentence."""
 PARTS = "parts"
-REFERENCE_EPISODES = 1000
+REFERENCE_STEPS = 25_000  # of whole episodes, 1,000 where they last 25
 HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES = 12, 4
 
 
@@ -250,12 +250,9 @@ def _play_references(built: Built) -> dict[str, float]:
     if isinstance(built.env, HostEnvironment):
         played = play_host_references(built.env, 0, HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES)
         return {name: float(episodes.episode_return.mean()) for name, episodes in played.items()}
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), REFERENCE_EPISODES), 3)
-    policies = reference_policies(built.env)
-    return {
-        name: evaluate_policy(built.env, policy, key, REFERENCE_EPISODES)["return"]
-        for (name, policy), key in zip(policies.items(), keys, strict=False)
-    }
+    episodes = max(20, REFERENCE_STEPS // built.env.spec.episode_limit)
+    played = evaluate_policies(built.env, reference_policies(built.env), jax.random.key(0), episodes)
+    return {name: result["return"] for name, result in played.items()}
 
 
 def describe(session: Session) -> dict[str, Any]:

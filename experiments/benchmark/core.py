@@ -42,6 +42,8 @@ UPDATES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lola, 2 agents": ("spread", "lola", {}),
 }
 SIDE_BY_SIDE = {"maac": (1, 4, 16, 64), "mappo": (1, 4, 16, 64)}
+ROUNDS = {"maac": 10, "mamt": 5, "mappo": 10}  # of training, each time that it is timed
+FIRST_EVALUATIONS = ("maac", "mamt")
 
 
 def random_data(algorithm: Algorithm, spec: EnvSpec) -> Any:
@@ -136,7 +138,7 @@ def first_evaluations() -> dict[str, Any]:
     """Starts of the command, with nothing compiled before and with all of it kept."""
     with tempfile.TemporaryDirectory() as cache:
         return {
-            f"{name}, {when}": first_evaluation(name, Path(cache)) for name in ("maac", "mamt") for when in ("anew", "again")
+            f"{name}, {when}": first_evaluation(name, Path(cache)) for name in FIRST_EVALUATIONS for when in ("anew", "again")
         }
 
 
@@ -152,7 +154,7 @@ SECTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "first_evaluation": first_evaluations,
     "matmul_gflops_per_second": lambda: {"x".join(map(str, shape)): matmul_gflops(shape) for shape in SHAPES},
     "update_seconds": lambda: {name: update_seconds(*what) for name, what in UPDATES.items()},
-    "training": lambda: {name: end_to_end(name, rounds) for name, rounds in (("maac", 10), ("mamt", 5), ("mappo", 10))},
+    "training": lambda: {name: end_to_end(name, rounds) for name, rounds in ROUNDS.items()},
     "side_by_side": side_by_side,
 }
 

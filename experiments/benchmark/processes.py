@@ -2,7 +2,7 @@
 
 python experiments/benchmark/processes.py [--out experiments/results/benchmark_processes.json]
 
-Run alone on the machine, with SuperSuit installed (pip install supersuit). Both step the same environments with actions drawn
+Run alone on the machine, with the extra `benchmark`. Both step the same environments with actions drawn
 beforehand, turn by turn, so that a slow minute of the machine is shared.
 """
 

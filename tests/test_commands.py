@@ -1,0 +1,158 @@
+"""Every command that the README and the documentation show is run to its end, with a budget of seconds.
+
+They run one page after another in a copy of the repository, so that what they write stays there. A run that a page takes from
+another one is there as a small one.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import pytest
+from conftest import RunPython
+from pages import PAGES, ROOT, blocks, write_files
+
+from experiments import pretrained_returns, run
+
+COPIED = ["README.md", "docs", "envs_jax", "experiments", "mamt_jax"]
+RESULTS = "experiments/results"  # in the copy
+TRAINING = [
+    *["--episodes", "24", "--num-envs", "12", "--update-interval", "192", "--num-updates", "1", "--batch-size", "16"],
+    *["--buffer-size", "6000", "--evaluation-interval", "12", "--evaluation-episodes", "4"],
+]
+SHORT: dict[str, list[str]] = {
+    "run": TRAINING,
+    "sweep": TRAINING,
+    "evaluate": ["--episodes", "4"],
+    "faults": ["--trials", "1", "--faults", "checkpoint cut short", "--out", "faults.json"],
+    "theory": ["--out", "theory.json"],
+    "pretrained_returns": ["--only", "rover_tower/mappo"],
+    "multiwalker_statistics": ["--episodes", "2", "--only", "random", "--out", "statistics.json"],
+    "benchmark/core": ["--out", "core.json"],
+    "benchmark/environments": ["--only", "spread", "--batches", "2", "--out", f"{RESULTS}/benchmark_environments.json"],
+    "benchmark/processes": ["--out", "processes.json"],
+    "benchmark/profile_update": ["--out", "profile.json", "--update", "lola, 2 agents"],
+}
+
+
+def only_look(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+    """Stands for a benchmark that everything.py starts, each of which a page shows by itself."""
+    return subprocess.CompletedProcess(command, returncode=not Path(command[1]).exists())
+
+
+SMALL: dict[str, dict[str, object]] = {
+    "theory": {"EPISODES": 100, "REPEATS": 2, "GAMES": 10, "estimation.SEEDS": 1, "estimation.STEPS": 2},
+    "pretrained_returns": {"EPISODES": 10, "RETURNS": Path("experiments/pretrained/returns.json")},
+    "benchmark/core": {
+        **{"SHAPES": ((8, 8, 8),), "SECONDS": 0.01, "GROUPS": 2, "FIRST_EVALUATIONS": ("mappo",)},
+        **{"UPDATES": {"lola": ("spread", "lola", {})}, "SIDE_BY_SIDE": {"lola": (1, 2)}, "ROUNDS": {"mappo": 1}},
+    },
+    "benchmark/environments": {"SECONDS": 0.01, "REPEATS": 2, "PROCESSES": 1},
+    "benchmark/everything": {"subprocess.run": only_look},
+    "benchmark/processes": {"TURNS": 1, "SECONDS": 0.1, "PROCESSES": (1,)},
+}
+NEEDED = {"benchmark/processes": "supersuit", "multiwalker_statistics": "Box2D", "pettingzoo/multiwalker": "Box2D"}
+"""Part of a command -> a module that not every Python has."""
+INSTALLING = re.compile(r"^\[ .* \] \|\| \{ .* \} && \. \S+ && ")
+TESTING = "ruff check"  # how the line that `.ci/run` types goes on
+
+
+def shown(page: Path) -> Iterator[str]:
+    """Lines of a page's shell blocks, and commands of ours within its sentences."""
+    for block in blocks(page, "bash"):
+        lines = [INSTALLING.sub("", line) for line in block.splitlines() if line]
+        yield from (line for line in lines if not line.startswith(TESTING))
+    for sentence in re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)):
+        if sentence.startswith("python experiments/"):
+            yield " ".join(sentence.split())
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run in Spread."""
+    folder = tmp_path_factory.mktemp("small") / "run"
+    assert run.main(["--env", "spread", "--algo", "mappo", *TRAINING, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the repository, in which we are."""
+    for name in COPIED:
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    own = tmp_path / "own"
+    own.mkdir()
+    write_files(own)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(own)
+    return tmp_path
+
+
+def lend(arguments: list[str], small_run: Path) -> None:
+    """Puts a short run where a command looks for one that another page trains."""
+    for before, name in zip(["", *arguments], arguments, strict=False):
+        path = Path(name)
+        if path.parts[:1] == ("runs",) and before != "--out" and not path.suffix and not path.exists():
+            shutil.copytree(small_run, path)
+
+
+def with_budget(script: str, arguments: list[str]) -> list[str]:
+    """The arguments of a command, and after them those that make it short."""
+    if {"--resume", "--help", "--merge", "--absolute"} & set(arguments):
+        return arguments
+    return [*arguments, *SHORT.get(script, [])]
+
+
+def call(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a script within this process, which has jax and compiled programs."""
+    module = import_module(f"experiments.{script.replace('/', '.')}")
+    with monkeypatch.context() as patched, jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):  # as for users
+        patched.setattr(sys, "argv", [script, *arguments])
+        for name, value in SMALL.get(script, {}).items():
+            *path, attribute = name.split(".")
+            patched.setattr(getattr(module, path[0]) if path else module, attribute, value)
+        try:
+            code = module.main()
+        except SystemExit as stopped:  # --help
+            code = stopped.code
+    assert not code, f"{script} {shlex.join(arguments)} ended with {code}"
+
+
+def without_out(line: str) -> str:
+    """What is left of a command without the folder that it writes to: pages that share the rest share a trial."""
+    return re.sub(r" --out \S+", "", line)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_run(page: Path, copy: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch, run_python: RunPython):
+    beside: list[subprocess.Popen[bytes]] = []
+    earlier = {without_out(line) for other in PAGES[: PAGES.index(page)] for line in shown(other)}
+    earlier |= {without_out(line) for line in pretrained_returns.commands().splitlines()}  # the policies come from them
+    for line in dict.fromkeys(line for line in shown(page) if without_out(line) not in earlier):
+        if any(part in line and find_spec(module) is None for part, module in NEEDED.items()):
+            continue
+        words = shlex.split(line.rstrip("& "), comments=True)
+        if words[0] == "cp":
+            Path(words[-1]).mkdir(parents=True, exist_ok=True)
+            subprocess.run(["bash", "-c", line], check=True)
+            continue
+        assert words[0] == "python", f"{page.name} shows {line!r}, which is not tried"
+        lend(words[2:], small_run)
+        script = words[1].removeprefix("experiments/").removesuffix(".py")
+        arguments = with_budget(script, words[2:])
+        if line.endswith("&"):
+            beside.append(subprocess.Popen([sys.executable, words[1], *arguments]))
+        elif script == "figures" or {"--distributed", "--launcher"} & set(arguments):
+            run_python(words[1], *arguments, cwd=copy)
+        else:
+            call(script, arguments, monkeypatch)
+    assert [process.wait(60) for process in beside] == [0] * len(beside)
