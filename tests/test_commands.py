@@ -1,9 +1,10 @@
 """Every command that the README and the documentation show is run to its end, with a budget of seconds.
 
-They run one page after another in a copy of the repository, so that what they write stays there. A run that a page takes from
-another one is there as a small one.
+They run in a copy of the repository, so that what they write stays there; a run that a page takes from another one is there as
+a short one. Trainings whose results are committed are not tried again: their folders tell by which command they were made.
 """
 
+import json
 import re
 import shlex
 import shutil
@@ -19,13 +20,25 @@ import pytest
 from conftest import RunPython
 from pages import PAGES, ROOT, blocks, write_files
 
-from experiments import pretrained_returns, run
+from experiments import run
 
 COPIED = ["README.md", "docs", "envs_jax", "experiments", "mamt_jax"]
 RESULTS = "experiments/results"  # in the copy
 TRAINING = [
     *["--episodes", "24", "--num-envs", "12", "--update-interval", "192", "--num-updates", "1", "--batch-size", "16"],
     *["--buffer-size", "6000", "--evaluation-interval", "12", "--evaluation-episodes", "4"],
+]
+IN_PROCESSES = [
+    "--num-envs",
+    "2",
+    "--processes",
+    "2",
+    "--episodes",
+    "4",
+    "--evaluation-interval",
+    "4",
+    "--evaluation-episodes",
+    "2",
 ]
 SHORT: dict[str, list[str]] = {
     "run": TRAINING,
@@ -37,6 +50,7 @@ SHORT: dict[str, list[str]] = {
     "multiwalker_statistics": ["--episodes", "2", "--only", "random", "--out", "statistics.json"],
     "benchmark/core": ["--out", "core.json"],
     "benchmark/environments": ["--only", "spread", "--batches", "2", "--out", f"{RESULTS}/benchmark_environments.json"],
+    "benchmark/ippo": ["--help"],  # it takes a file of JaxMARL's repository
     "benchmark/processes": ["--out", "processes.json"],
     "benchmark/profile_update": ["--out", "profile.json", "--update", "lola, 2 agents"],
 }
@@ -96,6 +110,11 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def words_of(line: str) -> list[str]:
+    """A command's words."""
+    return shlex.split(line.rstrip("& "), comments=True)
+
+
 def lend(arguments: list[str], small_run: Path) -> None:
     """Puts a short run where a command looks for one that another page trains."""
     for before, name in zip(["", *arguments], arguments, strict=False):
@@ -108,7 +127,7 @@ def with_budget(script: str, arguments: list[str]) -> list[str]:
     """The arguments of a command, and after them those that make it short."""
     if {"--resume", "--help", "--merge", "--absolute"} & set(arguments):
         return arguments
-    return [*arguments, *SHORT.get(script, [])]
+    return [*arguments, *SHORT.get(script, []), *(IN_PROCESSES if any("pettingzoo/" in word for word in arguments) else [])]
 
 
 def call(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,22 +145,36 @@ def call(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> 
     assert not code, f"{script} {shlex.join(arguments)} ended with {code}"
 
 
-def without_out(line: str) -> str:
-    """What is left of a command without the folder that it writes to: pages that share the rest share a trial."""
-    return re.sub(r" --out \S+", "", line)
+def identity(arguments: list[str]) -> frozenset[tuple[str, ...]]:
+    """What tells commands apart: their options with values, but for the folder that they write to."""
+    options: list[tuple[str, ...]] = []
+    for word in arguments:
+        if word.startswith("--"):
+            options.append((word.replace("_", "-"),))
+        else:
+            options[-1:] = [(*(options[-1] if options else ()), word)]
+    return frozenset(option for option in options if option[0] != "--out")
+
+
+def committed() -> set[frozenset[tuple[str, ...]]]:
+    """The trainings of which results are committed."""
+    configs = [json.loads(path.read_text()) for path in (ROOT / "experiments").glob("*/*/*/config.json")]
+    return {identity(config["command"]) for config in configs}
 
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_run(page: Path, copy: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch, run_python: RunPython):
     beside: list[subprocess.Popen[bytes]] = []
-    earlier = {without_out(line) for other in PAGES[: PAGES.index(page)] for line in shown(other)}
-    earlier |= {without_out(line) for line in pretrained_returns.commands().splitlines()}  # the policies come from them
-    for line in dict.fromkeys(line for line in shown(page) if without_out(line) not in earlier):
+    done = committed() | {identity(words_of(line)[1:]) for other in PAGES[: PAGES.index(page)] for line in shown(other)}
+    for line in dict.fromkeys(shown(page)):
+        words = words_of(line)
+        if identity(words[1:]) in done:
+            continue
         if any(part in line and find_spec(module) is None for part, module in NEEDED.items()):
             continue
-        words = shlex.split(line.rstrip("& "), comments=True)
         if words[0] == "cp":
+            lend([str(Path(words[1]).parent)], small_run)
             Path(words[-1]).mkdir(parents=True, exist_ok=True)
             subprocess.run(["bash", "-c", line], check=True)
             continue
@@ -151,7 +184,7 @@ def test_commands_run(page: Path, copy: Path, small_run: Path, monkeypatch: pyte
         arguments = with_budget(script, words[2:])
         if line.endswith("&"):
             beside.append(subprocess.Popen([sys.executable, words[1], *arguments]))
-        elif script == "figures" or {"--distributed", "--launcher"} & set(arguments):
+        elif script == "figures" or {"--distributed", "--launcher", "--processes"} & set(arguments):
             run_python(words[1], *arguments, cwd=copy)
         else:
             call(script, arguments, monkeypatch)
