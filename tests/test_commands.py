@@ -47,6 +47,7 @@ SHORT: dict[str, list[str]] = {
     "faults": ["--trials", "1", "--faults", "checkpoint cut short", "--out", "faults.json"],
     "theory": ["--out", "theory.json"],
     "pretrained_returns": ["--only", "rover_tower/mappo"],
+    "reference_returns": ["--only", "spread", "--out", f"{RESULTS}/reference_returns.json"],
     "multiwalker_statistics": ["--episodes", "2", "--only", "random", "--out", "statistics.json"],
     "benchmark/core": ["--out", "core.json"],
     "benchmark/environments": ["--only", "spread", "--batches", "2", "--out", f"{RESULTS}/benchmark_environments.json"],
@@ -64,6 +65,7 @@ def only_look(command: list[str], check: bool) -> subprocess.CompletedProcess[by
 SMALL: dict[str, dict[str, object]] = {
     "theory": {"EPISODES": 100, "REPEATS": 2, "GAMES": 10, "estimation.SEEDS": 1, "estimation.STEPS": 2},
     "pretrained_returns": {"EPISODES": 10, "RETURNS": Path("experiments/pretrained/returns.json")},
+    "reference_returns": {"STEPS": 100},
     "benchmark/core": {
         **{"SHAPES": ((8, 8, 8),), "SECONDS": 0.01, "GROUPS": 2, "FIRST_EVALUATIONS": ("mappo",)},
         **{"UPDATES": {"lola": ("spread", "lola", {})}, "SIDE_BY_SIDE": {"lola": (1, 2)}, "ROUNDS": {"mappo": 1}},
@@ -72,6 +74,7 @@ SMALL: dict[str, dict[str, object]] = {
     "benchmark/everything": {"subprocess.run": only_look},
     "benchmark/processes": {"TURNS": 1, "SECONDS": 0.1, "PROCESSES": (1,)},
 }
+APART = ("--out", "--checkpoint-minutes")
 NEEDED = {"benchmark/processes": "supersuit", "multiwalker_statistics": "Box2D", "pettingzoo/multiwalker": "Box2D"}
 """Part of a command -> a module that not every Python has."""
 INSTALLING = re.compile(r"^\[ .* \] \|\| \{ .* \} && \. \S+ && ")
@@ -123,6 +126,11 @@ def lend(arguments: list[str], small_run: Path) -> None:
             shutil.copytree(small_run, path)
 
 
+def script_of(words: list[str]) -> str:
+    """The name of a script within experiments."""
+    return words[0].removeprefix("experiments/").removesuffix(".py")
+
+
 def with_budget(script: str, arguments: list[str]) -> list[str]:
     """The arguments of a command, and after them those that make it short."""
     if {"--resume", "--help", "--merge", "--absolute"} & set(arguments):
@@ -145,20 +153,20 @@ def call(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> 
     assert not code, f"{script} {shlex.join(arguments)} ended with {code}"
 
 
-def identity(arguments: list[str]) -> frozenset[tuple[str, ...]]:
-    """What tells commands apart: their options with values, but for the folder that they write to."""
-    options: list[tuple[str, ...]] = []
-    for word in arguments:
+def identity(words: list[str]) -> frozenset[tuple[str, ...]]:
+    """What tells trials apart: a script and its options as they are with the budget, but for where and when it writes."""
+    options: dict[str, list[str]] = {"": []}
+    for word in [words[0], *with_budget(script_of(words), words[1:])]:
         if word.startswith("--"):
-            options.append((word.replace("_", "-"),))
+            options[word.replace("_", "-")] = []
         else:
-            options[-1:] = [(*(options[-1] if options else ()), word)]
-    return frozenset(option for option in options if option[0] != "--out")
+            options[next(reversed(options))].append(word)
+    return frozenset((name, *values) for name, values in options.items() if name not in APART)
 
 
 def committed() -> set[frozenset[tuple[str, ...]]]:
     """The trainings of which results are committed."""
-    configs = [json.loads(path.read_text()) for path in (ROOT / "experiments").glob("*/*/*/config.json")]
+    configs = [json.loads(path.read_text()) for path in (ROOT / "experiments").rglob("config.json")]
     return {identity(config["command"]) for config in configs}
 
 
@@ -171,6 +179,7 @@ def test_commands_run(page: Path, copy: Path, small_run: Path, monkeypatch: pyte
         words = words_of(line)
         if identity(words[1:]) in done:
             continue
+        done.add(identity(words[1:]))
         if any(part in line and find_spec(module) is None for part, module in NEEDED.items()):
             continue
         if words[0] == "cp":
@@ -180,7 +189,7 @@ def test_commands_run(page: Path, copy: Path, small_run: Path, monkeypatch: pyte
             continue
         assert words[0] == "python", f"{page.name} shows {line!r}, which is not tried"
         lend(words[2:], small_run)
-        script = words[1].removeprefix("experiments/").removesuffix(".py")
+        script = script_of(words[1:])
         arguments = with_budget(script, words[2:])
         if line.endswith("&"):
             beside.append(subprocess.Popen([sys.executable, words[1], *arguments]))

@@ -106,6 +106,12 @@ def curves(rows: list[dict[str, Any]], metric: str) -> tuple[np.ndarray, np.ndar
     return np.array([round(np.mean([row["episodes"] for row in point])) for point in kept]), values.T
 
 
+def final(folder: Path, metric: str) -> np.ndarray:
+    """Mean of `metric` over the last fifth of training, for each run."""
+    episodes, values = curves(read_rows(folder), metric)
+    return values[:, episodes > 0.8 * episodes[-1]].mean(1)
+
+
 def original_curve(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The original MAAC's training returns, mean over `BIN` episodes."""
     with path.open() as lines:

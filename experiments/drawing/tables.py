@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.drawing import theory, two_samples
+from experiments.drawing import claims, theory, two_samples
 from experiments.drawing.results import (
     ALGORITHMS,
     ENVIRONMENTS,
@@ -16,6 +16,7 @@ from experiments.drawing.results import (
     Shown,
     committed_runs,
     curves,
+    final,
     original_curve,
     read_result,
     read_rows,
@@ -28,12 +29,6 @@ from experiments.drawing.runs import TITLES
 STATISTICS = "multiwalker_statistics"
 GPU = "benchmark_core_gpu"
 """The file that `python experiments/benchmark/core.py --out` writes on a GPU."""
-
-
-def final(folder: Path, metric: str) -> np.ndarray:
-    """Mean of `metric` over the last fifth of training, for each run."""
-    episodes, values = curves(read_rows(folder), metric)
-    return values[:, episodes > 0.8 * episodes[-1]].mean(1)
 
 
 def summary_table(references: dict[str, dict[str, Any]]) -> str:
@@ -223,4 +218,4 @@ def tables() -> list[str]:
         two_samples.table(read_result(STATISTICS)["policies"]),
     ]
     results = [summary_table(references), *learners, dilemma_table(references), precision_table(), reference_table(references)]
-    return [*results, *speeds, *theory.tables(read_result("theory"), committed_runs())]
+    return [*results, *speeds, *theory.tables(read_result("theory"), committed_runs()), *claims.tables()]

@@ -1,0 +1,161 @@
+"""The paper's claims one by one: how likely a run of one side beats one of the other, with an interval and a verdict."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.drawing.intervals import bootstrap, interquartile_mean, probability_of_improvement
+from experiments.drawing.results import RESULTS, curves, final, read_rows
+from experiments.drawing.runs import TITLES, curve, last_fifth, read_folder
+from mamt_jax.training.writers import CONFIG
+
+TUNED, TUNING = RESULTS / "tuned", RESULTS / "tuning"
+DEVIATION = "deviation of trust regions between agents"
+NAMES = {"train_return": "training return", "kl_old": "KL from the old policy", DEVIATION: DEVIATION}
+
+
+class Claim(NamedTuple):
+    """That runs of one folder have more of a metric than those of another.
+
+    Attributes:
+        text: what is claimed.
+        metric: a name of `NAMES`.
+        more: folder under experiments/results.
+        less: another one.
+        differs: whether the paper says that the two differ; else that they do not.
+    """
+
+    text: str
+    metric: str
+    more: str
+    less: str
+    differs: bool = True
+
+
+CLAIMS = (
+    Claim(
+        "MAMT beats MAAC where agents are many (Rover-Tower)",
+        "train_return",
+        "tuned/rover_tower/mamt",
+        "tuned/rover_tower/maac",
+    ),
+    Claim("MAMT beats MAMD there", "train_return", "tuned/rover_tower/mamt", "tuned/rover_tower/mamd"),
+    Claim("MAMD beats MAAC there", "train_return", "tuned/rover_tower/mamd", "tuned/rover_tower/maac"),
+    Claim(
+        "MAMT and MAAC are equal where agents are few (Spread)", "train_return", "tuned/spread/mamt", "tuned/spread/maac", False
+    ),
+    Claim("MAMT and MAMD are equal there", "train_return", "tuned/spread/mamt", "tuned/spread/mamd", False),
+    Claim(
+        "MA-PPO brings no gain over MAAC (Rover-Tower)",
+        "train_return",
+        "tuned/rover_tower/mappo",
+        "tuned/rover_tower/maac",
+        False,
+    ),
+    Claim("MAAC's policies move more than MAMT's (Rover-Tower)", "kl_old", "tuned/rover_tower/maac", "tuned/rover_tower/mamt"),
+    Claim("MAMD's policies move more than MAMT's there", "kl_old", "tuned/rover_tower/mamd", "tuned/rover_tower/mamt"),
+    Claim("Trust regions differ more where agents are many", DEVIATION, "tuned/rover_tower/mamt", "tuned/spread/mamt"),
+    Claim(
+        "MAMD-OP beats MAMD where two of three depend (Spread-3-Mix)", "train_return", "spread3_mix/mamd_op", "spread3_mix/mamd"
+    ),
+    Claim(
+        "MAMD-OP, there MAAC, beats MAMD where none does (Spread-3-Sep)", "train_return", "spread3_sep/maac", "spread3_sep/mamd"
+    ),
+)
+
+
+def of_runs(folder: Path, metric: str) -> np.ndarray:
+    """One number a run, (R,), over the last fifth of training."""
+    if metric != DEVIATION:
+        return final(folder, metric)
+    (run,) = read_folder(folder)
+    epsilon = last_fifth(curve(run, "epsilon"))  # (R, n)
+    return epsilon.std(1) / epsilon.mean(1)
+
+
+def episodes_of(folder: Path) -> int:
+    """How long its runs are."""
+    return int(curves(read_rows(folder), "train_return")[0][-1])
+
+
+def verdict(low: float, high: float, differs: bool) -> str:
+    """What an interval of the probability that one beats the other says."""
+    if low <= 0.5 <= high:
+        return "cannot tell" if differs else "not told apart"
+    if not differs:
+        return "does not hold"
+    return "holds" if low > 0.5 else "the contrary holds"
+
+
+def claims_table() -> str:
+    """Every claim of which both sides have been trained."""
+    titles = ("claim", "measured", "first", "second", "P(first > second)", "seeds", "episodes", "verdict")
+    lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
+    for claim in CLAIMS:
+        folders = [RESULTS / claim.more, RESULTS / claim.less]
+        if not all((folder / CONFIG).exists() for folder in folders):
+            continue
+        more, less = (of_runs(folder, claim.metric) for folder in folders)
+        found = bootstrap(probability_of_improvement, [more, less])
+        cells = [
+            claim.text,
+            NAMES[claim.metric],
+            *(f"{values.mean():.3g} ± {values.std(ddof=1):.2g}" for values in (more, less)),
+            f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})",
+            f"{len(more)}, {len(less)}",
+            ", ".join(dict.fromkeys(f"{episodes_of(folder):,}" for folder in folders)),
+            verdict(float(found.low), float(found.high), claim.differs),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tuned_table(env: str) -> str:
+    """Returns of every algorithm at its tuned setting in an environment."""
+    titles = (
+        TITLES[env],
+        "training return, IQM (95 %)",
+        "greedy return, IQM (95 %)",
+        "lowest, highest seed",
+        "seeds",
+        "episodes",
+        "hours",
+    )
+    lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
+    for folder in sorted(path.parent for path in (TUNED / env).glob(f"*/{CONFIG}")):
+        train, greedy = final(folder, "train_return"), final(folder, "eval_return")
+        cells = [
+            folder.name,
+            *(interval_of(interquartile_mean, values) for values in (train, greedy)),
+            f"{train.min():.3g}, {train.max():.3g}",
+            f"{len(train)}",
+            f"{episodes_of(folder):,}",
+            f"{max(row['wall_seconds'] for row in read_rows(folder)) / 3600:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def interval_of(statistic: Callable[..., np.ndarray], values: np.ndarray) -> str:
+    """A statistic of runs with its interval."""
+    found = bootstrap(statistic, [values])
+    return f"{found.value:.3g} ({found.low:.3g} to {found.high:.3g})"
+
+
+def tuning_table(env: str) -> str:
+    """Greedy returns at the end of every trial, mean over its seeds."""
+    lines = ["| algorithm | trial | greedy return of each seed | mean |", "| --- | --- | --- | --- |"]
+    for folder in sorted(path.parent for path in (TUNING / env).glob(f"*/{CONFIG}")):
+        for run in read_folder(folder):
+            last = run.metrics["eval_return"][:, -1]
+            setting = run.label.removeprefix(run.algo).strip()
+            lines.append(f"| {run.algo} | {setting} | {', '.join(f'{value:.1f}' for value in last)} | {last.mean():.1f} |")
+    return "\n".join(lines)
+
+
+def tables() -> list[str]:
+    """All of them."""
+    environments = [path.name for path in sorted(TUNED.iterdir())]
+    return [claims_table(), *map(tuned_table, environments), *(tuning_table(path.name) for path in sorted(TUNING.iterdir()))]
