@@ -2,6 +2,7 @@
 
 They run in a copy of the repository, so that what they write stays there; a run that a page takes from another one is there as
 a short one. Trainings whose results are committed are not tried again: their folders tell by which command they were made.
+Pages whose commands take minutes even so are tried by `pytest -m slow`; otherwise their trainings are read and built.
 """
 
 import json
@@ -21,6 +22,8 @@ from conftest import RunPython
 from pages import PAGES, ROOT, blocks, write_files
 
 from experiments import run
+from experiments.options import underscored
+from mamt_jax.training.experiment import build
 
 COPIED = ["README.md", "docs", "envs_jax", "experiments", "mamt_jax"]
 RESULTS = "experiments/results"  # in the copy
@@ -74,6 +77,7 @@ SMALL: dict[str, dict[str, object]] = {
     "benchmark/everything": {"subprocess.run": only_look},
     "benchmark/processes": {"TURNS": 1, "SECONDS": 0.1, "PROCESSES": (1,)},
 }
+SLOW = [f"docs/{name}.md" for name in ("faults", "multiwalker", "other_libraries", "results", "speed")]
 APART = ("--out", "--checkpoint-minutes")
 NEEDED = {"benchmark/processes": "supersuit", "multiwalker_statistics": "Box2D", "pettingzoo/multiwalker": "Box2D"}
 """Part of a command -> a module that not every Python has."""
@@ -170,8 +174,22 @@ def committed() -> set[frozenset[tuple[str, ...]]]:
     return {identity(config["command"]) for config in configs}
 
 
+@pytest.mark.parametrize("page", SLOW)
+def test_trainings_of_slow_pages_are_read_and_built(page: str):
+    commands = [words_of(line) for line in shown(ROOT / page)]
+    with jax.numpy_rank_promotion("allow"):  # JaxMARL promotes
+        for words in (each for each in commands if each[1:2] == ["experiments/run.py"]):
+            build(run.make_experiment(run.read_arguments(underscored(words[2:]))))
+
+
+def trial_of(page: Path) -> object:
+    """A page as a parameter."""
+    name = page.relative_to(ROOT).as_posix()
+    return pytest.param(page, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+
+
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("page", [trial_of(page) for page in PAGES])
 def test_commands_run(page: Path, copy: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch, run_python: RunPython):
     beside: list[subprocess.Popen[bytes]] = []
     done = committed() | {identity(words_of(line)[1:]) for other in PAGES[: PAGES.index(page)] for line in shown(other)}
