@@ -1,0 +1,36 @@
+"""Verdicts on the paper's claims follow from the intervals, and what they rest on is committed."""
+
+import numpy as np
+import pytest
+
+from experiments.drawing import claims
+from experiments.drawing.results import RESULTS
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "differs", "said"),
+    [
+        (0.51, 0.9, True, "holds"),
+        (0.1, 0.49, True, "the contrary holds"),
+        (0.5, 0.9, True, "cannot tell"),
+        (0.4, 0.6, False, "not told apart"),
+        (0.51, 0.9, False, "does not hold"),
+    ],
+)
+def test_verdict(low: float, high: float, differs: bool, said: str):
+    assert claims.verdict(low, high, differs) == said
+
+
+def test_a_claim_is_in_the_table_with_the_numbers_of_its_runs():
+    claim = claims.CLAIMS[0]
+    more, less = (claims.of_runs(RESULTS / folder, claim.metric) for folder in (claim.more, claim.less))
+    assert len(more) == len(less) == 10
+    (row,) = [line for line in claims.claims_table().splitlines() if claim.text in line]
+    assert f"{more.mean():.3g} ± {more.std(ddof=1):.2g}" in row
+    assert f"{(more[:, None] > less[None]).mean():.2f} (" in row
+
+
+def test_deviation_between_agents_is_relative():
+    spread = claims.of_runs(RESULTS / "tuned" / "rover_tower" / "mamt", claims.DEVIATION)
+    fixed = claims.of_runs(RESULTS / "tuned" / "rover_tower" / "mamd", claims.DEVIATION)
+    assert spread.max() > 0.1 and np.allclose(fixed, 0, atol=1e-6)
