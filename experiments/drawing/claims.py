@@ -52,6 +52,9 @@ CLAIMS = (
     Claim(
         "MAMT and MAAC are equal where agents are few (Spread)", "train_return", "tuned/spread/mamt", "tuned/spread/maac", False
     ),
+    Claim(
+        "MAMD and MAAC are equal where agents are few (Spread)", "train_return", "tuned/spread/mamd", "tuned/spread/maac", False
+    ),
     Claim("MAMT and MAMD are equal there", "train_return", "tuned/spread/mamt", "tuned/spread/mamd", False),
     Claim(
         "MA-PPO beats MAAC at equal episodes there (the paper: no stable gain)",
