@@ -32,16 +32,7 @@ TRAINING = [
     *["--buffer-size", "6000", "--evaluation-interval", "12", "--evaluation-episodes", "4"],
 ]
 IN_PROCESSES = [
-    "--num-envs",
-    "2",
-    "--processes",
-    "2",
-    "--episodes",
-    "4",
-    "--evaluation-interval",
-    "4",
-    "--evaluation-episodes",
-    "2",
+    *["--num-envs", "2", "--processes", "2", "--episodes", "4", "--evaluation-interval", "4", "--evaluation-episodes", "2"],
 ]
 SHORT: dict[str, list[str]] = {
     "run": TRAINING,

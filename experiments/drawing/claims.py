@@ -1,6 +1,6 @@
 """The paper's claims one by one: how likely a run of one side beats one of the other, with an interval and a verdict."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,16 +98,13 @@ def verdict(low: float, high: float, differs: bool) -> str:
 
 
 def claims_table() -> str:
-    """Every claim of which both sides have been trained."""
-    titles = ("claim", "measured", "first", "second", "P(first > second)", "seeds", "episodes", "verdict")
-    lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
+    """Every claim with what was measured."""
+    rows: list[Sequence[str]] = [("claim", "measured", "first", "second", "P(first > second)", "seeds", "episodes", "verdict")]
     for claim in CLAIMS:
         folders = [RESULTS / claim.more, RESULTS / claim.less]
-        if not all((folder / CONFIG).exists() for folder in folders):
-            continue
         more, less = (of_runs(folder, claim.metric) for folder in folders)
         found = bootstrap(probability_of_improvement, [more, less])
-        cells = [
+        cells = (
             claim.text,
             NAMES[claim.metric],
             *(f"{values.mean():.3g} ± {values.std(ddof=1):.2g}" for values in (more, less)),
@@ -115,52 +112,44 @@ def claims_table() -> str:
             f"{len(more)}, {len(less)}",
             ", ".join(dict.fromkeys(f"{episodes_of(folder):,}" for folder in folders)),
             verdict(float(found.low), float(found.high), claim.differs),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        )
+        rows.append(cells)
+    return markdown(rows)
 
 
 def tuned_table(env: str) -> str:
     """Returns of every algorithm at its tuned setting in an environment."""
-    titles = (
-        TITLES[env],
-        "training return, IQM (95 %)",
-        "greedy return, IQM (95 %)",
-        "lowest, highest seed",
-        "seeds",
-        "episodes",
-        "hours",
-    )
-    lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
+    scores = ("training return, IQM (95 %)", "greedy return, IQM (95 %)", "lowest, highest seed")
+    rows: list[Sequence[str]] = [(TITLES[env], *scores, "seeds", "episodes", "hours")]
     for folder in sorted(path.parent for path in (TUNED / env).glob(f"*/{CONFIG}")):
         train, greedy = final(folder, "train_return"), final(folder, "eval_return")
-        cells = [
+        cells = (
             folder.name,
-            *(interval_of(interquartile_mean, values) for values in (train, greedy)),
+            *map(interquartile, (train, greedy)),
             f"{train.min():.3g}, {train.max():.3g}",
             f"{len(train)}",
             f"{episodes_of(folder):,}",
             f"{max(row['wall_seconds'] for row in read_rows(folder)) / 3600:.2f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        )
+        rows.append(cells)
+    return markdown(rows)
 
 
-def interval_of(statistic: Callable[..., np.ndarray], values: np.ndarray) -> str:
-    """A statistic of runs with its interval."""
-    found = bootstrap(statistic, [values])
+def interquartile(values: np.ndarray) -> str:
+    """The interquartile mean of runs with its interval."""
+    found = bootstrap(interquartile_mean, [values])
     return f"{found.value:.3g} ({found.low:.3g} to {found.high:.3g})"
 
 
 def tuning_table(env: str) -> str:
     """Greedy returns at the end of every trial, mean over its seeds."""
-    lines = ["| algorithm | trial | greedy return of each seed | mean |", "| --- | --- | --- | --- |"]
+    rows: list[Sequence[str]] = [("algorithm", "trial", "greedy return of each seed", "mean")]
     for folder in sorted(path.parent for path in (TUNING / env).glob(f"*/{CONFIG}")):
         for run in read_folder(folder):
             last = run.metrics["eval_return"][:, -1]
             setting = run.label.removeprefix(run.algo).strip()
-            lines.append(f"| {run.algo} | {setting} | {', '.join(f'{value:.1f}' for value in last)} | {last.mean():.1f} |")
-    return "\n".join(lines)
+            rows.append((run.algo, setting, ", ".join(f"{value:.1f}" for value in last), f"{last.mean():.1f}"))
+    return markdown(rows)
 
 
 def signals_table(folder: Path) -> str:
@@ -175,20 +164,23 @@ def signals_table(folder: Path) -> str:
         "size of the value's gradient to a trust region": np.abs(run.metrics["value_gradient"]).mean(-1),
     }
     parts = np.array_split(np.arange(len(run.episodes)), 5)
-    ends = " | ".join(f"to {run.episodes[part[-1]]:,.0f}" for part in parts)
-    lines = [f"| MAMT on {run.task.title}, episodes | {ends} |", "| --- " * 6 + "|"]
-    for name, values in signals.items():
-        lines.append(f"| {name} | {' | '.join(f'{np.nanmean(values[:, part]):.3g}' for part in parts)} |")
-    return "\n".join(lines)
+    titles = (f"MAMT on {run.task.title}, episodes", *(f"to {run.episodes[part[-1]]:,.0f}" for part in parts))
+    rows = [(name, *(f"{np.nanmean(values[:, part]):.3g}" for part in parts)) for name, values in signals.items()]
+    return markdown([titles, *rows])
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is its head."""
+    head, *others = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "| --- " * len(rows[0]) + "|", *others])
 
 
 def tables() -> list[str]:
     """All of them."""
     environments = [path.name for path in sorted(TUNED.iterdir())]
-    signals = [signals_table(TUNED / env / "mamt") for env in environments if (TUNED / env / "mamt" / CONFIG).exists()]
     return [
         claims_table(),
-        *signals,
+        *(signals_table(TUNED / env / "mamt") for env in environments),
         *map(tuned_table, environments),
         *(tuning_table(path.name) for path in sorted(TUNING.iterdir())),
     ]
