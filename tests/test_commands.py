@@ -68,7 +68,10 @@ SMALL: dict[str, dict[str, object]] = {
     "benchmark/everything": {"subprocess.run": only_look},
     "benchmark/processes": {"TURNS": 1, "SECONDS": 0.1, "PROCESSES": (1,)},
 }
-SLOW = [f"docs/{name}.md" for name in ("faults", "multiwalker", "other_libraries", "results", "speed")]
+SLOW = [
+    *(f"docs/{name}.md" for name in ("faults", "many_runs", "multiwalker", "other_libraries", "results", "speed")),
+    "experiments/pretrained/README.md",
+]
 APART = ("--out", "--checkpoint-minutes")
 NEEDED = {"benchmark/processes": "supersuit", "multiwalker_statistics": "Box2D", "pettingzoo/multiwalker": "Box2D"}
 """Part of a command -> a module that not every Python has."""
