@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from envs_jax.batching import separately
 from envs_jax.multiwalker import body
-from envs_jax.multiwalker.body import NUM_BODIES, single
+from envs_jax.multiwalker.body import NUM_BODIES, SKIN, single
 from envs_jax.multiwalker.collision import Vector, cross, dot, minus
 from envs_jax.multiwalker.joints import Tree, respond
 from envs_jax.multiwalker.touching import Contacts
@@ -176,22 +176,25 @@ def sweep_neighbours(
     return free, impulse
 
 
-class Overlaps(NamedTuple):
-    """Contacts of bodies that are being pushed apart, where they are now; arrays (K, n, E).
+class Side(NamedTuple):
+    """One of two things in contact: how far it has moved (x, y and turn), and its arm to the point when the contact was made."""
+
+    moved: tuple[jax.Array, jax.Array, jax.Array]
+    arm: Vector
+
+
+class Overlap(NamedTuple):
+    """A contact where its two things are now; arrays (K, n, E).
 
     Attributes:
-        arm: of the body.
-        moved: how far the point on the body has come since the contact was made.
-        light: 1 / mass of the body.
-        light_turn: 1 / inertia.
-        torque: of a unit push.
+        normal: direction in which the second is pushed.
+        arms: of both.
+        separation: below 0 where skins overlap.
     """
 
-    arm: Vector
-    moved: Vector
-    light: jax.Array
-    light_turn: jax.Array
-    torque: jax.Array
+    normal: Vector
+    arms: tuple[Vector, Vector]
+    separation: jax.Array
 
 
 def turned(arm: Vector, angle: jax.Array) -> Vector:
@@ -201,12 +204,30 @@ def turned(arm: Vector, angle: jax.Array) -> Vector:
     return cos * arm[0] - sin * arm[1], sin * arm[0] + cos * arm[1]
 
 
-def overlaps(contacts: Contacts, moved: jax.Array) -> Overlaps:
-    """Contacts after their bodies have `moved` (3, 5, n, E)."""
+def overlap(contacts: Contacts, first: Side, second: Side) -> Overlap:
+    """Contacts after both things have moved.
+
+    As in Box2D the side that decided the normal turns with its thing, and the point of the other stays where it is on that.
+    """
+    normal, by_second = contacts.normal, contacts.by_second
+    lift = 0.5 * jnp.where(by_second, -1.0, 1.0) * (contacts.separation + SKIN)
+    arms = [(side.arm[0] + lift * normal[0], side.arm[1] + lift * normal[1]) for side in (first, second)]
+    places, points = [], []
+    for (x, y, turn), arm in zip((first.moved, second.moved), arms, strict=True):
+        along = turned(arm, turn)
+        places.append((x - arm[0], y - arm[1]))  # from where the point was
+        points.append((x - arm[0] + along[0], y - arm[1] + along[1]))
+    point = tuple(jnp.where(by_second, one, other) for one, other in zip(*points, strict=True))
+    now = turned(normal, jnp.where(by_second, second.moved[2], first.moved[2]))
+    one, other = minus(point, places[0]), minus(point, places[1])
+    way = jnp.where(by_second, dot(normal, arms[1]) - dot(now, other), dot(now, one) - dot(normal, arms[0]))
+    return Overlap(now, (one, other), contacts.separation + way)
+
+
+def moved_members(contacts: Contacts, moved: jax.Array) -> Side:
+    """How the bodies of contacts have moved, of all bodies (3, 5, n, E)."""
     x, y, turn = (sum((contacts.member[b] * value[b] for b in range(NUM_BODIES)), jnp.zeros(())) for value in moved)
-    arm = turned(contacts.arm, turn)
-    way = x + arm[0] - contacts.arm[0], y + arm[1] - contacts.arm[1]
-    return Overlaps(arm, way, contacts.light, contacts.light_turn, cross(arm, contacts.normal))
+    return Side((x, y, turn), contacts.arm)
 
 
 def push_of(separation: jax.Array, used: jax.Array, share: float) -> jax.Array:
@@ -214,11 +235,10 @@ def push_of(separation: jax.Array, used: jax.Array, share: float) -> jax.Array:
     return jnp.where(used, -jnp.clip(share * (separation + PUSH_SLOP), -LARGEST_PUSH, 0.0), 0.0)
 
 
-def moves(contacts: Contacts, found: Overlaps, impulse: jax.Array) -> jax.Array:
-    """What impulses (K, n, E) along the normals do to the places of bodies, (3, 5, n, E), all at a time."""
-    x, y = found.light * contacts.normal[0] * impulse, found.light * contacts.normal[1] * impulse
-    turn = found.light_turn * found.torque * impulse
-    return jnp.stack([jnp.stack([(member * value).sum(0) for member in contacts.member]) for value in (x, y, turn)])
+def moves(contacts: Contacts, push: Vector, torque: jax.Array) -> jax.Array:
+    """What pushes (K, n, E) and their torques do to the places of bodies, (3, 5, n, E), all at a time."""
+    change = contacts.light * push[0], contacts.light * push[1], contacts.light_turn * torque
+    return jnp.stack([jnp.stack([(member * value).sum(0) for member in contacts.member]) for value in change])
 
 
 def _lowest(separation: jax.Array, contacts: Contacts) -> jax.Array:
@@ -227,37 +247,41 @@ def _lowest(separation: jax.Array, contacts: Contacts) -> jax.Array:
 
 def push_from_ground(contacts: Contacts, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
     """How bodies that have `moved` (3, 5, n, E) are pushed out of the ground, and the deepest separation (n, E)."""
-    found = overlaps(contacts, moved)
-    separation = contacts.separation + dot(contacts.normal, found.moved)
-    push = push_of(separation, contacts.code > 0, PUSH)
-    gain = found.light + found.light_turn * found.torque**2
-    impulse = push / jnp.where(contacts.code > 0, gain, 1.0)
-    return moves(contacts, found, impulse), _lowest(separation, contacts)
+    zero, used = jnp.zeros_like(contacts.separation), contacts.code > 0
+    found = overlap(contacts, Side((zero, zero, zero), (zero, zero)), moved_members(contacts, moved))
+    torque = cross(found.arms[1], found.normal)
+    gain = contacts.light + contacts.light_turn * torque**2
+    push = push_of(found.separation, used, PUSH) / jnp.where(used, gain, 1.0)
+    pushes = found.normal[0] * push, found.normal[1] * push
+    return moves(contacts, pushes, torque * push), _lowest(found.separation, contacts)
 
 
 def push_from_package(
     contacts: Contacts, arm: Vector, package: body.Package, moved: jax.Array, package_moved: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `push_from_ground` between walkers and package, which has moved (3, E) and is pushed, too."""
-    found = overlaps(contacts, moved)
-    its_arm = turned(arm, package_moved[2])
-    its_way = package_moved[0] + its_arm[0] - arm[0], package_moved[1] + its_arm[1] - arm[1]
-    separation = contacts.separation + dot(contacts.normal, minus(found.moved, its_way))
-    light, light_turn, torque = 1 / package.mass, 1 / package.inertia, cross(its_arm, contacts.normal)
-    gain = found.light + found.light_turn * found.torque**2 + light + light_turn * torque**2
-    impulse = push_of(separation, contacts.code > 0, PUSH) / gain
-    push = light * contacts.normal[0] * impulse, light * contacts.normal[1] * impulse, light_turn * torque * impulse
-    its_move = -jnp.stack([value.sum((0, 1)) for value in push])
-    return moves(contacts, found, impulse), its_move, _lowest(separation, contacts)
+    x, y, turn = package_moved
+    found = overlap(contacts, Side((x, y, turn), arm), moved_members(contacts, moved))
+    its_torque, torque = (cross(each, found.normal) for each in found.arms)
+    light, light_turn = 1 / package.mass, 1 / package.inertia
+    gain = contacts.light + contacts.light_turn * torque**2 + light + light_turn * its_torque**2
+    push = push_of(found.separation, contacts.code > 0, PUSH) / gain
+    pushes = found.normal[0] * push, found.normal[1] * push
+    its_change = light * pushes[0], light * pushes[1], light_turn * its_torque * push
+    its_move = -jnp.stack([value.sum((0, 1)) for value in its_change])
+    return moves(contacts, pushes, torque * push), its_move, _lowest(found.separation, contacts)
 
 
 def push_from_neighbours(left: Contacts, right: Contacts, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
     """As `push_from_ground` between neighbours: contacts of the left and the right one of each pair."""
-    one, other = overlaps(left, moved[:, :, :-1]), overlaps(right, moved[:, :, 1:])
-    separation = left.separation + dot(left.normal, minus(one.moved, other.moved))
-    gain = one.light + one.light_turn * one.torque**2 + other.light + other.light_turn * other.torque**2
-    impulse = push_of(separation, left.code > 0, PUSH / 2) / jnp.where(left.code > 0, gain, 1.0)
-    change = jnp.zeros_like(moved)
-    change = change.at[:, :, :-1].add(moves(left, one, impulse)).at[:, :, 1:].add(moves(right, other, impulse))
-    lowest = jnp.zeros(moved.shape[2:]).at[:-1].min(_lowest(separation, left)).at[1:].min(_lowest(separation, left))
-    return change, lowest
+    used = right.code > 0
+    sides = moved_members(left, moved[:, :, :-1]), moved_members(right, moved[:, :, 1:])
+    found = overlap(right, *sides)
+    torques = [cross(arm, found.normal) for arm in found.arms]
+    gain = sum(side.light + side.light_turn * torque**2 for side, torque in zip((left, right), torques, strict=True))
+    push = push_of(found.separation, used, PUSH / 2) / jnp.where(used, gain, 1.0)
+    pushes = found.normal[0] * push, found.normal[1] * push
+    backwards = moves(left, (-pushes[0], -pushes[1]), -torques[0] * push)
+    change = jnp.zeros_like(moved).at[:, :, :-1].add(backwards).at[:, :, 1:].add(moves(right, pushes, torques[1] * push))
+    deepest = _lowest(found.separation, right)
+    return change, jnp.zeros(moved.shape[2:]).at[:-1].min(deepest).at[1:].min(deepest)

@@ -41,6 +41,8 @@ class Contacts(NamedTuple):
         light_turn: 1 / its inertia.
         friction: coefficient.
         code: a whole number that tells points from each other, so that impulses are found again a step later; 0 in no use.
+        by_second: bool, whether a side of the second of the two things decides the normal, which then turns with it. The second
+            is the walker on ground and package, and the right one of neighbours.
     """
 
     normal: Vector
@@ -51,6 +53,7 @@ class Contacts(NamedTuple):
     light_turn: jax.Array
     friction: jax.Array
     code: jax.Array
+    by_second: jax.Array
 
 
 class Touching(NamedTuple):
@@ -108,7 +111,7 @@ def _choose(candidates: _Candidates, slots: int, friction: np.ndarray) -> Contac
 
 
 def _contacts(normal: Vector, arm: Vector, separation: jax.Array, code: jax.Array, friction: np.ndarray) -> Contacts:
-    """Contacts whose `code` mod 5 is the body."""
+    """Contacts whose `code` mod 5 is the body, a fifth of it mod 4 the point: twice the manifold's kind, and its number."""
     number = jnp.arange(NUM_BODIES, dtype=jnp.float32).reshape(-1, *[1] * code.ndim)
     member = ((code % NUM_BODIES)[None] == number) & (code > 0)
     member = member.astype(jnp.float32)
@@ -116,7 +119,7 @@ def _contacts(normal: Vector, arm: Vector, separation: jax.Array, code: jax.Arra
     def own(values: np.ndarray) -> jax.Array:
         return (member * single(values).reshape(number.shape)).sum(0)
 
-    return Contacts(normal, arm, separation, member, own(1 / body.MASS), own(1 / body.INERTIA), own(friction), code)
+    return Contacts(normal, arm, separation, member, own(1 / body.MASS), own(1 / body.INERTIA), own(friction), code, code // (2 * NUM_BODIES) % 2 > 0)
 
 
 def _shape(bodies: slice) -> body.Polygons:
@@ -124,9 +127,8 @@ def _shape(bodies: slice) -> body.Polygons:
     return body.Polygons(*(array[:, bodies, None] for array in BODIES))
 
 
-def _on_ground(pose: jax.Array, heights: jax.Array, bodies: slice, edges: int) -> tuple[Manifold, jax.Array]:
-    """Manifolds (edges, B, n, E) about the bodies' centres of mass, and the first edge of each body."""
-    pose = pose[:, bodies]
+def on_ground(pose: jax.Array, heights: jax.Array, bodies: slice, edges: int) -> tuple[Manifold, jax.Array]:
+    """Manifolds (edges, B, n, E) of `bodies` at `pose` (3, B, n, E), about their centres of mass, and each one's first edge."""
     shape = place(_shape(bodies), pose, (pose[0], pose[1]))
     x, y, there, first = terrain.window(heights, pose[0] + shape.corner[0].min(0) - SKIN, edges + 1)
     x, y = x - pose[0], y - pose[1]
@@ -192,7 +194,7 @@ def _with_package(package: body.Package, package_pose: jax.Array, pose: jax.Arra
     normal, point = (take(manifold.normal[0]), take(manifold.normal[1])), (take(manifold.point[0]), take(manifold.point[1]))
     from_body = minus((pose[0], pose[1]), middle)
     arm = minus(point, (take(from_body[0]), take(from_body[1])))
-    code = take(NUM_BODIES * (1 + 2 * manifold.kind + jnp.arange(2.0).reshape(-1, 1, 1, 1)) + number)
+    code = take(NUM_BODIES * (4 + 2 * manifold.kind + jnp.arange(2.0).reshape(-1, 1, 1, 1)) + number)
     friction = np.sqrt(body.FRICTION * body.PACKAGE_FRICTION)
     return _contacts(normal, arm, take(manifold.separation), code, friction), point, touches
 
@@ -248,7 +250,7 @@ def _between(left: jax.Array, right: jax.Array) -> tuple[Contacts, Contacts, jax
     touches, take = _deepest(manifold)
     normal, point = (take(manifold.normal[0]), take(manifold.normal[1])), (take(manifold.point[0]), take(manifold.point[1]))
     separation = take(manifold.separation)
-    kind = NUM_BODIES * (1 + 2 * manifold.kind + jnp.arange(2.0).reshape(-1, 1, 1, 1))
+    kind = NUM_BODIES * (4 + 2 * manifold.kind + jnp.arange(2.0).reshape(-1, 1, 1, 1))
     sides = []
     for at, number, sign in ((one_at, one_number, -1.0), (other_at, other_number, 1.0)):
         arm = minus(point, (take(at[0]), take(at[1])))
@@ -263,7 +265,7 @@ def _between(left: jax.Array, right: jax.Array) -> tuple[Contacts, Contacts, jax
 
 def _no_neighbours(num_pairs: int, batch: int) -> tuple[Contacts, Contacts, jax.Array]:
     zeros = jnp.zeros((2, num_pairs, batch))
-    none = Contacts((zeros, zeros), (zeros, zeros), zeros, jnp.zeros((NUM_BODIES, *zeros.shape)), *[zeros] * 4)
+    none = Contacts((zeros, zeros), (zeros, zeros), zeros, jnp.zeros((NUM_BODIES, *zeros.shape)), *[zeros] * 4, zeros > 0)
     return none, none, jnp.zeros((NUM_BODIES, NUM_BODIES, num_pairs, batch), bool)
 
 
@@ -286,8 +288,8 @@ def touching(
         heights: (T, E), of the ground.
         slots: contacts of one walker with the ground at most, K; feet first.
     """
-    legs, first_of_legs = separately(functools.partial(_on_ground, bodies=body.LEGS, edges=LEG_EDGES), pose, heights)
-    hull, first_of_hull = separately(functools.partial(_on_ground, bodies=slice(0, 1), edges=HULL_EDGES), pose, heights)
+    legs, first_of_legs = separately(functools.partial(on_ground, bodies=body.LEGS, edges=LEG_EDGES), pose[:, body.LEGS], heights)
+    hull, first_of_hull = separately(functools.partial(on_ground, bodies=slice(0, 1), edges=HULL_EDGES), pose[:, :1], heights)
     legs = legs._replace(touching=legs.touching & present)
     hull = hull._replace(touching=hull.touching & present)
     leg_points, hull_points = _points(legs, first_of_legs, body.LEGS), _points(hull, first_of_hull, slice(0, 1))
