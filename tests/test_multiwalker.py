@@ -165,7 +165,7 @@ def step_of(solver: dynamics.Solver) -> Any:
 
 @pytest.fixture(scope="module")
 def careful_step() -> Any:
-    return step_of(dynamics.Solver(60, 20, SLOTS))
+    return step_of(dynamics.Solver(60, 60, 60, SLOTS))
 
 
 def test_walkers_fly_as_the_originals_do(careful_step: Any) -> None:

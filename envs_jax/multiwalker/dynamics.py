@@ -3,6 +3,7 @@
 Arrays have the batch as their last axis.
 """
 
+import functools
 from typing import NamedTuple
 
 import flax.struct
@@ -16,10 +17,13 @@ from envs_jax.multiwalker.body import GRAVITY, LEGS, MASS, NUM_BODIES, NUM_JOINT
 from envs_jax.multiwalker.contacts import find_again, invert, make_package_rows, make_rows, warm_start
 from envs_jax.multiwalker.impact import land
 from envs_jax.multiwalker.joints import Part, make_motors, make_tree
+from envs_jax.multiwalker.selecting import only_where
 from envs_jax.multiwalker.touching import Touching, touching
 
 FASTEST_MOVE, FASTEST_TURN = 2.0, np.pi / 2
 NEAR_ENOUGH = -0.015
+FAR_APART = 0.02
+AT_A_TIME = 1 / 16  # of a batch
 
 
 class Solver(NamedTuple):
@@ -33,6 +37,7 @@ class Solver(NamedTuple):
 
     velocity_sweeps: int
     position_sweeps: int
+    most_position_sweeps: int
     slots: int
 
 
@@ -127,7 +132,7 @@ def step(
     velocity = jnp.where(present, velocity, 0.0)
     pose, package_pose = _move(world.pose, velocity), _move(world.package_pose, package_velocity)
     pose, package_pose = _solve_positions(world, pose, package_pose, touch, motors, present, package, solver)
-    legs, speeds = separately(land, heights, world.pose[:, LEGS], pose[:, LEGS], velocity[:, LEGS])
+    legs, speeds = separately(land, heights, present, world.pose[:, LEGS], pose[:, LEGS], velocity[:, LEGS])
     pose, velocity = pose.at[:, LEGS].set(legs), velocity.at[:, LEGS].set(speeds)
     return World(pose, velocity, package_pose, package_velocity, impulses), touch
 
@@ -192,6 +197,24 @@ def _part(tree: joints.Tree, side: int) -> joints.Tree:
     return jax.tree.map(lambda leaf: leaf[1:] if side else leaf[:-1], tree)
 
 
+class _Fixed(NamedTuple):
+    """What the sweeps over positions read."""
+
+    pose: jax.Array
+    package_pose: jax.Array
+    touch: Touching
+    motors: joints.Motors
+
+
+class _Places(NamedTuple):
+    """Where walkers (3, 5, n, E) and package (3, E) are by now, which walkers go on and how far their joints are apart (n, E)."""
+
+    pose: jax.Array
+    package_pose: jax.Array
+    active: jax.Array
+    gap: jax.Array
+
+
 def _solve_positions(
     world: World,
     pose: jax.Array,
@@ -203,30 +226,39 @@ def _solve_positions(
     solver: Solver,
 ) -> tuple[jax.Array, jax.Array]:
     """Poses in which joints hold and nothing overlaps by much, of walkers and package."""
-    parts = [Part(*pose[:, b]) for b in range(NUM_BODIES)]
-    carrying = (touch.package.code > 0).any(0)
+    fixed = _Fixed(world.pose, world.package_pose, touch, motors)
+    places = _settle(fixed, _Places(pose, package_pose, present, jnp.zeros(present.shape)), solver.position_sweeps, package)
+    far = (places.active & (places.gap > FAR_APART)).any(0)
+    further = functools.partial(_settle, sweeps=solver.most_position_sweeps - solver.position_sweeps, package=package)
+    places = only_where(far, further, fixed, places, max(1, int(AT_A_TIME * len(far))))
+    return places.pose, places.package_pose
 
-    def again(carry: tuple) -> jax.Array:
-        number, active = carry[:2]
-        return (number < solver.position_sweeps) & active.any()
 
-    def sweep(carry: tuple) -> tuple:
-        number, active, parts, package_moved = carry
-        moved = jnp.stack([jnp.stack(part) for part in parts], 1) - world.pose
+def _settle(fixed: _Fixed, places: _Places, sweeps: int, package: body.Package) -> _Places:
+    """Sweeps over positions while a walker is active."""
+    touch, carrying = fixed.touch, (fixed.touch.package.code > 0).any(0)
+
+    def sweep(places: _Places) -> _Places:
+        active, moved = places.active, places.pose - fixed.pose
         change, deepest = contacts.push_from_ground(touch.ground, moved)
         from_package, its_change, on_package = contacts.push_from_package(
-            touch.package, touch.package_arm, package, moved, package_moved
+            touch.package, touch.package_arm, package, moved, places.package_pose - fixed.package_pose
         )
         from_pairs, of_pairs = contacts.push_from_neighbours(*touch.neighbours, moved)
-        change = jnp.where(active, change + from_package + from_pairs, 0.0)
-        pushed = [Part(*(old + new for old, new in zip(part, change[:, b], strict=True))) for b, part in enumerate(parts)]
-        parts, good = joints.pull_together(pushed, motors, active)
+        pushed = places.pose + jnp.where(active, change + from_package + from_pairs, 0.0)
+        parts, good, gap = joints.pull_together([Part(*pushed[:, b]) for b in range(NUM_BODIES)], fixed.motors, active)
         good &= jnp.minimum(jnp.minimum(deepest, on_package), of_pairs) >= NEAR_ENOUGH
         wrong_together = (carrying & ~good & active).any(0)
         carried = (carrying & active).any(0)
-        active = active & (~good | (carrying & wrong_together))
-        return number + 1, active, parts, package_moved + jnp.where(carried, its_change, 0.0)
+        return _Places(
+            pose=jnp.stack([jnp.stack(part) for part in parts], 1),
+            package_pose=places.package_pose + jnp.where(carried, its_change, 0.0),
+            active=active & (~good | (carrying & wrong_together)),
+            gap=gap,
+        )
 
-    carry = (jnp.zeros((), jnp.int32), present, parts, package_pose - world.package_pose)
-    _, _, parts, package_moved = jax.lax.while_loop(again, sweep, carry)
-    return jnp.stack([jnp.stack(part) for part in parts], 1), world.package_pose + package_moved
+    def again(carry: tuple[jax.Array, _Places]) -> jax.Array:
+        return (carry[0] < sweeps) & carry[1].active.any()
+
+    carry = jnp.zeros((), jnp.int32), places
+    return jax.lax.while_loop(again, lambda carry: (carry[0] + 1, sweep(carry[1])), carry)[1]

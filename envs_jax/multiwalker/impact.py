@@ -11,71 +11,91 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.multiwalker import body, terrain
-from envs_jax.multiwalker.body import BODIES, LEGS, TIME_STEP, single
-from envs_jax.multiwalker.collision import Vector, cross
-from envs_jax.multiwalker.touching import LEG_EDGES, on_ground
+from envs_jax.multiwalker.body import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
+from envs_jax.multiwalker.collision import Placed, Vector, cross, ground_manifold, rotate
+from envs_jax.multiwalker.selecting import only_where
 
 TARGET, TOLERANCE = 0.005, 0.00125
 SLOP, SHARE = 0.005, 0.75
 LOOKS, ROOT_STEPS, PUSHES, SWEEPS = 4, 6, 3, 8
 SLOTS = 3  # points in which a landing leg is stopped
 POINTS = 7  # of the ground under all places of a leg in a step
-_CORNERS = BODIES.corner[:4, LEGS]  # (4, 4 legs, 2)
-_HALF = single(_CORNERS.max(0))[..., None, None]  # (4 legs, 2, 1, 1), of widths and heights
-_LIGHT, _LIGHT_TURN = (single(1 / of[LEGS])[:, None, None] for of in (body.MASS, body.INERTIA))
-_FRICTION = single(np.sqrt(body.FRICTION[LEGS] * body.TERRAIN_FRICTION))[:, None, None]
+AT_A_TIME = 0.25  # of all legs
+_SIDES = np.array([[0, -1], [1, 0], [0, 1], [-1, 0]])  # normals of a box, from its lowest left corner on
+_REACH = float(np.hypot(UPPER_WIDTH, LEG_HEIGHT) / 2)
+_FRICTION = float(np.sqrt(body.FRICTION[LEGS.start] * body.TERRAIN_FRICTION))
 
 
-class _Ground(NamedTuple):
-    """The ground under each leg: where its first point is (4, n, E), and the heights of that and the next (k, 4, n, E)."""
+class _Legs(NamedTuple):
+    """Legs and what they move over, with as many columns as legs (M).
 
+    Attributes:
+        before: (3, M), at the beginning of the step.
+        after: where they would end.
+        left: (M,), where the first point of the ground is.
+        height: (k, M), of that and the next points.
+        lower: (M,) bool, which leg it is.
+    """
+
+    before: jax.Array
+    after: jax.Array
     left: jax.Array
     height: jax.Array
+    lower: jax.Array
 
 
-def _height(ground: _Ground, x: jax.Array) -> jax.Array:
-    """Of the ground at x (corners, 4, n, E)."""
-    at = (x - ground.left) * single(1 / terrain.STEP)
-    shares = (jnp.maximum(1.0 - jnp.abs(at - k), 0.0) * height for k, height in enumerate(ground.height))
-    return sum(shares, jnp.zeros(()))
+def _half_width(legs: _Legs) -> jax.Array:
+    return jnp.where(legs.lower, LOWER_WIDTH / 2, UPPER_WIDTH / 2)
 
 
-def _gap(pose: jax.Array, ground: _Ground) -> jax.Array:
-    """How far each leg is from the ground, (4, n, E): its corners from the lines, or its sides from the points between them."""
+def _place(legs: _Legs, pose: jax.Array) -> Placed:
+    """Legs at `pose` (3, M), about their middles."""
     cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
-    x, y = (single(_CORNERS[..., i])[..., None, None] for i in (0, 1))
-    right, up = pose[0] + cos * x - sin * y, pose[1] + sin * x + cos * y
-    of_corners = (up - _height(ground, right)).min(0)
-    number = jnp.arange(POINTS, dtype=jnp.float32).reshape(-1, 1, 1, 1)
-    x, y = ground.left + terrain.STEP * number - pose[0], ground.height - pose[1]
-    aside, along = jnp.abs(cos * x + sin * y) - _HALF[:, 0], jnp.abs(cos * y - sin * x) - _HALF[:, 1]
+    across, along = single([-1, 1, 1, -1])[:, None] * _half_width(legs), single([-1, -1, 1, 1])[:, None] * LEG_HEIGHT / 2
+    side = single(_SIDES)[..., None]
+    corner = rotate(cos, sin, (across, along))
+    return Placed(corner, rotate(cos, sin, (side[:, 0], side[:, 1])), jnp.ones(corner[0].shape, bool))
+
+
+def _ground_points(legs: _Legs, pose: jax.Array) -> Vector:
+    """The ground's (k, M), about the legs' middles."""
+    number = jnp.arange(POINTS, dtype=jnp.float32)[:, None]
+    return legs.left + terrain.STEP * number - pose[0], legs.height - pose[1]
+
+
+def _gap(legs: _Legs, share: jax.Array) -> jax.Array:
+    """How far legs are from the ground, (M,), a `share` of the way: their corners from its lines, its points from their sides."""
+    pose = legs.before + share * (legs.after - legs.before)
+    corner = _place(legs, pose).corner
+    at = (pose[0] + corner[0] - legs.left) * single(1 / terrain.STEP)
+    shares = (jnp.maximum(1.0 - jnp.abs(at - k), 0.0) * height for k, height in enumerate(legs.height))
+    of_corners = (pose[1] + corner[1] - sum(shares, jnp.zeros(()))).min(0)
+    x, y = _ground_points(legs, pose)
+    cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
+    aside, along = jnp.abs(cos * x + sin * y) - _half_width(legs), jnp.abs(cos * y - sin * x) - LEG_HEIGHT / 2
     return jnp.minimum(of_corners, jnp.maximum(aside, along).min(0))
 
 
-def _first_touch(before: jax.Array, after: jax.Array, ground: _Ground) -> tuple[jax.Array, jax.Array]:
-    """When in the step a leg comes down to `TARGET`, and whether it does, (4, n, E).
+def _first_touch(legs: _Legs) -> tuple[jax.Array, jax.Array]:
+    """When in the step legs come down to `TARGET`, and whether they do, (M,).
 
     Box2D's search and its tolerance, begun where one of a few looks at the way first finds the leg too low.
     """
-
-    def gap(share: jax.Array) -> jax.Array:
-        return _gap(before + share * (after - before), ground)
-
-    zero = jnp.zeros(before.shape[1:])
-    first = gap(zero)
+    zero = jnp.zeros(legs.left.shape)
+    first = _gap(legs, zero)
     low, high, gap_low, gap_high, meets = zero, zero + 1, first, first, first < TARGET + TOLERANCE
     for look in range(1, LOOKS + 1):
-        now, share = gap(zero + look / LOOKS), look / LOOKS
-        falls = ~meets & (now < TARGET - TOLERANCE)
+        share = look / LOOKS
+        now = _gap(legs, zero + share)
         high, gap_high = jnp.where(meets, high, share), jnp.where(meets, gap_high, now)
-        meets |= falls
+        meets |= now < TARGET - TOLERANCE
         low, gap_low = jnp.where(meets, low, share), jnp.where(meets, gap_low, now)
 
     def search(number: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         low, high, gap_low, gap_high, found, done = carry
         secant = low + (TARGET - gap_low) * (high - low) / jnp.where(gap_high == gap_low, 1.0, gap_high - gap_low)
         share = jnp.where(number % 2 == 0, 0.5 * (low + high), secant)
-        now = gap(share)
+        now = _gap(legs, share)
         found = jnp.where(done, found, share)
         done |= jnp.abs(now - TARGET) < TOLERANCE
         above = now > TARGET
@@ -88,94 +108,136 @@ def _first_touch(before: jax.Array, after: jax.Array, ground: _Ground) -> tuple[
 
 
 class _Points(NamedTuple):
-    """Where legs touch the ground, arrays (SLOTS, 4, n, E)."""
+    """Where legs touch the ground and what an impulse there does to them, arrays (SLOTS, M)."""
 
     normal: Vector
     arm: Vector
     separation: jax.Array
     used: jax.Array
+    light: jax.Array
+    light_turn: jax.Array
 
 
-def _points(pose: jax.Array, heights: jax.Array) -> _Points:
-    """The first few points in which legs at `pose` (3, 4, n, E) touch the ground."""
-    manifold, _ = on_ground(pose, heights, LEGS, LEG_EDGES)
+def _points(legs: _Legs, pose: jax.Array) -> _Points:
+    """The first few points in which legs at `pose` (3, M) touch the ground."""
+    x, y = _ground_points(legs, pose)
+    there = jnp.ones(x[1:].shape, bool)
+    manifold = ground_manifold(_place(legs, pose), (x[:-1], y[:-1]), (x[1:], y[1:]), there)
 
     def flat(value: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(value, manifold.separation.shape).reshape(-1, *pose.shape[1:])
+        return jnp.broadcast_to(value, manifold.separation.shape).reshape(-1, value.shape[-1])
 
     touching = flat(manifold.touching)
     rank = jnp.where(touching, jnp.cumsum(touching.astype(jnp.int32), 0), 0)
-    chosen = rank[None] == jnp.arange(1, SLOTS + 1).reshape(-1, 1, 1, 1, 1)
+    chosen = rank[None] == jnp.arange(1, SLOTS + 1).reshape(-1, 1, 1)
 
     def take(value: jax.Array) -> jax.Array:
         return jnp.where(chosen, flat(value)[None], 0.0).sum(1)
 
-    normal, point = manifold.normal, manifold.point
-    vectors = (take(normal[0]), take(normal[1])), (take(point[0]), take(point[1]))
-    return _Points(*vectors, take(manifold.separation), chosen.any(1))
+    light, light_turn = (jnp.where(legs.lower, 1 / of[2], 1 / of[1]) for of in (body.MASS, body.INERTIA))
+    normal, arm = ((take(vector[0]), take(vector[1])) for vector in (manifold.normal, manifold.point))
+    return _Points(normal, arm, take(manifold.separation), chosen.any(1), light, light_turn)
 
 
-def land(heights: jax.Array, before: jax.Array, after: jax.Array, velocity: jax.Array) -> tuple[jax.Array, jax.Array]:
+class _Rows(NamedTuple):
+    """Points along one direction: their torque and the impulse that a unit of speed asks for, (SLOTS, M)."""
+
+    direction: Vector
+    torque: jax.Array
+    mass: jax.Array
+
+
+def _rows(points: _Points, direction: Vector) -> _Rows:
+    torque = cross(points.arm, direction)
+    return _Rows(direction, torque, jnp.where(points.used, 1 / (points.light + points.light_turn * torque**2), 0.0))
+
+
+def _speed(rows: _Rows, k: int, velocity: jax.Array) -> jax.Array:
+    """Of point k, (M,)."""
+    return rows.direction[0][k] * velocity[0] + rows.direction[1][k] * velocity[1] + rows.torque[k] * velocity[2]
+
+
+def _change(points: _Points, rows: _Rows, k: int, impulse: jax.Array) -> jax.Array:
+    """What an impulse (M,) at point k does to the legs, (3, M)."""
+    x, y = rows.direction[0][k] * impulse, rows.direction[1][k] * impulse
+    return jnp.stack([points.light * x, points.light * y, points.light_turn * rows.torque[k] * impulse])
+
+
+def _push_out(points: _Points, onto: _Rows) -> jax.Array:
+    """How legs are moved, (3, M), so that hardly anything overlaps."""
+
+    def again(_: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        moved, wrong = carry
+        deepest = jnp.zeros(wrong.shape)
+        for k in range(SLOTS):
+            separation = points.separation[k] + _speed(onto, k, moved)
+            deepest = jnp.where(points.used[k], jnp.minimum(deepest, separation), deepest)
+            push = jnp.where(wrong, -jnp.clip(SHARE * (separation + SLOP), -0.2, 0.0), 0.0) * onto.mass[k]
+            moved = moved + _change(points, onto, k, push)
+        return moved, wrong & (deepest < -1.5 * SLOP)
+
+    moved = jnp.zeros((3, *points.light.shape))
+    return jax.lax.fori_loop(0, PUSHES, again, (moved, jnp.ones(moved.shape[1:], bool)))[0]
+
+
+def _stop(points: _Points, onto: _Rows, velocity: jax.Array) -> jax.Array:
+    """Velocities (3, M) that do not go into the ground."""
+    along = _rows(points, (onto.direction[1], -onto.direction[0]))
+
+    def again(_: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        velocity, rub, press = carry
+        rubs, presses = list(rub), list(press)
+        for k in range(SLOTS):
+            limit = _FRICTION * presses[k]
+            new = jnp.clip(rubs[k] - _speed(along, k, velocity) * along.mass[k], -limit, limit)
+            velocity, rubs[k] = velocity + _change(points, along, k, new - rubs[k]), new
+            new = jnp.maximum(presses[k] - _speed(onto, k, velocity) * onto.mass[k], 0.0)
+            velocity, presses[k] = velocity + _change(points, onto, k, new - presses[k]), new
+        return velocity, jnp.stack(rubs), jnp.stack(presses)
+
+    nothing = jnp.zeros(points.separation.shape)
+    return jax.lax.fori_loop(0, SWEEPS, again, (velocity, nothing, nothing))[0]
+
+
+def _land_some(legs: _Legs, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Places and velocities (3, M) of legs that may come down."""
+    after, velocity = ends
+    share, meets = _first_touch(legs)
+    pose = legs.before + share * (legs.after - legs.before)
+    points = _points(legs, pose)
+    onto = _rows(points, points.normal)
+    stopped = _stop(points, onto, velocity)
+    pose = pose + _push_out(points, onto) + (1 - share) * TIME_STEP * stopped
+    return jnp.where(meets, pose, after), jnp.where(meets, stopped, velocity)
+
+
+def _may_land(legs: _Legs) -> jax.Array:
+    """Whether any place on the way is low enough, (M,): between its ends a corner does not sink below them by more than this."""
+    low = [(pose[1] + _place(legs, pose).corner[1]).min(0) for pose in (legs.before, legs.after)]
+    sunk = _REACH / 8 * (legs.after[2] - legs.before[2]) ** 2
+    return jnp.minimum(*low) - sunk < legs.height.max(0) + TARGET + TOLERANCE
+
+
+def land(
+    heights: jax.Array, present: jax.Array, before: jax.Array, after: jax.Array, velocity: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Places and velocities at the end of the step.
 
     Args:
         heights: (T, E), of the ground.
+        present: (n, E) bool, walkers whose legs move.
         before: (3, 4, n, E), of the legs at the beginning.
         after: where they would end.
         velocity: (3, 4, n, E), with which.
     """
-    reach = single(np.hypot(*np.moveaxis(_CORNERS, -1, 0)).max())
-    x, height, _, _ = terrain.window(heights, jnp.minimum(before[0], after[0]) - reach, POINTS)
-    share, meets = _first_touch(before, after, _Ground(x[0], height))
-    pose = before + share * (after - before)
-    points = _points(pose, heights)
-    normal, separation, used = points.normal, points.separation, points.used
+    x, height, _, _ = terrain.window(heights, jnp.minimum(before[0], after[0]) - _REACH, POINTS)
+    lower = jnp.broadcast_to(jnp.array([False, True] * 2)[:, None, None], before.shape[1:])
 
-    def gain(direction: Vector) -> jax.Array:
-        return jnp.asarray(_LIGHT + _LIGHT_TURN * cross(points.arm, direction) ** 2)
+    def flat(value: jax.Array, axes: int) -> jax.Array:
+        return value.reshape(*value.shape[:axes], -1)
 
-    torque, normal_gain = cross(points.arm, normal), jnp.where(used, gain(normal), 1.0)
-
-    def push_out(_: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        moved, wrong = carry
-        deepest = jnp.where(used, separation + _speed(moved, normal, torque), 0.0).min(0)
-        for k in range(SLOTS):
-            overlap = separation[k] + _speed(moved, normal, torque)[k] + SLOP
-            push = jnp.where(used[k] & wrong, -jnp.clip(SHARE * overlap, -0.2, 0.0), 0.0) / normal_gain[k]
-            moved = moved + _change(push, normal, torque, k)
-        return moved, wrong & (deepest < -1.5 * SLOP)
-
-    moved, _ = jax.lax.fori_loop(0, PUSHES, push_out, (jnp.zeros_like(pose), meets))
-    rub = normal[1], -normal[0]
-    rub_torque = cross(points.arm, rub)
-    rub_gain = jnp.where(used, gain(rub), 1.0)
-
-    def stop(_: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        velocity, impulse = carry
-        along, onto = list(impulse[0]), list(impulse[1])
-        for k in range(SLOTS):
-            limit = _FRICTION * onto[k]
-            new = jnp.clip(along[k] - _speed(velocity, rub, rub_torque)[k] / rub_gain[k], -limit, limit)
-            velocity = velocity + _change(new - along[k], rub, rub_torque, k)
-            along[k] = new
-            new = jnp.maximum(onto[k] - _speed(velocity, normal, torque)[k] / normal_gain[k], 0.0)
-            new = jnp.where(used[k], new, 0.0)
-            velocity = velocity + _change(new - onto[k], normal, torque, k)
-            onto[k] = new
-        return velocity, jnp.stack([jnp.stack(along), jnp.stack(onto)])
-
-    stopped, _ = jax.lax.fori_loop(0, SWEEPS, stop, (velocity, jnp.zeros((2, SLOTS, *share.shape))))
-    pose = pose + moved + (1 - share) * TIME_STEP * stopped
-    return jnp.where(meets, pose, after), jnp.where(meets, stopped, velocity)
-
-
-def _change(impulse: jax.Array, direction: Vector, torque: jax.Array, k: int) -> jax.Array:
-    """What an impulse at point k does to a leg, (3, 4, n, E)."""
-    return jnp.stack(
-        [_LIGHT * direction[0][k] * impulse, _LIGHT * direction[1][k] * impulse, _LIGHT_TURN * torque[k] * impulse]
-    )
-
-
-def _speed(velocity: jax.Array, direction: Vector, torque: jax.Array) -> jax.Array:
-    """Of all points along a direction, (SLOTS, 4, n, E)."""
-    return direction[0] * velocity[0] + direction[1] * velocity[1] + torque * velocity[2]
+    legs = _Legs(flat(before, 1), flat(after, 1), flat(x[0], 0), flat(height, 1), flat(lower, 0))
+    needed = _may_land(legs) & flat(jnp.broadcast_to(present, lower.shape), 0)
+    size = max(1, int(AT_A_TIME * len(needed)))
+    ends = only_where(needed, _land_some, legs, (legs.after, flat(velocity, 1)), size)
+    return ends[0].reshape(after.shape), ends[1].reshape(after.shape)

@@ -205,21 +205,23 @@ class Part(NamedTuple):
     angle: jax.Array
 
 
-def pull_together(parts: list[Part], motors: Motors, active: jax.Array) -> tuple[list[Part], jax.Array]:
+def pull_together(parts: list[Part], motors: Motors, active: jax.Array) -> tuple[list[Part], jax.Array, jax.Array]:
     """Every joint once where `active` (n, E): first back to the limit it stood at, then its halves to each other.
 
     Returns:
-        The five parts, and (n, E) bool: whether all joints of a walker were near enough before.
+        The five parts, (n, E) bool: whether all joints of a walker were near enough before, and the widest gap there was.
     """
-    parts, good = list(parts), jnp.ones(active.shape, bool)
+    parts, good, widest = list(parts), jnp.ones(active.shape, bool), jnp.zeros(active.shape)
     for j in ORDER:
-        parts[PARENT[j]], parts[CHILD[j]], near = _pull(parts[PARENT[j]], parts[CHILD[j]], motors, j, active)
-        good &= near
-    return parts, good
+        parts[PARENT[j]], parts[CHILD[j]], near, gap = _pull(parts[PARENT[j]], parts[CHILD[j]], motors, j, active)
+        good, widest = good & near, jnp.maximum(widest, gap)
+    return parts, good, widest
 
 
-def _pull(parent: Part, child: Part, motors: Motors, j: int, active: jax.Array) -> tuple[Part, Part, jax.Array]:
-    """Joint j alone, and whether it was near enough."""
+def _pull(
+    parent: Part, child: Part, motors: Motors, j: int, active: jax.Array
+) -> tuple[Part, Part, jax.Array, jax.Array]:
+    """Joint j alone, whether it was near enough, and its gap."""
     a, b = PARENT[j], CHILD[j]
     light_a, light_b = 1 / INERTIA[a], 1 / INERTIA[b]
     joint = child.angle - parent.angle - single(JOINT_REFERENCE[j])
@@ -244,7 +246,8 @@ def _pull(parent: Part, child: Part, motors: Motors, j: int, active: jax.Array) 
     size = xy * xy - xx * yy
     used = jnp.where(active, 1.0, 0.0)
     pull = used * (yy * gap[0] - xy * gap[1]) / size, used * (xx * gap[1] - xy * gap[0]) / size
-    near = (dot(gap, gap) <= LINEAR_SLOP**2) & (wrong_angle <= ANGULAR_SLOP)
+    width = jnp.sqrt(dot(gap, gap))
+    near = (width <= LINEAR_SLOP) & (wrong_angle <= ANGULAR_SLOP)
     parent = Part(parent.x - pull[0] / MASS[a], parent.y - pull[1] / MASS[a], angle_a - light_a * cross(arm_a, pull))
     child = Part(child.x + pull[0] / MASS[b], child.y + pull[1] / MASS[b], angle_b + light_b * cross(arm_b, pull))
-    return parent, child, near
+    return parent, child, near, width

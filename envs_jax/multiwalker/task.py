@@ -241,7 +241,7 @@ def _spec(num_walkers: int, episode_limit: int) -> EnvSpec:
 
 def _check(push: float | None, **options: Any) -> None:
     """Raises ValueError if an option of `multiwalker` has a value that is not allowed."""
-    counts = {"num_walkers", "episode_limit", "terrain_length", "velocity_sweeps", "position_sweeps", "ground_contacts"}
+    counts = {"num_walkers", "episode_limit", "terrain_length", "velocity_sweeps", "position_sweeps", "most_position_sweeps", "ground_contacts"}
     switches = {"shared_reward", "terminate_on_fall", "remove_on_fall", "falls_pay_again", "contact_events"}
     for name, value in options.items():
         require = require_count if name in counts else require_switch if name in switches else require_number
@@ -267,6 +267,7 @@ def multiwalker(
     contact_events: bool = False,
     velocity_sweeps: int = 15,
     position_sweeps: int = 8,
+    most_position_sweeps: int = 60,
     ground_contacts: int = 8,
 ) -> Environment:
     """Multi-Walker: walkers on two legs carry a package over rough ground; the rules of multiwalker_v9, its physics rebuilt.
@@ -309,8 +310,9 @@ def multiwalker(
         push: force on every hull in the first step, in newtons; None for each its own, uniform from -5 to 5.
         falls_pay_again: whether a fall is paid for in every later step, too.
         contact_events: whether the feet's flags follow beginnings and ends of contacts.
-        velocity_sweeps: passes over motors and contacts in a step of the solver.
-        position_sweeps: passes that put bodies back together in a step, at most.
+        velocity_sweeps: passes over motors and contacts in a step of the solver; the original makes 180, over joints, too.
+        position_sweeps: passes that put bodies back together in a step, at most; the original makes up to 60.
+        most_position_sweeps: as many where a walker's joints are still 2 cm apart after those.
         ground_contacts: points in which one walker touches the ground, at most.
 
     Raises:
@@ -318,7 +320,7 @@ def multiwalker(
     """
     options = dict(locals())
     _check(**options)
-    solver = Solver(velocity_sweeps, position_sweeps, ground_contacts)
+    solver = Solver(velocity_sweeps, position_sweeps, most_position_sweeps, ground_contacts)
     named = {name: value for name, value in options.items() if name in Rules._fields}
     return _environment(Rules(_spec(num_walkers, episode_limit), body.make_package(num_walkers), solver, **named))
 

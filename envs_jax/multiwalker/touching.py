@@ -127,7 +127,7 @@ def _shape(bodies: slice) -> body.Polygons:
     return body.Polygons(*(array[:, bodies, None] for array in BODIES))
 
 
-def on_ground(pose: jax.Array, heights: jax.Array, bodies: slice, edges: int) -> tuple[Manifold, jax.Array]:
+def _on_ground(pose: jax.Array, heights: jax.Array, bodies: slice, edges: int) -> tuple[Manifold, jax.Array]:
     """Manifolds (edges, B, n, E) of `bodies` at `pose` (3, B, n, E), about their centres of mass, and each one's first edge."""
     shape = place(_shape(bodies), pose, (pose[0], pose[1]))
     x, y, there, first = terrain.window(heights, pose[0] + shape.corner[0].min(0) - SKIN, edges + 1)
@@ -288,8 +288,8 @@ def touching(
         heights: (T, E), of the ground.
         slots: contacts of one walker with the ground at most, K; feet first.
     """
-    legs, first_of_legs = separately(functools.partial(on_ground, bodies=body.LEGS, edges=LEG_EDGES), pose[:, body.LEGS], heights)
-    hull, first_of_hull = separately(functools.partial(on_ground, bodies=slice(0, 1), edges=HULL_EDGES), pose[:, :1], heights)
+    legs, first_of_legs = separately(functools.partial(_on_ground, bodies=body.LEGS, edges=LEG_EDGES), pose[:, body.LEGS], heights)
+    hull, first_of_hull = separately(functools.partial(_on_ground, bodies=slice(0, 1), edges=HULL_EDGES), pose[:, :1], heights)
     legs = legs._replace(touching=legs.touching & present)
     hull = hull._replace(touching=hull.touching & present)
     leg_points, hull_points = _points(legs, first_of_legs, body.LEGS), _points(hull, first_of_hull, slice(0, 1))

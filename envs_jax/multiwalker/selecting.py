@@ -1,0 +1,30 @@
+"""Work that only some columns need. Arrays have the batch as their last axis."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def only_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: Any, changed: Any, size: int) -> Any:
+    """`changed` after `function` in the columns where it is `needed`, some at a time; the others cost nothing.
+
+    Args:
+        needed: (M,) bool.
+        function: of `given` and `changed` with `size` columns to a new `changed`, column by column.
+        given: tree of arrays (..., M) that are read.
+        changed: tree of arrays (..., M).
+        size: columns at a time.
+    """
+    size, width = min(size, len(needed)), len(needed)
+
+    def some(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        left, changed = carry
+        (column,) = jnp.nonzero(left, size=size, fill_value=width)
+        few_given, few = jax.tree.map(lambda leaf: leaf.at[..., column].get(mode="clip"), (given, changed))
+        new = function(few_given, few)
+        changed = jax.tree.map(lambda leaf, values: leaf.at[..., column].set(values, mode="drop"), changed, new)
+        return left.at[column].set(False, mode="drop"), changed
+
+    return jax.lax.while_loop(lambda carry: carry[0].any(), some, (needed, changed))[1]
