@@ -1,6 +1,6 @@
 """Multi-Walker here beside the original: lengths, returns and displacements of whole episodes, and policies in both.
 
-python experiments/multiwalker_statistics.py [--policy experiments/results/multiwalker/mappo]
+python experiments/multiwalker_statistics.py
 
 Needs the extra `pettingzoo`. Writes experiments/results/multiwalker_statistics.json and .png.
 """
@@ -30,21 +30,27 @@ from mamt_jax.training.load_policy import load_policy
 from mamt_jax.training.writers import describe_machine
 
 RESULTS = Path(__file__).parent / "results"
+TRAINED = {
+    "trained here": RESULTS / "multiwalker" / "mappo",
+    "trained there": RESULTS / "multiwalker_original" / "mappo_shared",
+}
 Act = Callable[[jax.Array, jax.Array], jax.Array]
 """(key, observation (n, d)) -> action (n, 4)."""
 
 
-def policies(env: Environment, folder: Path) -> dict[str, Act]:
-    """Random, do-nothing, and the most likely actions of the trained policy."""
+def policies(env: Environment, folders: dict[str, Path]) -> dict[str, Act]:
+    """Random, do-nothing, and the most likely actions of the policies trained in `folders`."""
     random, idle = random_policy(env.spec), do_nothing_policy(env.spec)
     found: dict[str, Act] = {
         "random": lambda key, observation: random(key, None),
         "do_nothing": lambda key, observation: idle(key, None),
     }
-    if (folder / "config.json").exists():
-        policy = load_policy(folder)
-        found["trained"] = lambda key, observation: policy(observation)
-    return found
+    return found | {name: _most_likely(folder) for name, folder in folders.items() if (folder / "config.json").exists()}
+
+
+def _most_likely(folder: Path) -> Act:
+    policy = load_policy(folder)
+    return lambda key, observation: policy(observation)
 
 
 def play_ours(env: Environment, act: Act, episodes: int, seed: int) -> dict[str, np.ndarray]:
@@ -110,7 +116,6 @@ def compare(ours: dict[str, np.ndarray], original: dict[str, np.ndarray]) -> dic
 def main() -> None:
     """Play, compare, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", type=Path, default=RESULTS / "multiwalker" / "mappo")
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--only", nargs="+", help="play only these policies and keep the rest of the file")
     parser.add_argument("--out", type=Path, default=RESULTS / "multiwalker_statistics.json")
@@ -118,7 +123,7 @@ def main() -> None:
     env, original = envs_jax.make("multiwalker"), make_any("pettingzoo/multiwalker")
     assert isinstance(original, HostEnvironment)
     results = json.loads(asked.out.read_text())["policies"] if asked.only and asked.out.exists() else {}
-    for name, act in policies(env, asked.policy).items():
+    for name, act in policies(env, TRAINED).items():
         if asked.only and name not in asked.only:
             continue
         results[name] = compare(play_ours(env, act, asked.episodes, 1), play_original(original, act, asked.episodes, 2))

@@ -10,13 +10,14 @@ import pytest
 
 pytest.importorskip("Box2D")
 
-from multiwalker_states import SLOTS, column, read_bodies, read_world  # noqa: E402
+
 from pettingzoo.sisl.multiwalker.multiwalker import parallel_env  # noqa: E402
 
 from envs_jax import auto_reset, make, random_policy  # noqa: E402
 from envs_jax.multiwalker import body, dynamics, terrain  # noqa: E402
 from envs_jax.multiwalker.observation import observe  # noqa: E402
 from envs_jax.multiwalker.task import Rules, contact_flags, judge  # noqa: E402
+from experiments.multiwalker_states import SLOTS, column, read_bodies, read_world  # noqa: E402
 
 QUICK = {"xla_backend_optimization_level": 0}
 N = 3

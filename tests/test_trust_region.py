@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -34,21 +35,46 @@ def policy_phase():
     return config, parts, learner.base, observation, base.evaluate_policies(parts, learner.base, observation, jax.random.key(8))
 
 
-def test_value_gradient_is_that_of_finite_differences_and_not_zero(policy_phase) -> None:
+def test_gradients_through_a_step_are_those_of_finite_differences_and_not_zero(policy_phase) -> None:
     log_epsilon = jnp.log(jnp.array([0.2, 0.5, 1.0]))
     with jax.enable_x64(True):
         config, parts, learner, observation, joint = jax.tree.map(
             lambda x: jnp.asarray(x, jnp.float64) if isinstance(x, jax.Array) and x.dtype == jnp.float32 else x, policy_phase
         )
         log_epsilon = log_epsilon.astype(jnp.float64)
-        value = jax.jit(functools.partial(mamt.value_after_step, config, parts, learner, observation, joint))
+        effects = jax.jit(functools.partial(mamt.after_step, config, parts, learner, observation, joint))
         step = 1e-4
-        numeric = np.array(
-            [(value(log_epsilon.at[i].add(step)) - value(log_epsilon.at[i].add(-step)))[i] / (2 * step) for i in range(N)]
-        )
-        gradient = mamt.value_gradient(value, log_epsilon)
+        moved = [[effects(log_epsilon.at[i].add(s)) for s in (step, -step)] for i in range(N)]
+        numeric = np.array([[(up[k] - down[k])[i] / (2 * step) for i, (up, down) in enumerate(moved)] for k in range(2)])
+        gradients = mamt.step_gradients(effects, log_epsilon)
     assert (np.abs(numeric) > 1e-6).all()
-    np.testing.assert_allclose(gradient, numeric, rtol=1e-3)
+    np.testing.assert_allclose(gradients, numeric, rtol=1e-3)
+
+
+def test_what_trust_regions_follow_is_a_choice(policy_phase) -> None:
+    config, parts, learnt, observation, _ = policy_phase
+    learner = dataclasses.replace(mamt.init(DISCRETE, config, jax.random.key(0)), base=learnt)
+
+    def follow(**options):
+        chosen = dataclasses.replace(config, epsilon_delay=1, reward_normalisation="none", **options)
+        own, key = mamt.trust_region_parts(DISCRETE, chosen), jax.random.key(8)
+        fresh = dataclasses.replace(learner, trust_region=mamt.init(DISCRETE, chosen, jax.random.key(0)).trust_region)
+        dependence = mamt.measure_dependence(chosen, parts, own, fresh, observation, key)
+        state, metrics = mamt.trust_region_step(chosen, parts, own, fresh, observation, dependence)
+        return dependence, metrics["cost_gradient"], state.params["log_epsilon"] - jnp.log(config.epsilon)
+
+    values, of_network, _ = follow(coordination="values")
+    joint = values.joint
+    q = jnp.take_along_axis(joint.q, joint.candidates.drawn[..., None], -1)[..., 0]
+    apart = np.abs((joint.candidates.probability * joint.q).sum(-1)[None] - q[:, None])
+    shares = np.exp(apart) * ~np.eye(N, dtype=bool)[..., None]
+    shares /= shares.sum(1, keepdims=True)
+    np.testing.assert_allclose(values.coordination, np.where(shares >= config.coordination_threshold, shares, 0), atol=1e-5)
+    assert not np.allclose(values.coordination, follow()[0].coordination)
+
+    _, of_policies, step = follow(divergence="policies", value_weight=0.0)
+    assert not np.allclose(of_policies, of_network)
+    np.testing.assert_array_equal(np.sign(step), -np.sign(of_policies))
 
 
 def test_smaller_trust_region_keeps_policies_closer_to_the_old_ones() -> None:

@@ -177,7 +177,7 @@ def sweep_neighbours(
 
 
 class Side(NamedTuple):
-    """One of two things in contact: how far it has moved (x, y and turn), and its arm to the point when the contact was made."""
+    """One of two things in contact: how far it has moved (x, y and turn), and its arm to the point as the contact was made."""
 
     moved: tuple[jax.Array, jax.Array, jax.Array]
     arm: Vector
@@ -217,7 +217,7 @@ def overlap(contacts: Contacts, first: Side, second: Side) -> Overlap:
         along = turned(arm, turn)
         places.append((x - arm[0], y - arm[1]))  # from where the point was
         points.append((x - arm[0] + along[0], y - arm[1] + along[1]))
-    point = tuple(jnp.where(by_second, one, other) for one, other in zip(*points, strict=True))
+    point = jnp.where(by_second, points[0][0], points[1][0]), jnp.where(by_second, points[0][1], points[1][1])
     now = turned(normal, jnp.where(by_second, second.moved[2], first.moved[2]))
     one, other = minus(point, places[0]), minus(point, places[1])
     way = jnp.where(by_second, dot(normal, arms[1]) - dot(now, other), dot(now, one) - dot(normal, arms[0]))

@@ -207,7 +207,14 @@ class _Fixed(NamedTuple):
 
 
 class _Places(NamedTuple):
-    """Where walkers (3, 5, n, E) and package (3, E) are by now, which walkers go on and how far their joints are apart (n, E)."""
+    """Where walkers and package are by now.
+
+    Attributes:
+        pose: (3, 5, n, E).
+        package_pose: (3, E).
+        active: (n, E) bool, which walkers go on.
+        gap: (n, E), how far their joints are apart.
+    """
 
     pose: jax.Array
     package_pose: jax.Array

@@ -64,7 +64,7 @@ def _ground_points(legs: _Legs, pose: jax.Array) -> Vector:
 
 
 def _gap(legs: _Legs, share: jax.Array) -> jax.Array:
-    """How far legs are from the ground, (M,), a `share` of the way: their corners from its lines, its points from their sides."""
+    """How far legs are from the ground, (M,), a `share` of the way: corners from its lines, its points from their sides."""
     pose = legs.before + share * (legs.after - legs.before)
     corner = _place(legs, pose).corner
     at = (pose[0] + corner[0] - legs.left) * single(1 / terrain.STEP)
@@ -212,7 +212,7 @@ def _land_some(legs: _Legs, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Arra
 
 
 def _may_land(legs: _Legs) -> jax.Array:
-    """Whether any place on the way is low enough, (M,): between its ends a corner does not sink below them by more than this."""
+    """Whether any place on the way is low enough, (M,). Between its ends a corner sinks no further below them than `sunk`."""
     low = [(pose[1] + _place(legs, pose).corner[1]).min(0) for pose in (legs.before, legs.after)]
     sunk = _REACH / 8 * (legs.after[2] - legs.before[2]) ** 2
     return jnp.minimum(*low) - sunk < legs.height.max(0) + TARGET + TOLERANCE

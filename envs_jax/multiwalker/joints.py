@@ -218,9 +218,7 @@ def pull_together(parts: list[Part], motors: Motors, active: jax.Array) -> tuple
     return parts, good, widest
 
 
-def _pull(
-    parent: Part, child: Part, motors: Motors, j: int, active: jax.Array
-) -> tuple[Part, Part, jax.Array, jax.Array]:
+def _pull(parent: Part, child: Part, motors: Motors, j: int, active: jax.Array) -> tuple[Part, Part, jax.Array, jax.Array]:
     """Joint j alone, whether it was near enough, and its gap."""
     a, b = PARENT[j], CHILD[j]
     light_a, light_b = 1 / INERTIA[a], 1 / INERTIA[b]

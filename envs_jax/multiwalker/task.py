@@ -241,7 +241,15 @@ def _spec(num_walkers: int, episode_limit: int) -> EnvSpec:
 
 def _check(push: float | None, **options: Any) -> None:
     """Raises ValueError if an option of `multiwalker` has a value that is not allowed."""
-    counts = {"num_walkers", "episode_limit", "terrain_length", "velocity_sweeps", "position_sweeps", "most_position_sweeps", "ground_contacts"}
+    counts = {
+        "num_walkers",
+        "episode_limit",
+        "terrain_length",
+        "velocity_sweeps",
+        "position_sweeps",
+        "most_position_sweeps",
+        "ground_contacts",
+    }
     switches = {"shared_reward", "terminate_on_fall", "remove_on_fall", "falls_pay_again", "contact_events"}
     for name, value in options.items():
         require = require_count if name in counts else require_switch if name in switches else require_number
@@ -265,10 +273,10 @@ def multiwalker(
     push: float | None = None,
     falls_pay_again: bool = False,
     contact_events: bool = False,
-    velocity_sweeps: int = 15,
+    velocity_sweeps: int = 30,
     position_sweeps: int = 8,
     most_position_sweeps: int = 60,
-    ground_contacts: int = 8,
+    ground_contacts: int = 6,
 ) -> Environment:
     """Multi-Walker: walkers on two legs carry a package over rough ground; the rules of multiwalker_v9, its physics rebuilt.
 

@@ -23,9 +23,11 @@ from envs_jax.multiwalker.collision import (
     place,
     polygon_manifold,
 )
+from envs_jax.multiwalker.selecting import only_where
 
 LEG_EDGES, HULL_EDGES = 4, 6  # as many as a body can lie over
 PAIRS = 3  # of bodies of neighbours that are looked at closely
+AT_A_TIME = 1 / 8  # of all pairs of neighbours
 NOTHING, NUM_TOUCHABLE = -9, LEG_EDGES + 3
 
 
@@ -119,7 +121,17 @@ def _contacts(normal: Vector, arm: Vector, separation: jax.Array, code: jax.Arra
     def own(values: np.ndarray) -> jax.Array:
         return (member * single(values).reshape(number.shape)).sum(0)
 
-    return Contacts(normal, arm, separation, member, own(1 / body.MASS), own(1 / body.INERTIA), own(friction), code, code // (2 * NUM_BODIES) % 2 > 0)
+    return Contacts(
+        normal,
+        arm,
+        separation,
+        member,
+        own(1 / body.MASS),
+        own(1 / body.INERTIA),
+        own(friction),
+        code,
+        code // (2 * NUM_BODIES) % 2 > 0,
+    )
 
 
 def _shape(bodies: slice) -> body.Polygons:
@@ -263,16 +275,36 @@ def _between(left: jax.Array, right: jax.Array) -> tuple[Contacts, Contacts, jax
     return first._replace(friction=friction, code=code), second._replace(friction=friction, code=code), touching_bodies
 
 
-def _no_neighbours(num_pairs: int, batch: int) -> tuple[Contacts, Contacts, jax.Array]:
-    zeros = jnp.zeros((2, num_pairs, batch))
-    none = Contacts((zeros, zeros), (zeros, zeros), zeros, jnp.zeros((NUM_BODIES, *zeros.shape)), *[zeros] * 4, zeros > 0)
-    return none, none, jnp.zeros((NUM_BODIES, NUM_BODIES, num_pairs, batch), bool)
+def _no_neighbours(shape: tuple[int, ...]) -> tuple[Contacts, Contacts, jax.Array]:
+    zeros = jnp.zeros((2, *shape))
+    none = Contacts(
+        (zeros, zeros), (zeros, zeros), zeros, jnp.zeros((NUM_BODIES, *zeros.shape)), zeros, zeros, zeros, zeros, zeros > 0
+    )
+    return none, none, jnp.zeros((NUM_BODIES, NUM_BODIES, *shape), bool)
 
 
 def _reach(pose: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Left and right end (n, E) of all that a walker may touch."""
     half = np.hypot(*np.moveaxis(BODIES.corner, -1, 0)).max(0)[:, None, None] + SKIN
     return (pose[0] - half).min(0), (pose[0] + half).max(0)
+
+
+def _neighbours(pose: jax.Array, present: jax.Array) -> tuple[Contacts, Contacts, jax.Array]:
+    """`_between` all walkers and those right of them, where they are close."""
+    shape = pose.shape[2] - 1, pose.shape[3]
+    if not shape[0]:
+        return _no_neighbours(shape)
+    low, high = _reach(pose)
+    close = present[:-1] & present[1:] & (high[:-1] >= low[1:]) & (high[1:] >= low[:-1])
+
+    def column(leaf: jax.Array) -> jax.Array:
+        return leaf.reshape(*leaf.shape[:-2], 1, -1)
+
+    poses = column(pose[:, :, :-1]), column(pose[:, :, 1:])
+    none = jax.tree.map(column, _no_neighbours(shape))
+    size = max(1, int(AT_A_TIME * close.size))
+    found = only_where(close.reshape(-1), lambda poses, _: _between(*poses), poses, none, size)
+    return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-2], *shape), found)
 
 
 def touching(
@@ -288,7 +320,9 @@ def touching(
         heights: (T, E), of the ground.
         slots: contacts of one walker with the ground at most, K; feet first.
     """
-    legs, first_of_legs = separately(functools.partial(_on_ground, bodies=body.LEGS, edges=LEG_EDGES), pose[:, body.LEGS], heights)
+    legs, first_of_legs = separately(
+        functools.partial(_on_ground, bodies=body.LEGS, edges=LEG_EDGES), pose[:, body.LEGS], heights
+    )
     hull, first_of_hull = separately(functools.partial(_on_ground, bodies=slice(0, 1), edges=HULL_EDGES), pose[:, :1], heights)
     legs = legs._replace(touching=legs.touching & present)
     hull = hull._replace(touching=hull.touching & present)
@@ -300,20 +334,8 @@ def touching(
         lambda *poses: _with_package(package, *poses), package_pose, jnp.where(present, pose, pose + 1e3)
     )
 
-    num_pairs, batch = pose.shape[2] - 1, pose.shape[3]
-    pairs = present[:-1] & present[1:]
-    low, high = _reach(pose)
-    close = pairs & (high[:-1] >= low[1:]) & (high[1:] >= low[:-1])
-    if num_pairs:
-        apart = jnp.where(close, 0.0, 1e3)
-        one, other, pair_touches = jax.lax.cond(
-            close.any(),
-            lambda: _between(pose[:, :, :-1], pose[:, :, 1:].at[0].add(apart)),
-            lambda: _no_neighbours(num_pairs, batch),
-        )
-    else:
-        one, other, pair_touches = _no_neighbours(0, batch)
-    padding = jnp.zeros((NUM_BODIES, 1, batch), bool)
+    one, other, pair_touches = _neighbours(pose, present)
+    padding = jnp.zeros((NUM_BODIES, 1, pose.shape[3]), bool)
     by_right = jnp.concatenate([pair_touches.any(1), padding], 1)
     by_left = jnp.concatenate([padding, pair_touches.any(0)], 1)
 

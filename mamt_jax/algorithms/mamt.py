@@ -63,6 +63,13 @@ class MAMTConfig(MAMDConfig):
     """Updates after which decaying rates begin to fall."""
     trust_region_batch_size: int = struct.field(pytree_node=False, default=128)
     """Rows of each batch that the trust regions learn from; 0 for all."""
+    coordination: Literal["exact", "values"] = struct.field(pytree_node=False, default="exact")
+    """What Q_i is without j's action (Eq. 14): Q_i with that action averaged out, or the shortcut V_j."""
+    divergence: Literal["network", "policies"] = struct.field(pytree_node=False, default="network")
+    """What a trust region costs (Eq. 15): the decomposition network's estimate, or its policy's own divergence from the old
+    one, whose sum is the mean-field decomposition."""
+    value_weight: float = 1.0
+    """Weight of the value in what trust regions maximise; 0 has them follow the divergence alone."""
 
 
 @struct.dataclass
@@ -180,12 +187,15 @@ def measure_dependence(
     candidates = joint.candidates
     features = actor_critic.distribution.features(candidates.drawn_action)
     q = jnp.take_along_axis(joint.q, candidates.drawn[..., None], -1)[..., 0]
-    swapped = actor_critic.critic.swapped_values(
-        learner.base.critic, observation, candidates.drawn_action, features, candidates.action
-    )
     # Eq. 14's softmax knows no scale of its own: values count in the environment's rewards, however they are normalised.
     unit = reward_unit(config.reward_normalisation, learner.base.reward_statistics)[:, None]
-    marginal = marginal_values(swapped, candidates.probability) * unit[..., None]
+    if config.coordination == "exact":
+        swapped = actor_critic.critic.swapped_values(
+            learner.base.critic, observation, candidates.drawn_action, features, candidates.action
+        )
+        marginal = marginal_values(swapped, candidates.probability) * unit[..., None]
+    else:
+        marginal = jnp.broadcast_to((candidates.probability * joint.q).sum(-1) * unit, (n, *q.shape))
     coordination = coordination_coefficients(marginal, q * unit, config.coordination_threshold)
 
     observers, observed = np.array(ordered_pairs(n)).T
@@ -196,25 +206,29 @@ def measure_dependence(
     return Dependence(joint, features, coordination, non_stationarity(coordination, divergence, config.non_stationarity_clip))
 
 
-def value_after_step(
+def after_step(
     config: MAMTConfig,
     actor_critic: base.ActorCritic,
     learner: base.ActorCriticState,
     observation: jax.Array,
     joint: base.Evaluated,
     log_epsilon: jax.Array,
-) -> jax.Array:
-    """V_i of the policies that one policy step under eps would give (Eq. 15); log_epsilon (n,) -> (n,)."""
+) -> tuple[jax.Array, jax.Array]:
+    """V_i and KL_i from the old policies, (n,) each, of the policies that one step under eps (n,) would give (Eq. 15)."""
     regulariser = trust_region(config, jnp.exp(log_epsilon))
     policy, _, _ = base.policy_step(config, actor_critic, learner, observation, joint, regulariser)
     candidates = joint.candidates
-    log_prob = actor_critic.distribution.candidate_log_prob(actor_critic.policy.apply(policy, observation), candidates)
-    return expected_value(candidates.probability * jnp.exp(log_prob - candidates.log_prob), joint.q)
+    parameters, old = (actor_critic.policy.apply(params, observation) for params in (policy, learner.old_policy))
+    log_prob = actor_critic.distribution.candidate_log_prob(parameters, candidates)
+    value = expected_value(candidates.probability * jnp.exp(log_prob - candidates.log_prob), joint.q)
+    return value, actor_critic.distribution.kl(parameters, old).mean(1)
 
 
-def value_gradient(value: Callable[[jax.Array], jax.Array], log_epsilon: jax.Array) -> jax.Array:
-    """dV_i / dlog eps_i (n,), in forward mode through `value`. V_i depends on no other eps, so one pass gives all."""
-    return jax.jvp(value, (log_epsilon,), (jnp.ones_like(log_epsilon),))[1]
+def step_gradients(
+    effects: Callable[[jax.Array], tuple[jax.Array, jax.Array]], log_epsilon: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """dV_i and dKL_i / dlog eps_i, (n,) each, in forward mode through `effects`: on another's eps they do not depend."""
+    return jax.jvp(effects, (log_epsilon,), (jnp.ones_like(log_epsilon),))[1]
 
 
 def trust_region_step(
@@ -236,13 +250,14 @@ def trust_region_step(
         return decomposition_loss(estimated, dependence.non_stationarity), estimated
 
     (network_loss, estimated), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-    cost_gradient = jax.grad(lambda log_epsilon: divergence_cost(estimate(state.params | {"log_epsilon": log_epsilon})))(
-        state.params["log_epsilon"]
-    )
-    value = functools.partial(value_after_step, config, actor_critic, learner.base, observation, dependence.joint)
-    gain = value_gradient(value, state.params["log_epsilon"])
+    effects = functools.partial(after_step, config, actor_critic, learner.base, observation, dependence.joint)
+    gain, cost_gradient = step_gradients(effects, state.params["log_epsilon"])
+    if config.divergence == "network":
+        cost_gradient = jax.grad(lambda log_epsilon: divergence_cost(estimate(state.params | {"log_epsilon": log_epsilon})))(
+            state.params["log_epsilon"]
+        )
     step, optimizer_state = parts.optimizer.update(
-        gradient | {"log_epsilon": cost_gradient - gain}, state.optimizer, state.params
+        gradient | {"log_epsilon": cost_gradient - config.value_weight * gain}, state.optimizer, state.params
     )
     params = cast(dict[str, Any], optax.apply_updates(state.params, step))
     params["log_epsilon"] = jnp.clip(params["log_epsilon"], jnp.log(config.epsilon_min), jnp.log(config.epsilon_max))
@@ -253,6 +268,7 @@ def trust_region_step(
         "coordination_mean": dependence.coordination.mean(-1),
         "coordination_variance": dependence.coordination.var(-1),
         "value_gradient": gain,
+        "cost_gradient": cost_gradient,
     }
     return dataclasses.replace(state, params=params, optimizer=optimizer_state), metrics
 

@@ -1,0 +1,177 @@
+"""Multi-Walker here beside the original step by step: where bodies are after one step, and whether anything blows up.
+
+python experiments/multiwalker_parity.py
+
+Needs the extra `pettingzoo`. Writes experiments/results/multiwalker_parity.json.
+"""
+
+import argparse
+import functools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import envs_jax
+from envs_jax import auto_reset
+from envs_jax.multiwalker import body, dynamics
+from envs_jax.multiwalker.body import SKIN
+from envs_jax.multiwalker.touching import touching
+from envs_jax.reference_policies import random_policy
+from experiments.multiwalker_states import SLOTS, column, read_bodies, read_world
+from experiments.multiwalker_statistics import TRAINED, Act, policies
+from mamt_jax.training.writers import describe_machine
+
+RESULTS = Path(__file__).parent / "results"
+N, NEAR = 3, 1e-3
+DEFAULT, SETTLED = dynamics.Solver(30, 8, 60, 6), dynamics.Solver(1000, 60, 60, SLOTS)
+COMPARED = ((DEFAULT, 180), (SETTLED, 180), (SETTLED, 2000))
+"""Ours, and the velocity sweeps of the original, whose own are 180."""
+
+
+class Sweeping:
+    """A Box2D world that solves velocities with so many sweeps."""
+
+    def __init__(self, world: Any, sweeps: int) -> None:
+        self.__dict__.update(world=world, sweeps=sweeps)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.world, name)
+
+    def Step(self, time_step: float, velocity_sweeps: int, position_sweeps: int) -> None:  # noqa: N802
+        """Box2D's, with our number of sweeps."""
+        self.world.Step(time_step, self.sweeps, position_sweeps)
+
+
+def play(act: Act, seed: int, sweeps: int, steps: int) -> Iterator[tuple[Any, np.ndarray]]:
+    """The original's inside before each step of an episode, and the action (n, 4) that is taken then."""
+    from pettingzoo.sisl.multiwalker.multiwalker import parallel_env
+
+    env: Any = parallel_env(n_walkers=N)
+    seen, _ = env.reset(seed=seed)
+    inside = env.unwrapped.env
+    inside.world = Sweeping(inside.world, sweeps)
+    for number in range(steps):
+        if len(env.agents) < N:
+            return
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), N)
+        action = np.asarray(jax.vmap(act)(keys[:1], jnp.stack([*seen.values()])[None])[0])
+        yield inside, action
+        seen, *_ = env.step(dict(zip(env.possible_agents, action, strict=True)))
+
+
+def differences(step: Any, act: Act, seed: int, sweeps: int, steps: int) -> list[np.ndarray]:
+    """By how much poses of bodies (5, n) differ after each step from the same state."""
+    found, impulses, predicted = [], None, None
+    push = float(np.random.Generator(np.random.PCG64(seed)).uniform(-5, 5))
+    for inside, action in play(act, seed, sweeps, steps):
+        before = read_world(inside, impulses)
+        if predicted is not None:
+            found.append(np.abs(predicted - np.asarray(before.pose[..., 0])).max(0))
+        force = jnp.full((N, 1), 0.0 if impulses else push)
+        after, _ = step(before, column(action.T), force, column(inside.terrain_y))
+        impulses, predicted = after.impulses, np.asarray(after.pose[..., 0])
+    return found
+
+
+def compare_steps(acts: dict[str, Act], episodes: int, steps: int) -> list[dict[str, Any]]:
+    """Shares of bodies, walkers and whole states that end within `NEAR` of the original's."""
+    package, present, rows = body.make_package(N), jnp.ones((N, 1), bool), []
+    for solver, sweeps in COMPARED:
+        step = jax.jit(functools.partial(dynamics.step, present=present, package=package, solver=solver))
+        for policy, act in acts.items():
+            found = [one for seed in range(episodes) for one in differences(step, act, seed, sweeps, steps)]
+            wrong = np.array(found)
+            ours = {"velocity_sweeps": solver.velocity_sweeps, "position_sweeps": solver.position_sweeps}
+            row = {"ours": ours, "original_velocity_sweeps": sweeps, "policy": policy, "states": len(wrong)}
+            of = {"bodies": wrong, "walkers": wrong.max(1), "whole_states": wrong.max((1, 2))}
+            rows.append(row | {name: float((values < NEAR).mean()) for name, values in of.items()})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def extremes(pose: jax.Array, velocity: jax.Array, package_pose: jax.Array, heights: jax.Array) -> dict[str, jax.Array]:
+    """By how much anything overlaps, m, and top speed and spin, (E,), of worlds with the batch as last axis."""
+    touch = touching(body.make_package(N), pose, package_pose, jnp.ones(pose.shape[2:], bool), heights, SLOTS)
+    apart = [jnp.where(c.code > 0, c.separation, 0.0).min((0, 1)) for c in (touch.ground, touch.package, touch.neighbours[0])]
+    speed = jnp.hypot(velocity[0], velocity[1]).max((0, 1))
+    return {
+        "overlap": jnp.maximum(-(jnp.stack(apart).min(0) + SKIN), 0.0),
+        "speed": speed,
+        "spin": jnp.abs(velocity[2]).max((0, 1)),
+    }
+
+
+def endure(envs: int, steps: int) -> dict[str, np.ndarray]:
+    """`extremes` of every step under random actions here, (steps x envs,)."""
+    env = auto_reset(envs_jax.make("multiwalker"))
+    act = random_policy(env.spec)
+
+    def advance(state: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        act_key, step_key = jax.random.split(key)
+        actions = jax.vmap(act)(jax.random.split(act_key, envs), state)
+        state, _ = jax.vmap(env.step)(jax.random.split(step_key, envs), state, actions)
+        world = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), state.world)
+        return state, extremes(world.pose, world.velocity, world.package_pose, state.heights.T)
+
+    state, _ = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), envs))
+    with jax.numpy_rank_promotion("allow"):
+        found = jax.jit(lambda state, keys: jax.lax.scan(advance, state, keys)[1])(
+            state, jax.random.split(jax.random.key(1), steps)
+        )
+    return {name: np.asarray(values).ravel() for name, values in found.items()}
+
+
+def endure_original(act: Act, steps: int) -> dict[str, np.ndarray]:
+    """The same of the original over as many steps or a few more, (steps,)."""
+    worlds: list[tuple[np.ndarray, ...]] = []
+    for seed in range(steps):
+        worlds += [(*read_bodies(inside)[:3], np.array(inside.terrain_y)) for inside, _ in play(act, seed, 180, 500)]
+        if len(worlds) >= steps:
+            break
+    batch = [jnp.asarray(np.stack(arrays, -1), jnp.float32) for arrays in zip(*worlds, strict=True)]
+    with jax.numpy_rank_promotion("allow"):
+        return {name: np.asarray(values) for name, values in jax.jit(extremes)(*batch).items()}
+
+
+def summary(found: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Counts and extremes."""
+    result: dict[str, Any] = {"steps": len(found["overlap"])}
+    result["not_finite"] = int(sum((~np.isfinite(values)).sum() for values in found.values()))
+    result["overlap_over_0.1"] = float((found["overlap"] > 0.1).mean())
+    for name, values in found.items():
+        result[name] = {"99.9%": float(np.quantile(values, 0.999)), "largest": float(values.max())}
+    return result
+
+
+def main() -> None:
+    """Compare, count, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--episodes", type=int, default=8, help="of the original that each policy plays")
+    parser.add_argument("--steps", type=int, default=150, help="of each of those, at most")
+    parser.add_argument(
+        "--endurance", type=int, nargs=3, default=(256, 3907, 10_000), help="environments, steps, original's steps"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "multiwalker_parity.json")
+    asked = parser.parse_args()
+    acts = policies(envs_jax.make("multiwalker"), {"trained here": TRAINED["trained here"]})
+    envs, steps, of_original = asked.endurance
+    content = {
+        "command": "python experiments/multiwalker_parity.py",
+        "machine": describe_machine(),
+        "steps": compare_steps(acts, asked.episodes, asked.steps),
+        "endurance": {"ours": summary(endure(envs, steps)), "original": summary(endure_original(acts["random"], of_original))},
+    }
+    asked.out.write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(content["endurance"]))
+
+
+if __name__ == "__main__":
+    main()
