@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.drawing import claims
+from experiments.drawing import claimed, claims
 from experiments.drawing.results import RESULTS
 
 
@@ -22,7 +22,7 @@ def test_verdict(low: float, high: float, differs: bool, said: str):
 
 
 def test_a_claim_is_in_the_table_with_the_numbers_of_its_runs():
-    claim = claims.CLAIMS[0]
+    claim = claimed.CLAIMS[0]
     more, less = (claims.of_runs(RESULTS / folder, claim.metric) for folder in (claim.more, claim.less))
     assert len(more) == len(less) == 10
     (row,) = [line for line in claims.claims_table().splitlines() if claim.text in line]
@@ -31,6 +31,6 @@ def test_a_claim_is_in_the_table_with_the_numbers_of_its_runs():
 
 
 def test_deviation_between_agents_is_relative():
-    spread = claims.of_runs(RESULTS / "tuned" / "rover_tower" / "mamt", claims.DEVIATION)
-    fixed = claims.of_runs(RESULTS / "tuned" / "rover_tower" / "mamd", claims.DEVIATION)
+    spread = claims.of_runs(RESULTS / "tuned" / "rover_tower" / "mamt", claimed.DEVIATION)
+    fixed = claims.of_runs(RESULTS / "tuned" / "rover_tower" / "mamd", claimed.DEVIATION)
     assert spread.max() > 0.1 and np.allclose(fixed, 0, atol=1e-6)

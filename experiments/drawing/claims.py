@@ -2,76 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from experiments.drawing.claimed import ABLATIONS, CLAIMS, DEVIATION, NAMES, Claim
 from experiments.drawing.intervals import bootstrap, interquartile_mean, probability_of_improvement
+from experiments.drawing.markdown import markdown
 from experiments.drawing.results import RESULTS, curves, final, read_rows
 from experiments.drawing.runs import TITLES, curve, last_fifth, read_folder
 from mamt_jax.training.writers import CONFIG
 
 TUNED, TUNING = RESULTS / "tuned", RESULTS / "tuning"
-DEVIATION = "deviation of trust regions between agents"
-NAMES = {"train_return": "training return", "kl_old": "KL from the old policy", DEVIATION: DEVIATION}
-
-
-class Claim(NamedTuple):
-    """That runs of one folder have more of a metric than those of another.
-
-    Attributes:
-        text: what is claimed.
-        metric: a name of `NAMES`.
-        more: folder under experiments/results.
-        less: another one.
-        differs: whether the paper says that the two differ; else that they do not.
-    """
-
-    text: str
-    metric: str
-    more: str
-    less: str
-    differs: bool = True
-
-
-CLAIMS = (
-    Claim(
-        "MAMT beats MAAC where agents are many (Rover-Tower)",
-        "train_return",
-        "tuned/rover_tower/mamt",
-        "tuned/rover_tower/maac",
-    ),
-    Claim("MAMT beats MAMD there", "train_return", "tuned/rover_tower/mamt", "tuned/rover_tower/mamd"),
-    Claim(
-        "Learnt trust regions (MAMT) beat one fixed at their upper bound, 100 (MAMD)",
-        "train_return",
-        "tuned/rover_tower/mamt",
-        "tuned/rover_tower/mamd_epsilon_100",
-    ),
-    Claim("MAMD beats MAAC there", "train_return", "tuned/rover_tower/mamd", "tuned/rover_tower/maac"),
-    Claim(
-        "MAMT and MAAC are equal where agents are few (Spread)", "train_return", "tuned/spread/mamt", "tuned/spread/maac", False
-    ),
-    Claim(
-        "MAMD and MAAC are equal where agents are few (Spread)", "train_return", "tuned/spread/mamd", "tuned/spread/maac", False
-    ),
-    Claim("MAMT and MAMD are equal there", "train_return", "tuned/spread/mamt", "tuned/spread/mamd", False),
-    Claim(
-        "MA-PPO beats MAAC at equal episodes there (the paper: no stable gain)",
-        "train_return",
-        "tuned/rover_tower/mappo",
-        "tuned/rover_tower/maac",
-    ),
-    Claim("MAAC's policies move more than MAMT's (Rover-Tower)", "kl_old", "tuned/rover_tower/maac", "tuned/rover_tower/mamt"),
-    Claim("MAMD's policies move more than MAMT's there", "kl_old", "tuned/rover_tower/mamd", "tuned/rover_tower/mamt"),
-    Claim("Trust regions differ more where agents are many", DEVIATION, "tuned/rover_tower/mamt", "tuned/spread/mamt"),
-    Claim(
-        "MAMD-OP beats MAMD where two of three depend (Spread-3-Mix)", "train_return", "spread3_mix/mamd_op", "spread3_mix/mamd"
-    ),
-    Claim(
-        "MAMD-OP, there MAAC, beats MAMD where none does (Spread-3-Sep)", "train_return", "spread3_sep/maac", "spread3_sep/mamd"
-    ),
-)
 
 
 def of_runs(folder: Path, metric: str) -> np.ndarray:
@@ -97,10 +38,10 @@ def verdict(low: float, high: float, differs: bool) -> str:
     return "holds" if low > 0.5 else "the contrary holds"
 
 
-def claims_table() -> str:
+def claims_table(claims: Sequence[Claim] = CLAIMS) -> str:
     """Every claim with what was measured."""
     rows: list[Sequence[str]] = [("claim", "measured", "first", "second", "P(first > second)", "seeds", "episodes", "verdict")]
-    for claim in CLAIMS:
+    for claim in claims:
         folders = [RESULTS / claim.more, RESULTS / claim.less]
         more, less = (of_runs(folder, claim.metric) for folder in folders)
         found = bootstrap(probability_of_improvement, [more, less])
@@ -169,17 +110,12 @@ def signals_table(folder: Path) -> str:
     return markdown([titles, *rows])
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first row is its head."""
-    head, *others = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([head, "| --- " * len(rows[0]) + "|", *others])
-
-
 def tables() -> list[str]:
     """All of them."""
     environments = [path.name for path in sorted(TUNED.iterdir())]
     return [
         claims_table(),
+        claims_table(ABLATIONS),
         *(signals_table(TUNED / env / "mamt") for env in environments),
         *map(tuned_table, environments),
         *(tuning_table(path.name) for path in sorted(TUNING.iterdir())),

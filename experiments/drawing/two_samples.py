@@ -1,9 +1,12 @@
 """Multi-Walker here beside the original: distributions of whole episodes, and the test that tells them apart."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from experiments.drawing.markdown import markdown
 
 QUANTITIES = ("length", "return", "displacement")
 
@@ -25,9 +28,9 @@ def draw(results: dict[str, Any]) -> Figure:
 
 def table(results: dict[str, Any]) -> str:
     """Means and p values."""
-    lines = ["| policy | | ours | original | p |", "| --- | --- | --- | --- | --- |"]
+    rows: list[Sequence[str]] = [("policy", "", "ours", "original", "p")]
     for policy, result in results.items():
         for name in QUANTITIES:
             means = [f"{result[name][s]['mean']:.3g} ± {result[name][s]['std_error']:.2g}" for s in ("ours", "original")]
-            lines.append(f"| {policy} | {name} | {' | '.join(means)} | {result[name]['p']:.2g} |")
-    return "\n".join(lines)
+            rows.append((policy, name, *means, f"{result[name]['p']:.2g}"))
+    return markdown(rows)
