@@ -30,7 +30,7 @@ from experiments.options import (
     parse,
     underscored,
 )
-from experiments.presets import PRESETS
+from experiments.presets import PRESETS, preset_options
 from experiments.train import ALONE, EXPECTED, resume, start
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.contract import Algorithm
@@ -177,8 +177,8 @@ def option_groups(env: str, algo: str, arguments: Sequence[str]) -> tuple[Algori
 
 def make_experiment(asked: Asked) -> Experiment:
     """What was asked for: the preset, then options; runs are seeds times the values of every field with several."""
-    values = asked.values
-    given: dict[str, dict[str, Any]] = {"training": {**asked.training, **PRESETS[values["preset"]]}, "env": {}, "algo": {}}
+    values = preset_options(asked.values["preset"], asked.values["algo"]) | asked.values
+    given: dict[str, dict[str, Any]] = {"training": {**asked.training}, "env": {}, "algo": {}}
     for name, (prefix, option) in asked.places.items():
         if name in values:
             given[prefix][option] = values[name]

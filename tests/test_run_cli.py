@@ -20,6 +20,7 @@ from envs_jax import make  # noqa: E402
 from experiments import evaluate, run, train  # noqa: E402
 from experiments.options import Option, config_options, converter, is_float_leaf, underscored  # noqa: E402
 from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
+from mamt_jax.training.experiment import Experiment  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
 from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
 
@@ -46,6 +47,7 @@ def folder(finished_run: Path) -> Path:
         ([*PROBE, "--episodes", "0"], "episodes=0 is not valid: give a number of at least 1"),
         ([*PROBE, "--seeds", "0"], "--seeds: '0' is not valid: give a whole number of at least 1"),
         ([*PROBE, "--preset", "papr"], "--preset: invalid choice: 'papr' (choose from"),
+        (["--env", "spread", "--algo", "maddpg", "--preset", "tuned"], "--preset tuned is not valid with --algo maddpg"),
         ([*PROBE, "--num_agents", "0"], "num_agents=0 is not valid"),
         (
             [*PROBE, "--batch-size", "64", "--buffer-size", "32"],
@@ -218,3 +220,12 @@ def test_fields_become_options():
     with pytest.raises(argparse.ArgumentTypeError, match=r"\"\{'size'\" is not valid: give a value of type dict"):
         converter(Option("options", dict | None, None, ""))("{'size'")
     assert underscored(["--num-envs", "--out=a-b", "c-d"]) == ["--num_envs", "--out=a-b", "c-d"]
+
+
+def test_a_preset_gives_what_the_command_line_does_not():
+    def asked(*arguments: str) -> Experiment:
+        return run.make_experiment(run.read_arguments(["--algo", "mamt", "--preset", "tuned", *arguments]))
+
+    plain, own = asked(), asked("--hidden_size", "16", "--epsilon", "1", "2")
+    assert plain.algo_options == {"hidden_size": 64, "tau": 0.01, "epsilon": 30.0} and plain.training.batch_size == 256
+    assert own.algo_options == {"hidden_size": 16, "tau": 0.01} and [each["epsilon"] for each in own.runs] == [1.0, 2.0]
