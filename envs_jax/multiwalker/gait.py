@@ -1,25 +1,25 @@
-"""A policy that sees the state: walkers stand on springs."""
+"""A policy that sees the state: walkers stand astride, on springs."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from envs_jax.multiwalker.body import HULL, single
-from envs_jax.multiwalker.joints import CHILD, PARENT, joint_angles
+from envs_jax.multiwalker.body import HULL
+from envs_jax.multiwalker.joints import joint_angles
 
-HIP, KNEE = 0.1, -0.6
+MIDDLE, SPREAD = 0.15, 1.5
+KNEE, STIFFNESS = -0.8, 3.5
+TILT, SPIN, SINK = 0.75, 0.875, 5.5
 
 
-def stride(key: jax.Array, state: Any) -> jax.Array:
-    """(n, 4): hips and knees are driven to where a walker stands, bent against the hull's tilt."""
+def stand(key: jax.Array, state: Any) -> jax.Array:
+    """(n, 4): hips swing on to where they lean until legs stand apart, and against tilt; knees hold, and against sinking."""
     del key
     pose, velocity = state.world.pose, state.world.velocity
     angle = joint_angles(pose[2][..., None])[..., 0]
-    speed = velocity[2][np.array(CHILD)] - velocity[2][np.array(PARENT)]
-    target = single([HIP, KNEE] * 2)[:, None]
-    drive = single([0.9, 4.0] * 2)[:, None] * (target - angle) - 0.25 * speed
-    hull = single([1, 0, 1, 0])[:, None] * (0.9 * pose[2, HULL] + 1.5 * velocity[2, HULL])[None]
-    sink = single([0, 15, 0, 15])[:, None] * velocity[1, HULL][None]
-    return jnp.clip(0.5 * (drive + hull - sink), -1.0, 1.0).T
+    hips, knees = angle[::2], angle[1::2]
+    upright = TILT * pose[2, HULL] + SPIN * velocity[2, HULL]
+    spread = SPREAD * (hips - MIDDLE) + upright
+    spring = STIFFNESS * (KNEE - knees) - SINK * velocity[1, HULL]
+    return jnp.clip(jnp.stack([spread, spring], 1).reshape(4, -1), -1.0, 1.0).T

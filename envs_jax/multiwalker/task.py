@@ -14,7 +14,7 @@ from envs_jax.environment import Box, Environment, EnvSpec, TimeStep, make_times
 from envs_jax.multiwalker import body, dynamics, terrain
 from envs_jax.multiwalker.body import HULL
 from envs_jax.multiwalker.dynamics import Solver, World
-from envs_jax.multiwalker.gait import stride
+from envs_jax.multiwalker.gait import stand
 from envs_jax.multiwalker.observation import NUM_NOISY, SIZE, observe
 from envs_jax.multiwalker.picture import picture
 from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE, Touching
@@ -340,6 +340,6 @@ def _environment(rules: Rules) -> Environment:
         reset=functools.partial(_reset, rules=rules),
         transition=functools.partial(_transition, rules=rules),
         sample_noise=_sample_noise,
-        scripted=stride,
+        scripted=stand,
         scene=functools.partial(_scene, rules=rules),
     )
