@@ -42,6 +42,7 @@ SHORT: dict[str, list[str]] = {
     "theory": ["--out", "theory.json"],
     "pretrained_returns": ["--only", "rover_tower/mappo"],
     "reference_returns": ["--only", "spread", "--out", f"{RESULTS}/reference_returns.json"],
+    "multiwalker_parity": ["--episodes", "1", "--steps", "3", "--endurance", "4", "3", "20", "--out", "parity.json"],
     "multiwalker_statistics": ["--episodes", "2", "--only", "random", "--out", "statistics.json"],
     "benchmark/core": ["--out", "core.json"],
     "benchmark/environments": ["--only", "spread", "--batches", "2", "--out", f"{RESULTS}/benchmark_environments.json"],
@@ -73,7 +74,12 @@ SLOW = [
     "experiments/pretrained/README.md",
 ]
 APART = ("--out", "--checkpoint-minutes")
-NEEDED = {"benchmark/processes": "supersuit", "multiwalker_statistics": "Box2D", "pettingzoo/multiwalker": "Box2D"}
+NEEDED = {
+    "benchmark/processes": "supersuit",
+    "multiwalker_parity": "Box2D",
+    "multiwalker_statistics": "Box2D",
+    "pettingzoo/multiwalker": "Box2D",
+}
 """Part of a command -> a module that not every Python has."""
 INSTALLING = re.compile(r"^\[ .* \] \|\| \{ .* \} && \. \S+ && ")
 TESTING = "ruff check"  # how the line that `.ci/run` types goes on

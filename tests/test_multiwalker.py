@@ -196,7 +196,7 @@ def test_a_step_with_contacts_ends_where_the_originals_does(careful_step: Any) -
         impulses = world.impulses
         differences.append(np.abs(np.asarray(world.pose[..., 0]) - read_bodies(inside)[0]).max(0))
     share = np.mean(np.array(differences[4:]) < 1e-3)
-    assert share > 0.8, share  # of bodies; the README tells how many, of how many states
+    assert share > 0.8, share  # of bodies; experiments/multiwalker_parity.py counts them
 
 
 def test_nothing_blows_up() -> None:

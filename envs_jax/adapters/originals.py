@@ -48,7 +48,15 @@ ORIGINALS = {
         module="pettingzoo.sisl.multiwalker.multiwalker",
         names={"num_walkers": "n_walkers", "episode_limit": "max_cycles"},
         fixed={},
-        ours=("push", "falls_pay_again", "contact_events", "velocity_sweeps", "position_sweeps", "ground_contacts"),
+        ours=(
+            "push",
+            "falls_pay_again",
+            "contact_events",
+            "velocity_sweeps",
+            "position_sweeps",
+            "most_position_sweeps",
+            "ground_contacts",
+        ),
     ),
 }
 

@@ -63,7 +63,7 @@ CLAIMS = (
     ),
 )
 
-ABLATIONS = (
+ABLATIONS: tuple[Claim, ...] = (
     Claim(
         "MAMT: a threshold of 0.05, under 1 / (n - 1), beats 0.2",
         "train_return",
