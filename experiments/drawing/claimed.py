@@ -89,6 +89,12 @@ ABLATIONS: tuple[Claim, ...] = (
         "tuned/rover_tower/mamt_coordination_values",
     ),
     Claim(
+        "MAAC: the expected policy gradient beats the sampled one",
+        "train_return",
+        "tuned/rover_tower/maac_expected",
+        "tuned/rover_tower/maac",
+    ),
+    Claim(
         "MAMD: a Tsallis order of 0.2 beats 1",
         "train_return",
         "tuned/rover_tower/mamd",

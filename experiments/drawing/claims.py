@@ -110,12 +110,25 @@ def signals_table(folder: Path) -> str:
     return markdown([titles, *rows])
 
 
+def forces_table(env: str) -> str:
+    """What pulls at the logarithm of trust regions, means over training, agents and seeds, where both forces are recorded."""
+    rows: list[Sequence[str]] = [(f"MAMT on {TITLES[env]}", "cost's gradient", "value's gradient", "trust regions at the end")]
+    for folder in sorted(path.parent for path in (TUNED / env).glob(f"mamt*/{CONFIG}")):
+        (run,) = read_folder(folder)
+        if "cost_gradient" in run.metrics:
+            cost, value = (f"{np.nanmean(run.metrics[name]):.2g}" for name in ("cost_gradient", "value_gradient"))
+            ends = run.metrics["epsilon"][:, -1].mean(-1)
+            rows.append((folder.name, cost, value, f"{ends.min():.3g} to {ends.max():.3g}"))
+    return markdown(rows)
+
+
 def tables() -> list[str]:
     """All of them."""
     environments = [path.name for path in sorted(TUNED.iterdir())]
     return [
         claims_table(),
         claims_table(ABLATIONS),
+        forces_table("rover_tower"),
         *(signals_table(TUNED / env / "mamt") for env in environments),
         *map(tuned_table, environments),
         *(tuning_table(path.name) for path in sorted(TUNING.iterdir())),
