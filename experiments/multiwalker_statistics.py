@@ -27,7 +27,7 @@ from envs_jax.wrappers import episode_statistics
 from experiments.drawing import style
 from experiments.drawing.two_samples import QUANTITIES, draw, table
 from mamt_jax.training.load_policy import load_policy
-from mamt_jax.training.writers import describe_machine
+from mamt_jax.training.writers import BEST, describe_machine
 
 RESULTS = Path(__file__).parent / "results"
 TRAINED = {
@@ -49,7 +49,7 @@ def policies(env: Environment, folders: dict[str, Path]) -> dict[str, Act]:
 
 
 def _most_likely(folder: Path) -> Act:
-    policy = load_policy(folder)
+    policy = load_policy(folder, which="best" if (folder / BEST).exists() else "latest")
     return lambda key, observation: policy(observation)
 
 
