@@ -20,6 +20,6 @@ def stand(key: jax.Array, state: Any) -> jax.Array:
     angle = joint_angles(pose[2][..., None])[..., 0]
     hips, knees = angle[::2], angle[1::2]
     upright = TILT * pose[2, HULL] + SPIN * velocity[2, HULL]
-    spread = SPREAD * (hips - MIDDLE) + upright
-    spring = STIFFNESS * (KNEE - knees) - SINK * velocity[1, HULL]
+    spread = SPREAD * (hips - MIDDLE) + upright[None]
+    spring = STIFFNESS * (KNEE - knees) - SINK * velocity[1, HULL][None]
     return jnp.clip(jnp.stack([spread, spring], 1).reshape(4, -1), -1.0, 1.0).T
