@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -23,6 +23,7 @@ import envs_jax
 from envs_jax import auto_reset
 from envs_jax.multiwalker import body, dynamics
 from envs_jax.multiwalker.body import SKIN
+from envs_jax.multiwalker.task import Rules
 from envs_jax.multiwalker.touching import touching
 from envs_jax.reference_policies import random_policy
 from experiments.multiwalker_states import SLOTS, column, read_bodies, read_world
@@ -31,7 +32,8 @@ from mamt_jax.training.writers import describe_machine
 
 RESULTS = Path(__file__).parent / "results"
 N, NEAR = 3, 1e-3
-DEFAULT, SETTLED = dynamics.Solver(30, 8, 60, 6), dynamics.Solver(1000, 60, 60, SLOTS)
+DEFAULT = cast(Rules, cast(Any, envs_jax.make("multiwalker").reset).keywords["rules"]).solver
+SETTLED = dynamics.Solver(1000, 60, 60, SLOTS)
 COMPARED = ((DEFAULT, 180), (SETTLED, 180), (SETTLED, 2000))
 """Ours, and the velocity sweeps of the original, whose own are 180."""
 

@@ -17,9 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 _ACTOR_CRITIC = {"hidden_size": 64, "batch_size": 256, "tau": 0.01}
 TUNED: dict[str, dict[str, Any]] = {
     "maac": _ACTOR_CRITIC,
-    "mamd": _ACTOR_CRITIC | {"epsilon": 30.0},
-    "mamd_op": _ACTOR_CRITIC | {"epsilon": 30.0},
-    "mamt": _ACTOR_CRITIC | {"epsilon": 30.0},
+    **dict.fromkeys(("mamd", "mamd_op", "mamt"), _ACTOR_CRITIC | {"epsilon": 30.0}),
     "mappo": {
         "share_policy": True,
         "gamma": 0.95,

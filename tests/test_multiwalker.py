@@ -10,7 +10,6 @@ import pytest
 
 pytest.importorskip("Box2D")
 
-
 from pettingzoo.sisl.multiwalker.multiwalker import parallel_env  # noqa: E402
 
 from envs_jax import auto_reset, make, random_policy  # noqa: E402
