@@ -54,8 +54,10 @@ def separately(function: Callable[..., Any], *arguments: Any) -> Any:
     XLA computes sums and products anew for each of their uses, and again for each use of those: what follows a long formula
     may cost, and take to compile, many times what it should. A branch, here one that is always taken, ends that.
     """
-    probe = next(leaf for leaf in jax.tree.leaves(arguments) if jnp.issubdtype(leaf.dtype, jnp.floating))
-    first = probe.reshape(-1)[0]
+    probes = [leaf for leaf in jax.tree.leaves(arguments) if leaf.size and jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if not probes:
+        return function(*arguments)
+    first = probes[0].reshape(-1)[0]
     shapes = jax.eval_shape(function, *arguments)
 
     def never(*_: Any) -> Any:

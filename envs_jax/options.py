@@ -45,6 +45,12 @@ def require_switch(option: str, value: Any) -> None:
     _require(isinstance(value, bool), option, value, "True or False")
 
 
+def require_choice(option: str, value: Any, known: Iterable[str]) -> None:
+    """Raises ValueError unless `value` is one of the words `known`."""
+    known = list(known)
+    _require(value in known, option, value, f"one of {', '.join(known)}")
+
+
 def require_each(require: Callable[[str, Any], None], **options: Any) -> None:
     """`require` of every one of `options`."""
     for option, value in options.items():

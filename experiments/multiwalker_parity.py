@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -23,18 +23,16 @@ import envs_jax
 from envs_jax import auto_reset
 from envs_jax.multiwalker import body, dynamics
 from envs_jax.multiwalker.body import SKIN
-from envs_jax.multiwalker.task import Rules
-from envs_jax.multiwalker.touching import touching
+from envs_jax.multiwalker.touching import ground_slots, touching
+from envs_jax.multiwalker.world import FAST, ORIGINAL, Solver
 from envs_jax.reference_policies import random_policy
-from experiments.multiwalker_states import SLOTS, column, read_bodies, read_world
+from experiments.multiwalker_states import SLOTS, column, control, read_bodies, read_world
 from experiments.multiwalker_statistics import TRAINED, Act, policies
 from mamt_jax.training.writers import describe_machine
 
 RESULTS = Path(__file__).parent / "results"
 N, NEAR = 3, 1e-3
-DEFAULT = cast(Rules, cast(Any, envs_jax.make("multiwalker").reset).keywords["rules"]).solver
-SETTLED = dynamics.Solver(1000, 60, 60, SLOTS)
-COMPARED = ((DEFAULT, 180), (SETTLED, 180), (SETTLED, 2000))
+COMPARED = ((ORIGINAL, 180), (FAST, 180), (FAST._replace(velocity_sweeps=1000, position_sweeps=60, slots=SLOTS), 2000))
 """Ours, and the velocity sweeps of the original, whose own are 180."""
 
 
@@ -69,29 +67,29 @@ def play(act: Act, seed: int, sweeps: int, steps: int) -> Iterator[tuple[Any, np
         seen, *_ = env.step(dict(zip(env.possible_agents, action, strict=True)))
 
 
-def differences(step: Any, act: Act, seed: int, sweeps: int, steps: int) -> list[np.ndarray]:
+def differences(step: Any, solver: Solver, act: Act, seed: int, sweeps: int, steps: int) -> list[np.ndarray]:
     """By how much poses of bodies (5, n) differ after each step from the same state."""
     found, impulses, predicted = [], None, None
     push = float(np.random.Generator(np.random.PCG64(seed)).uniform(-5, 5))
     for inside, action in play(act, seed, sweeps, steps):
-        before = read_world(inside, impulses)
+        before = read_world(inside, solver, impulses)
         if predicted is not None:
             found.append(np.abs(predicted - np.asarray(before.pose[..., 0])).max(0))
-        force = jnp.full((N, 1), 0.0 if impulses else push)
-        after, _ = step(before, column(action.T), force, column(inside.terrain_y))
+        after, _ = step(before, control(action, 0.0 if impulses else push), column(inside.terrain_y))
         impulses, predicted = after.impulses, np.asarray(after.pose[..., 0])
     return found
 
 
 def compare_steps(acts: dict[str, Act], episodes: int, steps: int) -> list[dict[str, Any]]:
     """Shares of bodies, walkers and whole states that end within `NEAR` of the original's."""
-    package, present, rows = body.make_package(N), jnp.ones((N, 1), bool), []
+    package, rows = body.make_package(N), []
     for solver, sweeps in COMPARED:
-        step = jax.jit(functools.partial(dynamics.step, present=present, package=package, solver=solver))
+        step = jax.jit(functools.partial(dynamics.step, package=package, solver=solver))
         for policy, act in acts.items():
-            found = [one for seed in range(episodes) for one in differences(step, act, seed, sweeps, steps)]
+            found = [one for seed in range(episodes) for one in differences(step, solver, act, seed, sweeps, steps)]
             wrong = np.array(found)
-            ours = {"velocity_sweeps": solver.velocity_sweeps, "position_sweeps": solver.position_sweeps}
+            ours = {"solver": "original" if solver.sequential else "fast"}
+            ours |= {"velocity_sweeps": solver.velocity_sweeps, "position_sweeps": solver.position_sweeps}
             row = {"ours": ours, "original_velocity_sweeps": sweeps, "policy": policy, "states": len(wrong)}
             of = {"bodies": wrong, "walkers": wrong.max(1), "whole_states": wrong.max((1, 2))}
             rows.append(row | {name: float((values < NEAR).mean()) for name, values in of.items()})
@@ -101,8 +99,9 @@ def compare_steps(acts: dict[str, Act], episodes: int, steps: int) -> list[dict[
 
 def extremes(pose: jax.Array, velocity: jax.Array, package_pose: jax.Array, heights: jax.Array) -> dict[str, jax.Array]:
     """By how much anything overlaps, m, and top speed and spin, (E,), of worlds with the batch as last axis."""
-    touch = touching(body.make_package(N), pose, package_pose, jnp.ones(pose.shape[2:], bool), heights, SLOTS)
-    apart = [jnp.where(c.code > 0, c.separation, 0.0).min((0, 1)) for c in (touch.ground, touch.package, touch.neighbours[0])]
+    touch = touching(body.make_package(N), pose, package_pose, jnp.ones(pose.shape[2:], bool), heights)
+    points = ground_slots(touch, SLOTS), touch.package, touch.neighbours[0]
+    apart = [jnp.where(c.code > 0, c.separation, 0.0).min((0, 1)) for c in points]
     speed = jnp.hypot(velocity[0], velocity[1]).max((0, 1))
     return {
         "overlap": jnp.maximum(-(jnp.stack(apart).min(0) + SKIN), 0.0),

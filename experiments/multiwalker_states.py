@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.multiwalker import dynamics
-from envs_jax.multiwalker.dynamics import World
+from envs_jax.multiwalker.world import Control, Solver, World
 
 SLOTS = 8
 
@@ -31,9 +31,15 @@ def read_bodies(env: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
     )
 
 
-def read_world(env: Any, impulses: Any = None) -> World:
+def read_world(env: Any, solver: Solver, impulses: Any = None) -> World:
     """The world as it is."""
-    world = dynamics.start(len(env.walkers), SLOTS, 1)
+    world = dynamics.start(len(env.walkers), solver, 1)
     pose, velocity, package_pose, package_velocity = (column(array) for array in read_bodies(env))
     kept = world.impulses if impulses is None else impulses
     return World(pose, velocity, package_pose, package_velocity, kept)
+
+
+def control(action: np.ndarray, push: float = 0.0) -> Control:
+    """What all walkers do (n, 4), and the push on each."""
+    n = len(action)
+    return Control(column(action.T), jnp.full((n, 1), push), jnp.ones((n, 1), bool))

@@ -25,7 +25,7 @@ from envs_jax.reference_policies import do_nothing_policy, random_policy
 from envs_jax.registry import make_any
 from envs_jax.wrappers import episode_statistics
 from experiments.drawing import style
-from experiments.drawing.two_samples import QUANTITIES, draw, table
+from experiments.drawing.two_samples import QUANTITIES, SOLVERS, draw, table
 from mamt_jax.training.load_policy import load_policy
 from mamt_jax.training.writers import BEST, describe_machine
 
@@ -34,6 +34,8 @@ TRAINED = {
     "trained here": RESULTS / "multiwalker" / "mappo",
     "trained there": RESULTS / "multiwalker_original" / "mappo_shared",
 }
+AS_THE_ORIGINAL: dict[str, Any] = {"contact_events": True, "same_push": True}
+"""What policies see and what happens to them at the start."""
 Act = Callable[[jax.Array, jax.Array], jax.Array]
 """(key, observation (n, d)) -> action (n, 4)."""
 
@@ -96,20 +98,22 @@ def play_original(env: HostEnvironment, act: Act, episodes: int, seed: int) -> d
     return {"length": played.length.ravel(), "return": returns, "displacement": played.metrics["displacement"].ravel()}
 
 
-def compare(ours: dict[str, np.ndarray], original: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Means, their standard errors, and the p value of the two-sample Kolmogorov-Smirnov test of every quantity."""
+def summary(values: np.ndarray) -> dict[str, Any]:
+    """Mean, its standard error, and all values."""
+    rounded = [round(float(value), 3) for value in values]
+    return {"mean": float(values.mean()), "std_error": float(values.std(ddof=1) / len(values) ** 0.5), "values": rounded}
+
+
+def compare(ours: dict[str, dict[str, np.ndarray]], original: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Every quantity by both solvers and of the original, and the p values of two-sample Kolmogorov-Smirnov tests."""
     ks_2samp: Any = importlib.import_module("scipy.stats").ks_2samp  # jax brings scipy along
     result = {}
     for name in QUANTITIES:
-        pair = {"ours": ours[name], "original": original[name]}
-        test: Any = ks_2samp(ours[name], original[name])
-        result[name] = {"p": float(test.pvalue)}
-        for side, values in pair.items():
-            result[name][side] = {
-                "mean": float(values.mean()),
-                "std_error": float(values.std(ddof=1) / len(values) ** 0.5),
-                "values": [round(float(value), 3) for value in values],
-            }
+        sides = {
+            solver: summary(played[name]) | {"p": float(ks_2samp(played[name], original[name]).pvalue)}
+            for solver, played in ours.items()
+        }
+        result[name] = {"original": summary(original[name]), "ours": sides}
     return result
 
 
@@ -120,13 +124,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="play only these policies and keep the rest of the file")
     parser.add_argument("--out", type=Path, default=RESULTS / "multiwalker_statistics.json")
     asked = parser.parse_args()
-    env, original = envs_jax.make("multiwalker"), make_any("pettingzoo/multiwalker")
+    envs = {solver: envs_jax.make("multiwalker", solver=solver, **AS_THE_ORIGINAL) for solver in SOLVERS}
+    original = make_any("pettingzoo/multiwalker")
     assert isinstance(original, HostEnvironment)
     results = json.loads(asked.out.read_text())["policies"] if asked.only and asked.out.exists() else {}
-    for name, act in policies(env, TRAINED).items():
+    for name, act in policies(envs["fast"], TRAINED).items():
         if asked.only and name not in asked.only:
             continue
-        results[name] = compare(play_ours(env, act, asked.episodes, 1), play_original(original, act, asked.episodes, 2))
+        ours = {solver: play_ours(env, act, asked.episodes, 1) for solver, env in envs.items()}
+        results[name] = compare(ours, play_original(original, act, asked.episodes, 2))
         print(table({name: results[name]}), flush=True)
     command = f"python experiments/multiwalker_statistics.py --episodes {asked.episodes}"
     content = {"command": command, "machine": describe_machine(), "policies": results}

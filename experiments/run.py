@@ -30,7 +30,7 @@ from experiments.options import (
     parse,
     underscored,
 )
-from experiments.presets import PRESETS, preset_options
+from experiments.presets import BUDGETS, preset_options
 from experiments.train import ALONE, EXPECTED, resume, start
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.contract import Algorithm
@@ -89,7 +89,7 @@ def run(arguments: Sequence[str], console: Console) -> tuple[Path, int | None]:
         return folder, resume(folder, console, crew)
     experiment = make_experiment(asked)
     folder = Path(asked.values["out"] or default_folder(experiment))
-    quick = asked.values["preset"] == "quick" and "episodes" not in asked.values
+    quick = asked.values["preset"] == "tuned" and "episodes" not in asked.values
     return folder, start(experiment, folder, console, crew, quick=quick, log=asked.values["log"])
 
 
@@ -102,7 +102,8 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         return Asked(vars(chosen), {}, {})
     algorithm, groups = option_groups(chosen.env, chosen.algo, arguments)
     parser = common_parser(add_help=True)
-    places = add_groups(parser, groups)
+    preset = preset_options(chosen.preset, chosen.env, chosen.algo)
+    places = add_groups(parser, [with_defaults(group, preset) for group in groups])
     return Asked(vars(parse(parser, arguments)), places, algorithm.training)
 
 
@@ -131,7 +132,8 @@ def common_parser(add_help: bool) -> Parser:
     parser.add_argument("--seeds", type=positive, default=1, metavar="INT", help="runs with a seed of their own (default 1)")
     parser.add_argument("--out", help="folder of the results (default runs/ENV-ALGO-TIME)")
     add_log(parser)
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="quick", help="settings by name; options go first (quick)")
+    presets = "tuned: what measured best, a short run; paper: its Table 1 and length; options go first (default tuned)"
+    parser.add_argument("--preset", choices=tuple(BUDGETS), default="tuned", help=presets)
     return parser
 
 
@@ -175,9 +177,17 @@ def option_groups(env: str, algo: str, arguments: Sequence[str]) -> tuple[Algori
     return algorithm, [groups[0]._replace(options=training), *groups[1:], own]
 
 
+def with_defaults(group: Group, values: Mapping[str, Any]) -> Group:
+    """A group whose options have their defaults among `values`, where they are there."""
+    if group.prefix == "env":
+        return group
+    options = [option._replace(default=values.get(option.name, option.default)) for option in group.options]
+    return group._replace(options=options)
+
+
 def make_experiment(asked: Asked) -> Experiment:
     """What was asked for: the preset, then options; runs are seeds times the values of every field with several."""
-    values = preset_options(asked.values["preset"], asked.values["algo"]) | asked.values
+    values = preset_options(asked.values["preset"], asked.values["env"], asked.values["algo"]) | asked.values
     given: dict[str, dict[str, Any]] = {"training": {**asked.training}, "env": {}, "algo": {}}
     for name, (prefix, option) in asked.places.items():
         if name in values:

@@ -16,7 +16,7 @@ from envs_jax.environment import HostEnvironment, HostError
 from envs_jax.host import play_host_references
 from envs_jax.reference_policies import evaluate_policies, reference_policies
 from experiments.options import OptionError
-from experiments.presets import PRESETS, QUICK_EPISODES
+from experiments.presets import BUDGETS, QUICK_EPISODES
 from mamt_jax.training.breakdown import BreakdownError
 from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, read_record
 from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_to_json
@@ -235,8 +235,8 @@ def announce(session: Session, plan: MemoryPlan, size: int, crew: Crew, console:
         lines.insert(2, f"Waves     {waves} of up to {size} runs, since not all fit into memory at once")
     if quick:
         lines.append(
-            f"This is a short run of {QUICK_EPISODES:,} episodes: MAMT on Rover-Tower takes about 12 minutes on 2 CPU cores. "
-            f"--preset paper trains {PRESETS['paper']['episodes']:,} episodes with the paper's settings."
+            f"This is a short run of {QUICK_EPISODES:,} episodes: MAMT on Rover-Tower takes about 5 minutes on 2 CPU cores. "
+            f"--preset paper trains {BUDGETS['paper']['episodes']:,} episodes with the paper's settings."
         )
     console.print("\n".join(lines), highlight=False)
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from envs_jax import make  # noqa: E402
 from experiments import evaluate, run, train  # noqa: E402
 from experiments.options import Option, config_options, converter, is_float_leaf, underscored  # noqa: E402
 from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
+from mamt_jax.training.config import TrainingConfig  # noqa: E402
 from mamt_jax.training.experiment import Experiment  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
 from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
@@ -47,7 +49,6 @@ def folder(finished_run: Path) -> Path:
         ([*PROBE, "--episodes", "0"], "episodes=0 is not valid: give a number of at least 1"),
         ([*PROBE, "--seeds", "0"], "--seeds: '0' is not valid: give a whole number of at least 1"),
         ([*PROBE, "--preset", "papr"], "--preset: invalid choice: 'papr' (choose from"),
-        (["--env", "spread", "--algo", "maddpg", "--preset", "tuned"], "--preset tuned is not valid with --algo maddpg"),
         ([*PROBE, "--num_agents", "0"], "num_agents=0 is not valid"),
         (
             [*PROBE, "--batch-size", "64", "--buffer-size", "32"],
@@ -224,8 +225,23 @@ def test_fields_become_options():
 
 def test_a_preset_gives_what_the_command_line_does_not():
     def asked(*arguments: str) -> Experiment:
-        return run.make_experiment(run.read_arguments(["--algo", "mamt", "--preset", "tuned", *arguments]))
+        return run.make_experiment(run.read_arguments(["--algo", "mamt", *arguments]))
 
     plain, own = asked(), asked("--hidden_size", "16", "--epsilon", "1", "2")
     assert plain.algo_options == {"hidden_size": 64, "tau": 0.01, "epsilon": 30.0} and plain.training.batch_size == 256
     assert own.algo_options == {"hidden_size": 16, "tau": 0.01} and [each["epsilon"] for each in own.runs] == [1.0, 2.0]
+
+
+def test_the_papers_settings_are_one_preset_away():
+    paper = run.make_experiment(run.read_arguments(["--algo", "mamt", "--preset", "paper"]))
+    assert paper.algo_options == {} and paper.training == TrainingConfig(episodes=50_000, evaluation_interval=500)
+    elsewhere = run.make_experiment(run.read_arguments(["--env", "pursuit", "--algo", "mamt"]))
+    assert elsewhere.algo_options == {} and elsewhere.training.batch_size == 1024  # nothing else was measured there
+
+
+def test_help_tells_the_presets_defaults(capsys: pytest.CaptureFixture[str]):
+    for preset, size in (("tuned", 64), ("paper", 128)):
+        with pytest.raises(SystemExit):
+            run.read_arguments(["--algo", "maac", "--preset", preset, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert re.search(rf"--hidden_size INT [^-]*\(default {size}\)", text)

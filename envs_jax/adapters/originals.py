@@ -50,8 +50,10 @@ ORIGINALS = {
         fixed={},
         ours=(
             "push",
+            "same_push",
             "falls_pay_again",
             "contact_events",
+            "solver",
             "velocity_sweeps",
             "position_sweeps",
             "most_position_sweeps",

@@ -15,6 +15,8 @@ from envs_jax.multiwalker.body import SKIN, single
 
 Vector = tuple[Any, Any]
 """x and y, arrays of any one shape."""
+Sides = tuple[tuple[tuple[Vector, Vector], tuple[Vector, Vector]], tuple[tuple[Vector, Vector], tuple[Vector, Vector]]]
+"""Of a first and a second thing: from where to where the side goes that decides, and the side that is cut."""
 _NEVER = 1e9
 
 
@@ -40,7 +42,9 @@ class Manifold(NamedTuple):
         point: (2, ..., E), halfway between the two skins.
         separation: (2, ..., E), negative where the skins overlap.
         touching: (2, ..., E) bool, whether there is such a point.
-        kind: (..., E) bool, whether a side of the second decides the normal, for telling points from each other.
+        kind: (..., E) bool, whether a side of the second decides the normal.
+        number: (2, ..., E) float, 0 to 3, tells a manifold's points from each other: which end of the side that is cut it
+            was, and whether it was cut.
     """
 
     normal: Vector
@@ -48,6 +52,7 @@ class Manifold(NamedTuple):
     separation: jax.Array
     touching: jax.Array
     kind: jax.Array
+    number: jax.Array
 
 
 def dot(a: Vector, b: Vector) -> jax.Array:
@@ -93,30 +98,44 @@ def best(score: jax.Array, values: tuple[jax.Array, ...]) -> tuple[jax.Array, ..
     return top, *found
 
 
-def clip(
-    side: tuple[Vector, Vector], normal: Vector, incident: tuple[Vector, Vector], margin: float
-) -> tuple[Vector, jax.Array, jax.Array]:
-    """The incident side cut to the width of the reference side.
+class Clipped(NamedTuple):
+    """A side cut to the width of another.
 
-    Returns:
-        Two points (2, ..., E), how far they are above the reference side, and whether anything was left (..., E).
+    Attributes:
+        point: its two ends, (2, ..., E), in the order in which Box2D's cuts leave them.
+        height: over the other side, (2, ..., E).
+        left: (..., E) bool, whether anything was left.
+        number: (2, ..., E), which end it was, and 2 more where it was cut.
     """
+
+    point: Vector
+    height: jax.Array
+    left: jax.Array
+    number: jax.Array
+
+
+def clip(side: tuple[Vector, Vector], normal: Vector, incident: tuple[Vector, Vector], margin: float) -> Clipped:
+    """The incident side cut to the width of the reference side."""
     tangent = -normal[1], normal[0]
     width = dot(tangent, minus(side[1], side[0]))
     along = jnp.stack([dot(tangent, minus(point, side[0])) for point in incident])
-    low, high = jnp.minimum(width, 0.0) - margin, jnp.maximum(width, 0.0) + margin
+    low, high = -margin, width + margin
     left = (along.max(0) >= low) & (along.min(0) <= high)
     slope = along[1] - along[0]
-    share = (jnp.clip(along, low, high) - along[0]) / jnp.where(jnp.abs(slope) < 1e-9, 1e-9, slope)
-    share = jnp.clip(share, 0.0, 1.0)
+    kept = jnp.clip(along, low, high)
+    share = jnp.clip((kept - along[0]) / jnp.where(jnp.abs(slope) < 1e-9, 1e-9, slope), 0.0, 1.0)
+    number = jnp.arange(2.0).reshape(-1, *[1] * slope.ndim) + 2.0 * (kept != along)
+    late, early = along[0] > high, along[0] < low
+    swapped = late | (early & (along[1] <= high))
+    share, number = (jnp.where(swapped, values[::-1], values) for values in (share, number))
     start, way = incident[0], minus(incident[1], incident[0])
     point = start[0] + share * way[0], start[1] + share * way[1]
-    return point, dot(normal, minus(point, side[0])), left
+    return Clipped(point, dot(normal, minus(point, side[0])), left, number)
 
 
 def _manifold(
     first_decides: jax.Array,
-    sides: tuple[tuple[Vector, Vector], tuple[Vector, Vector]],
+    sides: Sides,
     normals: tuple[Vector, Vector],
     near: jax.Array,
     margin: float,
@@ -126,14 +145,15 @@ def _manifold(
     def choose(first: Vector, second: Vector) -> Vector:
         return jnp.where(first_decides, first[0], second[0]), jnp.where(first_decides, first[1], second[1])
 
-    reference = choose(sides[0][0], sides[1][0]), choose(sides[0][1], sides[1][1])
-    incident = choose(sides[1][0], sides[0][0]), choose(sides[1][1], sides[0][1])
+    (first, second), (cut_first, cut_second) = sides
+    reference = choose(first[0], second[0]), choose(first[1], second[1])
+    incident = choose(cut_second[0], cut_first[0]), choose(cut_second[1], cut_first[1])
     normal = choose(*normals)
-    point, separation, left = clip(reference, normal, incident, margin)
+    point, separation, left, number = clip(reference, normal, incident, margin)
     point = point[0] - 0.5 * separation * normal[0], point[1] - 0.5 * separation * normal[1]
     sign = jnp.where(first_decides, 1.0, -1.0)
     touching = (near & left) & (separation <= SKIN)
-    return Manifold((sign * normal[0], sign * normal[1]), point, separation - SKIN, touching, ~first_decides)
+    return Manifold((sign * normal[0], sign * normal[1]), point, separation - SKIN, touching, ~first_decides, number)
 
 
 def _prefer_second(first: jax.Array, second: jax.Array) -> jax.Array:
@@ -170,7 +190,8 @@ def ground_manifold(shape: Placed, left: Vector, right: Vector, exists: jax.Arra
     by_edge = ~_prefer_second(edge_separation, side_separation)
     ax, ay, bx, by, nx, ny = separately(choose, shape, of_side, facing, by_edge)
     near = exists & (edge_separation <= SKIN) & (side_separation <= SKIN)
-    sides = ((right, left), ((ax, ay), (bx, by)))
+    own = (ax, ay), (bx, by)
+    sides = ((right, left), own), ((left, right), own)
     return separately(functools.partial(_manifold, margin=0.0), by_edge, sides, ((x, y), (nx, ny)), near)
 
 
@@ -194,7 +215,8 @@ def polygon_manifold(first: Placed, second: Placed) -> Manifold:
     a = [jnp.where(by_first, reference, incident) for reference, incident in zip(a, incident_first, strict=True)]
     b = [jnp.where(by_first, incident, reference) for reference, incident in zip(b, incident_second, strict=True)]
     near = (first_separation <= SKIN) & (second_separation <= SKIN)
-    sides = (((a[0], a[1]), (a[2], a[3])), ((b[0], b[1]), (b[2], b[3])))
+    both = ((a[0], a[1]), (a[2], a[3])), ((b[0], b[1]), (b[2], b[3]))
+    sides = both, both
     return separately(functools.partial(_manifold, margin=SKIN), by_first, sides, ((a[4], a[5]), (b[4], b[5])), near)
 
 

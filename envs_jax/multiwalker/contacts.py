@@ -16,6 +16,7 @@ from envs_jax.multiwalker.joints import Tree, respond
 from envs_jax.multiwalker.touching import Contacts
 
 PUSH, PUSH_SLOP, LARGEST_PUSH = 0.2, 0.005, 0.2
+NEAR_ENOUGH = -0.015
 
 
 class Rows(NamedTuple):
@@ -204,13 +205,12 @@ def turned(arm: Vector, angle: jax.Array) -> Vector:
     return cos * arm[0] - sin * arm[1], sin * arm[0] + cos * arm[1]
 
 
-def overlap(contacts: Contacts, first: Side, second: Side) -> Overlap:
+def overlap(normal: Vector, separation: jax.Array, by_second: jax.Array, first: Side, second: Side) -> Overlap:
     """Contacts after both things have moved.
 
     As in Box2D the side that decided the normal turns with its thing, and the point of the other stays where it is on that.
     """
-    normal, by_second = contacts.normal, contacts.by_second
-    lift = 0.5 * jnp.where(by_second, -1.0, 1.0) * (contacts.separation + SKIN)
+    lift = 0.5 * jnp.where(by_second, -1.0, 1.0) * (separation + SKIN)
     arms = [(side.arm[0] + lift * normal[0], side.arm[1] + lift * normal[1]) for side in (first, second)]
     places, points = [], []
     for (x, y, turn), arm in zip((first.moved, second.moved), arms, strict=True):
@@ -221,7 +221,11 @@ def overlap(contacts: Contacts, first: Side, second: Side) -> Overlap:
     now = turned(normal, jnp.where(by_second, second.moved[2], first.moved[2]))
     one, other = minus(point, places[0]), minus(point, places[1])
     way = jnp.where(by_second, dot(normal, arms[1]) - dot(now, other), dot(now, one) - dot(normal, arms[0]))
-    return Overlap(now, (one, other), contacts.separation + way)
+    return Overlap(now, (one, other), separation + way)
+
+
+def _feature(contacts: Contacts) -> tuple[Vector, jax.Array, jax.Array]:
+    return contacts.normal, contacts.separation, contacts.by_second
 
 
 def moved_members(contacts: Contacts, moved: jax.Array) -> Side:
@@ -248,7 +252,7 @@ def _lowest(separation: jax.Array, contacts: Contacts) -> jax.Array:
 def push_from_ground(contacts: Contacts, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
     """How bodies that have `moved` (3, 5, n, E) are pushed out of the ground, and the deepest separation (n, E)."""
     zero, used = jnp.zeros_like(contacts.separation), contacts.code > 0
-    found = overlap(contacts, Side((zero, zero, zero), (zero, zero)), moved_members(contacts, moved))
+    found = overlap(*_feature(contacts), Side((zero, zero, zero), (zero, zero)), moved_members(contacts, moved))
     torque = cross(found.arms[1], found.normal)
     gain = contacts.light + contacts.light_turn * torque**2
     push = push_of(found.separation, used, PUSH) / jnp.where(used, gain, 1.0)
@@ -261,7 +265,7 @@ def push_from_package(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `push_from_ground` between walkers and package, which has moved (3, E) and is pushed, too."""
     x, y, turn = package_moved
-    found = overlap(contacts, Side((x, y, turn), arm), moved_members(contacts, moved))
+    found = overlap(*_feature(contacts), Side((x, y, turn), arm), moved_members(contacts, moved))
     its_torque, torque = (cross(each, found.normal) for each in found.arms)
     light, light_turn = 1 / package.mass, 1 / package.inertia
     gain = contacts.light + contacts.light_turn * torque**2 + light + light_turn * its_torque**2
@@ -276,7 +280,7 @@ def push_from_neighbours(left: Contacts, right: Contacts, moved: jax.Array) -> t
     """As `push_from_ground` between neighbours: contacts of the left and the right one of each pair."""
     used = right.code > 0
     sides = moved_members(left, moved[:, :, :-1]), moved_members(right, moved[:, :, 1:])
-    found = overlap(right, *sides)
+    found = overlap(*_feature(right), *sides)
     torques = [cross(arm, found.normal) for arm in found.arms]
     gain = sum(side.light + side.light_turn * torque**2 for side, torque in zip((left, right), torques, strict=True))
     push = push_of(found.separation, used, PUSH / 2) / jnp.where(used, gain, 1.0)

@@ -1,7 +1,8 @@
-"""Legs that would shoot into the ground within a step stop where they meet it, as by Box2D's continuous collision.
+"""Legs that would shoot into the ground within a step stop where they meet it, by Box2D's continuous collision.
 
-A leg is taken back to when it is first 5 mm above the ground, loses there, alone, the speed with which it comes down, and goes
-on with the rest for the rest of the step; the next step pulls its joints together. Arrays have the batch as their last axis.
+A leg is taken back to when it first touches, moved out of the ground, loses there, alone, the speed with which it comes down,
+and goes on for the rest of the step, in which it may touch again; the next step pulls its joints together. Arrays have the
+batch as their last axis.
 """
 
 from typing import NamedTuple
@@ -12,15 +13,21 @@ import numpy as np
 
 from envs_jax.multiwalker import body, terrain
 from envs_jax.multiwalker.body import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
-from envs_jax.multiwalker.collision import Placed, Vector, cross, ground_manifold, rotate
+from envs_jax.multiwalker.collision import Manifold, Placed, Vector, cross, ground_manifold, rotate
+from envs_jax.multiwalker.contacts import Side, overlap
+from envs_jax.multiwalker.pressing import make_pair, press
 from envs_jax.multiwalker.selecting import only_where
+from envs_jax.multiwalker.time_of_impact import TARGET, TOLERANCE, Way, time_of_impact
 
-TARGET, TOLERANCE = 0.005, 0.00125
 SLOP, SHARE = 0.005, 0.75
-LOOKS, ROOT_STEPS, PUSHES, SWEEPS = 4, 6, 3, 8
-SLOTS = 3  # points in which a landing leg is stopped
-POINTS = 7  # of the ground under all places of a leg in a step
-AT_A_TIME = 0.25  # of all legs
+PUSHES, SWEEPS = 20, 30
+LANDINGS = 8  # of a leg in a step
+MANIFOLDS = 3  # edges that stop a leg
+POINTS = 5  # of the ground under all places of a leg in a step
+STILL = 1e-6
+LOOKS = 8
+AT_A_TIME = 1 / 8, 1 / 16, 1 / 32  # of all legs: looked at, landing, and landing again
+LEVEL = 0.8  # distance from the ground and height over it, where it is steepest
 _SIDES = np.array([[0, -1], [1, 0], [0, 1], [-1, 0]])  # normals of a box, from its lowest left corner on
 _REACH = float(np.hypot(UPPER_WIDTH, LEG_HEIGHT) / 2)
 _FRICTION = float(np.sqrt(body.FRICTION[LEGS.start] * body.TERRAIN_FRICTION))
@@ -34,6 +41,7 @@ class _Legs(NamedTuple):
         after: where they would end.
         left: (M,), where the first point of the ground is.
         height: (k, M), of that and the next points.
+        there: (k - 1, M) bool, which edges the ground has.
         lower: (M,) bool, which leg it is.
     """
 
@@ -41,6 +49,7 @@ class _Legs(NamedTuple):
     after: jax.Array
     left: jax.Array
     height: jax.Array
+    there: jax.Array
     lower: jax.Array
 
 
@@ -57,165 +66,219 @@ def _place(legs: _Legs, pose: jax.Array) -> Placed:
     return Placed(corner, rotate(cos, sin, (side[:, 0], side[:, 1])), jnp.ones(corner[0].shape, bool))
 
 
-def _ground_points(legs: _Legs, pose: jax.Array) -> Vector:
-    """The ground's (k, M), about the legs' middles."""
+def _edges(legs: _Legs, middle: Vector) -> tuple[Vector, Vector]:
+    """Left and right ends of the ground's edges (k, M), from `middle`."""
     number = jnp.arange(POINTS, dtype=jnp.float32)[:, None]
-    return legs.left + terrain.STEP * number - pose[0], legs.height - pose[1]
+    x, y = legs.left + terrain.STEP * number - middle[0], legs.height - middle[1]
+    return (x[:-1], y[:-1]), (x[1:], y[1:])
 
 
-def _gap(legs: _Legs, share: jax.Array) -> jax.Array:
-    """How far legs are from the ground, (M,), a `share` of the way: corners from its lines, its points from their sides."""
-    pose = legs.before + share * (legs.after - legs.before)
-    corner = _place(legs, pose).corner
-    at = (pose[0] + corner[0] - legs.left) * single(1 / terrain.STEP)
-    shares = (jnp.maximum(1.0 - jnp.abs(at - k), 0.0) * height for k, height in enumerate(legs.height))
-    of_corners = (pose[1] + corner[1] - sum(shares, jnp.zeros(()))).min(0)
-    x, y = _ground_points(legs, pose)
-    cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
-    aside, along = jnp.abs(cos * x + sin * y) - _half_width(legs), jnp.abs(cos * y - sin * x) - LEG_HEIGHT / 2
-    return jnp.minimum(of_corners, jnp.maximum(aside, along).min(0))
+def _way(legs: _Legs, start: jax.Array, end: jax.Array) -> Way:
+    """From one pose (3, M) to another, seen from where legs began."""
+    middle = legs.before[0], legs.before[1]
+    origin = jnp.stack([*middle, jnp.zeros_like(middle[0])])
+    half = _half_width(legs), jnp.full_like(middle[0], LEG_HEIGHT / 2)
+    return Way(start - origin, end - origin, half, *_edges(legs, middle))
 
 
-def _first_touch(legs: _Legs) -> tuple[jax.Array, jax.Array]:
-    """When in the step legs come down to `TARGET`, and whether they do, (M,).
-
-    Box2D's search and its tolerance, begun where one of a few looks at the way first finds the leg too low.
-    """
-    zero = jnp.zeros(legs.left.shape)
-    first = _gap(legs, zero)
-    low, high, gap_low, gap_high, meets = zero, zero + 1, first, first, first < TARGET + TOLERANCE
-    for look in range(1, LOOKS + 1):
-        share = look / LOOKS
-        now = _gap(legs, zero + share)
-        high, gap_high = jnp.where(meets, high, share), jnp.where(meets, gap_high, now)
-        meets |= now < TARGET - TOLERANCE
-        low, gap_low = jnp.where(meets, low, share), jnp.where(meets, gap_low, now)
-
-    def search(number: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        low, high, gap_low, gap_high, found, done = carry
-        secant = low + (TARGET - gap_low) * (high - low) / jnp.where(gap_high == gap_low, 1.0, gap_high - gap_low)
-        share = jnp.where(number % 2 == 0, 0.5 * (low + high), secant)
-        now = _gap(legs, share)
-        found = jnp.where(done, found, share)
-        done |= jnp.abs(now - TARGET) < TOLERANCE
-        above = now > TARGET
-        low, gap_low = jnp.where(above, share, low), jnp.where(above, now, gap_low)
-        high, gap_high = jnp.where(above, high, share), jnp.where(above, gap_high, now)
-        return low, high, gap_low, gap_high, found, done
-
-    carry = (low, high, gap_low, gap_high, zero, first < TARGET + TOLERANCE)
-    return jax.lax.fori_loop(0, ROOT_STEPS, search, carry)[4], meets & (first > 0)
-
-
-class _Points(NamedTuple):
-    """Where legs touch the ground and what an impulse there does to them, arrays (SLOTS, M)."""
+class _Stops(NamedTuple):
+    """Edges that stop legs; (MANIFOLDS, M), or (MANIFOLDS, 2, M) for their two points."""
 
     normal: Vector
     arm: Vector
     separation: jax.Array
-    used: jax.Array
-    light: jax.Array
-    light_turn: jax.Array
+    by_leg: jax.Array
+    touching: jax.Array
 
 
-def _points(legs: _Legs, pose: jax.Array) -> _Points:
-    """The first few points in which legs at `pose` (3, M) touch the ground."""
-    x, y = _ground_points(legs, pose)
-    there = jnp.ones(x[1:].shape, bool)
-    manifold = ground_manifold(_place(legs, pose), (x[:-1], y[:-1]), (x[1:], y[1:]), there)
-
-    def flat(value: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(value, manifold.separation.shape).reshape(-1, value.shape[-1])
-
-    touching = flat(manifold.touching)
-    rank = jnp.where(touching, jnp.cumsum(touching.astype(jnp.int32), 0), 0)
-    chosen = rank[None] == jnp.arange(1, SLOTS + 1).reshape(-1, 1, 1)
+def _stops(manifold: Manifold, first: jax.Array) -> _Stops:
+    """A few edges of manifolds (k, M) that touch, the `first` one (k, M) before the others."""
+    touching = manifold.touching.any(0)
+    rank = jnp.where(first, 1, 1 + jnp.cumsum((touching & ~first).astype(jnp.int32), 0))
+    rank = jnp.where(touching, rank, 0)
+    chosen = rank[None] == jnp.arange(1, MANIFOLDS + 1).reshape(-1, 1, 1)
 
     def take(value: jax.Array) -> jax.Array:
-        return jnp.where(chosen, flat(value)[None], 0.0).sum(1)
+        picked = chosen if value.ndim == 2 else chosen[:, None]
+        return jnp.where(picked, value[None], 0).sum(value.ndim - 1)
 
-    light, light_turn = (jnp.where(legs.lower, 1 / of[2], 1 / of[1]) for of in (body.MASS, body.INERTIA))
-    normal, arm = ((take(vector[0]), take(vector[1])) for vector in (manifold.normal, manifold.point))
-    return _Points(normal, arm, take(manifold.separation), chosen.any(1), light, light_turn)
+    normal, point = manifold.normal, manifold.point
+    of_edges = take(jnp.broadcast_to(normal[0], touching.shape)), take(jnp.broadcast_to(normal[1], touching.shape))
+    return _Stops(
+        of_edges,
+        (take(point[0]), take(point[1])),
+        take(manifold.separation),
+        take(manifold.kind) > 0,
+        take(manifold.touching) > 0,
+    )
+
+
+def _weight(legs: _Legs) -> tuple[jax.Array, jax.Array]:
+    """1 / mass and 1 / inertia."""
+    light, turning = (jnp.where(legs.lower, 1 / of[2], 1 / of[1]) for of in (body.MASS, body.INERTIA))
+    return light, turning
+
+
+def _moved(stops: _Stops, index: tuple[int, ...], moved: jax.Array) -> tuple[Vector, Vector, jax.Array]:
+    """Normal, arm and separation of one point when the leg has moved (3, M)."""
+    edge, zero = index[0], jnp.zeros_like(moved[0])
+    arm = stops.arm[0][index], stops.arm[1][index]
+    at_rest, leg = Side((zero, zero, zero), (zero, zero)), Side((moved[0], moved[1], moved[2]), arm)
+    found = overlap((stops.normal[0][edge], stops.normal[1][edge]), stops.separation[index], stops.by_leg[edge], at_rest, leg)
+    return found.normal, found.arms[1], found.separation
+
+
+_ALL = [(edge, point) for edge in range(MANIFOLDS) for point in range(2)]
+
+
+def _push_out(legs: _Legs, stops: _Stops) -> jax.Array:
+    """How legs are moved, (3, M), so that hardly anything overlaps."""
+    light, turning = _weight(legs)
+
+    def again(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        number, moved, wrong = carry
+        deepest = jnp.zeros(wrong.shape)
+        for edge, point in _ALL:
+            normal, arm, separation = _moved(stops, (edge, point), moved)
+            separation = jnp.where(stops.touching[edge, point], separation, 0.0)
+            deepest = jnp.minimum(deepest, separation)
+            torque = cross(arm, normal)
+            push = jnp.where(wrong, -jnp.clip(SHARE * (separation + SLOP), -0.2, 0.0), 0.0) / (light + turning * torque**2)
+            moved = moved + jnp.stack([light * normal[0] * push, light * normal[1] * push, turning * torque * push])
+        return number + 1, moved, wrong & (deepest < -1.5 * SLOP)
+
+    start = jnp.zeros((), jnp.int32), jnp.zeros((3, *light.shape)), stops.touching.any((0, 1))
+    return jax.lax.while_loop(lambda carry: (carry[0] < PUSHES) & carry[2].any(), again, start)[1]
 
 
 class _Rows(NamedTuple):
-    """Points along one direction: their torque and the impulse that a unit of speed asks for, (SLOTS, M)."""
+    """One direction of a point: what it does to the leg (3, M) per unit impulse, and how its speed is read."""
 
-    direction: Vector
-    torque: jax.Array
-    mass: jax.Array
-
-
-def _rows(points: _Points, direction: Vector) -> _Rows:
-    torque = cross(points.arm, direction)
-    return _Rows(direction, torque, jnp.where(points.used, 1 / (points.light + points.light_turn * torque**2), 0.0))
+    read: tuple[jax.Array, jax.Array, jax.Array]
+    write: jax.Array
 
 
-def _speed(rows: _Rows, k: int, velocity: jax.Array) -> jax.Array:
-    """Of point k, (M,)."""
-    return rows.direction[0][k] * velocity[0] + rows.direction[1][k] * velocity[1] + rows.torque[k] * velocity[2]
+def _row(legs: _Legs, direction: Vector, arm: Vector) -> _Rows:
+    light, turning = _weight(legs)
+    torque = cross(arm, direction)
+    return _Rows((*direction, torque), jnp.stack([light * direction[0], light * direction[1], turning * torque]))
 
 
-def _change(points: _Points, rows: _Rows, k: int, impulse: jax.Array) -> jax.Array:
-    """What an impulse (M,) at point k does to the legs, (3, M)."""
-    x, y = rows.direction[0][k] * impulse, rows.direction[1][k] * impulse
-    return jnp.stack([points.light * x, points.light * y, points.light_turn * rows.torque[k] * impulse])
+def _speed(row: _Rows, velocity: jax.Array) -> jax.Array:
+    return row.read[0] * velocity[0] + row.read[1] * velocity[1] + row.read[2] * velocity[2]
 
 
-def _push_out(points: _Points, onto: _Rows) -> jax.Array:
-    """How legs are moved, (3, M), so that hardly anything overlaps."""
+def _stop(legs: _Legs, stops: _Stops, moved: jax.Array, velocity: jax.Array) -> jax.Array:
+    """Velocities (3, M) that do not go into the ground, of legs that have been moved."""
+    rub, push, pairs, limits, gains = {}, {}, [], [], []
+    for index in _ALL:
+        normal, arm, _ = _moved(stops, index, moved)
+        rub[index], push[index] = _row(legs, (normal[1], -normal[0]), arm), _row(legs, normal, arm)
+    for edge in range(MANIFOLDS):
+        first, second = push[edge, 0], push[edge, 1]
+        own = jnp.stack([_speed(row, row.write) for row in (first, second)])
+        pairs.append(make_pair(stops.touching[edge], own, _speed(first, second.write)))
+        limits.append([jnp.where(used, _FRICTION, 0.0) for used in pairs[-1].used])
+        gains.append([jnp.where(used, _speed(rub[edge, p], rub[edge, p].write), 1.0) for p, used in enumerate(pairs[-1].used)])
 
-    def again(_: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        moved, wrong = carry
-        deepest = jnp.zeros(wrong.shape)
-        for k in range(SLOTS):
-            separation = points.separation[k] + _speed(onto, k, moved)
-            deepest = jnp.where(points.used[k], jnp.minimum(deepest, separation), deepest)
-            push = jnp.where(wrong, -jnp.clip(SHARE * (separation + SLOP), -0.2, 0.0), 0.0) * onto.mass[k]
-            moved = moved + _change(points, onto, k, push)
-        return moved, wrong & (deepest < -1.5 * SLOP)
+    def again(carry: tuple) -> tuple:
+        number, velocity, rubs, pushes, _ = carry
+        before = velocity
+        for edge in range(MANIFOLDS):
+            for point in range(2):
+                row, limit = rub[edge, point], limits[edge][point] * pushes[edge][point]
+                new = jnp.clip(rubs[edge][point] - _speed(row, velocity) / gains[edge][point], -limit, limit)
+                velocity, rubs[edge][point] = velocity + row.write * (new - rubs[edge][point]), new
+            rows = push[edge, 0], push[edge, 1]
+            speeds = _speed(rows[0], velocity), _speed(rows[1], velocity)
+            new = press(pairs[edge], (pushes[edge][0], pushes[edge][1]), speeds)
+            for point, row in enumerate(rows):
+                velocity = velocity + row.write * (new[point] - pushes[edge][point])
+            pushes[edge] = list(new)
+        return number + 1, velocity, rubs, pushes, jnp.abs(velocity - before).max() > STILL
 
-    moved = jnp.zeros((3, *points.light.shape))
-    return jax.lax.fori_loop(0, PUSHES, again, (moved, jnp.ones(moved.shape[1:], bool)))[0]
-
-
-def _stop(points: _Points, onto: _Rows, velocity: jax.Array) -> jax.Array:
-    """Velocities (3, M) that do not go into the ground."""
-    along = _rows(points, (onto.direction[1], -onto.direction[0]))
-
-    def again(_: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        velocity, rub, press = carry
-        rubs, presses = list(rub), list(press)
-        for k in range(SLOTS):
-            limit = _FRICTION * presses[k]
-            new = jnp.clip(rubs[k] - _speed(along, k, velocity) * along.mass[k], -limit, limit)
-            velocity, rubs[k] = velocity + _change(points, along, k, new - rubs[k]), new
-            new = jnp.maximum(presses[k] - _speed(onto, k, velocity) * onto.mass[k], 0.0)
-            velocity, presses[k] = velocity + _change(points, onto, k, new - presses[k]), new
-        return velocity, jnp.stack(rubs), jnp.stack(presses)
-
-    nothing = jnp.zeros(points.separation.shape)
-    return jax.lax.fori_loop(0, SWEEPS, again, (velocity, nothing, nothing))[0]
+    nothing = [[jnp.zeros(velocity.shape[1:]) for _ in range(2)] for _ in range(MANIFOLDS)]
+    start = jnp.zeros((), jnp.int32), velocity, nothing, nothing, jnp.ones((), bool)
+    return jax.lax.while_loop(lambda carry: (carry[0] < SWEEPS) & carry[4], again, start)[1]
 
 
-def _land_some(legs: _Legs, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Places and velocities (3, M) of legs that may come down."""
-    after, velocity = ends
-    share, meets = _first_touch(legs)
-    pose = legs.before + share * (legs.after - legs.before)
-    points = _points(legs, pose)
-    onto = _rows(points, points.normal)
-    stopped = _stop(points, onto, velocity)
-    pose = pose + _push_out(points, onto) + (1 - share) * TIME_STEP * stopped
-    return jnp.where(meets, pose, after), jnp.where(meets, stopped, velocity)
+class _Flight(NamedTuple):
+    """Legs within the step.
+
+    Attributes:
+        start: (3, M), where they are.
+        end: (3, M), where they would end.
+        velocity: (3, M).
+        time: (M,), the share of the step that has passed.
+        edges: (k, M) bool, what they may still touch.
+        active: (M,) bool, whether they may land again.
+    """
+
+    start: jax.Array
+    end: jax.Array
+    velocity: jax.Array
+    time: jax.Array
+    edges: jax.Array
+    active: jax.Array
 
 
-def _may_land(legs: _Legs) -> jax.Array:
-    """Whether any place on the way is low enough, (M,). Between its ends a corner sinks no further below them than `sunk`."""
-    low = [(pose[1] + _place(legs, pose).corner[1]).min(0) for pose in (legs.before, legs.after)]
-    sunk = _REACH / 8 * (legs.after[2] - legs.before[2]) ** 2
-    return jnp.minimum(*low) - sunk < legs.height.max(0) + TARGET + TOLERANCE
+def _land_once(legs: _Legs, flight: _Flight) -> _Flight:
+    """The next touch of every leg that has one."""
+    when, touches = time_of_impact(_way(legs, flight.start, flight.end), flight.edges & flight.active)
+    when = jnp.where(touches, when, 1.0)
+    share = when.min(0)
+    passed = flight.time + (1 - flight.time) * share
+    active = flight.active & touches.any(0) & (passed < 1 - STILL)
+    pose = flight.start + share * (flight.end - flight.start)
+    left, right = _edges(legs, (pose[0], pose[1]))
+    manifold = ground_manifold(_place(legs, pose), left, right, legs.there)
+    first = touches & (when == share)
+    first &= jnp.cumsum(first.astype(jnp.int32), 0) == 1
+    holds = (first & manifold.touching.any(0)).any(0)
+    stops = _stops(manifold, first)
+    moved = _push_out(legs, stops)
+    stopped = _stop(legs, stops, moved, flight.velocity)
+    landed = active & holds
+    start = jnp.where(landed, pose + moved, flight.start)
+    return _Flight(
+        start=start,
+        end=jnp.where(landed, start + (1 - passed) * TIME_STEP * stopped, flight.end),
+        velocity=jnp.where(landed, stopped, flight.velocity),
+        time=jnp.where(landed, passed, flight.time),
+        edges=flight.edges & ~(first & ~holds),
+        active=active,
+    )
+
+
+def _land_again(legs: _Legs, flight: _Flight) -> _Flight:
+    """All further touches."""
+
+    def again(carry: tuple[jax.Array, _Flight]) -> tuple[jax.Array, _Flight]:
+        return carry[0] + 1, _land_once(legs, carry[1])
+
+    start = jnp.ones((), jnp.int32), flight
+    return jax.lax.while_loop(lambda carry: (carry[0] < LANDINGS) & carry[1].active.any(), again, start)[1]
+
+
+def _clearance(legs: _Legs, pose: jax.Array) -> jax.Array:
+    """How high legs at `pose` (3, M) are over the ground, (M,): corners over its lines, and its points from their sides."""
+    corner = _place(legs, pose).corner
+    at = (pose[0] + corner[0] - legs.left) * single(1 / terrain.STEP)
+    shares = (jnp.maximum(1.0 - jnp.abs(at - k), 0.0) * height for k, height in enumerate(legs.height))
+    of_corners = (pose[1] + corner[1] - sum(shares, jnp.zeros(()))).min(0)
+    number = jnp.arange(POINTS, dtype=jnp.float32)[:, None]
+    x, y = legs.left + terrain.STEP * number - pose[0], legs.height - pose[1]
+    own = rotate(jnp.cos(pose[2]), -jnp.sin(pose[2]), (x, y))
+    of_points = jnp.maximum(jnp.abs(own[0]) - _half_width(legs), jnp.abs(own[1]) - LEG_HEIGHT / 2).min(0)
+    return jnp.minimum(of_corners, of_points)
+
+
+def _may_touch(legs: _Legs, looks: int) -> jax.Array:
+    """Whether legs may come to the ground, (M,), as far as so many looks at their way tell."""
+    way = legs.after - legs.before
+    furthest = (jnp.sqrt(way[0] ** 2 + way[1] ** 2) + _REACH * jnp.abs(way[2])) / (2 * looks)
+    clearance = jnp.stack([_clearance(legs, legs.before + (look + 0.5) / looks * way) for look in range(looks)]).min(0)
+    return LEVEL * clearance < TARGET + TOLERANCE + furthest
 
 
 def land(
@@ -230,14 +293,18 @@ def land(
         after: where they would end.
         velocity: (3, 4, n, E), with which.
     """
-    x, height, _, _ = terrain.window(heights, jnp.minimum(before[0], after[0]) - _REACH, POINTS)
+    x, height, there, _ = terrain.window(heights, jnp.minimum(before[0], after[0]) - _REACH, POINTS)
     lower = jnp.broadcast_to(jnp.array([False, True] * 2)[:, None, None], before.shape[1:])
 
     def flat(value: jax.Array, axes: int) -> jax.Array:
         return value.reshape(*value.shape[:axes], -1)
 
-    legs = _Legs(flat(before, 1), flat(after, 1), flat(x[0], 0), flat(height, 1), flat(lower, 0))
-    needed = _may_land(legs) & flat(jnp.broadcast_to(present, lower.shape), 0)
-    size = max(1, int(AT_A_TIME * len(needed)))
-    ends = only_where(needed, _land_some, legs, (legs.after, flat(velocity, 1)), size)
-    return ends[0].reshape(after.shape), ends[1].reshape(after.shape)
+    edges = there[:-1] & there[1:]
+    legs = _Legs(flat(before, 1), flat(after, 1), flat(x[0], 0), flat(height, 1), flat(edges, 1), flat(lower, 0))
+    looked_at, once, again = (max(1, int(share * lower.size)) for share in AT_A_TIME)
+    active = _may_touch(legs, 1) & flat(jnp.broadcast_to(present, lower.shape), 0)
+    active = only_where(active, lambda legs, _: _may_touch(legs, LOOKS), legs, jnp.zeros(active.shape, bool), looked_at)
+    flight = _Flight(legs.before, legs.after, flat(velocity, 1), jnp.zeros(active.shape), legs.there, active)
+    flight = only_where(active, _land_once, legs, flight, once)
+    flight = only_where(flight.active, _land_again, legs, flight, again)
+    return flight.end.reshape(after.shape), flight.velocity.reshape(after.shape)

@@ -32,7 +32,7 @@ from envs_jax.multiwalker.collision import Vector, cross, dot, rotate
 PARENT, CHILD = (0, 1, 0, 3), (1, 2, 3, 4)  # of hip and knee of the two sides
 ORDER = (3, 2, 0, 1)  # in which Box2D visits them
 NUM_FREE = 2 + NUM_BODIES
-_HIP = -HULL_CENTRE + np.array([0.0, LEG_DOWN])
+HIP = -HULL_CENTRE + np.array([0.0, LEG_DOWN])
 _HALF = LEG_HEIGHT / 2
 LINEAR_SLOP, ANGULAR_SLOP, LARGEST_TURN = 0.005, np.pi / 90, 8 * np.pi / 180
 TOTAL = float(MASS.sum())
@@ -72,7 +72,7 @@ def _inverse(matrix: list[list[jax.Array]]) -> list[list[jax.Array]]:
 def make_tree(angle: jax.Array) -> Tree:
     """The joints at the bodies' angles (5, n, E)."""
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    hip = rotate(cos[0], sin[0], (single(_HIP[0]), single(_HIP[1])))
+    hip = rotate(cos[0], sin[0], (single(HIP[0]), single(HIP[1])))
     down = [(_HALF * sin[b], -_HALF * cos[b]) for b in range(1, NUM_BODIES)]
     arms: list[list[Vector | None]] = [[None] * NUM_BODIES for _ in range(NUM_BODIES)]
     for upper in (1, 3):
@@ -137,6 +137,19 @@ def to_bodies(tree: Tree, free: jax.Array) -> jax.Array:
     return jnp.stack(velocities, 1)
 
 
+class Limits(NamedTuple):
+    """Which joints (4, n, E) stand at a limit; bool."""
+
+    at_lower: jax.Array
+    at_upper: jax.Array
+
+
+def joint_limits(angle: jax.Array) -> Limits:
+    """At the bodies' angles (5, n, E)."""
+    joint, (lower, upper) = joint_angles(angle), (single(a)[:, None, None] for a in (JOINT_LOWER, JOINT_UPPER))
+    return Limits(joint <= lower, joint >= upper)
+
+
 class Motors(NamedTuple):
     """What joints do about the difference of two spins, (4, n, E).
 
@@ -145,16 +158,14 @@ class Motors(NamedTuple):
         gain: of the joint's speed to a unit impulse.
         drive: the impulse that brings a joint at rest to the speed that its motor wants.
         strongest: impulse of the motor in a step.
-        at_lower: bool, the joint stands at its lower limit and may not go further.
-        at_upper: bool, at its upper limit.
+        limits: which joints stand at a limit and may not go further.
     """
 
     response: jax.Array
     gain: jax.Array
     drive: jax.Array
     strongest: jax.Array
-    at_lower: jax.Array
-    at_upper: jax.Array
+    limits: Limits
 
 
 def make_motors(tree: Tree, angle: jax.Array, action: jax.Array) -> Motors:
@@ -168,15 +179,12 @@ def make_motors(tree: Tree, angle: jax.Array, action: jax.Array) -> Motors:
     gain = jnp.stack(
         [response[2 + child, j] - response[2 + parent, j] for j, (parent, child) in enumerate(zip(PARENT, CHILD, strict=True))]
     )
-    joint = joint_angles(angle)
-    lower, upper, speed = (single(a)[:, None, None] for a in (JOINT_LOWER, JOINT_UPPER, JOINT_SPEED))
     return Motors(
         response=response,
         gain=gain,
-        drive=jnp.asarray(speed) * jnp.sign(action) / gain,
+        drive=jnp.sign(action) * single(JOINT_SPEED)[:, None, None] / gain,
         strongest=TIME_STEP * TORQUE * jnp.clip(jnp.abs(action), 0.0, 1.0),
-        at_lower=joint <= lower,
-        at_upper=joint >= upper,
+        limits=joint_limits(angle),
     )
 
 
@@ -190,8 +198,8 @@ def sweep_motors(motors: Motors, free: jax.Array, impulse: list[jax.Array]) -> t
         speed, strongest = free[2 + CHILD[j]] - free[2 + PARENT[j]], motors.strongest[j]
         stop = impulse[j] - speed / motors.gain[j]  # a quotient, which XLA computes once
         new = jnp.clip(stop + motors.drive[j], -strongest, strongest)
-        new = jnp.where(motors.at_lower[j], jnp.maximum(new, stop), new)
-        new = jnp.where(motors.at_upper[j], jnp.minimum(new, stop), new)
+        new = jnp.where(motors.limits.at_lower[j], jnp.maximum(new, stop), new)
+        new = jnp.where(motors.limits.at_upper[j], jnp.minimum(new, stop), new)
         free = free + motors.response[:, j] * (new - impulse[j])
         impulse[j] = new
     return free, impulse
@@ -205,26 +213,33 @@ class Part(NamedTuple):
     angle: jax.Array
 
 
-def pull_together(parts: list[Part], motors: Motors, active: jax.Array) -> tuple[list[Part], jax.Array, jax.Array]:
+def pull_together(
+    parts: list[Part], limits: Limits, active: jax.Array, entered: jax.Array | None = None
+) -> tuple[list[Part], jax.Array, jax.Array]:
     """Every joint once where `active` (n, E): first back to the limit it stood at, then its halves to each other.
+
+    Walkers that Box2D has `entered` (n, E) by the hull, not by a foot, have their first knee put right last.
 
     Returns:
         The five parts, (n, E) bool: whether all joints of a walker were near enough before, and the widest gap there was.
     """
     parts, good, widest = list(parts), jnp.ones(active.shape, bool), jnp.zeros(active.shape)
-    for j in ORDER:
-        parts[PARENT[j]], parts[CHILD[j]], near, gap = _pull(parts[PARENT[j]], parts[CHILD[j]], motors, j, active)
-        good, widest = good & near, jnp.maximum(widest, gap)
+    order = [(j, active) for j in ORDER]
+    if entered is not None:
+        order = [(ORDER[0], active & ~entered), *order[1:], (ORDER[0], active & entered)]
+    for j, where in order:
+        parts[PARENT[j]], parts[CHILD[j]], near, gap = _pull(parts[PARENT[j]], parts[CHILD[j]], limits, j, where)
+        good, widest = good & (near | (~where & active)), jnp.maximum(widest, gap)
     return parts, good, widest
 
 
-def _pull(parent: Part, child: Part, motors: Motors, j: int, active: jax.Array) -> tuple[Part, Part, jax.Array, jax.Array]:
+def _pull(parent: Part, child: Part, limits: Limits, j: int, active: jax.Array) -> tuple[Part, Part, jax.Array, jax.Array]:
     """Joint j alone, whether it was near enough, and its gap."""
     a, b = PARENT[j], CHILD[j]
     light_a, light_b = 1 / INERTIA[a], 1 / INERTIA[b]
     joint = child.angle - parent.angle - single(JOINT_REFERENCE[j])
     below, above = joint - single(JOINT_LOWER[j]), joint - single(JOINT_UPPER[j])
-    at_lower, at_upper = motors.at_lower[j], motors.at_upper[j]
+    at_lower, at_upper = limits.at_lower[j], limits.at_upper[j]
     turn = jnp.where(at_lower, jnp.clip(below + ANGULAR_SLOP, -LARGEST_TURN, 0.0), 0.0)
     turn = jnp.where(at_upper, jnp.clip(above - ANGULAR_SLOP, 0.0, LARGEST_TURN), turn)
     wrong_angle = jnp.where(at_lower, -below, jnp.where(at_upper, above, 0.0))
@@ -233,7 +248,7 @@ def _pull(parent: Part, child: Part, motors: Motors, j: int, active: jax.Array) 
 
     # What XLA would compute anew for each of its uses are sums and products: here every chain of those ends in a cosine, a
     # sine or a quotient, which it keeps.
-    anchor = _HIP if a == 0 else np.array([0.0, -_HALF])
+    anchor = HIP if a == 0 else np.array([0.0, -_HALF])
     arm_a = rotate(jnp.cos(angle_a), jnp.sin(angle_a), (single(anchor[0]), single(anchor[1])))
     arm_b = -_HALF * jnp.sin(angle_b), _HALF * jnp.cos(angle_b)
     gap = child.x + arm_b[0] - parent.x - arm_a[0], child.y + arm_b[1] - parent.y - arm_a[1]

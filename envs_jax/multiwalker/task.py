@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -13,12 +13,12 @@ from envs_jax.batching import batch_last
 from envs_jax.environment import Box, Environment, EnvSpec, TimeStep, make_timestep
 from envs_jax.multiwalker import body, dynamics, terrain
 from envs_jax.multiwalker.body import HULL
-from envs_jax.multiwalker.dynamics import Solver, World
 from envs_jax.multiwalker.gait import stand
 from envs_jax.multiwalker.observation import NUM_NOISY, SIZE, observe
 from envs_jax.multiwalker.picture import picture
 from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE, Touching
-from envs_jax.options import require_count, require_number, require_switch
+from envs_jax.multiwalker.world import SOLVERS, Control, Solver, World
+from envs_jax.options import require_choice, require_count, require_each, require_number, require_switch
 from envs_jax.scene import Scene
 
 LARGEST_PUSH = 5.0
@@ -67,6 +67,7 @@ class Rules(NamedTuple):
     remove_on_fall: bool
     terrain_length: int
     push: float | None
+    same_push: bool
     falls_pay_again: bool
     contact_events: bool
 
@@ -155,9 +156,9 @@ def _advance(
     """State, observations, rewards and ends, and the metric, all with the batch as last axis."""
     present = present_walkers(rules, state.fallen)
     push = jnp.where(state.step == 0, state.push, 0.0)
-    control = jnp.clip(action.swapaxes(0, 1), -1.0, 1.0)
+    control = Control(jnp.clip(action.swapaxes(0, 1), -1.0, 1.0), push, present)
     before = state.world
-    world, touch = dynamics.step(before, control, push, state.heights, present, rules.package, rules.solver)
+    world, touch = dynamics.step(before, control, state.heights, rules.package, rules.solver)
     fell = touch.fallen & present & ~state.fallen
     fallen, dropped = state.fallen | fell, state.dropped | touch.dropped
     state = dataclasses.replace(
@@ -192,7 +193,7 @@ def _open(bits: jax.Array, push: jax.Array, noise: jax.Array, rules: Rules) -> t
     n, batch = push.shape
     nothing = jnp.zeros((n, batch), bool)
     state = MultiWalkerState(
-        world=dynamics.start(n, rules.solver.slots, batch),
+        world=dynamics.start(n, rules.solver, batch),
         heights=terrain.heights(*terrain.draws(bits)),
         push=push,
         fallen=nothing,
@@ -209,6 +210,7 @@ def _reset(key: jax.Array, rules: Rules) -> tuple[MultiWalkerState, TimeStep]:
     n = rules.spec.num_agents
     bits = jax.random.bits(ground_key, (rules.terrain_length,), jnp.uint32)
     push = jax.random.uniform(push_key, (n,), jnp.float32, -LARGEST_PUSH, LARGEST_PUSH)
+    push = jnp.full_like(push, push[0]) if rules.same_push else push
     push = push if rules.push is None else jnp.full_like(push, rules.push)
     noise = jax.random.normal(noise_key, (n, NUM_NOISY), jnp.float32)
     state, observation = batch_last(functools.partial(_open, rules=rules))(bits, push, noise)
@@ -239,25 +241,6 @@ def _spec(num_walkers: int, episode_limit: int) -> EnvSpec:
     )
 
 
-def _check(push: float | None, **options: Any) -> None:
-    """Raises ValueError if an option of `multiwalker` has a value that is not allowed."""
-    counts = {
-        "num_walkers",
-        "episode_limit",
-        "terrain_length",
-        "velocity_sweeps",
-        "position_sweeps",
-        "most_position_sweeps",
-        "ground_contacts",
-    }
-    switches = {"shared_reward", "terminate_on_fall", "remove_on_fall", "falls_pay_again", "contact_events"}
-    for name, value in options.items():
-        require = require_count if name in counts else require_switch if name in switches else require_number
-        require(name, value)
-    if push is not None:
-        require_number("push", push)
-
-
 def multiwalker(
     num_walkers: int = 3,
     episode_limit: int = 500,
@@ -271,10 +254,12 @@ def multiwalker(
     remove_on_fall: bool = True,
     terrain_length: int = 200,
     push: float | None = None,
+    same_push: bool = False,
     falls_pay_again: bool = False,
     contact_events: bool = False,
-    velocity_sweeps: int = 30,
-    position_sweeps: int = 8,
+    solver: str = "fast",
+    velocity_sweeps: int | None = None,
+    position_sweeps: int | None = None,
     most_position_sweeps: int = 60,
     ground_contacts: int = 6,
 ) -> Environment:
@@ -296,7 +281,8 @@ def multiwalker(
     - its time limit looks like a termination; here it truncates, always.
     - a fallen walker pays `fall_reward` and `terminate_reward` again in every later step where falls do not end the episode;
       here once, unless `falls_pay_again`.
-    - all walkers and episodes get the same push at the start, drawn with the seed; here each its own, unless `push` is given.
+    - all walkers get the same push at the start, and, after one reset with a seed, all episodes; here each its own, unless
+      `same_push`, which is for all walkers of an episode, or `push` is given.
     - a foot's flag drops when any contact of it ends, though others go on; here it says whether the foot touches anything,
       unless `contact_events`.
 
@@ -316,21 +302,53 @@ def multiwalker(
         remove_on_fall: whether a fallen walker is taken away where its fall does not end the episode.
         terrain_length: length of the ground in steps of 0.47 m.
         push: force on every hull in the first step, in newtons; None for each its own, uniform from -5 to 5.
+        same_push: whether all walkers of an episode get the same push.
         falls_pay_again: whether a fall is paid for in every later step, too.
         contact_events: whether the feet's flags follow beginnings and ends of contacts.
-        velocity_sweeps: passes over motors and contacts in a step of the solver; the original makes 180, over joints, too.
-        position_sweeps: passes that put bodies back together in a step, at most; the original makes up to 60.
-        most_position_sweeps: as many where a walker's joints are still 2 cm apart after those.
-        ground_contacts: points in which one walker touches the ground, at most.
+        solver: "fast", or "original": by the impulses, the order and the counts of Box2D, which ends nearly every step where
+            the original does and takes several times as long.
+        velocity_sweeps: passes over motors and contacts in a step of the solver; None for 30, or the original's 180.
+        position_sweeps: passes that put bodies back together in a step, at most; None for 8, or the original's 60.
+        most_position_sweeps: as many where a walker's joints are still 2 cm apart after those; of the fast solver alone.
+        ground_contacts: points in which one walker touches the ground, at most; of the fast solver alone.
 
     Raises:
         ValueError: if an option has a value that is not allowed.
     """
-    options = dict(locals())
-    _check(**options)
-    solver = Solver(velocity_sweeps, position_sweeps, most_position_sweeps, ground_contacts)
-    named = {name: value for name, value in options.items() if name in Rules._fields}
-    return _environment(Rules(_spec(num_walkers, episode_limit), body.make_package(num_walkers), solver, **named))
+    require_each(require_count, num_walkers=num_walkers, episode_limit=episode_limit, terrain_length=terrain_length)
+    require_each(require_number, position_noise=position_noise, angle_noise=angle_noise, forward_reward=forward_reward)
+    require_each(require_number, terminate_reward=terminate_reward, fall_reward=fall_reward)
+    require_each(require_switch, shared_reward=shared_reward, terminate_on_fall=terminate_on_fall)
+    require_each(require_switch, remove_on_fall=remove_on_fall, same_push=same_push)
+    require_each(require_switch, falls_pay_again=falls_pay_again, contact_events=contact_events)
+    require_choice("solver", solver, SOLVERS)
+    require_each(require_count, most_position_sweeps=most_position_sweeps, ground_contacts=ground_contacts)
+    asked = {"push": push, "velocity_sweeps": velocity_sweeps, "position_sweeps": position_sweeps}
+    for option, value in asked.items():
+        if value is not None:
+            (require_number if option == "push" else require_count)(option, value)
+    sweeps = {name: asked[name] for name in ("velocity_sweeps", "position_sweeps") if asked[name] is not None}
+    fixed = {"most_position_sweeps": most_position_sweeps, "slots": ground_contacts}
+    return _environment(
+        Rules(
+            spec=_spec(num_walkers, episode_limit),
+            package=body.make_package(num_walkers),
+            solver=SOLVERS[solver]._replace(**sweeps, **fixed),
+            position_noise=position_noise,
+            angle_noise=angle_noise,
+            forward_reward=forward_reward,
+            terminate_reward=terminate_reward,
+            fall_reward=fall_reward,
+            shared_reward=shared_reward,
+            terminate_on_fall=terminate_on_fall,
+            remove_on_fall=remove_on_fall,
+            terrain_length=terrain_length,
+            push=push,
+            same_push=same_push,
+            falls_pay_again=falls_pay_again,
+            contact_events=contact_events,
+        )
+    )
 
 
 def _environment(rules: Rules) -> Environment:

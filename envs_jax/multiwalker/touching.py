@@ -58,11 +58,24 @@ class Contacts(NamedTuple):
     by_second: jax.Array
 
 
+class OnGround(NamedTuple):
+    """Edges under bodies.
+
+    Attributes:
+        manifold: (edges, bodies, n, E).
+        first: (bodies, n, E) int32, the number of each one's first edge.
+    """
+
+    manifold: Manifold
+    first: jax.Array
+
+
 class Touching(NamedTuple):
     """Everything that touches at one moment.
 
     Attributes:
-        ground: points of walkers on the ground, (K, n, E).
+        legs: on the ground.
+        hull: on the ground.
         package: points of walkers on the package, (2, n, E).
         package_arm: those points from the package's middle.
         neighbours: the points of each walker but the last on the next one, and of each but the first on the one before:
@@ -73,7 +86,8 @@ class Touching(NamedTuple):
         dropped: (E,) bool, the package touches the ground or a leg.
     """
 
-    ground: Contacts
+    legs: OnGround
+    hull: OnGround
     package: Contacts
     package_arm: Vector
     neighbours: tuple[Contacts, Contacts]
@@ -113,7 +127,7 @@ def _choose(candidates: _Candidates, slots: int, friction: np.ndarray) -> Contac
 
 
 def _contacts(normal: Vector, arm: Vector, separation: jax.Array, code: jax.Array, friction: np.ndarray) -> Contacts:
-    """Contacts whose `code` mod 5 is the body, a fifth of it mod 4 the point: twice the manifold's kind, and its number."""
+    """Contacts whose `code` mod 5 is the body, a fifth of it mod 8 the point: 4 times the manifold's kind, and its number."""
     number = jnp.arange(NUM_BODIES, dtype=jnp.float32).reshape(-1, *[1] * code.ndim)
     member = ((code % NUM_BODIES)[None] == number) & (code > 0)
     member = member.astype(jnp.float32)
@@ -130,7 +144,7 @@ def _contacts(normal: Vector, arm: Vector, separation: jax.Array, code: jax.Arra
         own(1 / body.INERTIA),
         own(friction),
         code,
-        code // (2 * NUM_BODIES) % 2 > 0,
+        code // (4 * NUM_BODIES) % 2 > 0,
     )
 
 
@@ -139,21 +153,27 @@ def _shape(bodies: slice) -> body.Polygons:
     return body.Polygons(*(array[:, bodies, None] for array in BODIES))
 
 
-def _on_ground(pose: jax.Array, heights: jax.Array, bodies: slice, edges: int) -> tuple[Manifold, jax.Array]:
-    """Manifolds (edges, B, n, E) of `bodies` at `pose` (3, B, n, E), about their centres of mass, and each one's first edge."""
+def _on_ground(pose: jax.Array, heights: jax.Array, present: jax.Array, bodies: slice, edges: int) -> OnGround:
+    """What `bodies` at `pose` (3, B, n, E) have under them, about their centres of mass."""
     shape = place(_shape(bodies), pose, (pose[0], pose[1]))
     x, y, there, first = terrain.window(heights, pose[0] + shape.corner[0].min(0) - SKIN, edges + 1)
     x, y = x - pose[0], y - pose[1]
-    return ground_manifold(shape, (x[:-1], y[:-1]), (x[1:], y[1:]), there[:-1] & there[1:]), first
+    manifold = ground_manifold(shape, (x[:-1], y[:-1]), (x[1:], y[1:]), there[:-1] & there[1:])
+    return OnGround(manifold._replace(touching=manifold.touching & present), first)
 
 
-def _points(manifold: Manifold, first: jax.Array, bodies: slice) -> _Candidates:
-    """Points (2 edges B, n, E) of manifolds (edges, B, n, E)."""
-    edges, count = manifold.kind.shape[:2]
-    number = jnp.arange(2.0).reshape(-1, 1, 1, 1, 1)
-    edge = first.astype(jnp.float32) + jnp.arange(edges, dtype=jnp.float32).reshape(-1, 1, 1, 1)
+def ground_code(ground: OnGround) -> jax.Array:
+    """(2, edges, bodies, n, E): whole numbers above 0 that tell a body's points from each other."""
+    manifold = ground.manifold
+    number = jnp.arange(len(manifold.kind), dtype=jnp.float32).reshape(-1, 1, 1, 1)
+    return 8 * (ground.first.astype(jnp.float32) + number + 2) + 4 * manifold.kind + manifold.number
+
+
+def _points(ground: OnGround, bodies: slice) -> _Candidates:
+    """All points, (2 edges B, n, E)."""
+    manifold = ground.manifold
     which = jnp.arange(NUM_BODIES, dtype=jnp.float32)[bodies].reshape(-1, 1, 1)
-    code = NUM_BODIES * (4 * (edge + 2) + 2 * manifold.kind + number) + which
+    code = NUM_BODIES * ground_code(ground) + which
 
     def flat(value: jax.Array) -> jax.Array:
         return jnp.broadcast_to(value, code.shape).reshape(-1, *code.shape[3:])
@@ -206,7 +226,7 @@ def _with_package(package: body.Package, package_pose: jax.Array, pose: jax.Arra
     normal, point = (take(manifold.normal[0]), take(manifold.normal[1])), (take(manifold.point[0]), take(manifold.point[1]))
     from_body = minus((pose[0], pose[1]), middle)
     arm = minus(point, (take(from_body[0]), take(from_body[1])))
-    code = take(NUM_BODIES * (4 + 2 * manifold.kind + jnp.arange(2.0).reshape(-1, 1, 1, 1)) + number)
+    code = take(NUM_BODIES * (8 + 4 * manifold.kind + manifold.number) + number)
     friction = np.sqrt(body.FRICTION * body.PACKAGE_FRICTION)
     return _contacts(normal, arm, take(manifold.separation), code, friction), point, touches
 
@@ -262,7 +282,7 @@ def _between(left: jax.Array, right: jax.Array) -> tuple[Contacts, Contacts, jax
     touches, take = _deepest(manifold)
     normal, point = (take(manifold.normal[0]), take(manifold.normal[1])), (take(manifold.point[0]), take(manifold.point[1]))
     separation = take(manifold.separation)
-    kind = NUM_BODIES * (4 + 2 * manifold.kind + jnp.arange(2.0).reshape(-1, 1, 1, 1))
+    kind = NUM_BODIES * (8 + 4 * manifold.kind + manifold.number)
     sides = []
     for at, number, sign in ((one_at, one_number, -1.0), (other_at, other_number, 1.0)):
         arm = minus(point, (take(at[0]), take(at[1])))
@@ -307,8 +327,15 @@ def _neighbours(pose: jax.Array, present: jax.Array) -> tuple[Contacts, Contacts
     return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-2], *shape), found)
 
 
+def ground_slots(touch: Touching, slots: int) -> Contacts:
+    """The first points of walkers on the ground, (slots, n, E); feet first."""
+    friction = np.sqrt(body.FRICTION * body.TERRAIN_FRICTION)
+    points = _in_order(_points(touch.legs, body.LEGS), _points(touch.hull, slice(0, 1)))
+    return separately(functools.partial(_choose, slots=slots, friction=friction), points)
+
+
 def touching(
-    package: body.Package, pose: jax.Array, package_pose: jax.Array, present: jax.Array, heights: jax.Array, slots: int
+    package: body.Package, pose: jax.Array, package_pose: jax.Array, present: jax.Array, heights: jax.Array
 ) -> Touching:
     """All contacts.
 
@@ -318,17 +345,9 @@ def touching(
         package_pose: (3, E).
         present: (n, E) bool, walkers that were not taken away.
         heights: (T, E), of the ground.
-        slots: contacts of one walker with the ground at most, K; feet first.
     """
-    legs, first_of_legs = separately(
-        functools.partial(_on_ground, bodies=body.LEGS, edges=LEG_EDGES), pose[:, body.LEGS], heights
-    )
-    hull, first_of_hull = separately(functools.partial(_on_ground, bodies=slice(0, 1), edges=HULL_EDGES), pose[:, :1], heights)
-    legs = legs._replace(touching=legs.touching & present)
-    hull = hull._replace(touching=hull.touching & present)
-    leg_points, hull_points = _points(legs, first_of_legs, body.LEGS), _points(hull, first_of_hull, slice(0, 1))
-    friction = np.sqrt(body.FRICTION * body.TERRAIN_FRICTION)
-    ground = separately(functools.partial(_choose, slots=slots, friction=friction), _in_order(leg_points, hull_points))
+    legs = separately(functools.partial(_on_ground, bodies=body.LEGS, edges=LEG_EDGES), pose[:, body.LEGS], heights, present)
+    hull = separately(functools.partial(_on_ground, bodies=slice(0, 1), edges=HULL_EDGES), pose[:, :1], heights, present)
 
     with_package, package_arm, on_package = separately(
         lambda *poses: _with_package(package, *poses), package_pose, jnp.where(present, pose, pose + 1e3)
@@ -339,17 +358,18 @@ def touching(
     by_right = jnp.concatenate([pair_touches.any(1), padding], 1)
     by_left = jnp.concatenate([padding, pair_touches.any(0)], 1)
 
-    foot_edges = jnp.arange(LEG_EDGES).reshape(-1, 1, 1, 1) + first_of_legs[1::2]
-    on_edges = jnp.where(legs.touching.any(0)[:, 1::2], foot_edges, NOTHING)
+    foot_edges = jnp.arange(LEG_EDGES).reshape(-1, 1, 1, 1) + legs.first[1::2]
+    on_edges = jnp.where(legs.manifold.touching.any(0)[:, 1::2], foot_edges, NOTHING)
     others = [
         jnp.where(on[body.LOWER_LEGS], number, NOTHING) for number, on in ((-3, on_package), (-4, by_left), (-5, by_right))
     ]
     return Touching(
-        ground=ground,
+        legs=legs,
+        hull=hull,
         package=with_package,
         package_arm=package_arm,
         neighbours=(one, other),
         feet=jnp.concatenate([on_edges, jnp.stack(others)]).astype(jnp.int32),
-        fallen=hull.touching.any((0, 1, 2)) | by_left[HULL] | by_right[HULL],
+        fallen=hull.manifold.touching.any((0, 1, 2)) | by_left[HULL] | by_right[HULL],
         dropped=on_package[1:].any((0, 1)) | _package_on_ground(package, package_pose, heights),
     )

@@ -9,11 +9,20 @@ from experiments.drawing.markdown import markdown
 def steps_table(content: dict[str, Any]) -> str:
     """Shares of what ends a step within 1 mm and 1 mrad of the original."""
     rows: list[Sequence[str]] = [
-        ("velocity sweeps, ours", "the original's", "policy", "steps", "bodies", "walkers", "whole states")
+        ("solver", "velocity sweeps", "the original's", "policy", "steps", "bodies", "walkers", "whole states")
     ]
     for row in content["steps"]:
         sweeps, shares = row["ours"]["velocity_sweeps"], (f"{row[name]:.0%}" for name in ("bodies", "walkers", "whole_states"))
-        rows.append((f"{sweeps:,}", f"{row['original_velocity_sweeps']:,}", row["policy"], f"{row['states']:,}", *shares))
+        rows.append(
+            (
+                row["ours"]["solver"],
+                f"{sweeps:,}",
+                f"{row['original_velocity_sweeps']:,}",
+                row["policy"],
+                f"{row['states']:,}",
+                *shares,
+            )
+        )
     return markdown(rows)
 
 

@@ -11,26 +11,38 @@ from experiments.drawing.markdown import markdown
 QUANTITIES = ("length", "return", "displacement")
 
 
+SOLVERS = {"original": "-", "fast": ":"}
+"""Ours, and how their lines look."""
+
+
 def draw(results: dict[str, Any]) -> Figure:
     """Distribution functions side by side, a row a policy."""
     figure = Figure(figsize=(11, 2.6 * len(results)), layout="constrained")
     rows = figure.subplots(len(results), len(QUANTITIES), squeeze=False)
     for axes, (policy, result) in zip(rows, results.items(), strict=True):
         for one, name in zip(axes, QUANTITIES, strict=True):
-            for side, line in (("ours", "-"), ("original", "--")):
-                values = np.sort(result[name][side]["values"])
-                one.step(values, np.arange(1, len(values) + 1) / len(values), line, label=side)
-            one.set(title=f"{policy}, p = {result[name]['p']:.2g}", xlabel=name, ylabel="share of episodes")
+            sides = {f"ours, solver {solver}": (result[name]["ours"][solver], line) for solver, line in SOLVERS.items()}
+            for label, (side, line) in (sides | {"the original": (result[name]["original"], "--")}).items():
+                values = np.sort(side["values"])
+                one.step(values, np.arange(1, len(values) + 1) / len(values), line, label=label)
+            p_values = ", ".join(f"{result[name]['ours'][solver]['p']:.2g}" for solver in SOLVERS)
+            one.set(title=f"{policy}, p = {p_values}", xlabel=name, ylabel="share of episodes")
             one.grid(alpha=0.25)
-    rows[0, 0].legend(edgecolor="none")
+    rows[0, 0].legend(edgecolor="none", fontsize=7)
     return figure
+
+
+def _mean(side: dict[str, Any]) -> str:
+    return f"{side['mean']:.3g} ± {side['std_error']:.2g}"
 
 
 def table(results: dict[str, Any]) -> str:
     """Means and p values."""
-    rows: list[Sequence[str]] = [("policy", "", "ours", "original", "p")]
+    columns = [column for solver in SOLVERS for column in (f"ours, {solver} solver", "p")]
+    rows: list[Sequence[str]] = [("policy", "", "the original", *columns)]
     for policy, result in results.items():
         for name in QUANTITIES:
-            means = [f"{result[name][s]['mean']:.3g} ± {result[name][s]['std_error']:.2g}" for s in ("ours", "original")]
-            rows.append((policy, name, *means, f"{result[name]['p']:.2g}"))
+            ours = [result[name]["ours"][solver] for solver in SOLVERS]
+            cells = [cell for side in ours for cell in (_mean(side), f"{side['p']:.2g}")]
+            rows.append((policy, name, _mean(result[name]["original"]), *cells))
     return markdown(rows)

@@ -1,0 +1,73 @@
+"""The edges of the ground that each body touches, the same number for all. Arrays have the batch as their last axis."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from envs_jax.multiwalker.collision import Vector
+from envs_jax.multiwalker.touching import OnGround, Touching, ground_code
+
+FEET, OTHERS = (2, 4), (0, 1, 3)
+
+
+def num_edges(group: tuple[int, ...]) -> int:
+    """How many edges each body of a group may touch."""
+    return 4 if group == FEET else 2
+
+
+class Edges(NamedTuple):
+    """Edges (K) under bodies (B): arrays (K, B, n, E), or (2, K, B, n, E) for their two points.
+
+    Attributes:
+        normal: direction of the push.
+        arm: from the body's centre of mass to the point.
+        separation: below 0 where skins overlap.
+        by_body: bool, whether a side of the body decides the normal.
+        touching: bool.
+        code: a whole number that tells a body's points from each other, 0 for none.
+    """
+
+    normal: Vector
+    arm: Vector
+    separation: jax.Array
+    by_body: jax.Array
+    touching: jax.Array
+    code: jax.Array
+
+
+def _edges(ground: OnGround) -> Edges:
+    manifold = ground.manifold
+    shape = manifold.separation.shape
+    normal = jnp.broadcast_to(manifold.normal[0], shape[1:]), jnp.broadcast_to(manifold.normal[1], shape[1:])
+    code = jnp.where(manifold.touching, ground_code(ground), 0.0)
+    return Edges(normal, manifold.point, manifold.separation, manifold.kind, manifold.touching, code)
+
+
+def _first(edges: Edges, count: int) -> Edges:
+    """The first `count` edges that touch."""
+    if len(edges.by_body) == count:
+        return edges
+    touching = edges.touching.any(0)
+    rank = jnp.where(touching, jnp.cumsum(touching.astype(jnp.int32), 0), 0)
+    chosen = rank[None] == jnp.arange(1, count + 1).reshape(-1, *[1] * rank.ndim)
+
+    def take(leaf: jax.Array) -> jax.Array:
+        of_points = leaf.ndim > rank.ndim
+        picked = jnp.where(chosen[:, None] if of_points else chosen, leaf[None], 0).sum(2 if of_points else 1)
+        return (jnp.moveaxis(picked, 0, 1) if of_points else picked).astype(leaf.dtype)
+
+    return jax.tree.map(take, edges)
+
+
+def edges_under(touch: Touching) -> list[Edges]:
+    """The edges under feet, and under hull and upper legs, a few at most."""
+    hull, legs = _edges(touch.hull), _edges(touch.legs)
+
+    def of_legs(first: int) -> Edges:
+        return jax.tree.map(lambda leaf: leaf[..., first::2, :, :], legs)
+
+    hull, upper, feet = (
+        _first(each, num_edges(group)) for each, group in ((hull, OTHERS), (of_legs(0), OTHERS), (of_legs(1), FEET))
+    )
+    return [feet, jax.tree.map(lambda one, other: jnp.concatenate([one, other], one.ndim - 3), hull, upper)]

@@ -1,0 +1,190 @@
+"""A step in coordinates in which joints cannot come apart, so that few sweeps over motors and contacts agree.
+
+Arrays have the batch as their last axis.
+"""
+
+import functools
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from envs_jax.batching import separately
+from envs_jax.multiwalker import body, contacts, joints
+from envs_jax.multiwalker.body import NUM_BODIES, NUM_JOINTS
+from envs_jax.multiwalker.contacts import NEAR_ENOUGH, find_again, invert, make_package_rows, make_rows, warm_start
+from envs_jax.multiwalker.joints import Part, make_motors, make_tree
+from envs_jax.multiwalker.selecting import only_where
+from envs_jax.multiwalker.touching import Contacts, Touching, ground_slots
+from envs_jax.multiwalker.world import Control, Solver, World, fall, move
+
+FAR_APART = 0.02
+AT_A_TIME = 1 / 16  # of a batch
+
+
+@flax.struct.dataclass
+class Impulses:
+    """What held things in the last step, from which the next one starts; `code`s tell contacts from each other.
+
+    Attributes:
+        motor: (4, n, E).
+        ground: (K, 2, n, E), along the ground and against it.
+        package: (2, 2, n, E).
+        neighbours: (2, 2, n - 1, E).
+        ground_code: (K, n, E).
+        package_code: (2, n, E).
+        neighbours_code: (2, n - 1, E).
+    """
+
+    motor: jax.Array
+    ground: jax.Array
+    package: jax.Array
+    neighbours: jax.Array
+    ground_code: jax.Array
+    package_code: jax.Array
+    neighbours_code: jax.Array
+
+
+def no_impulses(num_walkers: int, slots: int, batch: int) -> Impulses:
+    """How an episode begins."""
+    n = num_walkers
+    shapes = [(NUM_JOINTS, n), (slots, 2, n), (2, 2, n), (2, 2, n - 1), (slots, n), (2, n), (2, n - 1)]
+    return Impulses(*(jnp.zeros((*shape, batch), jnp.float32) for shape in shapes))
+
+
+def solve(world: World, control: Control, touch: Touching, package: body.Package, solver: Solver) -> World:
+    """The world after a step in which legs do not land."""
+    ground = ground_slots(touch, solver.slots)
+    velocity, package_velocity, impulses, motors = _solve_velocities(world, control, touch, ground, package, solver)
+    velocity = jnp.where(control.present, velocity, 0.0)
+    moved = move(world.pose, velocity), move(world.package_pose, package_velocity)
+    pose, package_pose = _solve_positions(world, *moved, touch, ground, motors.limits, control.present, package, solver)
+    return World(pose, velocity, package_pose, package_velocity, impulses)
+
+
+def _solve_velocities(
+    world: World, control: Control, touch: Touching, points: Contacts, package: body.Package, solver: Solver
+) -> tuple[jax.Array, jax.Array, Impulses, joints.Motors]:
+    """Velocities of bodies and package after all impulses of the step, those impulses, and the motors they went through."""
+    tree = separately(make_tree, world.pose[2])
+    motors = separately(make_motors, tree, world.pose[2], control.action)
+    ground = separately(make_rows, tree, points)
+    on_package = separately(
+        lambda tree, contacts, arm: make_package_rows(tree, contacts, arm, package), tree, touch.package, touch.package_arm
+    )
+    left, right = (separately(make_rows, _part(tree, side), touch.neighbours[side]) for side in (0, 1))
+    ground_mass = invert(ground.gain)
+    pair_mass = 0.5 * invert(left.gain + right.gain)
+    left, right = contacts.pad_rows(left, 0, 1), contacts.pad_rows(right, 1, 0)
+
+    velocity, carried = fall(world, control.push)
+    free = separately(joints.to_free, tree, velocity)
+
+    old = world.impulses
+    found = (
+        find_again(points.code, old.ground_code, old.ground),
+        find_again(touch.package.code, old.package_code, old.package),
+        find_again(touch.neighbours[0].code, old.neighbours_code, old.neighbours),
+    )
+    free = free + (motors.response * old.motor[None]).sum(1)
+    free = warm_start(ground, free, found[0])
+    free = warm_start(on_package.walker, free, found[1])
+    carried = carried + (on_package.response * found[1].swapaxes(0, 1)[None]).sum((1, 2, 3))
+    free = warm_start(left, free, jnp.pad(found[2], ((0, 0), (0, 0), (0, 1), (0, 0))))
+    free = warm_start(right, free, jnp.pad(found[2], ((0, 0), (0, 0), (1, 0), (0, 0))))
+
+    def sweep(_: jax.Array, carry: tuple) -> tuple:
+        free, carried, motor, on_ground, of_package, of_pairs = carry
+        free, motor = joints.sweep_motors(motors, free, motor)
+        free, carried, of_package = contacts.sweep_package(on_package, free, carried, of_package)
+        free, of_pairs = contacts.sweep_neighbours(left, right, pair_mass, free, of_pairs)
+        free, on_ground = contacts.sweep_ground(ground, ground_mass, free, on_ground)
+        return free, carried, motor, on_ground, of_package, of_pairs
+
+    carry = (free, list(carried), list(old.motor), *(list(impulse) for impulse in found))
+    free, carried, *impulses = jax.lax.fori_loop(0, solver.velocity_sweeps, sweep, carry)
+    carried, motor, on_ground, of_package, of_pairs = (jnp.stack(values) for values in (carried, *impulses))
+    codes = points.code, touch.package.code, touch.neighbours[0].code
+    return separately(joints.to_bodies, tree, free), carried, Impulses(motor, on_ground, of_package, of_pairs, *codes), motors
+
+
+def _part(tree: joints.Tree, side: int) -> joints.Tree:
+    """Of the left (0) or right (1) walkers of all pairs of neighbours."""
+    return jax.tree.map(lambda leaf: leaf[1:] if side else leaf[:-1], tree)
+
+
+class _Fixed(NamedTuple):
+    """What the sweeps over positions read."""
+
+    pose: jax.Array
+    package_pose: jax.Array
+    touch: Touching
+    ground: Contacts
+    limits: joints.Limits
+
+
+class _Places(NamedTuple):
+    """Where walkers and package are by now.
+
+    Attributes:
+        pose: (3, 5, n, E).
+        package_pose: (3, E).
+        active: (n, E) bool, which walkers go on.
+        gap: (n, E), how far their joints are apart.
+    """
+
+    pose: jax.Array
+    package_pose: jax.Array
+    active: jax.Array
+    gap: jax.Array
+
+
+def _solve_positions(
+    world: World,
+    pose: jax.Array,
+    package_pose: jax.Array,
+    touch: Touching,
+    ground: Contacts,
+    limits: joints.Limits,
+    present: jax.Array,
+    package: body.Package,
+    solver: Solver,
+) -> tuple[jax.Array, jax.Array]:
+    """Poses in which joints hold and nothing overlaps by much, of walkers and package."""
+    fixed = _Fixed(world.pose, world.package_pose, touch, ground, limits)
+    places = _settle(fixed, _Places(pose, package_pose, present, jnp.zeros(present.shape)), solver.position_sweeps, package)
+    far = (places.active & (places.gap > FAR_APART)).any(0)
+    further = functools.partial(_settle, sweeps=solver.most_position_sweeps - solver.position_sweeps, package=package)
+    places = only_where(far, further, fixed, places, max(1, int(AT_A_TIME * len(far))))
+    return places.pose, places.package_pose
+
+
+def _settle(fixed: _Fixed, places: _Places, sweeps: int, package: body.Package) -> _Places:
+    """Sweeps over positions while a walker is active."""
+    touch, carrying = fixed.touch, (fixed.touch.package.code > 0).any(0)
+
+    def sweep(places: _Places) -> _Places:
+        active, moved = places.active, places.pose - fixed.pose
+        change, deepest = contacts.push_from_ground(fixed.ground, moved)
+        from_package, its_change, on_package = contacts.push_from_package(
+            touch.package, touch.package_arm, package, moved, places.package_pose - fixed.package_pose
+        )
+        from_pairs, of_pairs = contacts.push_from_neighbours(*touch.neighbours, moved)
+        pushed = places.pose + jnp.where(active, change + from_package + from_pairs, 0.0)
+        parts, good, gap = joints.pull_together([Part(*pushed[:, b]) for b in range(NUM_BODIES)], fixed.limits, active)
+        good &= jnp.minimum(jnp.minimum(deepest, on_package), of_pairs) >= NEAR_ENOUGH
+        wrong_together = (carrying & ~good & active).any(0)
+        carried = (carrying & active).any(0)
+        return _Places(
+            pose=jnp.stack([jnp.stack(part) for part in parts], 1),
+            package_pose=places.package_pose + jnp.where(carried, its_change, 0.0),
+            active=active & (~good | (carrying & wrong_together)),
+            gap=gap,
+        )
+
+    def again(carry: tuple[jax.Array, _Places]) -> jax.Array:
+        return (carry[0] < sweeps) & carry[1].active.any()
+
+    carry = jnp.zeros((), jnp.int32), places
+    return jax.lax.while_loop(again, lambda carry: (carry[0] + 1, sweep(carry[1])), carry)[1]

@@ -1,0 +1,322 @@
+"""Velocities as Box2D finds them: impulses at joints and contacts, one after the other, in its order.
+
+Its 180 sweeps are not always enough for them to agree, and walkers move as they then do: where `joints` and `contacts` find
+what all would agree on, this finds what Box2D does. Joints are those of `b2RevoluteJoint`, contacts of `b2ContactSolver`.
+Arrays have the batch as their last axis.
+"""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.multiwalker import body
+from envs_jax.multiwalker.body import INERTIA, MASS, NUM_BODIES, NUM_JOINTS, single
+from envs_jax.multiwalker.collision import Vector
+from envs_jax.multiwalker.contacts import find_again
+from envs_jax.multiwalker.edges import FEET, OTHERS, Edges, edges_under, num_edges
+from envs_jax.multiwalker.hinges import Held, Hinge, make_hinges, pull, sweep_hinge
+from envs_jax.multiwalker.joints import CHILD, ORDER, PARENT, joint_limits
+from envs_jax.multiwalker.meetings import Meeting, Pressed, meet, push_on, sweep_meeting
+from envs_jax.multiwalker.sequential_positions import Start, settle
+from envs_jax.multiwalker.touching import Contacts, Touching
+from envs_jax.multiwalker.world import Control, Solver, Velocity, World, fall, move
+
+
+@flax.struct.dataclass
+class Impulses:
+    """What held things in the last step, from which the next one starts; `code`s tell contacts from each other.
+
+    Attributes:
+        motor: (4, n, E).
+        hold: (2, 4, n, E), that holds the halves of a joint together.
+        limit: (4, n, E).
+        feet: (8, 2, 2, n, E), at points of each lower leg on the ground, along it and against it.
+        others: (4, 2, 3, n, E), of hull and upper legs.
+        package: (2, 2, n, E).
+        neighbours: (2, 2, n - 1, E).
+        feet_code: (8, 2, n, E).
+        others_code: (4, 3, n, E).
+        package_code: (2, n, E).
+        neighbours_code: (2, n - 1, E).
+    """
+
+    motor: jax.Array
+    hold: jax.Array
+    limit: jax.Array
+    feet: jax.Array
+    others: jax.Array
+    package: jax.Array
+    neighbours: jax.Array
+    feet_code: jax.Array
+    others_code: jax.Array
+    package_code: jax.Array
+    neighbours_code: jax.Array
+
+
+def no_impulses(num_walkers: int, batch: int) -> Impulses:
+    """How an episode begins."""
+    n, joints = num_walkers, NUM_JOINTS
+    points = [(2 * num_edges(group), len(group), n) for group in (FEET, OTHERS)] + [(2, n), (2, n - 1)]
+    shapes = [(joints, n), (2, joints, n), (joints, n), *((shape[0], 2, *shape[1:]) for shape in points), *points]
+    return Impulses(*(jnp.zeros((*shape, batch), jnp.float32) for shape in shapes))
+
+
+class Member(NamedTuple):
+    """Which body of a walker it is, (5, E) float."""
+
+    walker: int
+    which: jax.Array
+
+
+Bodies = list[Velocity]
+"""Of all walkers, (n, E)."""
+
+
+def _pick(bodies: Bodies, member: Member) -> Velocity:
+    """The body of one walker, (E,)."""
+    parts = [[member.which[b] * value[member.walker] for value in velocity] for b, velocity in enumerate(bodies)]
+    x, y, spin = (sum((part[i] for part in parts), jnp.zeros(())) for i in range(3))
+    return x, y, spin
+
+
+def _change(bodies: Bodies, member: Member, before: Velocity, after: Velocity) -> Bodies:
+    """All bodies when one walker's goes from `before` to `after`."""
+    change = [new - old for new, old in zip(after, before, strict=True)]
+    changed = []
+    for b, velocity in enumerate(bodies):
+        x, y, spin = (value.at[member.walker].add(member.which[b] * each) for value, each in zip(velocity, change, strict=True))
+        changed.append((x, y, spin))
+    return changed
+
+
+class Stand(NamedTuple):
+    """Where the bodies of a group meet the edges under them."""
+
+    group: tuple[int, ...]
+    meetings: list[Meeting]
+
+
+class Carry(NamedTuple):
+    """Where one walker meets the package."""
+
+    member: Member
+    meeting: Meeting
+
+
+class Bump(NamedTuple):
+    """Where a walker meets the next one."""
+
+    left: Member
+    right: Member
+    meeting: Meeting
+
+
+class _Problem(NamedTuple):
+    """What the sweeps over velocities read."""
+
+    hinges: list[Hinge]
+    stands: list[Stand]
+    carries: list[Carry]
+    bumps: list[Bump]
+    entered: jax.Array
+
+
+class _State(NamedTuple):
+    """Velocities and impulses as they are."""
+
+    bodies: Bodies
+    package: Velocity
+    held: list[Held]
+    on_ground: list[list[Pressed]]
+    on_package: list[Pressed]
+    of_pairs: list[Pressed]
+
+
+_NOTHING: Velocity = (jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+
+
+def entered_by_hull(touch: Touching) -> jax.Array:
+    """Walkers (n, E) that Box2D comes to from the package, by way of a later walker: it visits their first knee last."""
+    carries = (touch.package.code > 0).any(0)
+    later = jnp.flip(jnp.cumsum(jnp.flip(carries, 0).astype(jnp.int32), 0), 0) - carries
+    return carries & (later > 0)
+
+
+def _stand(edges: Edges, group: tuple[int, ...]) -> Stand:
+    zero, bodies = jnp.zeros(()), np.array(group)
+    light = single(1 / MASS)[bodies, None, None], single(1 / INERTIA)[bodies, None, None]
+    friction = jnp.asarray(single(np.sqrt(body.FRICTION * body.TERRAIN_FRICTION))[bodies, None, None])
+    meetings = []
+    for k in range(num_edges(group)):
+        normal, arm = (edges.normal[0][k], edges.normal[1][k]), (edges.arm[0][:, k], edges.arm[1][:, k])
+        meetings.append(meet(normal, edges.touching[:, k], arm, light, (jnp.zeros(2), jnp.zeros(2)), (zero, zero), friction))
+    return Stand(group, meetings)
+
+
+def _one(contacts: Contacts, values: jax.Array) -> jax.Array:
+    """What both points of contacts have in common: the values (..., 2, n, E) of those in use."""
+    return jnp.where(contacts.code[0] > 0, values[..., 0, :, :], values[..., 1, :, :])
+
+
+def _meet(contacts: Contacts, w: int, its_arm: Vector, its_light: Vector) -> tuple[Member, Meeting]:
+    """Contacts (2, n, E) of walker `w` with another thing."""
+    normal = _one(contacts, contacts.normal[0])[w], _one(contacts, contacts.normal[1])[w]
+    light = _one(contacts, contacts.light)[w], _one(contacts, contacts.light_turn)[w]
+    arms = ((arm[0][:, w], arm[1][:, w]) for arm in (contacts.arm, its_arm))
+    own, its = arms
+    meeting = meet(normal, contacts.code[:, w] > 0, own, light, its, its_light, _one(contacts, contacts.friction)[w])
+    return Member(w, _one(contacts, contacts.member)[:, w]), meeting
+
+
+def _make_problem(world: World, control: Control, touch: Touching, edges: list[Edges], package: body.Package) -> _Problem:
+    left, right = touch.neighbours
+    its_light = jnp.asarray(1 / package.mass), jnp.asarray(1 / package.inertia)
+    carries = [Carry(*_meet(touch.package, w, touch.package_arm, its_light)) for w in range(control.present.shape[0])]
+    lights, members = (_one(left, left.light), _one(left, left.light_turn)), _one(left, left.member)
+    bumps = []
+    for w in range(right.code.shape[1]):
+        member, meeting = _meet(right, w, left.arm, (lights[0][w], lights[1][w]))
+        bumps.append(Bump(Member(w, members[:, w]), member._replace(walker=w + 1), meeting))
+    stands = [_stand(each, group) for each, group in zip(edges, (FEET, OTHERS), strict=True)]
+    return _Problem(make_hinges(world.pose[2], control.action), stands, carries, bumps, entered_by_hull(touch))
+
+
+def _sweep_hinges(problem: _Problem, state: _State) -> _State:
+    """Every joint in Box2D's order, which depends on how it came to the walker."""
+    bodies, held, entered = list(state.bodies), list(state.held), problem.entered
+    knee, *others = ORDER
+    for j, where in ((knee, ~entered), *((j, None) for j in others), (knee, entered)):
+        a, b = PARENT[j], CHILD[j]
+        before = bodies[a], bodies[b], held[j]
+        after = sweep_hinge(problem.hinges[j], j, *before)
+        if where is not None:
+            after = jax.tree.map(lambda new, old, where=where: jnp.where(where, new, old), after, before)
+        bodies[a], bodies[b], held[j] = after
+    return state._replace(bodies=bodies, held=held)
+
+
+def _sweep_walkers(problem: _Problem, state: _State) -> _State:
+    """Every walker against the next one and on the package, from the last one."""
+    bodies, package, on_package, of_pairs = state.bodies, state.package, list(state.on_package), list(state.of_pairs)
+    for w, bump in reversed(list(enumerate(problem.bumps))):
+        left, right = _pick(bodies, bump.left), _pick(bodies, bump.right)
+        new_left, new_right, of_pairs[w] = sweep_meeting(bump.meeting, left, right, of_pairs[w])
+        bodies = _change(_change(bodies, bump.left, left, new_left), bump.right, right, new_right)
+    for w, carry in reversed(list(enumerate(problem.carries))):
+        before = _pick(bodies, carry.member)
+        package, after, on_package[w] = sweep_meeting(carry.meeting, package, before, on_package[w])
+        bodies = _change(bodies, carry.member, before, after)
+    return state._replace(bodies=bodies, package=package, on_package=on_package, of_pairs=of_pairs)
+
+
+def _sweep_ground(problem: _Problem, state: _State) -> _State:
+    """Every edge under every body, from the right."""
+    bodies, on_ground = list(state.bodies), []
+    for stand, pressed in zip(problem.stands, state.on_ground, strict=True):
+        x, y, spin = (jnp.stack([bodies[b][i] for b in stand.group]) for i in range(3))
+        velocity, pressed = (x, y, spin), list(pressed)
+        for k in reversed(range(len(pressed))):
+            _, velocity, pressed[k] = sweep_meeting(stand.meetings[k], _NOTHING, velocity, pressed[k])
+        for i, b in enumerate(stand.group):
+            bodies[b] = velocity[0][i], velocity[1][i], velocity[2][i]
+        on_ground.append(pressed)
+    return state._replace(bodies=bodies, on_ground=on_ground)
+
+
+def _sweep(problem: _Problem, state: _State) -> _State:
+    return _sweep_ground(problem, _sweep_walkers(problem, _sweep_hinges(problem, state)))
+
+
+def _remember(meeting: Meeting, impulse: jax.Array) -> Pressed:
+    """Impulses (2 points, 2 rows, ...) where they still press."""
+    rub, push = (tuple(jnp.where(meeting.pair.used[p], impulse[p, row], 0.0) for p in (0, 1)) for row in (0, 1))
+    return Pressed((rub[0], rub[1]), (push[0], push[1]))
+
+
+def _remembered(problem: _Problem, world: World, control: Control, touch: Touching, edges: list[Edges]) -> _State:
+    """Velocities before any impulse of this step, and the impulses of the last one."""
+    old, limits, on_ground = world.impulses, joint_limits(world.pose[2]), []
+    kept = (old.feet, old.feet_code), (old.others, old.others_code)
+    for stand, each, (impulse, old_code) in zip(problem.stands, edges, kept, strict=True):
+        code = _points(each.code)
+        found = find_again(code, old_code, impulse).reshape(2, len(stand.meetings), *impulse.shape[1:])
+        on_ground.append([_remember(meeting, found[:, k]) for k, meeting in enumerate(stand.meetings)])
+    on_package = find_again(touch.package.code, old.package_code, old.package)
+    of_pairs = find_again(touch.neighbours[1].code, old.neighbours_code, old.neighbours)
+    limit = jnp.where(limits.at_lower, old.limit.clip(0), jnp.where(limits.at_upper, old.limit.clip(None, 0), 0.0))
+    velocity, its = fall(world, control.push)
+    return _State(
+        bodies=[(velocity[0, b], velocity[1, b], velocity[2, b]) for b in range(NUM_BODIES)],
+        package=(its[0], its[1], its[2]),
+        held=[Held(old.motor[j], (old.hold[0, j], old.hold[1, j]), limit[j]) for j in range(NUM_JOINTS)],
+        on_ground=on_ground,
+        on_package=[_remember(carry.meeting, on_package[:, :, w]) for w, carry in enumerate(problem.carries)],
+        of_pairs=[_remember(bump.meeting, of_pairs[:, :, w]) for w, bump in enumerate(problem.bumps)],
+    )
+
+
+def _warm_start(problem: _Problem, state: _State) -> _State:
+    """Velocities after the impulses that are remembered."""
+    bodies, package = list(state.bodies), state.package
+    for j, held in enumerate(state.held):
+        a, b = PARENT[j], CHILD[j]
+        bodies[a], bodies[b] = pull(problem.hinges[j], j, bodies[a], bodies[b], held.hold, held.motor + held.limit)
+    for stand, pressed in zip(problem.stands, state.on_ground, strict=True):
+        for meeting, each in zip(stand.meetings, pressed, strict=True):
+            _, change = push_on(meeting, each, _NOTHING, _NOTHING)
+            for i, b in enumerate(stand.group):
+                x, y, spin = (value + part[i] for value, part in zip(bodies[b], change, strict=True))
+                bodies[b] = x, y, spin
+    for carry, pressed in zip(problem.carries, state.on_package, strict=True):
+        package, change = push_on(carry.meeting, pressed, package, _NOTHING)
+        bodies = _change(bodies, carry.member, _NOTHING, change)
+    for bump, pressed in zip(problem.bumps, state.of_pairs, strict=True):
+        left, right = push_on(bump.meeting, pressed, _NOTHING, _NOTHING)
+        bodies = _change(_change(bodies, bump.left, _NOTHING, left), bump.right, _NOTHING, right)
+    return state._replace(bodies=bodies, package=package)
+
+
+def solve(world: World, control: Control, touch: Touching, package: body.Package, solver: Solver) -> World:
+    """The world after a step in which legs do not land."""
+    edges = edges_under(touch)
+    problem = _make_problem(world, control, touch, edges, package)
+    state = _warm_start(problem, _remembered(problem, world, control, touch, edges))
+    state = jax.lax.fori_loop(0, solver.velocity_sweeps, lambda _, state: _sweep(problem, state), state)
+    velocity = jnp.stack([jnp.stack([body[i] for body in state.bodies]) for i in range(3)])
+    velocity, package_velocity = jnp.where(control.present, velocity, 0.0), jnp.stack(state.package)
+    moved = move(world.pose, velocity), move(world.package_pose, package_velocity)
+    start = Start(world.pose, world.package_pose, touch, edges, joint_limits(world.pose[2]), problem.entered, control.present)
+    pose, package_pose = settle(start, *moved, package, solver.position_sweeps)
+    return World(pose, velocity, package_pose, package_velocity, _kept(state, touch, edges))
+
+
+def _points(values: jax.Array) -> jax.Array:
+    """(2 points, K, ...) as (2 K, ...)."""
+    return values.reshape(-1, *values.shape[2:])
+
+
+def _stacked(pressed: list[Pressed]) -> jax.Array:
+    """(2 points, 2 rows, K, ...)."""
+    return jnp.stack([jnp.stack([jnp.stack([each[row][p] for each in pressed]) for row in (0, 1)]) for p in (0, 1)])
+
+
+def _kept(state: _State, touch: Touching, edges: list[Edges]) -> Impulses:
+    """Impulses for the next step."""
+    feet, others = (_points(_stacked(pressed).swapaxes(1, 2)) for pressed in state.on_ground)
+    no_pairs = jnp.zeros((2, 2, *touch.neighbours[1].code.shape[1:]))
+    return Impulses(
+        motor=jnp.stack([held.motor for held in state.held]),
+        hold=jnp.stack([jnp.stack([held.hold[i] for held in state.held]) for i in (0, 1)]),
+        limit=jnp.stack([held.limit for held in state.held]),
+        feet=feet,
+        others=others,
+        package=_stacked(state.on_package),
+        neighbours=_stacked(state.of_pairs) if state.of_pairs else no_pairs,
+        feet_code=_points(edges[0].code),
+        others_code=_points(edges[1].code),
+        package_code=touch.package.code,
+        neighbours_code=touch.neighbours[1].code,
+    )

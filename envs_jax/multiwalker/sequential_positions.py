@@ -1,0 +1,180 @@
+"""Places as Box2D puts them right: contacts and joints one after the other, in its order, until all are near enough.
+
+Arrays have the batch as their last axis.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.multiwalker import body
+from envs_jax.multiwalker.body import INERTIA, MASS, NUM_BODIES, single
+from envs_jax.multiwalker.collision import Vector, cross
+from envs_jax.multiwalker.contacts import NEAR_ENOUGH, PUSH, Side, overlap, push_of
+from envs_jax.multiwalker.edges import FEET, OTHERS, Edges, num_edges
+from envs_jax.multiwalker.joints import Limits, Part, pull_together
+from envs_jax.multiwalker.touching import Contacts, Touching
+
+Place = tuple[jax.Array, jax.Array, jax.Array]
+"""How far something has moved: x, y and turn."""
+
+
+class Point(NamedTuple):
+    """Where a second thing touched a first at the beginning of the step, any one shape."""
+
+    normal: Vector
+    separation: jax.Array
+    by_second: jax.Array
+    used: jax.Array
+    its_arm: Vector
+    arm: Vector
+
+
+def part(point: Point, its_light: Vector, light: Vector, first: Place, second: Place) -> tuple[Place, Place, jax.Array]:
+    """Both things moved apart at one point, by a fifth of how far they overlap, and how far they were apart."""
+    found = overlap(point.normal, point.separation, point.by_second, Side(first, point.its_arm), Side(second, point.arm))
+    its_torque, torque = cross(found.arms[0], found.normal), cross(found.arms[1], found.normal)
+    gain = its_light[0] + its_light[1] * its_torque**2 + light[0] + light[1] * torque**2
+    push = push_of(found.separation, point.used, PUSH) / jnp.where(point.used, gain, 1.0)
+    x, y = found.normal[0] * push, found.normal[1] * push
+    first = first[0] - its_light[0] * x, first[1] - its_light[0] * y, first[2] - its_light[1] * its_torque * push
+    second = second[0] + light[0] * x, second[1] + light[0] * y, second[2] + light[1] * torque * push
+    return first, second, jnp.where(point.used, found.separation, 0.0)
+
+
+class Moved(NamedTuple):
+    """How far all has moved since the beginning of the step.
+
+    Attributes:
+        bodies: (5, n, E) each.
+        package: (E,) each.
+        deepest: (n, E), the lowest separation met in this sweep.
+    """
+
+    bodies: Place
+    package: Place
+    deepest: jax.Array
+
+
+def _from_ground(all_edges: list[Edges], moved: Moved) -> Moved:
+    """Every point of every edge under every body, from the right."""
+    zero, bodies, deepest = jnp.zeros(()), moved.bodies, moved.deepest
+    for group, edges in zip((FEET, OTHERS), all_edges, strict=True):
+        which = np.array(group)
+        light = single(1 / MASS)[which, None, None], single(1 / INERTIA)[which, None, None]
+        x, y, turn = (value[which] for value in bodies)
+        place = x, y, turn
+        for k in reversed(range(num_edges(group))):
+            for p in (0, 1):
+                arm = edges.arm[0][p, k], edges.arm[1][p, k]
+                normal = edges.normal[0][k], edges.normal[1][k]
+                point = Point(normal, edges.separation[p, k], edges.by_body[k], edges.touching[p, k], (zero, zero), arm)
+                _, place, separation = part(point, (zero, zero), light, (zero, zero, zero), place)
+                deepest = jnp.minimum(deepest, separation.min(0))
+        x, y, turn = (value.at[which].set(new) for value, new in zip(bodies, place, strict=True))
+        bodies = x, y, turn
+    return moved._replace(bodies=bodies, deepest=deepest)
+
+
+def _point(contacts: Contacts, its_arm: Vector, p: int, w: int) -> Point:
+    """A walker's point."""
+    at = p, w
+    return Point(
+        (contacts.normal[0][at], contacts.normal[1][at]),
+        contacts.separation[at],
+        contacts.by_second[at],
+        contacts.code[at] > 0,
+        (its_arm[0][at], its_arm[1][at]),
+        (contacts.arm[0][at], contacts.arm[1][at]),
+    )
+
+
+def _member(bodies: Place, member: jax.Array, w: int) -> Place:
+    x, y, turn = ((member * value[:, w]).sum(0) for value in bodies)
+    return x, y, turn
+
+
+def _put(bodies: Place, member: jax.Array, w: int, before: Place, after: Place) -> Place:
+    x, y, turn = (value.at[:, w].add(member * (new - old)) for value, old, new in zip(bodies, before, after, strict=True))
+    return x, y, turn
+
+
+def _from_package(touch: Touching, package: body.Package, moved: Moved) -> Moved:
+    """Walkers off the package, from the last one."""
+    contacts, n = touch.package, moved.deepest.shape[0]
+    its_light = jnp.asarray(1 / package.mass), jnp.asarray(1 / package.inertia)
+
+    bodies, its, deepest = moved
+    for w in reversed(range(n)):
+        for p in (0, 1):
+            member = contacts.member[:, p, w]
+            before = _member(bodies, member, w)
+            point, light = _point(contacts, touch.package_arm, p, w), (contacts.light[p, w], contacts.light_turn[p, w])
+            its, after, separation = part(point, its_light, light, its, before)
+            bodies, deepest = _put(bodies, member, w, before, after), deepest.at[w].min(separation)
+    return Moved(bodies, its, deepest)
+
+
+def _from_neighbours(touch: Touching, moved: Moved) -> Moved:
+    """Neighbours off each other, from the last pair."""
+    left, right = touch.neighbours
+    bodies, its, deepest = moved
+    for w in reversed(range(right.code.shape[1])):
+        for p in (0, 1):
+            of_left, of_right = left.member[:, p, w], right.member[:, p, w]
+            before = _member(bodies, of_left, w), _member(bodies, of_right, w + 1)
+            lights = (left.light[p, w], left.light_turn[p, w]), (right.light[p, w], right.light_turn[p, w])
+            first, second, separation = part(_point(right, left.arm, p, w), *lights, *before)
+            bodies = _put(bodies, of_left, w, before[0], first)
+            bodies = _put(bodies, of_right, w + 1, before[1], second)
+            deepest = deepest.at[w].min(separation).at[w + 1].min(separation)
+    return Moved(bodies, its, deepest)
+
+
+class Start(NamedTuple):
+    """The world at the beginning of the step: poses (3, 5, n, E) and (3, E), and what touches."""
+
+    pose: jax.Array
+    package_pose: jax.Array
+    touch: Touching
+    edges: list[Edges]
+    limits: Limits
+    entered: jax.Array
+    present: jax.Array
+
+
+def settle(
+    start: Start, pose: jax.Array, package_pose: jax.Array, package: body.Package, sweeps: int
+) -> tuple[jax.Array, jax.Array]:
+    """Poses (3, 5, n, E) and (3, E) in which joints hold and nothing overlaps by much; at most so many sweeps.
+
+    Walkers that touch the package or each other are put right together, until all of them are; others by themselves.
+    """
+    touch = start.touch
+    carrying = (touch.package.code > 0).any(0)
+    meets = (touch.neighbours[1].code > 0).any(0)
+    linked = carrying | jnp.pad(meets, ((0, 1), (0, 0))) | jnp.pad(meets, ((1, 0), (0, 0)))
+
+    def sweep(carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        number, pose, package_pose, active = carry
+        bodies, its = tuple(pose - start.pose), tuple(package_pose - start.package_pose)
+        moved = Moved((bodies[0], bodies[1], bodies[2]), (its[0], its[1], its[2]), jnp.zeros(active.shape))
+        moved = _from_neighbours(touch, _from_package(touch, package, moved))
+        moved = _from_ground(start.edges, moved)
+        parts = start.pose + jnp.stack(moved.bodies)
+        found, good, _ = pull_together(
+            [Part(*parts[:, b]) for b in range(NUM_BODIES)], start.limits, jnp.ones(active.shape, bool), start.entered
+        )
+        good &= moved.deepest >= NEAR_ENOUGH
+        together = (good | ~linked | ~start.present).all(0)
+        new = jnp.stack([jnp.stack(each) for each in found], 1)
+        still = active & jnp.where(linked, ~together, ~good)
+        package_moves = (carrying & active).any(0)
+        package_pose = jnp.where(package_moves, start.package_pose + jnp.stack(moved.package), package_pose)
+        return number + 1, jnp.where(active, new, pose), package_pose, still
+
+    carry = jnp.zeros((), jnp.int32), pose, package_pose, start.present
+    _, pose, package_pose, _ = jax.lax.while_loop(lambda carry: (carry[0] < sweeps) & carry[3].any(), sweep, carry)
+    return pose, package_pose

@@ -1,0 +1,209 @@
+"""When in a step a leg comes down to the ground: Box2D's conservative advancement (b2TimeOfImpact), an edge at a time.
+
+Every array has the edges (k) and the legs (M) as its last axes, or the legs alone.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from envs_jax.multiwalker.collision import Vector, dot, minus, rotate
+
+TARGET, TOLERANCE = 0.005, 0.00125
+ADVANCES, PUSHES, ROOTS = 8, 8, 16
+
+
+class Way(NamedTuple):
+    """Legs on their way over edges.
+
+    Attributes:
+        start: (3, M), x, y and angle.
+        end: (3, M).
+        half: half their width and height, (M,) each.
+        left: ends of the edges, (k, M).
+        right: the others.
+    """
+
+    start: jax.Array
+    end: jax.Array
+    half: Vector
+    left: Vector
+    right: Vector
+
+
+class Axis(NamedTuple):
+    """Along which separation is measured until the next look: (k, M), fixed in the world or, `by_leg`, in the leg."""
+
+    direction: Vector
+    by_leg: jax.Array
+
+
+class Witness(NamedTuple):
+    """The two points that were nearest: a corner of the leg (1 or -1 each way, in the leg) and an end of the edge."""
+
+    corner: Vector
+    end: Vector
+
+
+def _pose(way: Way, share: jax.Array) -> tuple[Vector, jax.Array, jax.Array]:
+    """Where legs are after a `share` (k, M) of the way: middle, cosine and sine."""
+    x, y, angle = (start + share * (end - start) for start, end in zip(way.start, way.end, strict=True))
+    return (x, y), jnp.cos(angle), jnp.sin(angle)
+
+
+def _nearest(way: Way, share: jax.Array) -> tuple[jax.Array, Axis]:
+    """How far legs are from edges, 0 if they overlap, and the axis that tells."""
+    middle, cos, sin = _pose(way, share)
+    ends = minus(way.left, middle), minus(way.right, middle)
+    edge = minus(way.right, way.left)
+    length = jnp.sqrt(dot(edge, edge))
+    up = -edge[1] / length, edge[0] / length
+    half = way.half
+    distance, direction = jnp.full(share.shape, jnp.inf), (jnp.zeros(share.shape), jnp.ones(share.shape))
+    heights = []
+    for across, along in ((-1, -1), (1, -1), (1, 1), (-1, 1)):
+        corner = minus(rotate(cos, sin, (across * half[0], along * half[1])), ends[0])
+        height, part = dot(corner, up), dot(corner, edge) / length**2
+        nearest = jnp.clip(part, 0.0, 1.0)
+        off = corner[0] - nearest * edge[0], corner[1] - nearest * edge[1]
+        far = jnp.maximum(jnp.sqrt(dot(off, off)), 1e-9)
+        inside, side = nearest == part, jnp.sign(height)
+        nearer = far < distance
+        towards = jnp.where(inside, side * up[0], off[0] / far), jnp.where(inside, side * up[1], off[1] / far)
+        direction = jnp.where(nearer, towards[0], direction[0]), jnp.where(nearer, towards[1], direction[1])
+        distance = jnp.minimum(distance, far)
+        heights.append(height)
+    own = [rotate(cos, -sin, end) for end in ends]
+    by_leg = jnp.zeros(share.shape, bool)
+    for x, y in own:
+        out_x, out_y = jnp.abs(x) - half[0], jnp.abs(y) - half[1]
+        nearer = (jnp.minimum(out_x, out_y) < 0) & (jnp.maximum(out_x, out_y) < distance)
+        sideways = out_x > out_y
+        towards = jnp.where(sideways, jnp.sign(x), 0.0), jnp.where(sideways, 0.0, jnp.sign(y))
+        direction = jnp.where(nearer, towards[0], direction[0]), jnp.where(nearer, towards[1], direction[1])
+        distance = jnp.where(nearer, jnp.maximum(out_x, out_y), distance)
+        by_leg |= nearer
+    apart = (jnp.minimum(jnp.abs(own[0][0]), jnp.abs(own[1][0])) >= half[0]) & (own[0][0] * own[1][0] > 0)
+    apart |= (jnp.minimum(jnp.abs(own[0][1]), jnp.abs(own[1][1])) >= half[1]) & (own[0][1] * own[1][1] > 0)
+    lowest, highest = jnp.stack(heights).min(0), jnp.stack(heights).max(0)
+    apart |= (lowest >= 0) | (highest <= 0)
+    return jnp.where(apart, jnp.maximum(distance, 0.0), 0.0), Axis(direction, by_leg)
+
+
+def _along(way: Way, axis: Axis, witness: Witness, share: jax.Array) -> jax.Array:
+    """The separation of the same two points at another time."""
+    middle, cos, sin = _pose(way, share)
+    corner = rotate(cos, sin, (witness.corner[0] * way.half[0], witness.corner[1] * way.half[1]))
+    to_end = minus(witness.end, middle)
+    turned = rotate(cos, sin, axis.direction)
+    support = jnp.abs(axis.direction[0]) * way.half[0] + jnp.abs(axis.direction[1]) * way.half[1]
+    return jnp.where(axis.by_leg, dot(to_end, turned) - support, dot(minus(corner, to_end), axis.direction))
+
+
+def _deepest(way: Way, axis: Axis, share: jax.Array) -> Witness:
+    """The two points that are nearest along the axis."""
+    _, cos, sin = _pose(way, share)
+    own = rotate(cos, -sin, axis.direction)
+    corner = jnp.where(own[0] > 0, -1.0, 1.0), jnp.where(own[1] > 0, -1.0, 1.0)
+    turned = rotate(cos, sin, axis.direction)
+    along = jnp.where(axis.by_leg, -dot(minus(way.right, way.left), turned), dot(minus(way.right, way.left), axis.direction))
+    right = along > 0
+    return Witness(corner, (jnp.where(right, way.right[0], way.left[0]), jnp.where(right, way.right[1], way.left[1])))
+
+
+def _root(
+    way: Way,
+    axis: Axis,
+    witness: Witness,
+    low: tuple[jax.Array, jax.Array],
+    high: tuple[jax.Array, jax.Array],
+    needed: jax.Array,
+) -> jax.Array:
+    """When, between `low` and `high` (times and separations), the two points are `TARGET` apart, by halves and secants."""
+
+    def again(carry: tuple[jax.Array, ...]) -> jax.Array:
+        return (carry[0] < ROOTS) & carry[-1].any()
+
+    def look(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        number, early, gap_early, late, gap_late, found, searching = carry
+        secant = early + (TARGET - gap_early) * (late - early) / jnp.where(gap_late == gap_early, 1.0, gap_late - gap_early)
+        share = jnp.where(number % 2 == 1, secant, 0.5 * (early + late))
+        now = _along(way, axis, witness, share)
+        found = jnp.where(searching, share, found)
+        above = now > TARGET
+        early, gap_early = jnp.where(above, share, early), jnp.where(above, now, gap_early)
+        late, gap_late = jnp.where(above, late, share), jnp.where(above, gap_late, now)
+        return number + 1, early, gap_early, late, gap_late, found, searching & (jnp.abs(now - TARGET) >= TOLERANCE)
+
+    return jax.lax.while_loop(again, look, (jnp.zeros((), jnp.int32), *low, *high, high[0], needed))[5]
+
+
+class _Search(NamedTuple):
+    """How far each search is, (k, M): the time that it has come to, whether it goes on, and whether it ended in a touch."""
+
+    number: jax.Array
+    time: jax.Array
+    active: jax.Array
+    touches: jax.Array
+
+
+class _Retreat(NamedTuple):
+    """From the end of the step back to where points touch along one axis."""
+
+    number: jax.Array
+    early: jax.Array
+    late: jax.Array
+    working: jax.Array
+    active: jax.Array
+    touches: jax.Array
+
+
+def _advance(way: Way, search: _Search) -> _Search:
+    """On by the separation along one axis."""
+    distance, axis = _nearest(way, search.time)
+    touches = search.active & (distance > 0) & (distance < TARGET + TOLERANCE)
+    active = search.active & (distance > 0) & ~touches
+
+    def retreat(carry: _Retreat) -> _Retreat:
+        witness = _deepest(way, axis, carry.late)
+        gap_late, gap_early = (_along(way, axis, witness, share) for share in (carry.late, carry.early))
+        separated = carry.working & (gap_late > TARGET + TOLERANCE)
+        arrived = carry.working & ~separated & (gap_late > TARGET - TOLERANCE)
+        working = carry.working & ~separated & ~arrived
+        failed = working & (gap_early < TARGET - TOLERANCE)
+        touches = working & ~failed & (gap_early <= TARGET + TOLERANCE)
+        working = working & ~failed & ~touches
+        late = _root(way, axis, witness, (carry.early, gap_early), (carry.late, gap_late), working)
+        return _Retreat(
+            number=carry.number + 1,
+            early=jnp.where(arrived, carry.late, carry.early),
+            late=jnp.where(working, late, carry.late),
+            working=working,
+            active=carry.active & ~separated & ~failed & ~touches,
+            touches=carry.touches | touches,
+        )
+
+    start = _Retreat(
+        jnp.zeros((), jnp.int32), search.time, jnp.ones_like(search.time), active, active, search.touches | touches
+    )
+    end = jax.lax.while_loop(lambda carry: (carry.number < PUSHES) & carry.working.any(), retreat, start)
+    return _Search(search.number + 1, end.early, end.active, end.touches)
+
+
+def time_of_impact(way: Way, edges: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """When legs touch edges.
+
+    Args:
+        way: legs and edges.
+        edges: (k, M) bool, which edges count.
+
+    Returns:
+        The share of the way after which a leg is `TARGET` above an edge, and whether it ever is, (k, M). As in Box2D a leg
+        that overlaps an edge already does not come to touch it.
+    """
+    start = _Search(jnp.zeros((), jnp.int32), jnp.zeros(edges.shape), edges, jnp.zeros(edges.shape, bool))
+    end = jax.lax.while_loop(
+        lambda search: (search.number < ADVANCES) & search.active.any(), lambda search: _advance(way, search), start
+    )
+    return end.time, end.touches
