@@ -31,7 +31,7 @@ def test_folders_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     arguments = [str(MAAC), str(MAPPO), "--metric", "task/rovers_on_goal", "--against", "wall_seconds", "--plot", str(plot)]
     assert compare.main(arguments) == 0
     table = cells(capsys.readouterr().out)
-    assert table[""] == ["maac", "mappo"] and table["runs"] == ["2", "2"] and table["env_steps"] == ["100,200", "1,001,600"]
+    assert table[""] == ["maac", "mappo"] and table["runs"] == ["3", "3"] and table["env_steps"] == ["100,200", "1,001,600"]
     finals = [final(folder, "train_return") for folder in (MAAC, MAPPO)]
     assert table["train_return"] == [f"{each.mean():.4g} ± {each.std(ddof=1):.2g}" for each in finals]
     assert table["gamma"] == ["0.99", "0.95"] and table["algo"] == ["maac", "mappo"] and "env" not in table

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -18,7 +18,7 @@ from envs_jax.multiwalker.observation import NUM_NOISY, SIZE, observe
 from envs_jax.multiwalker.picture import picture
 from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE, Touching
 from envs_jax.multiwalker.world import SOLVERS, Control, Solver, World
-from envs_jax.options import require_choice, require_count, require_each, require_number, require_switch
+from envs_jax.options import require_choice, require_count, require_number, require_switch
 from envs_jax.scene import Scene
 
 LARGEST_PUSH = 5.0
@@ -241,6 +241,41 @@ def _spec(num_walkers: int, episode_limit: int) -> EnvSpec:
     )
 
 
+COUNTS = (
+    "num_walkers",
+    "episode_limit",
+    "terrain_length",
+    "velocity_sweeps",
+    "position_sweeps",
+    "most_position_sweeps",
+    "ground_contacts",
+)
+SWITCHES = ("shared_reward", "terminate_on_fall", "remove_on_fall", "same_push", "falls_pay_again", "contact_events")
+MAY_BE_NONE = ("push", "velocity_sweeps", "position_sweeps")
+
+
+def _check(solver: str, **options: Any) -> None:
+    """Raises ValueError if an option of `multiwalker` has a value that is not allowed."""
+    require_choice("solver", solver, SOLVERS)
+    for name, value in options.items():
+        if value is None and name in MAY_BE_NONE:
+            continue
+        require = require_count if name in COUNTS else require_switch if name in SWITCHES else require_number
+        require(name, value)
+
+
+def _rules(options: dict[str, Any]) -> Rules:
+    """Options of `multiwalker` as rules."""
+    sweeps = {name: options[name] for name in ("velocity_sweeps", "position_sweeps") if options[name] is not None}
+    fixed = {"most_position_sweeps": options["most_position_sweeps"], "slots": options["ground_contacts"]}
+    own = {
+        "spec": _spec(options["num_walkers"], options["episode_limit"]),
+        "package": body.make_package(options["num_walkers"]),
+        "solver": SOLVERS[options["solver"]]._replace(**sweeps, **fixed),
+    }
+    return Rules(**{name: value for name, value in options.items() if name in Rules._fields} | own)
+
+
 def multiwalker(
     num_walkers: int = 3,
     episode_limit: int = 500,
@@ -315,40 +350,9 @@ def multiwalker(
     Raises:
         ValueError: if an option has a value that is not allowed.
     """
-    require_each(require_count, num_walkers=num_walkers, episode_limit=episode_limit, terrain_length=terrain_length)
-    require_each(require_number, position_noise=position_noise, angle_noise=angle_noise, forward_reward=forward_reward)
-    require_each(require_number, terminate_reward=terminate_reward, fall_reward=fall_reward)
-    require_each(require_switch, shared_reward=shared_reward, terminate_on_fall=terminate_on_fall)
-    require_each(require_switch, remove_on_fall=remove_on_fall, same_push=same_push)
-    require_each(require_switch, falls_pay_again=falls_pay_again, contact_events=contact_events)
-    require_choice("solver", solver, SOLVERS)
-    require_each(require_count, most_position_sweeps=most_position_sweeps, ground_contacts=ground_contacts)
-    asked = {"push": push, "velocity_sweeps": velocity_sweeps, "position_sweeps": position_sweeps}
-    for option, value in asked.items():
-        if value is not None:
-            (require_number if option == "push" else require_count)(option, value)
-    sweeps = {name: asked[name] for name in ("velocity_sweeps", "position_sweeps") if asked[name] is not None}
-    fixed = {"most_position_sweeps": most_position_sweeps, "slots": ground_contacts}
-    return _environment(
-        Rules(
-            spec=_spec(num_walkers, episode_limit),
-            package=body.make_package(num_walkers),
-            solver=SOLVERS[solver]._replace(**sweeps, **fixed),
-            position_noise=position_noise,
-            angle_noise=angle_noise,
-            forward_reward=forward_reward,
-            terminate_reward=terminate_reward,
-            fall_reward=fall_reward,
-            shared_reward=shared_reward,
-            terminate_on_fall=terminate_on_fall,
-            remove_on_fall=remove_on_fall,
-            terrain_length=terrain_length,
-            push=push,
-            same_push=same_push,
-            falls_pay_again=falls_pay_again,
-            contact_events=contact_events,
-        )
-    )
+    options = dict(locals())
+    _check(**options)
+    return _environment(_rules(options))
 
 
 def _environment(rules: Rules) -> Environment:
