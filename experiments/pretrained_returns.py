@@ -20,6 +20,7 @@ from envs_jax import registry as environments
 from envs_jax.environment import Environment
 from experiments.compilation_cache import use_compilation_cache
 from experiments.evaluate import PRETRAINED, play_all, standard_error
+from experiments.presets import tuned
 from experiments.reference_returns import TASKS
 from mamt_jax.training.load_policy import load_policy
 from mamt_jax.training.writers import BEST, CONFIG, METRICS, describe_machine, read_config, read_rows, write_json
@@ -74,9 +75,19 @@ def table(returns: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def command(folder: Path) -> str:
+    """What it was trained with; from before Table 1 was a preset, which it is where another setting is the default now."""
+    config = read_config(folder)
+    words, experiment = list(config["command"]), config["experiment"]
+    if tuned(experiment["env"], experiment["algo"]) and "--preset" not in words:
+        after = words.index("--algo") + 2
+        words[after:after] = ["--preset", "paper"]
+    return f"python {shlex.join(words)}"
+
+
 def commands() -> str:
     """What each was trained with."""
-    return "\n".join(f"python {shlex.join(read_config(folder)['command'])}" for folder in folders())
+    return "\n".join(command(folder) for folder in folders())
 
 
 def main() -> None:

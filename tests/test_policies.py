@@ -1,6 +1,7 @@
 """What training leaves to use: the best policies, and exports that plain JAX runs."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from mamt_jax.training.best import merge_best, policy_leaves, policy_part, save_
 from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
 from mamt_jax.training.merge import read_experiment  # noqa: E402
-from mamt_jax.training.writers import FolderError, read_config, read_rows  # noqa: E402
+from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -118,7 +119,7 @@ def test_a_trained_policy_is_small_and_of_its_command(folder: Path):
     assert (folder / "best.npz").stat().st_size < 1_000_000
     rows, best = read_rows(folder / "metrics.jsonl"), read(folder / "best.npz")
     assert best[".eval_return"] == max(row["eval_return"] for row in rows)
-    _, *arguments = read_config(folder)["command"]
+    _, _, *arguments = shlex.split(pretrained_returns.command(folder))
     assert run.make_experiment(run.read_arguments(underscored(arguments))) == read_experiment(folder)
 
 
