@@ -135,7 +135,9 @@ class _State(NamedTuple):
     of_pairs: list[Pressed]
 
 
-_NOTHING: Velocity = (jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+def _nothing() -> Velocity:
+    """The velocity of the ground."""
+    return jnp.zeros(()), jnp.zeros(()), jnp.zeros(())
 
 
 def entered_by_hull(touch: Touching) -> jax.Array:
@@ -219,7 +221,7 @@ def _sweep_ground(problem: _Problem, state: _State) -> _State:
         x, y, spin = (jnp.stack([bodies[b][i] for b in stand.group]) for i in range(3))
         velocity, pressed = (x, y, spin), list(pressed)
         for k in reversed(range(len(pressed))):
-            _, velocity, pressed[k] = sweep_meeting(stand.meetings[k], _NOTHING, velocity, pressed[k])
+            _, velocity, pressed[k] = sweep_meeting(stand.meetings[k], _nothing(), velocity, pressed[k])
         for i, b in enumerate(stand.group):
             bodies[b] = velocity[0][i], velocity[1][i], velocity[2][i]
         on_ground.append(pressed)
@@ -266,16 +268,16 @@ def _warm_start(problem: _Problem, state: _State) -> _State:
         bodies[a], bodies[b] = pull(problem.hinges[j], j, bodies[a], bodies[b], held.hold, held.motor + held.limit)
     for stand, pressed in zip(problem.stands, state.on_ground, strict=True):
         for meeting, each in zip(stand.meetings, pressed, strict=True):
-            _, change = push_on(meeting, each, _NOTHING, _NOTHING)
+            _, change = push_on(meeting, each, _nothing(), _nothing())
             for i, b in enumerate(stand.group):
                 x, y, spin = (value + part[i] for value, part in zip(bodies[b], change, strict=True))
                 bodies[b] = x, y, spin
     for carry, pressed in zip(problem.carries, state.on_package, strict=True):
-        package, change = push_on(carry.meeting, pressed, package, _NOTHING)
-        bodies = _change(bodies, carry.member, _NOTHING, change)
+        package, change = push_on(carry.meeting, pressed, package, _nothing())
+        bodies = _change(bodies, carry.member, _nothing(), change)
     for bump, pressed in zip(problem.bumps, state.of_pairs, strict=True):
-        left, right = push_on(bump.meeting, pressed, _NOTHING, _NOTHING)
-        bodies = _change(_change(bodies, bump.left, _NOTHING, left), bump.right, _NOTHING, right)
+        left, right = push_on(bump.meeting, pressed, _nothing(), _nothing())
+        bodies = _change(_change(bodies, bump.left, _nothing(), left), bump.right, _nothing(), right)
     return state._replace(bodies=bodies, package=package)
 
 
