@@ -6,7 +6,7 @@ Algorithms' own defaults are those of the paper's Table 1.
 from typing import Any
 
 QUICK_EPISODES = 3_000
-"""MAMT on Rover-Tower, one seed: within about 5 minutes on 2 CPU cores."""
+"""MAMT on Rover-Tower, one seed: two to five minutes on 2 CPU cores."""
 
 BUDGETS: dict[str, dict[str, Any]] = {
     "tuned": {"episodes": QUICK_EPISODES, "evaluation_interval": 100},
