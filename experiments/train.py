@@ -235,7 +235,7 @@ def announce(session: Session, plan: MemoryPlan, size: int, crew: Crew, console:
         lines.insert(2, f"Waves     {waves} of up to {size} runs, since not all fit into memory at once")
     if quick:
         lines.append(
-            f"This is a short run of {QUICK_EPISODES:,} episodes: MAMT on Rover-Tower takes two to five minutes on 2 CPU cores. "
+            f"This is a short run of {QUICK_EPISODES:,} episodes: MAMT on Rover-Tower takes 2 to 5 minutes on 2 CPU cores. "
             f"--preset paper trains {BUDGETS['paper']['episodes']:,} episodes with the paper's settings."
         )
     console.print("\n".join(lines), highlight=False)
