@@ -14,12 +14,12 @@ import numpy as np
 from envs_jax.multiwalker import body, terrain
 from envs_jax.multiwalker.body import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
 from envs_jax.multiwalker.collision import Manifold, Placed, Vector, cross, ground_manifold, rotate
-from envs_jax.multiwalker.contacts import Side, overlap
-from envs_jax.multiwalker.pressing import make_pair, press
+from envs_jax.multiwalker.contacts import PUSH_SLOP, Side, overlap, push_of
+from envs_jax.multiwalker.meetings import Pressed, meet, sweep_meeting
 from envs_jax.multiwalker.selecting import only_where
 from envs_jax.multiwalker.time_of_impact import TARGET, TOLERANCE, Way, time_of_impact
 
-SLOP, SHARE = 0.005, 0.75
+SHARE = 0.75
 PUSHES, SWEEPS = 20, 30
 LANDINGS = 8  # of a leg in a step
 MANIFOLDS = 3  # edges that stop a leg
@@ -143,63 +143,36 @@ def _push_out(legs: _Legs, stops: _Stops) -> jax.Array:
             separation = jnp.where(stops.touching[edge, point], separation, 0.0)
             deepest = jnp.minimum(deepest, separation)
             torque = cross(arm, normal)
-            push = jnp.where(wrong, -jnp.clip(SHARE * (separation + SLOP), -0.2, 0.0), 0.0) / (light + turning * torque**2)
+            push = push_of(separation, wrong, SHARE) / (light + turning * torque**2)
             moved = moved + jnp.stack([light * normal[0] * push, light * normal[1] * push, turning * torque * push])
-        return number + 1, moved, wrong & (deepest < -1.5 * SLOP)
+        return number + 1, moved, wrong & (deepest < -1.5 * PUSH_SLOP)
 
     start = jnp.zeros((), jnp.int32), jnp.zeros((3, *light.shape)), stops.touching.any((0, 1))
     return jax.lax.while_loop(lambda carry: (carry[0] < PUSHES) & carry[2].any(), again, start)[1]
 
 
-class _Rows(NamedTuple):
-    """One direction of a point: what it does to the leg (3, M) per unit impulse, and how its speed is read."""
-
-    read: tuple[jax.Array, jax.Array, jax.Array]
-    write: jax.Array
-
-
-def _row(legs: _Legs, direction: Vector, arm: Vector) -> _Rows:
-    light, turning = _weight(legs)
-    torque = cross(arm, direction)
-    return _Rows((*direction, torque), jnp.stack([light * direction[0], light * direction[1], turning * torque]))
-
-
-def _speed(row: _Rows, velocity: jax.Array) -> jax.Array:
-    return row.read[0] * velocity[0] + row.read[1] * velocity[1] + row.read[2] * velocity[2]
-
-
 def _stop(legs: _Legs, stops: _Stops, moved: jax.Array, velocity: jax.Array) -> jax.Array:
     """Velocities (3, M) that do not go into the ground, of legs that have been moved."""
-    rub, push, pairs, limits, gains = {}, {}, [], [], []
-    for index in _ALL:
-        normal, arm, _ = _moved(stops, index, moved)
-        rub[index], push[index] = _row(legs, (normal[1], -normal[0]), arm), _row(legs, normal, arm)
+    zero, nowhere = jnp.zeros(()), jnp.zeros(2)
+    still, meetings = (zero, zero, zero), []
     for edge in range(MANIFOLDS):
-        first, second = push[edge, 0], push[edge, 1]
-        own = jnp.stack([_speed(row, row.write) for row in (first, second)])
-        pairs.append(make_pair(stops.touching[edge], own, _speed(first, second.write)))
-        limits.append([jnp.where(used, _FRICTION, 0.0) for used in pairs[-1].used])
-        gains.append([jnp.where(used, _speed(rub[edge, p], rub[edge, p].write), 1.0) for p, used in enumerate(pairs[-1].used)])
+        (normal, one, _), (_, other, _) = (_moved(stops, (edge, point), moved) for point in range(2))
+        arm = jnp.stack([one[0], other[0]]), jnp.stack([one[1], other[1]])
+        friction = jnp.asarray(_FRICTION)
+        meetings.append(meet(normal, stops.touching[edge], arm, _weight(legs), (nowhere, nowhere), (zero, zero), friction))
 
     def again(carry: tuple) -> tuple:
-        number, velocity, rubs, pushes, _ = carry
+        number, velocity, pressed, _ = carry
         before = velocity
-        for edge in range(MANIFOLDS):
-            for point in range(2):
-                row, limit = rub[edge, point], limits[edge][point] * pushes[edge][point]
-                new = jnp.clip(rubs[edge][point] - _speed(row, velocity) / gains[edge][point], -limit, limit)
-                velocity, rubs[edge][point] = velocity + row.write * (new - rubs[edge][point]), new
-            rows = push[edge, 0], push[edge, 1]
-            speeds = _speed(rows[0], velocity), _speed(rows[1], velocity)
-            new = press(pairs[edge], (pushes[edge][0], pushes[edge][1]), speeds)
-            for point, row in enumerate(rows):
-                velocity = velocity + row.write * (new[point] - pushes[edge][point])
-            pushes[edge] = list(new)
-        return number + 1, velocity, rubs, pushes, jnp.abs(velocity - before).max() > STILL
+        for edge, meeting in enumerate(meetings):
+            _, velocity, pressed[edge] = sweep_meeting(meeting, still, velocity, pressed[edge])
+        change = jnp.abs(jnp.stack(velocity) - jnp.stack(before)).max()
+        return number + 1, velocity, pressed, change > STILL
 
-    nothing = [[jnp.zeros(velocity.shape[1:]) for _ in range(2)] for _ in range(MANIFOLDS)]
-    start = jnp.zeros((), jnp.int32), velocity, nothing, nothing, jnp.ones((), bool)
-    return jax.lax.while_loop(lambda carry: (carry[0] < SWEEPS) & carry[4], again, start)[1]
+    nothing = jnp.zeros(velocity.shape[1:])
+    pressed = [Pressed((nothing, nothing), (nothing, nothing)) for _ in range(MANIFOLDS)]
+    start = jnp.zeros((), jnp.int32), tuple(velocity), pressed, jnp.ones((), bool)
+    return jnp.stack(jax.lax.while_loop(lambda carry: (carry[0] < SWEEPS) & carry[3], again, start)[1])
 
 
 class _Flight(NamedTuple):
