@@ -14,6 +14,9 @@ from envs_jax.batching import batchwise
 from envs_jax.environment import Environment, EnvState, Noise, TimeStep
 
 
+FEW = 16  # a sixteenth of a batch
+
+
 class AutoResetNoise(NamedTuple):
     """The draws of a step that may open a new episode: the inner environment's, and the key that `reset_key` makes one of."""
 
@@ -52,20 +55,28 @@ def auto_reset(env: Environment) -> Environment:
 
 
 def replace_where(make: Callable[[jax.Array], Any], wanted: jax.Array, key: jax.Array, old: Any) -> Any:
-    """`make(key)` where `wanted`, else `old`; a whole batch makes nothing while nobody wants it.
+    """`make(key)` where `wanted`, else `old`; a batch makes nothing while nobody wants it, and few while few do.
 
     `vmap` turns a `cond` into both its branches. So the batch is carried along as one leading axis instead, into which each
     further `vmap` is folded.
     """
 
     def of_batch(wanted: jax.Array, key: jax.Array, old: Any) -> Any:
+        few = -(-len(wanted) // FEW)
+
+        def replace_few() -> Any:
+            (row,) = jnp.nonzero(wanted, size=few, fill_value=len(wanted))
+            new = jax.vmap(make)(key[jnp.minimum(row, len(wanted) - 1)])
+            return jax.tree.map(lambda old, new: old.at[row].set(new, mode="drop"), old, new)
+
         def replace() -> Any:
             def select(new: jax.Array, old: jax.Array) -> jax.Array:
                 return jnp.where(wanted.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
             return jax.tree.map(select, jax.vmap(make)(key), old)
 
-        return jax.lax.cond(wanted.any(), replace, lambda: old)
+        count = wanted.sum()
+        return jax.lax.switch((count > 0).astype(int) + (count > few), (lambda: old, replace_few, replace))
 
     return batchwise(of_batch)(wanted, key, old)
 

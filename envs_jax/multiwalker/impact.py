@@ -16,7 +16,7 @@ from envs_jax.multiwalker.body import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, 
 from envs_jax.multiwalker.collision import Manifold, Placed, Vector, cross, ground_manifold, rotate
 from envs_jax.multiwalker.contacts import PUSH_SLOP, Side, overlap, push_of
 from envs_jax.multiwalker.meetings import Pressed, meet, sweep_meeting
-from envs_jax.multiwalker.selecting import only_where
+from envs_jax.multiwalker.selecting import only_where, while_any
 from envs_jax.multiwalker.time_of_impact import TARGET, TOLERANCE, Way, time_of_impact
 
 SHARE = 0.75
@@ -26,7 +26,7 @@ MANIFOLDS = 3  # edges that stop a leg
 POINTS = 5  # of the ground under all places of a leg in a step
 STILL = 1e-6
 LOOKS = 8
-AT_A_TIME = 1 / 8, 1 / 16, 1 / 32  # of all legs: looked at, landing, and landing again
+AT_A_TIME = 1 / 8, 1 / 24  # of all legs: looked at, and landing
 LEVEL = 0.8  # distance from the ground and height over it, where it is steepest
 _SIDES = np.array([[0, -1], [1, 0], [0, 1], [-1, 0]])  # normals of a box, from its lowest left corner on
 _REACH = float(np.hypot(UPPER_WIDTH, LEG_HEIGHT) / 2)
@@ -73,12 +73,13 @@ def _edges(legs: _Legs, middle: Vector) -> tuple[Vector, Vector]:
     return (x[:-1], y[:-1]), (x[1:], y[1:])
 
 
-def _way(legs: _Legs, start: jax.Array, end: jax.Array) -> Way:
-    """From one pose (3, M) to another, seen from where legs began."""
+def _pairs(legs: _Legs, start: jax.Array, end: jax.Array) -> Way:
+    """Every leg with every edge, (k M,), on its way from one pose (3, M) to another, seen from where it began."""
     middle = legs.before[0], legs.before[1]
     origin = jnp.stack([*middle, jnp.zeros_like(middle[0])])
     half = _half_width(legs), jnp.full_like(middle[0], LEG_HEIGHT / 2)
-    return Way(start - origin, end - origin, half, *_edges(legs, middle))
+    left, right = (jax.tree.map(jnp.ravel, end) for end in _edges(legs, middle))
+    return Way(*jax.tree.map(lambda leaf: jnp.tile(leaf, POINTS - 1), (start - origin, end - origin, half)), left, right)
 
 
 class _Stops(NamedTuple):
@@ -184,6 +185,8 @@ class _Flight(NamedTuple):
         velocity: (3, M).
         time: (M,), the share of the step that has passed.
         edges: (k, M) bool, what they may still touch.
+        touched: (k, M) bool, the edge that they touch next.
+        share: (M,), the share of what is left of the step after which they touch it.
         active: (M,) bool, whether they may land again.
     """
 
@@ -192,45 +195,40 @@ class _Flight(NamedTuple):
     velocity: jax.Array
     time: jax.Array
     edges: jax.Array
+    touched: jax.Array
+    share: jax.Array
     active: jax.Array
 
 
-def _land_once(legs: _Legs, flight: _Flight) -> _Flight:
-    """The next touch of every leg that has one."""
-    when, touches = time_of_impact(_way(legs, flight.start, flight.end), flight.edges & flight.active)
+def _look_ahead(legs: _Legs, flight: _Flight) -> _Flight:
+    """The next touch of every leg, which is active if there is one."""
+    when, touches = time_of_impact(_pairs(legs, flight.start, flight.end), (flight.edges & flight.active).reshape(-1))
+    when, touches = (value.reshape(flight.edges.shape) for value in (when, touches))
     when = jnp.where(touches, when, 1.0)
     share = when.min(0)
-    passed = flight.time + (1 - flight.time) * share
-    active = flight.active & touches.any(0) & (passed < 1 - STILL)
-    pose = flight.start + share * (flight.end - flight.start)
-    left, right = _edges(legs, (pose[0], pose[1]))
-    manifold = ground_manifold(_place(legs, pose), left, right, legs.there)
     first = touches & (when == share)
     first &= jnp.cumsum(first.astype(jnp.int32), 0) == 1
-    holds = (first & manifold.touching.any(0)).any(0)
-    stops = _stops(manifold, first)
+    active = touches.any(0) & (flight.time + (1 - flight.time) * share < 1 - STILL)
+    return flight._replace(touched=first, share=share, active=active)
+
+
+def _land_once(legs: _Legs, flight: _Flight) -> _Flight:
+    """What comes of the next touch."""
+    pose = flight.start + flight.share * (flight.end - flight.start)
+    left, right = _edges(legs, (pose[0], pose[1]))
+    manifold = ground_manifold(_place(legs, pose), left, right, legs.there)
+    landed = (flight.touched & manifold.touching.any(0)).any(0)
+    stops = _stops(manifold, flight.touched)
     moved = _push_out(legs, stops)
     stopped = _stop(legs, stops, moved, flight.velocity)
-    landed = active & holds
-    start = jnp.where(landed, pose + moved, flight.start)
-    return _Flight(
-        start=start,
+    start, passed = pose + moved, flight.time + (1 - flight.time) * flight.share
+    return flight._replace(
+        start=jnp.where(landed, start, flight.start),
         end=jnp.where(landed, start + (1 - passed) * TIME_STEP * stopped, flight.end),
         velocity=jnp.where(landed, stopped, flight.velocity),
         time=jnp.where(landed, passed, flight.time),
-        edges=flight.edges & ~(first & ~holds),
-        active=active,
+        edges=flight.edges & ~(flight.touched & ~landed),
     )
-
-
-def _land_again(legs: _Legs, flight: _Flight) -> _Flight:
-    """All further touches."""
-
-    def again(carry: tuple[jax.Array, _Flight]) -> tuple[jax.Array, _Flight]:
-        return carry[0] + 1, _land_once(legs, carry[1])
-
-    start = jnp.ones((), jnp.int32), flight
-    return jax.lax.while_loop(lambda carry: (carry[0] < LANDINGS) & carry[1].active.any(), again, start)[1]
 
 
 def _clearance(legs: _Legs, pose: jax.Array) -> jax.Array:
@@ -274,10 +272,15 @@ def land(
 
     edges = there[:-1] & there[1:]
     legs = _Legs(flat(before, 1), flat(after, 1), flat(x[0], 0), flat(height, 1), flat(edges, 1), flat(lower, 0))
-    looked_at, once, again = (max(1, int(share * lower.size)) for share in AT_A_TIME)
+    looked_at, landing = (max(1, int(share * lower.size)) for share in AT_A_TIME)
     active = _may_touch(legs, 1) & flat(jnp.broadcast_to(present, lower.shape), 0)
     active = only_where(active, lambda legs, _: _may_touch(legs, LOOKS), legs, jnp.zeros(active.shape, bool), looked_at)
-    flight = _Flight(legs.before, legs.after, flat(velocity, 1), jnp.zeros(active.shape), legs.there, active)
-    flight = only_where(active, _land_once, legs, flight, once)
-    flight = only_where(flight.active, _land_again, legs, flight, again)
+
+    def again(flight: _Flight) -> _Flight:
+        flight = only_where(flight.active, _look_ahead, legs, flight, landing)
+        return only_where(flight.active, _land_once, legs, flight, landing)
+
+    nothing = jnp.zeros(active.shape)
+    flight = _Flight(legs.before, legs.after, flat(velocity, 1), nothing, legs.there, legs.there, nothing, active)
+    flight = while_any(LANDINGS, lambda flight: flight.active, again, flight)
     return flight.end.reshape(after.shape), flight.velocity.reshape(after.shape)

@@ -28,3 +28,13 @@ def only_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: An
         return left.at[column].set(False, mode="drop"), changed
 
     return jax.lax.while_loop(lambda carry: carry[0].any(), some, (needed, changed))[1]
+
+
+def while_any(count: int, goes_on: Callable[[Any], jax.Array], function: Callable[[Any], Any], start: Any) -> Any:
+    """`function` of `start`, of what that gives and so on, while it `goes_on` in any column, `count` times at most."""
+    end = jax.lax.while_loop(
+        lambda carry: (carry[0] < count) & goes_on(carry[1]).any(),
+        lambda carry: (carry[0] + 1, function(carry[1])),
+        (jnp.zeros((), jnp.int32), start),
+    )
+    return end[1]

@@ -1,27 +1,30 @@
 """When in a step a leg comes down to the ground: Box2D's conservative advancement (b2TimeOfImpact), an edge at a time.
 
-Every array has the edges (k) and the legs (M) as its last axes, or the legs alone.
+Arrays have a column for every pair of a leg and an edge (P).
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from envs_jax.multiwalker.collision import Vector, dot, minus, rotate
+from envs_jax.multiwalker.selecting import only_where, while_any
 
 TARGET, TOLERANCE = 0.005, 0.00125
 ADVANCES, PUSHES, ROOTS = 8, 8, 16
+AT_A_TIME = 1 / 8  # of pairs
 
 
 class Way(NamedTuple):
     """Legs on their way over edges.
 
     Attributes:
-        start: (3, M), x, y and angle.
-        end: (3, M).
-        half: half their width and height, (M,) each.
-        left: ends of the edges, (k, M).
+        start: (3, P), x, y and angle.
+        end: (3, P).
+        half: half their width and height, (P,) each.
+        left: ends of the edges, (P,).
         right: the others.
     """
 
@@ -33,7 +36,7 @@ class Way(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """Along which separation is measured until the next look: (k, M), fixed in the world or, `by_leg`, in the leg."""
+    """Along which separation is measured until the next look, (P,): fixed in the world or, `by_leg`, in the leg."""
 
     direction: Vector
     by_leg: jax.Array
@@ -47,7 +50,7 @@ class Witness(NamedTuple):
 
 
 def _pose(way: Way, share: jax.Array) -> tuple[Vector, jax.Array, jax.Array]:
-    """Where legs are after a `share` (k, M) of the way: middle, cosine and sine."""
+    """Where legs are after a `share` (P,) of the way: middle, cosine and sine."""
     x, y, angle = (start + share * (end - start) for start, end in zip(way.start, way.end, strict=True))
     return (x, y), jnp.cos(angle), jnp.sin(angle)
 
@@ -122,27 +125,23 @@ def _root(
 ) -> jax.Array:
     """When, between `low` and `high` (times and separations), the two points are `TARGET` apart, by halves and secants."""
 
-    def again(carry: tuple[jax.Array, ...]) -> jax.Array:
-        return (carry[0] < ROOTS) & carry[-1].any()
-
     def look(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        number, early, gap_early, late, gap_late, found, searching = carry
+        by_secant, early, gap_early, late, gap_late, found, searching = carry
         secant = early + (TARGET - gap_early) * (late - early) / jnp.where(gap_late == gap_early, 1.0, gap_late - gap_early)
-        share = jnp.where(number % 2 == 1, secant, 0.5 * (early + late))
+        share = jnp.where(by_secant, secant, 0.5 * (early + late))
         now = _along(way, axis, witness, share)
         found = jnp.where(searching, share, found)
         above = now > TARGET
         early, gap_early = jnp.where(above, share, early), jnp.where(above, now, gap_early)
         late, gap_late = jnp.where(above, late, share), jnp.where(above, gap_late, now)
-        return number + 1, early, gap_early, late, gap_late, found, searching & (jnp.abs(now - TARGET) >= TOLERANCE)
+        return ~by_secant, early, gap_early, late, gap_late, found, searching & (jnp.abs(now - TARGET) >= TOLERANCE)
 
-    return jax.lax.while_loop(again, look, (jnp.zeros((), jnp.int32), *low, *high, high[0], needed))[5]
+    return while_any(ROOTS, lambda carry: carry[-1], look, (jnp.zeros((), bool), *low, *high, high[0], needed))[5]
 
 
 class _Search(NamedTuple):
-    """How far each search is, (k, M): the time that it has come to, whether it goes on, and whether it ended in a touch."""
+    """How far each search is, (P,): the time that it has come to, whether it goes on, and whether it ended in a touch."""
 
-    number: jax.Array
     time: jax.Array
     active: jax.Array
     touches: jax.Array
@@ -151,7 +150,6 @@ class _Search(NamedTuple):
 class _Retreat(NamedTuple):
     """From the end of the step back to where points touch along one axis."""
 
-    number: jax.Array
     early: jax.Array
     late: jax.Array
     working: jax.Array
@@ -159,36 +157,43 @@ class _Retreat(NamedTuple):
     touches: jax.Array
 
 
+def _retreat(way: Way, axis: Axis, carry: _Retreat) -> _Retreat:
+    """To where the points that are deepest now touch."""
+    witness = _deepest(way, axis, carry.late)
+    gap_late, gap_early = (_along(way, axis, witness, share) for share in (carry.late, carry.early))
+    separated = carry.working & (gap_late > TARGET + TOLERANCE)
+    arrived = carry.working & ~separated & (gap_late > TARGET - TOLERANCE)
+    working = carry.working & ~separated & ~arrived
+    failed = working & (gap_early < TARGET - TOLERANCE)
+    touches = working & ~failed & (gap_early <= TARGET + TOLERANCE)
+    working = working & ~failed & ~touches
+    late = _root(way, axis, witness, (carry.early, gap_early), (carry.late, gap_late), working)
+    return _Retreat(
+        early=jnp.where(arrived, carry.late, carry.early),
+        late=jnp.where(working, late, carry.late),
+        working=working,
+        active=carry.active & ~separated & ~failed & ~touches,
+        touches=carry.touches | touches,
+    )
+
+
 def _advance(way: Way, search: _Search) -> _Search:
     """On by the separation along one axis."""
     distance, axis = _nearest(way, search.time)
     touches = search.active & (distance > 0) & (distance < TARGET + TOLERANCE)
     active = search.active & (distance > 0) & ~touches
+    start = _Retreat(search.time, jnp.ones_like(search.time), active, active, search.touches | touches)
+    end = while_any(PUSHES, lambda carry: carry.working, functools.partial(_retreat, way, axis), start)
+    return _Search(end.early, end.active, end.touches)
 
-    def retreat(carry: _Retreat) -> _Retreat:
-        witness = _deepest(way, axis, carry.late)
-        gap_late, gap_early = (_along(way, axis, witness, share) for share in (carry.late, carry.early))
-        separated = carry.working & (gap_late > TARGET + TOLERANCE)
-        arrived = carry.working & ~separated & (gap_late > TARGET - TOLERANCE)
-        working = carry.working & ~separated & ~arrived
-        failed = working & (gap_early < TARGET - TOLERANCE)
-        touches = working & ~failed & (gap_early <= TARGET + TOLERANCE)
-        working = working & ~failed & ~touches
-        late = _root(way, axis, witness, (carry.early, gap_early), (carry.late, gap_late), working)
-        return _Retreat(
-            number=carry.number + 1,
-            early=jnp.where(arrived, carry.late, carry.early),
-            late=jnp.where(working, late, carry.late),
-            working=working,
-            active=carry.active & ~separated & ~failed & ~touches,
-            touches=carry.touches | touches,
-        )
 
-    start = _Retreat(
-        jnp.zeros((), jnp.int32), search.time, jnp.ones_like(search.time), active, active, search.touches | touches
-    )
-    end = jax.lax.while_loop(lambda carry: (carry.number < PUSHES) & carry.working.any(), retreat, start)
-    return _Search(search.number + 1, end.early, end.active, end.touches)
+def _may_touch(way: Way) -> jax.Array:
+    """Whether the way's end tells that nothing can touch, (P,): most searches would end there."""
+    start = jnp.zeros_like(way.half[0])
+    distance, axis = _nearest(way, start)
+    end = jnp.ones_like(start)
+    apart = _along(way, axis, _deepest(way, axis, end), end) > TARGET + TOLERANCE
+    return (distance > 0) & ((distance < TARGET + TOLERANCE) | ~apart)
 
 
 def time_of_impact(way: Way, edges: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -196,14 +201,17 @@ def time_of_impact(way: Way, edges: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     Args:
         way: legs and edges.
-        edges: (k, M) bool, which edges count.
+        edges: (P,) bool, which edges count.
 
     Returns:
-        The share of the way after which a leg is `TARGET` above an edge, and whether it ever is, (k, M). As in Box2D a leg
+        The share of the way after which a leg is `TARGET` above an edge, and whether it ever is, (P,). As in Box2D a leg
         that overlaps an edge already does not come to touch it.
     """
-    start = _Search(jnp.zeros((), jnp.int32), jnp.zeros(edges.shape), edges, jnp.zeros(edges.shape, bool))
-    end = jax.lax.while_loop(
-        lambda search: (search.number < ADVANCES) & search.active.any(), lambda search: _advance(way, search), start
-    )
+
+    def search(way: Way, start: _Search) -> _Search:
+        return while_any(ADVANCES, lambda search: search.active, functools.partial(_advance, way), start)
+
+    near = edges & _may_touch(way)
+    start = _Search(jnp.zeros(near.shape), near, jnp.zeros(near.shape, bool))
+    end = only_where(near, search, way, start, max(1, int(AT_A_TIME * near.size)))
     return end.time, end.touches

@@ -3,14 +3,16 @@
 python experiments/benchmark/environments.py [--out experiments/results/benchmark_environments.json]
 
 Run alone on the machine. An environment step is one step of all its agents. Ours reset themselves within the step, as in
-training; so does JaxMARL's Spread. The originals play in one process and in twelve; Rover-Tower's cannot be installed beside
+training; so does JaxMARL's Spread. A batch is split over the devices, where every core of a CPU counts as one. The originals play in one process and in twelve; Rover-Tower's cannot be installed beside
 current packages, so that it has no row of its own here.
 """
 
 import argparse
 import importlib.util
 import json
+import math
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import envs_jax
 from envs_jax import auto_reset, random_policy
@@ -70,33 +73,50 @@ def jaxmarl_game() -> Game:
     return Game(lambda key: env.reset(key)[1], step)
 
 
+def in_parts(batch: int) -> NamedSharding:
+    """A part of a batch on every device, as many as divide it."""
+    devices = jax.devices()[: math.gcd(batch, jax.device_count())]
+    return NamedSharding(Mesh(np.array(devices), ("games",)), PartitionSpec("games"))
+
+
+def draw_keys(seed: int, batch: int) -> jax.Array:
+    """A key for each game, where it is played."""
+    return jax.device_put(jax.random.split(jax.random.key(seed), batch), in_parts(batch))
+
+
 def make_steps(game: Game, batch: int) -> tuple[Callable[[Any, jax.Array, int], Any], Any]:
     """A program that plays `batch` games for a number of steps, and where they start."""
+    parts = in_parts(batch)
 
-    def steps(state: Any, key: jax.Array, count: jax.Array) -> Any:
+    def steps(state: Any, keys: jax.Array, count: jax.Array) -> Any:
         def step(number: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
             state, seen = carry
-            state, shown = jax.vmap(game.step)(state, jax.random.split(jax.random.fold_in(key, number), (batch, 2)))
-            return state, seen + shown.sum()
+            step_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, number)))(keys)
+            state, shown = jax.vmap(game.step)(state, step_keys)
+            return state, seen + shown
 
-        return jax.lax.fori_loop(0, count, step, (state, jnp.zeros(())))
+        return jax.lax.fori_loop(0, count, step, (state, jnp.zeros(len(keys))))
 
-    return jax.jit(steps), jax.jit(jax.vmap(game.reset))(jax.random.split(jax.random.key(0), batch))
+    specs = (parts.spec, parts.spec, PartitionSpec())
+    apart = jax.shard_map(steps, mesh=parts.mesh, in_specs=specs, out_specs=parts.spec, check_vma=False)
+    program = jax.jit(apart, in_shardings=(parts, parts, None), out_shardings=parts)
+    return program, jax.jit(jax.vmap(game.reset), out_shardings=parts)(draw_keys(0, batch))
 
 
 def measure(game: Game, batch: int) -> dict[str, float]:
     """Environment steps per second, median and extremes."""
     steps, state = make_steps(game, batch)
     start = time.perf_counter()
-    program = steps.lower(state, jax.random.key(1), 1).compile()  # pyright: ignore[reportFunctionMemberAccess]
+    program = steps.lower(state, draw_keys(1, batch), 1).compile()  # pyright: ignore[reportFunctionMemberAccess]
     compile_seconds = time.perf_counter() - start
     start = time.perf_counter()
-    jax.block_until_ready(program(state, jax.random.key(1), 20))
+    state, _ = jax.block_until_ready(program(state, draw_keys(1, batch), 20))
     count = max(20, int(20 * SECONDS / (time.perf_counter() - start)))
     rates = []
     for repeat in range(REPEATS):
+        keys = draw_keys(2 + repeat, batch)
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(program(state, jax.random.key(repeat), count))
+        state, _ = jax.block_until_ready(program(state, keys, count))
         rates.append(batch * count / (time.perf_counter() - start))
     return {"median": float(np.median(rates)), "min": min(rates), "max": max(rates), "compile_seconds": compile_seconds}
 
@@ -128,6 +148,7 @@ def main() -> None:
     parser.add_argument("--only", choices=tuple(ENVIRONMENTS), nargs="+", help="measure these and keep the rest of the file")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help=f"sizes (default {BATCHES})")
     asked = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
     command = {"machine": describe_machine(), "command": "python experiments/benchmark/environments.py"}
     result: dict[str, Any] = (json.loads(asked.out.read_text()) if asked.only else {}) | command
     for name in asked.only or ENVIRONMENTS:
