@@ -1,6 +1,7 @@
 """Functions of a whole batch called like those of a single element, and formulas that XLA is to compile apart."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -64,3 +65,11 @@ def separately(function: Callable[..., Any], *arguments: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     return jax.lax.cond(first == first, function, never, *arguments)
+
+
+def fold(function: Callable[[jax.Array, jax.Array], jax.Array], values: Iterable[jax.Array]) -> jax.Array:
+    """The sum, least or greatest of a few `values`, or of the rows of an array, one after the other.
+
+    XLA's own reductions over an axis of few entries cost many times as much.
+    """
+    return functools.reduce(function, values)

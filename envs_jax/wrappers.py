@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from envs_jax.batching import batchwise
 from envs_jax.environment import Environment, EnvState, Noise, TimeStep
 
-
 FEW = 16  # a sixteenth of a batch
 
 

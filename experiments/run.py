@@ -18,6 +18,7 @@ from rich.console import Console
 
 from envs_jax import registry as environments
 from experiments.compilation_cache import OFF, use_compilation_cache
+from experiments.cores import use_every_core
 from experiments.crew import join
 from experiments.options import (
     Group,
@@ -210,4 +211,5 @@ def default_folder(experiment: Experiment) -> Path:
 
 
 if __name__ == "__main__":
+    use_every_core()
     sys.exit(main())

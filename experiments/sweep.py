@@ -25,6 +25,7 @@ from rich.table import Column, Table
 
 from experiments import run
 from experiments.compilation_cache import use_compilation_cache
+from experiments.cores import use_every_core
 from experiments.launchers import LAUNCHERS, Task
 from experiments.options import OptionError, Parser, add_groups, nearest, underscored
 from experiments.train import EXPECTED, PARTS, prepare
@@ -189,4 +190,5 @@ def summary(groups: Iterable[Group]) -> Table:
 
 
 if __name__ == "__main__":
+    use_every_core()
     sys.exit(main())

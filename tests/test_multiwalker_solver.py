@@ -56,11 +56,11 @@ def test_legs_meet_the_ground_when_they_first_come_near_it() -> None:
     rng = np.random.default_rng(1)
     start = np.stack([rng.uniform(-0.3, 0.8, COUNT), rng.uniform(0.6, 1.0, COUNT), rng.uniform(-1.5, 1.5, COUNT)])
     end = start + np.stack([rng.uniform(-0.2, 0.2, COUNT), rng.uniform(-0.4, 0.1, COUNT), rng.uniform(-0.4, 0.4, COUNT)])
-    height = rng.uniform(-0.1, 0.1, (2, 1, COUNT))
-    corners = [(jnp.full((1, COUNT), x), jnp.asarray(y, jnp.float32)) for x, y in zip((0.0, EDGE), height, strict=True)]
+    height = rng.uniform(-0.1, 0.1, (2, COUNT))
+    corners = [(jnp.full(COUNT, x), jnp.asarray(y, jnp.float32)) for x, y in zip((0.0, EDGE), height, strict=True)]
     half = jnp.full(COUNT, HALF), jnp.full(COUNT, HEIGHT)
     way = Way(jnp.asarray(start, jnp.float32), jnp.asarray(end, jnp.float32), half, *corners)
-    when, touches = (np.asarray(each)[0] for each in jax.jit(time_of_impact)(way, jnp.ones((1, COUNT), bool)))
+    when, touches = (np.asarray(each) for each in jax.jit(time_of_impact)(way, jnp.ones(COUNT, bool)))
     shares = np.linspace(0, 1, 201)
     gap = distances(way, shares)
     apart = gap[0] > TARGET + 2 * TOLERANCE

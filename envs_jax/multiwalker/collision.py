@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from envs_jax.batching import separately
+from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import body
 from envs_jax.multiwalker.body import SKIN, single
 
@@ -178,7 +178,7 @@ def ground_manifold(shape: Placed, left: Vector, right: Vector, exists: jax.Arra
         real = shape.real[:, None]
         of_side = jnp.where(real, jnp.minimum(*ends), -_NEVER)
         facing = jnp.where(real, -(normal[0] * up[0] + normal[1] * up[1]), -_NEVER)
-        return *up, of_edge.min(0), of_side, facing
+        return *up, fold(jnp.minimum, of_edge), of_side, facing
 
     def choose(shape: Placed, of_side: jax.Array, facing: jax.Array, by_edge: jax.Array) -> tuple[jax.Array, ...]:
         corner, normal = (tuple(c[:, None] for c in vectors) for vectors in (shape.corner, shape.normal))
@@ -186,7 +186,7 @@ def ground_manifold(shape: Placed, left: Vector, right: Vector, exists: jax.Arra
         return best(jnp.where(by_edge[None], facing, of_side), (*corner, *following, *normal))[1:]
 
     x, y, edge_separation, of_side, facing = separately(measure, shape, left, right)
-    side_separation = of_side.max(0)
+    side_separation = fold(jnp.maximum, of_side)
     by_edge = ~_prefer_second(edge_separation, side_separation)
     ax, ay, bx, by, nx, ny = separately(choose, shape, of_side, facing, by_edge)
     near = exists & (edge_separation <= SKIN) & (side_separation <= SKIN)
@@ -200,8 +200,8 @@ def polygon_manifold(first: Placed, second: Placed) -> Manifold:
 
     def separations(one: Placed, other: Placed) -> tuple[jax.Array, ...]:
         height = dot(one.normal, one.corner)
-        reach = one.normal[0][:, None] * other.corner[0][None] + one.normal[1][:, None] * other.corner[1][None]
-        return best(jnp.where(one.real, reach.min(1) - height, -_NEVER), _values(one))
+        reach = fold(jnp.minimum, (dot(one.normal, corner) for corner in zip(*other.corner, strict=True)))
+        return best(jnp.where(one.real, reach - height, -_NEVER), _values(one))
 
     def facing(one: Placed, towards: Vector) -> tuple[jax.Array, ...]:
         against = -(one.normal[0] * towards[0] + one.normal[1] * towards[1])

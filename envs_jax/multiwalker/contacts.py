@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from envs_jax.batching import separately
+from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import body
 from envs_jax.multiwalker.body import NUM_BODIES, SKIN, single
 from envs_jax.multiwalker.collision import Vector, cross, dot, minus
@@ -23,14 +23,14 @@ class Rows(NamedTuple):
     """K contacts of n walkers, two rows each: along the surface, then along the normal.
 
     Attributes:
-        pull: (7, 2, K, n, E), a row's speed is its product with the free coordinates.
-        response: (7, 2, K, n, E), of the free coordinates to a unit impulse.
+        pull: 2 times K of (7, n, E), a row's speed is its product with the free coordinates.
+        response: 2 times K of (7, n, E), of the free coordinates to a unit impulse.
         gain: (2, K, n, E), of a row's speed to a unit impulse on the walker.
         friction: (K, n, E).
     """
 
-    pull: jax.Array
-    response: jax.Array
+    pull: list[list[jax.Array]]
+    response: list[list[jax.Array]]
     gain: jax.Array
     friction: jax.Array
 
@@ -46,7 +46,9 @@ def make_rows(tree: Tree, contacts: Contacts) -> Rows:
     pull = separately(pulls, tree, contacts)
     response = respond(tree, (pull[0], pull[1]), pull[2:])
     pull = jnp.stack(pull)
-    return Rows(pull, response, (pull * response).sum(0), contacts.friction)
+    gain = fold(jnp.add, pull * response)
+    pull, response = ([list(jnp.moveaxis(row, 1, 0)) for row in jnp.moveaxis(of, 1, 0)] for of in (pull, response))
+    return Rows(pull, response, gain, contacts.friction)
 
 
 def _arms(tree: Tree, contacts: Contacts) -> list[Vector]:
@@ -67,12 +69,12 @@ def invert(gain: jax.Array) -> jax.Array:
 def find_again(code: jax.Array, old_code: jax.Array, impulse: jax.Array) -> jax.Array:
     """The impulses (L, 2, n, E) of the points that are still there, for those that `code` (K, n, E) tells of now."""
     same = (code[:, None] == old_code[None]) & (code[:, None] > 0)
-    return (same[:, :, None] * impulse[None]).sum(1)
+    return fold(jnp.add, (same[:, number, None] * old for number, old in enumerate(impulse)))
 
 
 def warm_start(rows: Rows, free: jax.Array, impulse: jax.Array) -> jax.Array:
     """The free coordinates after impulses (K, 2, n, E)."""
-    return free + (rows.response * impulse.swapaxes(0, 1)[None]).sum((1, 2))
+    return fold(jnp.add, (rows.response[i][k] * each for k, both in enumerate(impulse) for i, each in enumerate(both))) + free
 
 
 def _new_impulses(old: jax.Array, mass: jax.Array, speed: jax.Array, limit: jax.Array | None) -> jax.Array:
@@ -89,9 +91,9 @@ def sweep_ground(rows: Rows, mass: jax.Array, free: jax.Array, impulse: list[jax
         limit = rows.friction[k] * old[1]
         new = []
         for i, bound in enumerate((limit, None)):
-            speed = (rows.pull[:, i, k] * free).sum(0)
+            speed = (rows.pull[i][k] * free).sum(0)
             new.append(_new_impulses(old[i], mass[i, k], speed, bound))
-            free = free + rows.response[:, i, k] * (new[i] - old[i])
+            free = free + rows.response[i][k] * (new[i] - old[i])
         impulse[k] = jnp.stack(new)
     return free, impulse
 
@@ -136,10 +138,10 @@ def sweep_package(
         new = []
         for i, bound in enumerate((limit, None)):
             its_speed = sum((pull[i, k] * value for pull, value in zip(rows.pull, package, strict=True)), jnp.zeros(()))
-            speed = (rows.walker.pull[:, i, k] * free).sum(0) + its_speed
+            speed = (rows.walker.pull[i][k] * free).sum(0) + its_speed
             new.append(_new_impulses(old[i], rows.mass[i, k], speed, bound))
             change = new[i] - old[i]
-            free = free + rows.walker.response[:, i, k] * change
+            free = free + rows.walker.response[i][k] * change
             package = [value + (rows.response[c, i, k] * change).sum(0) for c, value in enumerate(package)]
         impulse[k] = jnp.stack(new)
     return free, package, impulse
@@ -147,7 +149,7 @@ def sweep_package(
 
 def pad_rows(rows: Rows, before: int, after: int) -> Rows:
     """Rows of pairs of neighbours as rows of all walkers, the missing ones without effect."""
-    return Rows(*(jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(before, after), (0, 0)]) for leaf in rows))
+    return jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(before, after), (0, 0)]), rows)
 
 
 def sweep_neighbours(
@@ -168,11 +170,11 @@ def sweep_neighbours(
         limit = left.friction[k, :-1] * old[1]
         new = []
         for i, bound in enumerate((limit, None)):
-            speed = (left.pull[:, i, k] * free).sum(0)[:-1] + (right.pull[:, i, k] * free).sum(0)[1:]
+            speed = (left.pull[i][k] * free).sum(0)[:-1] + (right.pull[i][k] * free).sum(0)[1:]
             new.append(_new_impulses(old[i], mass[i, k], speed, bound))
             change = new[i] - old[i]
             onto_left, onto_right = jnp.pad(change, ((0, 1), (0, 0))), jnp.pad(change, ((1, 0), (0, 0)))
-            free = free + left.response[:, i, k] * onto_left + right.response[:, i, k] * onto_right
+            free = free + left.response[i][k] * onto_left + right.response[i][k] * onto_right
         impulse[k] = jnp.stack(new)
     return free, impulse
 

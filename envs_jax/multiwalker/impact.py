@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs_jax.batching import fold
 from envs_jax.multiwalker import body, terrain
 from envs_jax.multiwalker.body import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
 from envs_jax.multiwalker.collision import Manifold, Placed, Vector, cross, ground_manifold, rotate
@@ -78,8 +79,9 @@ def _pairs(legs: _Legs, start: jax.Array, end: jax.Array) -> Way:
     middle = legs.before[0], legs.before[1]
     origin = jnp.stack([*middle, jnp.zeros_like(middle[0])])
     half = _half_width(legs), jnp.full_like(middle[0], LEG_HEIGHT / 2)
-    left, right = (jax.tree.map(jnp.ravel, end) for end in _edges(legs, middle))
-    return Way(*jax.tree.map(lambda leaf: jnp.tile(leaf, POINTS - 1), (start - origin, end - origin, half)), left, right)
+    left, right = jax.tree.map(jnp.ravel, _edges(legs, middle))
+    start, end, half = jax.tree.map(lambda leaf: jnp.tile(leaf, POINTS - 1), (start - origin, end - origin, half))
+    return Way(start, end, half, left, right)
 
 
 class _Stops(NamedTuple):
@@ -236,11 +238,11 @@ def _clearance(legs: _Legs, pose: jax.Array) -> jax.Array:
     corner = _place(legs, pose).corner
     at = (pose[0] + corner[0] - legs.left) * single(1 / terrain.STEP)
     shares = (jnp.maximum(1.0 - jnp.abs(at - k), 0.0) * height for k, height in enumerate(legs.height))
-    of_corners = (pose[1] + corner[1] - sum(shares, jnp.zeros(()))).min(0)
+    of_corners = fold(jnp.minimum, pose[1] + corner[1] - sum(shares, jnp.zeros(())))
     number = jnp.arange(POINTS, dtype=jnp.float32)[:, None]
     x, y = legs.left + terrain.STEP * number - pose[0], legs.height - pose[1]
     own = rotate(jnp.cos(pose[2]), -jnp.sin(pose[2]), (x, y))
-    of_points = jnp.maximum(jnp.abs(own[0]) - _half_width(legs), jnp.abs(own[1]) - LEG_HEIGHT / 2).min(0)
+    of_points = fold(jnp.minimum, jnp.maximum(jnp.abs(own[0]) - _half_width(legs), jnp.abs(own[1]) - LEG_HEIGHT / 2))
     return jnp.minimum(of_corners, of_points)
 
 
@@ -248,7 +250,7 @@ def _may_touch(legs: _Legs, looks: int) -> jax.Array:
     """Whether legs may come to the ground, (M,), as far as so many looks at their way tell."""
     way = legs.after - legs.before
     furthest = (jnp.sqrt(way[0] ** 2 + way[1] ** 2) + _REACH * jnp.abs(way[2])) / (2 * looks)
-    clearance = jnp.stack([_clearance(legs, legs.before + (look + 0.5) / looks * way) for look in range(looks)]).min(0)
+    clearance = fold(jnp.minimum, (_clearance(legs, legs.before + (look + 0.5) / looks * way) for look in range(looks)))
     return LEVEL * clearance < TARGET + TOLERANCE + furthest
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs_jax.batching import fold
 from envs_jax.multiwalker import body, terrain
 from envs_jax.multiwalker.body import BODIES, HULL, HULL_CENTRE, LEGS, single
 from envs_jax.multiwalker.collision import Vector, cross, dot, place, rotate
@@ -55,14 +56,14 @@ def _to_legs(ray: jax.Array, cos: jax.Array, sin: jax.Array, start: Vector, seen
         inverse = 1 / jnp.where(jnp.abs(speed) < 1e-6, 1e-6, speed)
         middle, reach = -at * inverse, jnp.abs(half * inverse)
         enters, leaves = jnp.maximum(enters, middle - reach), jnp.minimum(leaves, middle + reach)
-    return _nearest(jnp.asarray(enters), jnp.asarray(leaves), seen).min(0)
+    return fold(jnp.minimum, _nearest(jnp.asarray(enters), jnp.asarray(leaves), seen))
 
 
 def _to_hulls(ray: jax.Array, sides: Vector, start: jax.Array, seen: jax.Array) -> jax.Array:
     """As `_to_legs` to the hulls, whose sides have the normals `sides` (V, ...) and are `start` ahead."""
     speed = sides[0] * ray[0] + sides[1] * ray[1]
     at = start / jnp.where(jnp.abs(speed) < 1e-6, 1e-6, speed)
-    enters, leaves = jnp.where(speed < 0, at, -_FAR).max(0), jnp.where(speed > 0, at, _FAR).min(0)
+    enters, leaves = fold(jnp.maximum, jnp.where(speed < 0, at, -_FAR)), fold(jnp.minimum, jnp.where(speed > 0, at, _FAR))
     return _nearest(enters, leaves, seen)
 
 
@@ -85,7 +86,7 @@ def _ray_to_bodies(pose: jax.Array, origin: Vector, others: jax.Array) -> jax.Ar
 
     def cast(ray: jax.Array) -> jax.Array:
         to_legs = _to_legs(ray, cos, sin, start, there)
-        return jnp.minimum(to_legs, _to_hulls(ray, sides, ahead, not_own)).min(0)
+        return fold(jnp.minimum, jnp.minimum(to_legs, _to_hulls(ray, sides, ahead, not_own)))
 
     return jax.lax.map(cast, jnp.asarray(_RAYS.T, jnp.float32))
 

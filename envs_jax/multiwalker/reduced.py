@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from envs_jax.batching import separately
+from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import body, contacts, joints
 from envs_jax.multiwalker.body import NUM_BODIES, NUM_JOINTS
 from envs_jax.multiwalker.contacts import NEAR_ENOUGH, find_again, invert, make_package_rows, make_rows, warm_start
@@ -83,11 +83,11 @@ def _solve_velocities(
 
     old = world.impulses
     found = (
-        find_again(points.code, old.ground_code, old.ground),
-        find_again(touch.package.code, old.package_code, old.package),
-        find_again(touch.neighbours[0].code, old.neighbours_code, old.neighbours),
+        separately(find_again, points.code, old.ground_code, old.ground),
+        separately(find_again, touch.package.code, old.package_code, old.package),
+        separately(find_again, touch.neighbours[0].code, old.neighbours_code, old.neighbours),
     )
-    free = free + (motors.response * old.motor[None]).sum(1)
+    free = free + fold(jnp.add, (motors.response[:, j] * each for j, each in enumerate(old.motor)))
     free = warm_start(ground, free, found[0])
     free = warm_start(on_package.walker, free, found[1])
     carried = carried + (on_package.response * found[1].swapaxes(0, 1)[None]).sum((1, 2, 3))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.batching import separately
+from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import body, terrain
 from envs_jax.multiwalker.body import BODIES, HULL, NUM_BODIES, SKIN, single
 from envs_jax.multiwalker.collision import (
@@ -133,7 +133,7 @@ def _contacts(normal: Vector, arm: Vector, separation: jax.Array, code: jax.Arra
     member = member.astype(jnp.float32)
 
     def own(values: np.ndarray) -> jax.Array:
-        return (member * single(values).reshape(number.shape)).sum(0)
+        return fold(jnp.add, member * single(values).reshape(number.shape))
 
     return Contacts(
         normal,
@@ -156,7 +156,7 @@ def _shape(bodies: slice) -> body.Polygons:
 def _on_ground(pose: jax.Array, heights: jax.Array, present: jax.Array, bodies: slice, edges: int) -> OnGround:
     """What `bodies` at `pose` (3, B, n, E) have under them, about their centres of mass."""
     shape = place(_shape(bodies), pose, (pose[0], pose[1]))
-    x, y, there, first = terrain.window(heights, pose[0] + shape.corner[0].min(0) - SKIN, edges + 1)
+    x, y, there, first = terrain.window(heights, pose[0] + fold(jnp.minimum, shape.corner[0]) - SKIN, edges + 1)
     x, y = x - pose[0], y - pose[1]
     manifold = ground_manifold(shape, (x[:-1], y[:-1]), (x[1:], y[1:]), there[:-1] & there[1:])
     return OnGround(manifold._replace(touching=manifold.touching & present), first)
@@ -207,8 +207,8 @@ def _package_on_ground(package: body.Package, pose: jax.Array, heights: jax.Arra
 def _deepest(manifold: Manifold) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
     """Who touches (K, ...) bool, and what reads values (2, K, ...) at the touching points of the deepest of them, (2, ...)."""
     touches = manifold.touching.any(0)
-    depth = jnp.where(touches, manifold.separation.min(0), 1.0)
-    taken = (touches & (depth == depth.min(0)))[None] & manifold.touching
+    depth = jnp.where(touches, jnp.minimum(*manifold.separation), 1.0)
+    taken = (touches & (depth == fold(jnp.minimum, depth)))[None] & manifold.touching
 
     def take(value: jax.Array) -> jax.Array:
         return jnp.where(taken, value, 0.0).sum(1)

@@ -3,8 +3,8 @@
 python experiments/benchmark/environments.py [--out experiments/results/benchmark_environments.json]
 
 Run alone on the machine. An environment step is one step of all its agents. Ours reset themselves within the step, as in
-training; so does JaxMARL's Spread. A batch is split over the devices, where every core of a CPU counts as one. The originals play in one process and in twelve; Rover-Tower's cannot be installed beside
-current packages, so that it has no row of its own here.
+training; so does JaxMARL's Spread. A batch is split over the devices, where every core of a CPU counts as one. The originals
+play in one process and in twelve; Rover-Tower's cannot be installed beside current packages, so that it has no row of its own.
 """
 
 import argparse
@@ -12,11 +12,13 @@ import importlib.util
 import json
 import math
 import multiprocessing
-import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,7 @@ import envs_jax
 from envs_jax import auto_reset, random_policy
 from envs_jax.adapters.originals import make_original
 from envs_jax.environment import Environment
+from experiments.cores import use_every_core
 from mamt_jax.training.writers import describe_machine
 
 BATCHES = (1, 64, 1024, 4096)
@@ -148,7 +151,7 @@ def main() -> None:
     parser.add_argument("--only", choices=tuple(ENVIRONMENTS), nargs="+", help="measure these and keep the rest of the file")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help=f"sizes (default {BATCHES})")
     asked = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+    use_every_core()
     command = {"machine": describe_machine(), "command": "python experiments/benchmark/environments.py"}
     result: dict[str, Any] = (json.loads(asked.out.read_text()) if asked.only else {}) | command
     for name in asked.only or ENVIRONMENTS:
