@@ -45,7 +45,7 @@ def distances(way: Way, shares: np.ndarray) -> np.ndarray:
     """From a leg to an edge, at all `shares` (S,) of the way, (S, M): points of the edge against the leg's box, 0 inside."""
     along = np.linspace(0, 1, 400)[:, None, None]
     pose = np.asarray(way.start) + shares[:, None, None] * (np.asarray(way.end) - np.asarray(way.start))
-    x, y = (np.asarray(a[0]) + along * (np.asarray(b[0]) - np.asarray(a[0])) for a, b in zip(way.left, way.right, strict=True))
+    x, y = (np.asarray(a) + along * (np.asarray(b) - np.asarray(a)) for a, b in zip(way.left, way.right, strict=True))
     x, y = x - pose[:, 0], y - pose[:, 1]
     cos, sin = np.cos(pose[:, 2]), np.sin(pose[:, 2])
     out = [np.maximum(np.abs(v) - h, 0) for v, h in ((cos * x + sin * y, HALF), (cos * y - sin * x, HEIGHT))]
