@@ -23,10 +23,11 @@ import jax.numpy as jnp
 import envs_jax
 from envs_jax.environment import EnvSpec
 from experiments.benchmark.matmul import matmul_gflop, matmul_gflops, spread, timed
+from experiments.cores import use_every_core
 from mamt_jax.algorithms import registry
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.training.config import TrainingConfig, make_schedule
-from mamt_jax.training.runs import make_replay, make_runs, run_keys, sample_shape, stack_configs
+from mamt_jax.training.runs import make_replay, make_runs, run_keys, runs_sharding, sample_shape, shard, stack_configs
 from mamt_jax.training.writers import describe_machine, read_rows
 
 SHAPES = ((1024, 1024, 1024), (1024, 256, 128), (8192, 128, 128))
@@ -41,7 +42,7 @@ UPDATES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mappo": ("rover_tower", "mappo", {}),
     "lola, 2 agents": ("spread", "lola", {}),
 }
-SIDE_BY_SIDE = {"maac": (1, 4, 16, 64), "mappo": (1, 4, 16, 64)}
+SIDE_BY_SIDE = {"maac": (1, 2, 4, 16, 64), "mappo": (1, 2, 4, 16, 64)}
 ROUNDS = {"maac": 10, "mamt": 5, "mappo": 10}  # of training, each time that it is timed
 FIRST_EVALUATIONS = ("maac", "mamt")
 
@@ -69,21 +70,22 @@ def update_seconds(env: str, name: str, options: dict[str, Any], num_runs: int =
     """Wall seconds of an update of `num_runs` runs side by side, and the GFLOP of its matrix products, of one run."""
     spec = envs_jax.make(env).spec
     algorithm = registry.make(name, spec)
-    data, keys = random_data(algorithm, spec), jax.random.split(jax.random.key(2), num_runs)
+    data, sharding = random_data(algorithm, spec), runs_sharding(num_runs)
+    keys = jax.device_put(jax.random.split(jax.random.key(2), num_runs), sharding)
     config = algorithm.config(**options)
 
     def update(state: Any, key: jax.Array, number: jax.Array) -> Any:
         return algorithm.update(config, state, data, jax.random.fold_in(key, number))[0]
 
-    def group(states: Any, count: jax.Array) -> Any:
+    def group(states: Any, keys: jax.Array, count: jax.Array) -> Any:
         return jax.lax.fori_loop(0, count, lambda i, states: jax.vmap(update, (0, 0, None))(states, keys, i), states)
 
-    compiled = jax.jit(group, donate_argnums=0)
-    kept = [jax.jit(jax.vmap(lambda key: algorithm.init(config, key)))(keys)]
+    compiled = jax.jit(shard(group, sharding, by_run=2, shared=1), donate_argnums=0, out_shardings=sharding)
+    kept = [jax.jit(jax.vmap(lambda key: algorithm.init(config, key)), out_shardings=sharding)(keys)]
     gflop = matmul_gflop(update, jax.tree.map(lambda leaf: leaf[0], kept[0]), keys[0], jnp.zeros((), int))
 
     def call(count: int) -> Any:
-        kept[0] = compiled(kept[0], count)
+        kept[0] = compiled(kept[0], keys, count)
         return kept[0]
 
     count = max(1, round(SECONDS / timed(lambda: call(1), 2)["min"]))
@@ -165,6 +167,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "benchmark_core.json")
     parser.add_argument("--only", choices=tuple(SECTIONS), nargs="+", help="measure only these and keep the rest of the file")
     asked = parser.parse_args()
+    use_every_core()
     result: dict[str, Any] = json.loads(asked.out.read_text()) if asked.only else {}
     result |= {"machine": describe_machine(), "command": "python experiments/benchmark/core.py"}
     for name in asked.only or SECTIONS:
