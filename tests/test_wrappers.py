@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from envs_jax import Discrete, Environment, EnvSpec, TimeStep, auto_reset, episode_statistics, make, make_timestep
-from envs_jax.wrappers import reset_key
+from envs_jax.wrappers import FEW, replace_where, reset_key
 
 EPISODE_LIMIT = 5
 SPEC = EnvSpec("countdown", ("agent_0", "agent_1"), (2, 1), (Discrete(2), Discrete(3)), EPISODE_LIMIT)
@@ -121,6 +121,20 @@ def test_a_batch_resets_together_with_its_first_and_not_at_all_while_nobody_is_d
     np.testing.assert_array_equal(state[:, :2], np.broadcast_to(np.asarray(start[:2]) + [1, 0], (2, 2, 2)))
     with jax.debug_key_reuse(False):
         np.testing.assert_array_equal(state[:, 2], jnp.stack([env.reset(reset_key(key))[0] for key in keys[:, 2]]))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 2 * FEW])
+def test_few_and_many_are_replaced_alike(count: int) -> None:
+    wanted = np.random.default_rng(count).permutation(np.arange(2 * FEW) < count)
+    keys, old = jax.random.split(jax.random.key(0), 2 * FEW), {"place": jnp.arange(4.0 * FEW).reshape(-1, 2)}
+
+    def make(key: jax.Array) -> dict[str, jax.Array]:
+        return {"place": jax.random.normal(key, (2,))}
+
+    new = jax.jit(jax.vmap(lambda *each: replace_where(make, *each)))(jnp.asarray(wanted), keys, old)
+    with jax.debug_key_reuse(False):
+        expected = np.where(wanted[:, None], jax.vmap(make)(keys)["place"], old["place"])
+    np.testing.assert_array_equal(new["place"], expected)
 
 
 @pytest.mark.parametrize("terminate_at", [(9, 9), (2, 3)])
