@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -27,12 +27,21 @@ from envs_jax.wrappers import episode_statistics
 from experiments.drawing import style
 from experiments.drawing.two_samples import QUANTITIES, SOLVERS, draw, table
 from mamt_jax.training.load_policy import load_policy
-from mamt_jax.training.writers import BEST, describe_machine
+from mamt_jax.training.writers import BEST, CONFIG, describe_machine
 
 RESULTS = Path(__file__).parent / "results"
+
+
+class Trained(NamedTuple):
+    """Whose policy: a folder, and which of its runs."""
+
+    folder: Path
+    run: int = 0
+
+
 TRAINED = {
-    "trained here": RESULTS / "multiwalker" / "mappo",
-    "trained there": RESULTS / "multiwalker_original" / "mappo_shared",
+    "trained here": Trained(RESULTS / "multiwalker" / "mappo", 1),
+    "trained there": Trained(RESULTS / "multiwalker_original" / "mappo_shared"),
 }
 AS_THE_ORIGINAL: dict[str, Any] = {"contact_events": True, "same_push": True}
 """What policies see and what happens to them at the start."""
@@ -40,18 +49,18 @@ Act = Callable[[jax.Array, jax.Array], jax.Array]
 """(key, observation (n, d)) -> action (n, 4)."""
 
 
-def policies(env: Environment, folders: dict[str, Path]) -> dict[str, Act]:
-    """Random, do-nothing, and the most likely actions of the policies trained in `folders`."""
+def policies(env: Environment, trained: dict[str, Trained]) -> dict[str, Act]:
+    """Random, do-nothing, and the most likely actions of the policies `trained`."""
     random, idle = random_policy(env.spec), do_nothing_policy(env.spec)
     found: dict[str, Act] = {
         "random": lambda key, observation: random(key, None),
         "do_nothing": lambda key, observation: idle(key, None),
     }
-    return found | {name: _most_likely(folder) for name, folder in folders.items() if (folder / "config.json").exists()}
+    return found | {name: _most_likely(*each) for name, each in trained.items() if (each.folder / CONFIG).exists()}
 
 
-def _most_likely(folder: Path) -> Act:
-    policy = load_policy(folder, which="best" if (folder / BEST).exists() else "latest")
+def _most_likely(folder: Path, run: int) -> Act:
+    policy = load_policy(folder, run, which="best" if (folder / BEST).exists() else "latest")
     return lambda key, observation: policy(observation)
 
 
