@@ -138,8 +138,8 @@ def _push_out(legs: _Legs, stops: _Stops) -> jax.Array:
     """How legs are moved, (3, M), so that hardly anything overlaps."""
     light, turning = _weight(legs)
 
-    def again(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        number, moved, wrong = carry
+    def again(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        moved, wrong = carry
         deepest = jnp.zeros(wrong.shape)
         for edge, point in _ALL:
             normal, arm, separation = _moved(stops, (edge, point), moved)
@@ -148,10 +148,10 @@ def _push_out(legs: _Legs, stops: _Stops) -> jax.Array:
             torque = cross(arm, normal)
             push = push_of(separation, wrong, SHARE) / (light + turning * torque**2)
             moved = moved + jnp.stack([light * normal[0] * push, light * normal[1] * push, turning * torque * push])
-        return number + 1, moved, wrong & (deepest < -1.5 * PUSH_SLOP)
+        return moved, wrong & (deepest < -1.5 * PUSH_SLOP)
 
-    start = jnp.zeros((), jnp.int32), jnp.zeros((3, *light.shape)), stops.touching.any((0, 1))
-    return jax.lax.while_loop(lambda carry: (carry[0] < PUSHES) & carry[2].any(), again, start)[1]
+    start = jnp.zeros((3, *light.shape)), stops.touching.any((0, 1))
+    return while_any(PUSHES, lambda carry: carry[1], again, start)[0]
 
 
 def _stop(legs: _Legs, stops: _Stops, moved: jax.Array, velocity: jax.Array) -> jax.Array:

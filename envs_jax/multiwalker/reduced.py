@@ -15,7 +15,7 @@ from envs_jax.multiwalker import body, contacts, joints
 from envs_jax.multiwalker.body import NUM_BODIES, NUM_JOINTS
 from envs_jax.multiwalker.contacts import NEAR_ENOUGH, find_again, invert, make_package_rows, make_rows, warm_start
 from envs_jax.multiwalker.joints import Part, make_motors, make_tree
-from envs_jax.multiwalker.selecting import only_where
+from envs_jax.multiwalker.selecting import only_where, while_any
 from envs_jax.multiwalker.touching import Contacts, Touching, ground_slots
 from envs_jax.multiwalker.world import Control, Solver, World, fall, move
 
@@ -183,8 +183,4 @@ def _settle(fixed: _Fixed, places: _Places, sweeps: int, package: body.Package) 
             gap=gap,
         )
 
-    def again(carry: tuple[jax.Array, _Places]) -> jax.Array:
-        return (carry[0] < sweeps) & carry[1].active.any()
-
-    carry = jnp.zeros((), jnp.int32), places
-    return jax.lax.while_loop(again, lambda carry: (carry[0] + 1, sweep(carry[1])), carry)[1]
+    return while_any(sweeps, lambda places: places.active, sweep, places)

@@ -188,7 +188,7 @@ def _advance(way: Way, search: _Search) -> _Search:
 
 
 def _may_touch(way: Way) -> jax.Array:
-    """Whether the way's end tells that nothing can touch, (P,): most searches would end there."""
+    """False where the way's end tells that nothing touches, (P,): most searches would end there."""
     start = jnp.zeros_like(way.half[0])
     distance, axis = _nearest(way, start)
     end = jnp.ones_like(start)

@@ -30,6 +30,7 @@ from envs_jax import auto_reset, random_policy
 from envs_jax.adapters.originals import make_original
 from envs_jax.environment import Environment
 from experiments.cores import use_every_core
+from mamt_jax.training.runs import shard
 from mamt_jax.training.writers import describe_machine
 
 BATCHES = (1, 64, 1024, 4096)
@@ -100,9 +101,7 @@ def make_steps(game: Game, batch: int) -> tuple[Callable[[Any, jax.Array, int], 
 
         return jax.lax.fori_loop(0, count, step, (state, jnp.zeros(len(keys))))
 
-    specs = (parts.spec, parts.spec, PartitionSpec())
-    apart = jax.shard_map(steps, mesh=parts.mesh, in_specs=specs, out_specs=parts.spec, check_vma=False)
-    program = jax.jit(apart, in_shardings=(parts, parts, None), out_shardings=parts)
+    program = jax.jit(shard(steps, parts, by_run=2, shared=1), in_shardings=(parts, parts, None), out_shardings=parts)
     return program, jax.jit(jax.vmap(game.reset), out_shardings=parts)(draw_keys(0, batch))
 
 
