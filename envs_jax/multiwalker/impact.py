@@ -165,17 +165,17 @@ def _stop(legs: _Legs, stops: _Stops, moved: jax.Array, velocity: jax.Array) -> 
         meetings.append(meet(normal, stops.touching[edge], arm, _weight(legs), (nowhere, nowhere), (zero, zero), friction))
 
     def again(carry: tuple) -> tuple:
-        number, velocity, pressed, _ = carry
+        velocity, pressed, _ = carry
         before = velocity
         for edge, meeting in enumerate(meetings):
             _, velocity, pressed[edge] = sweep_meeting(meeting, still, velocity, pressed[edge])
         change = jnp.abs(jnp.stack(velocity) - jnp.stack(before)).max()
-        return number + 1, velocity, pressed, change > STILL
+        return velocity, pressed, change > STILL
 
     nothing = jnp.zeros(velocity.shape[1:])
     pressed = [Pressed((nothing, nothing), (nothing, nothing)) for _ in range(MANIFOLDS)]
-    start = jnp.zeros((), jnp.int32), tuple(velocity), pressed, jnp.ones((), bool)
-    return jnp.stack(jax.lax.while_loop(lambda carry: (carry[0] < SWEEPS) & carry[3], again, start)[1])
+    start = tuple(velocity), pressed, jnp.ones((), bool)
+    return jnp.stack(while_any(SWEEPS, lambda carry: carry[2], again, start)[0])
 
 
 class _Flight(NamedTuple):

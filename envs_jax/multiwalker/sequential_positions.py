@@ -15,6 +15,7 @@ from envs_jax.multiwalker.collision import Vector, cross
 from envs_jax.multiwalker.contacts import NEAR_ENOUGH, PUSH, Side, overlap, push_of
 from envs_jax.multiwalker.edges import FEET, OTHERS, Edges, num_edges
 from envs_jax.multiwalker.joints import Limits, Part, pull_together
+from envs_jax.multiwalker.selecting import while_any
 from envs_jax.multiwalker.touching import Contacts, Touching
 
 Place = tuple[jax.Array, jax.Array, jax.Array]
@@ -157,8 +158,8 @@ def settle(
     meets = (touch.neighbours[1].code > 0).any(0)
     linked = carrying | jnp.pad(meets, ((0, 1), (0, 0))) | jnp.pad(meets, ((1, 0), (0, 0)))
 
-    def sweep(carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        number, pose, package_pose, active = carry
+    def sweep(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        pose, package_pose, active = carry
         bodies, its = tuple(pose - start.pose), tuple(package_pose - start.package_pose)
         moved = Moved((bodies[0], bodies[1], bodies[2]), (its[0], its[1], its[2]), jnp.zeros(active.shape))
         moved = _from_neighbours(touch, _from_package(touch, package, moved))
@@ -173,8 +174,7 @@ def settle(
         still = active & jnp.where(linked, ~together, ~good)
         package_moves = (carrying & active).any(0)
         package_pose = jnp.where(package_moves, start.package_pose + jnp.stack(moved.package), package_pose)
-        return number + 1, jnp.where(active, new, pose), package_pose, still
+        return jnp.where(active, new, pose), package_pose, still
 
-    carry = jnp.zeros((), jnp.int32), pose, package_pose, start.present
-    _, pose, package_pose, _ = jax.lax.while_loop(lambda carry: (carry[0] < sweeps) & carry[3].any(), sweep, carry)
+    pose, package_pose, _ = while_any(sweeps, lambda carry: carry[2], sweep, (pose, package_pose, start.present))
     return pose, package_pose
