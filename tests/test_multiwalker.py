@@ -1,7 +1,7 @@
 """Multi-Walker against the original: ground, observations, rewards and ends exactly, its physics as near as can be."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from envs_jax import auto_reset, make, random_policy  # noqa: E402
 from envs_jax.multiwalker import body, dynamics, terrain  # noqa: E402
 from envs_jax.multiwalker.observation import observe  # noqa: E402
 from envs_jax.multiwalker.task import Rules, contact_flags, judge  # noqa: E402
+from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE  # noqa: E402
 from envs_jax.multiwalker.world import FAST, ORIGINAL, Solver  # noqa: E402
 from experiments.multiwalker_states import column, control, read_bodies, read_world  # noqa: E402
 
@@ -147,13 +148,14 @@ def test_a_fall_is_paid_once_unless_asked_for() -> None:
         assert first.reward[:, 0].tolist() == [-110.0, 0.0, 0.0] and later.reward[:, 0].tolist() == [late, 0.0, 0.0]
 
 
-def test_flags_of_events_drop_when_any_contact_ends() -> None:
+def test_flags_of_events_tell_what_happened_last() -> None:
     def touched(*numbers: int) -> jax.Array:
         return jnp.array([*numbers, *[-9] * (3 - len(numbers))])[:, None, None]
 
     on, off = jnp.ones((1, 1), bool), jnp.zeros((1, 1), bool)
     assert contact_flags(off, touched(), touched(4)).item() and not contact_flags(on, touched(4, 5), touched(5)).item()
     assert not contact_flags(on, touched(4), touched(5)).item() and not contact_flags(off, touched(4), touched(4)).item()
+    assert contact_flags(off, touched(5), touched(4)).item() and contact_flags(off, touched(-3), touched(4)).item()
 
 
 @pytest.mark.parametrize("solver", [ORIGINAL, FAST._replace(velocity_sweeps=60, position_sweeps=60, slots=8)])
@@ -165,10 +167,12 @@ def test_walkers_go_where_the_originals_do(solver: Solver) -> None:
     wrong = flight_errors(step, solver)
     # Now and then one more or one less sweep puts a walker's joints right, and then it is a little off.
     assert np.median(wrong) < 1e-4 and wrong.max() < 2e-3, wrong
-    near = step_errors(step, solver) < 1e-3
+    followed = follow(step, solver, 0) + follow(step, solver, 1)
+    near = np.array([each.difference for each in followed]) < 1e-3
     # experiments/multiwalker_parity.py counts more of them
     if solver.sequential:
         assert near.all((1, 2)).mean() > 0.95, near.all((1, 2)).mean()
+        assert np.array([each.same_flags for each in followed]).mean() > 0.99
     else:
         assert near.mean() > 0.8, near.mean()
 
@@ -189,15 +193,31 @@ def flight_errors(step: Any, solver: Solver) -> np.ndarray:
     return np.abs(np.asarray(world.pose[..., 0]) - read_bodies(inside)[0]).max((0, 1))
 
 
-def step_errors(step: Any, solver: Solver) -> np.ndarray:
-    """How far bodies are off after each of the steps that begin where the original is, (steps, 5, n)."""
-    differences, impulses = [], None
-    for inside, before, action in play(0, 60):
+class Followed(NamedTuple):
+    """By how much bodies (5, n) are off after a step from where the original is, and which flags (2, n) are as there."""
+
+    difference: np.ndarray
+    same_flags: np.ndarray
+
+
+def follow(step: Any, solver: Solver, seed: int) -> list[Followed]:
+    """All steps of an episode but the first, in which the push is."""
+    found, impulses = [], None
+    flags, feet = jnp.zeros((2, N, 1), bool), jnp.full((NUM_TOUCHABLE, 2, N, 1), NOTHING)
+    for inside, before, action in play(seed, 200):
         world = before.replace(impulses=impulses or read_world(inside, solver).impulses)
-        world, _ = step(world, control(action), column(inside.terrain_y))
-        impulses = world.impulses
-        differences.append(np.abs(np.asarray(world.pose[..., 0]) - read_bodies(inside)[0]).max(0))
-    return np.array(differences[4:])
+        world, met = step(world, control(action), column(inside.terrain_y))
+        ended = any(inside.last_dones)
+        assert not solver.sequential or ended == bool(met.fallen.any() | met.dropped.any())
+        if ended:
+            break
+        flags = contact_flags(contact_flags(flags, feet, met.feet), met.feet, met.landed)
+        impulses, feet = world.impulses, met.landed
+        of_original = np.array([[leg.ground_contact for leg in walker.legs[1::2]] for walker in inside.walkers]).T
+        difference = np.abs(np.asarray(world.pose[..., 0]) - read_bodies(inside)[0]).max(0)
+        found.append(Followed(difference, of_original == np.asarray(flags[..., 0])))
+    assert len(found) < 199
+    return found[1:]
 
 
 def test_one_walker_walks_alone() -> None:

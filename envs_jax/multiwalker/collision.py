@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from envs_jax.batching import fold, separately
-from envs_jax.multiwalker import body
+from envs_jax.multiwalker import body, terrain
 from envs_jax.multiwalker.body import SKIN, single
 
 Vector = tuple[Any, Any]
@@ -193,6 +193,21 @@ def ground_manifold(shape: Placed, left: Vector, right: Vector, exists: jax.Arra
     own = (ax, ay), (bx, by)
     sides = ((right, left), own), ((left, right), own)
     return separately(functools.partial(_manifold, margin=0.0), by_edge, sides, ((x, y), (nx, ny)), near)
+
+
+def clearance(shape: Placed, x: jax.Array, height: jax.Array) -> jax.Array:
+    """How high polygons (V, ..., E) are over the ground's points (k, ..., E), `terrain.STEP` apart, in the same coordinates.
+
+    The least of their corners' height over its lines, and of its points' distance from their sides, (..., E).
+    """
+    corner, normal = shape.corner, shape.normal
+    at = (corner[0] - x[0]) * single(1 / terrain.STEP)
+    shares = (jnp.maximum(1.0 - jnp.abs(at - k), 0.0) * each for k, each in enumerate(height))
+    of_corners = fold(jnp.minimum, corner[1] - sum(shares, jnp.zeros(())))
+    reach = dot(normal, corner)
+    sides = zip(normal[0], normal[1], reach, shape.real, strict=True)
+    of_sides = (jnp.where(real, nx * x + ny * height - from_middle, -_NEVER) for nx, ny, from_middle, real in sides)
+    return jnp.minimum(of_corners, fold(jnp.minimum, fold(jnp.maximum, of_sides)))
 
 
 def polygon_manifold(first: Placed, second: Placed) -> Manifold:

@@ -1,14 +1,17 @@
 """A step of the world: contacts, speeds, places, and legs that land. Arrays have the batch as their last axis."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from envs_jax.batching import separately
 from envs_jax.multiwalker import body, reduced, sequential
-from envs_jax.multiwalker.body import LEGS
+from envs_jax.multiwalker.body import HULL, LEGS
+from envs_jax.multiwalker.falls import WITHIN_STEP, hull_on_ground, package_on_ground
 from envs_jax.multiwalker.impact import land
-from envs_jax.multiwalker.touching import Touching, touching
+from envs_jax.multiwalker.touching import NOTHING, Touching, touching
 from envs_jax.multiwalker.world import Control, Solver, World, at_start
 
 
@@ -19,7 +22,34 @@ def start(num_walkers: int, solver: Solver, batch: int) -> World:
     return at_start(num_walkers, batch, reduced.no_impulses(num_walkers, solver.slots, batch))
 
 
-def step(world: World, control: Control, heights: jax.Array, package: body.Package, solver: Solver) -> tuple[World, Touching]:
+class Met(NamedTuple):
+    """Who touched what in a step.
+
+    Attributes:
+        feet: (k, 2, n, E) int32, numbers of what each lower leg touched at the beginning: edges of the ground, other things
+            below 0; -9 for nothing.
+        landed: (k, 2, n, E), the same after legs have landed.
+        fallen: (n, E) bool, the hull touched the ground or another walker.
+        dropped: (E,) bool, the package touched the ground or a leg.
+    """
+
+    feet: jax.Array
+    landed: jax.Array
+    fallen: jax.Array
+    dropped: jax.Array
+
+
+def _met(world: World, touch: Touching, edges: jax.Array, present: jax.Array, heights: jax.Array, package: body.Package) -> Met:
+    """Of a step that ends in `world`, and in which legs landed on `edges`."""
+    feet, edges = touch.feet, edges[:, 1::2]
+    on_ground = jnp.where((edges == NOTHING).all(0), feet[: len(edges)], edges)
+    fell = hull_on_ground(world.pose[:, HULL], heights, WITHIN_STEP) & present
+    dropped = package_on_ground(package, world.package_pose, heights, WITHIN_STEP)
+    landed = jnp.concatenate([on_ground, feet[len(edges) :]])
+    return Met(feet, landed, touch.fallen | fell, touch.dropped | dropped)
+
+
+def step(world: World, control: Control, heights: jax.Array, package: body.Package, solver: Solver) -> tuple[World, Met]:
     """A fiftieth of a second.
 
     Args:
@@ -30,11 +60,12 @@ def step(world: World, control: Control, heights: jax.Array, package: body.Packa
         solver: how well to solve.
 
     Returns:
-        The world after, and what touched at the beginning.
+        The world after, and what touched.
     """
     touch = touching(package, world.pose, world.package_pose, control.present, heights)
     after = (sequential if solver.sequential else reduced).solve(world, control, touch, package, solver)
     ways = world.pose[:, LEGS], after.pose[:, LEGS], after.velocity[:, LEGS]
-    legs, speeds = separately(land, heights, control.present, *ways)
-    pose, velocity = after.pose.at[:, LEGS].set(legs), after.velocity.at[:, LEGS].set(speeds)
-    return dataclasses.replace(after, pose=pose, velocity=velocity), touch
+    legs = separately(land, heights, control.present, *ways)
+    pose, velocity = after.pose.at[:, LEGS].set(legs.pose), after.velocity.at[:, LEGS].set(legs.velocity)
+    after = dataclasses.replace(after, pose=pose, velocity=velocity)
+    return after, _met(after, touch, legs.edges, control.present, heights, package)

@@ -14,11 +14,12 @@ import numpy as np
 from envs_jax.batching import fold
 from envs_jax.multiwalker import body, terrain
 from envs_jax.multiwalker.body import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
-from envs_jax.multiwalker.collision import Manifold, Placed, Vector, cross, ground_manifold, rotate
+from envs_jax.multiwalker.collision import Manifold, Placed, Vector, clearance, cross, ground_manifold, rotate
 from envs_jax.multiwalker.contacts import PUSH_SLOP, Side, overlap, push_of
 from envs_jax.multiwalker.meetings import Pressed, meet, sweep_meeting
 from envs_jax.multiwalker.selecting import only_where, while_any
 from envs_jax.multiwalker.time_of_impact import TARGET, TOLERANCE, Way, time_of_impact
+from envs_jax.multiwalker.touching import NOTHING
 
 SHARE = 0.75
 PUSHES, SWEEPS = 20, 30
@@ -190,6 +191,7 @@ class _Flight(NamedTuple):
         touched: (k, M) bool, the edge that they touch next.
         share: (M,), the share of what is left of the step after which they touch it.
         active: (M,) bool, whether they may land again.
+        met: (k, M) bool, all edges that they touched when they last landed.
     """
 
     start: jax.Array
@@ -200,6 +202,7 @@ class _Flight(NamedTuple):
     touched: jax.Array
     share: jax.Array
     active: jax.Array
+    met: jax.Array
 
 
 def _look_ahead(legs: _Legs, flight: _Flight) -> _Flight:
@@ -230,20 +233,14 @@ def _land_once(legs: _Legs, flight: _Flight) -> _Flight:
         velocity=jnp.where(landed, stopped, flight.velocity),
         time=jnp.where(landed, passed, flight.time),
         edges=flight.edges & ~(flight.touched & ~landed),
+        met=jnp.where(landed, manifold.touching.any(0), flight.met),
     )
 
 
 def _clearance(legs: _Legs, pose: jax.Array) -> jax.Array:
-    """How high legs at `pose` (3, M) are over the ground, (M,): corners over its lines, and its points from their sides."""
-    corner = _place(legs, pose).corner
-    at = (pose[0] + corner[0] - legs.left) * single(1 / terrain.STEP)
-    shares = (jnp.maximum(1.0 - jnp.abs(at - k), 0.0) * height for k, height in enumerate(legs.height))
-    of_corners = fold(jnp.minimum, pose[1] + corner[1] - sum(shares, jnp.zeros(())))
+    """How high legs at `pose` (3, M) are over the ground, (M,)."""
     number = jnp.arange(POINTS, dtype=jnp.float32)[:, None]
-    x, y = legs.left + terrain.STEP * number - pose[0], legs.height - pose[1]
-    own = rotate(jnp.cos(pose[2]), -jnp.sin(pose[2]), (x, y))
-    of_points = fold(jnp.minimum, jnp.maximum(jnp.abs(own[0]) - _half_width(legs), jnp.abs(own[1]) - LEG_HEIGHT / 2))
-    return jnp.minimum(of_corners, of_points)
+    return clearance(_place(legs, pose), legs.left + terrain.STEP * number - pose[0], legs.height - pose[1])
 
 
 def _may_touch(legs: _Legs, looks: int) -> jax.Array:
@@ -254,10 +251,22 @@ def _may_touch(legs: _Legs, looks: int) -> jax.Array:
     return LEVEL * clearance < TARGET + TOLERANCE + furthest
 
 
-def land(
-    heights: jax.Array, present: jax.Array, before: jax.Array, after: jax.Array, velocity: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Places and velocities at the end of the step.
+class Landed(NamedTuple):
+    """Legs at the end of the step.
+
+    Attributes:
+        pose: (3, 4, n, E).
+        velocity: (3, 4, n, E).
+        edges: (k, 4, n, E) int32, numbers of the edges that they touched when they last landed; -9 for none.
+    """
+
+    pose: jax.Array
+    velocity: jax.Array
+    edges: jax.Array
+
+
+def land(heights: jax.Array, present: jax.Array, before: jax.Array, after: jax.Array, velocity: jax.Array) -> Landed:
+    """Legs that come to the ground within the step, and the others.
 
     Args:
         heights: (T, E), of the ground.
@@ -266,7 +275,7 @@ def land(
         after: where they would end.
         velocity: (3, 4, n, E), with which.
     """
-    x, height, there, _ = terrain.window(heights, jnp.minimum(before[0], after[0]) - _REACH, POINTS)
+    x, height, there, number = terrain.window(heights, jnp.minimum(before[0], after[0]) - _REACH, POINTS)
     lower = jnp.broadcast_to(jnp.array([False, True] * 2)[:, None, None], before.shape[1:])
 
     def flat(value: jax.Array, axes: int) -> jax.Array:
@@ -282,7 +291,8 @@ def land(
         flight = only_where(flight.active, _look_ahead, legs, flight, landing)
         return only_where(flight.active, _land_once, legs, flight, landing)
 
-    nothing = jnp.zeros(active.shape)
-    flight = _Flight(legs.before, legs.after, flat(velocity, 1), nothing, legs.there, legs.there, nothing, active)
+    zero, none = jnp.zeros(active.shape), jnp.zeros(legs.there.shape, bool)
+    flight = _Flight(legs.before, legs.after, flat(velocity, 1), zero, legs.there, none, zero, active, none)
     flight = while_any(LANDINGS, lambda flight: flight.active, again, flight)
-    return flight.end.reshape(after.shape), flight.velocity.reshape(after.shape)
+    met, numbers = flight.met.reshape(-1, *lower.shape), number + jnp.arange(POINTS - 1).reshape(-1, 1, 1, 1)
+    return Landed(flight.end.reshape(after.shape), flight.velocity.reshape(after.shape), jnp.where(met, numbers, NOTHING))

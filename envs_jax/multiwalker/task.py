@@ -16,7 +16,7 @@ from envs_jax.multiwalker.body import HULL
 from envs_jax.multiwalker.gait import stand
 from envs_jax.multiwalker.observation import NUM_NOISY, SIZE, observe
 from envs_jax.multiwalker.picture import picture
-from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE, Touching
+from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE
 from envs_jax.multiwalker.world import SOLVERS, Control, Solver, World
 from envs_jax.options import require_choice, require_count, require_number, require_switch
 from envs_jax.scene import Scene
@@ -36,7 +36,7 @@ class MultiWalkerState:
         push: (n,) float32, newtons, along x on the hulls in the first step.
         fallen: (n,) bool, walkers whose hull has touched the ground or another walker.
         dropped: () bool, the package has touched the ground or a leg.
-        feet: (k, 2, n) int32, what the lower legs touched last, as in `touching.Touching`.
+        feet: (k, 2, n) int32, what the lower legs touched last, as in `dynamics.Met`.
         flags: (2, n) bool, the feet's contact flags.
         step: () int32.
     """
@@ -97,16 +97,22 @@ def _observe(rules: Rules, state: MultiWalkerState, present: jax.Array, noise: j
 def contact_flags(flags: jax.Array, before: jax.Array, now: jax.Array) -> jax.Array:
     """The original's flags: set when any contact begins, cleared when any ends, whatever else goes on; (2, n, E).
 
+    Of several, the last one tells: Box2D comes to edges mostly from the right, and to other things before.
+
     Args:
         flags: (2, n, E) bool, so far.
         before: (k, 2, n, E) int32, what was touched, negative for nothing.
         now: (k, 2, n, E), what is touched.
     """
+    other, never = np.iinfo(np.int32).max - 1, np.iinfo(np.int32).max
 
-    def new(one: jax.Array, other: jax.Array) -> jax.Array:
-        return ((one != NOTHING) & ~(one[:, None] == other[None]).any(1)).any(0)
+    def last(ones: jax.Array, others: jax.Array) -> jax.Array:
+        """The last of `ones` that is not among `others`."""
+        new = (ones != NOTHING) & ~(ones[:, None] == others[None]).any(1)
+        return jnp.where(new, jnp.where(ones < 0, other, ones), never).min(0)
 
-    return jnp.where(new(before, now), False, jnp.where(new(now, before), True, flags))
+    began, ended = last(now, before), last(before, now)
+    return jnp.where((began == never) & (ended == never), flags, began < ended)
 
 
 def present_walkers(rules: Rules, fallen: jax.Array) -> jax.Array:
@@ -158,16 +164,16 @@ def _advance(
     push = jnp.where(state.step == 0, state.push, 0.0)
     control = Control(jnp.clip(action.swapaxes(0, 1), -1.0, 1.0), push, present)
     before = state.world
-    world, touch = dynamics.step(before, control, state.heights, rules.package, rules.solver)
-    fell = touch.fallen & present & ~state.fallen
-    fallen, dropped = state.fallen | fell, state.dropped | touch.dropped
+    world, met = dynamics.step(before, control, state.heights, rules.package, rules.solver)
+    fell = met.fallen & present & ~state.fallen
+    fallen, dropped = state.fallen | fell, state.dropped | met.dropped
     state = dataclasses.replace(
         state,
         world=world,
         fallen=fallen,
         dropped=dropped,
-        feet=touch.feet,
-        flags=_flags(rules, state, touch),
+        feet=met.landed,
+        flags=_flags(rules, state, met),
         step=state.step + 1,
     )
     outcome = judge(rules, before, world, fell, fallen, dropped)
@@ -175,8 +181,10 @@ def _advance(
     return state, _observe(rules, state, present, noise.swapaxes(0, 1)), outcome, grown
 
 
-def _flags(rules: Rules, state: MultiWalkerState, touch: Touching) -> jax.Array:
-    return contact_flags(state.flags, state.feet, touch.feet) if rules.contact_events else (touch.feet != NOTHING).any(0)
+def _flags(rules: Rules, state: MultiWalkerState, met: dynamics.Met) -> jax.Array:
+    if not rules.contact_events:
+        return (met.landed != NOTHING).any(0)
+    return contact_flags(contact_flags(state.flags, state.feet, met.feet), met.feet, met.landed)
 
 
 def _transition(

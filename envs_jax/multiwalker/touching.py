@@ -23,6 +23,7 @@ from envs_jax.multiwalker.collision import (
     place,
     polygon_manifold,
 )
+from envs_jax.multiwalker.falls import package_on_ground
 from envs_jax.multiwalker.selecting import only_where
 
 LEG_EDGES, HULL_EDGES = 4, 6  # as many as a body can lie over
@@ -185,23 +186,6 @@ def _points(ground: OnGround, bodies: slice) -> _Candidates:
 
 def _in_order(*parts: _Candidates) -> _Candidates:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-
-
-def _package_on_ground(package: body.Package, pose: jax.Array, heights: jax.Array) -> jax.Array:
-    """(E,) bool: whether the package touches the ground."""
-    cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
-    half, thickness = package.length / 2, single(-package.shape.corner[:, 1].min())
-    reach = int(np.ceil(package.length / terrain.STEP)) + 2
-    x, y, there, _ = terrain.window(heights, pose[0] - half - SKIN, reach)
-    x, y = x - pose[0], y - pose[1]
-    along, above = cos * x + sin * y, cos * y - sin * x
-    poked = (there & (jnp.abs(along) <= half + SKIN) & (above >= -thickness - SKIN)).any(0)
-    end = single([-half, half])[:, None]
-    end_x, end_y = cos * end + sin * thickness, sin * end - cos * thickness
-    x, y, there, _ = terrain.window(heights, pose[0] + end_x, 2)
-    share = (pose[0] + end_x - x[0]) / terrain.STEP
-    sunk = there.all(0) & (pose[1] + end_y <= y[0] + share * (y[1] - y[0]) + SKIN)
-    return poked | sunk.any(0)
 
 
 def _deepest(manifold: Manifold) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
@@ -371,5 +355,5 @@ def touching(
         neighbours=(one, other),
         feet=jnp.concatenate([on_edges, jnp.stack(others)]).astype(jnp.int32),
         fallen=hull.manifold.touching.any((0, 1, 2)) | by_left[HULL] | by_right[HULL],
-        dropped=on_package[1:].any((0, 1)) | _package_on_ground(package, package_pose, heights),
+        dropped=on_package[1:].any((0, 1)) | package_on_ground(package, package_pose, heights, SKIN),
     )

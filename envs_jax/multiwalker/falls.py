@@ -1,0 +1,43 @@
+"""What falls to the ground, which ends an episode. Arrays have the batch as their last axis.
+
+Box2D's continuous collision stops hulls and the package, as it does legs (`impact`), where they meet the ground within a step,
+and reports the contact in that step; contacts that come about slowly are found at the beginning of the next.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.multiwalker import body, terrain
+from envs_jax.multiwalker.body import BODIES, HULL, SKIN, single
+from envs_jax.multiwalker.collision import clearance, place
+from envs_jax.multiwalker.time_of_impact import TARGET, TOLERANCE
+
+POINTS = 7  # of the ground under a hull
+_REACH = float(np.hypot(*BODIES.corner[:, HULL].T).max())
+_HULL = body.Polygons(*(array[:, HULL, None] for array in BODIES))
+WITHIN_STEP = TARGET + TOLERANCE
+
+
+def hull_on_ground(pose: jax.Array, heights: jax.Array, within: float) -> jax.Array:
+    """(n, E) bool: whether hulls at `pose` (3, n, E) are as near to the ground."""
+    x, height, there, _ = terrain.window(heights, pose[0] - _REACH, POINTS)
+    shape = place(_HULL, pose, (pose[0], pose[1]))
+    return clearance(shape, x - pose[0], jnp.where(there, height, 0.0) - pose[1]) < within
+
+
+def package_on_ground(package: body.Package, pose: jax.Array, heights: jax.Array, within: float) -> jax.Array:
+    """(E,) bool: whether the package at `pose` (3, E) is as near to the ground."""
+    cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
+    half, thickness = package.length / 2, single(-package.shape.corner[:, 1].min())
+    reach = int(np.ceil(package.length / terrain.STEP)) + 2
+    x, y, there, _ = terrain.window(heights, pose[0] - half - SKIN, reach)
+    x, y = x - pose[0], y - pose[1]
+    along, above = cos * x + sin * y, cos * y - sin * x
+    poked = (there & (jnp.abs(along) <= half + within) & (above >= -thickness - within)).any(0)
+    end = single([-half, half])[:, None]
+    end_x, end_y = cos * end + sin * thickness, sin * end - cos * thickness
+    x, y, there, _ = terrain.window(heights, pose[0] + end_x, 2)
+    share = (pose[0] + end_x - x[0]) / terrain.STEP
+    sunk = there.all(0) & (pose[1] + end_y <= y[0] + share * (y[1] - y[0]) + within)
+    return poked | sunk.any(0)
