@@ -63,6 +63,43 @@ def solve(world: World, control: Control, touch: Touching, package: body.Package
     return World(pose, velocity, package_pose, package_velocity, impulses)
 
 
+def _meet(touch: Touching) -> jax.Array:
+    """(E,) bool: whether any neighbours touch, which is seldom: what comes of it is found for those alone."""
+    return (touch.neighbours[0].code > 0).any((0, 1))
+
+
+def _few(world: World) -> int:
+    """How many of a batch are solved at a time where only some need it."""
+    return max(1, int(AT_A_TIME * world.pose.shape[-1]))
+
+
+class _Rows(NamedTuple):
+    """What the sweeps over velocities read."""
+
+    motors: joints.Motors
+    ground: contacts.Rows
+    package: contacts.PackageRows
+
+
+class _Pairs(NamedTuple):
+    """The same of neighbours, as the left and as the right one of each pair, and 1 / gain of both."""
+
+    left: contacts.Rows
+    right: contacts.Rows
+    mass: jax.Array
+
+
+class _Swept(NamedTuple):
+    """What the sweeps over velocities change, and in the end find: coordinates, velocity of the package, impulses."""
+
+    free: jax.Array
+    carried: jax.Array
+    motor: jax.Array
+    ground: jax.Array
+    package: jax.Array
+    neighbours: jax.Array
+
+
 def _solve_velocities(
     world: World, control: Control, touch: Touching, points: Contacts, package: body.Package, solver: Solver
 ) -> tuple[jax.Array, jax.Array, Impulses, joints.Motors]:
@@ -73,15 +110,8 @@ def _solve_velocities(
     on_package = separately(
         lambda tree, contacts, arm: make_package_rows(tree, contacts, arm, package), tree, touch.package, touch.package_arm
     )
-    left, right = (separately(make_rows, _part(tree, side), touch.neighbours[side]) for side in (0, 1))
-    ground_mass = invert(ground.gain)
-    pair_mass = 0.5 * invert(left.gain + right.gain)
-    left, right = contacts.pad_rows(left, 0, 1), contacts.pad_rows(right, 1, 0)
-
     velocity, carried = fall(world, control.push)
-    free = separately(joints.to_free, tree, velocity)
-
-    old = world.impulses
+    free, old = separately(joints.to_free, tree, velocity), world.impulses
     found = (
         separately(find_again, points.code, old.ground_code, old.ground),
         separately(find_again, touch.package.code, old.package_code, old.package),
@@ -91,22 +121,49 @@ def _solve_velocities(
     free = warm_start(ground, free, found[0])
     free = warm_start(on_package.walker, free, found[1])
     carried = carried + (on_package.response * found[1].swapaxes(0, 1)[None]).sum((1, 2, 3))
-    free = warm_start(left, free, jnp.pad(found[2], ((0, 0), (0, 0), (0, 1), (0, 0))))
-    free = warm_start(right, free, jnp.pad(found[2], ((0, 0), (0, 0), (1, 0), (0, 0))))
 
-    def sweep(_: jax.Array, carry: tuple) -> tuple:
+    rows, start = _Rows(motors, ground, on_package), _Swept(free, carried, old.motor, found[0], found[1], found[2])
+    swept = _sweep(rows, None, start, solver.velocity_sweeps)
+    swept = only_where(
+        _meet(touch),
+        lambda given, _: _sweep_together(*given, sweeps=solver.velocity_sweeps),
+        (rows, tree, touch.neighbours, start),
+        swept,
+        _few(world),
+    )
+    codes = points.code, touch.package.code, touch.neighbours[0].code
+    impulses = Impulses(swept.motor, swept.ground, swept.package, swept.neighbours, *codes)
+    return separately(joints.to_bodies, tree, swept.free), swept.carried, impulses, motors
+
+
+def _sweep_together(
+    rows: _Rows, tree: joints.Tree, neighbours: tuple[Contacts, Contacts], start: _Swept, sweeps: int
+) -> _Swept:
+    """`_sweep` where neighbours touch."""
+    left, right = (separately(make_rows, _part(tree, side), neighbours[side]) for side in (0, 1))
+    mass = 0.5 * invert(left.gain + right.gain)
+    pairs = _Pairs(contacts.pad_rows(left, 0, 1), contacts.pad_rows(right, 1, 0), mass)
+    free = warm_start(pairs.left, start.free, jnp.pad(start.neighbours, ((0, 0), (0, 0), (0, 1), (0, 0))))
+    free = warm_start(pairs.right, free, jnp.pad(start.neighbours, ((0, 0), (0, 0), (1, 0), (0, 0))))
+    return _sweep(rows, pairs, start._replace(free=free), sweeps)
+
+
+def _sweep(rows: _Rows, pairs: _Pairs | None, start: _Swept, sweeps: int) -> _Swept:
+    """So many times every motor and every contact, those of neighbours where there are `pairs`."""
+    ground_mass = invert(rows.ground.gain)
+
+    def again(_: jax.Array, carry: tuple) -> tuple:
         free, carried, motor, on_ground, of_package, of_pairs = carry
-        free, motor = joints.sweep_motors(motors, free, motor)
-        free, carried, of_package = contacts.sweep_package(on_package, free, carried, of_package)
-        free, of_pairs = contacts.sweep_neighbours(left, right, pair_mass, free, of_pairs)
-        free, on_ground = contacts.sweep_ground(ground, ground_mass, free, on_ground)
+        free, motor = joints.sweep_motors(rows.motors, free, motor)
+        free, carried, of_package = contacts.sweep_package(rows.package, free, carried, of_package)
+        if pairs is not None:
+            free, of_pairs = contacts.sweep_neighbours(*pairs, free, of_pairs)
+        free, on_ground = contacts.sweep_ground(rows.ground, ground_mass, free, on_ground)
         return free, carried, motor, on_ground, of_package, of_pairs
 
-    carry = (free, list(carried), list(old.motor), *(list(impulse) for impulse in found))
-    free, carried, *impulses = jax.lax.fori_loop(0, solver.velocity_sweeps, sweep, carry)
-    carried, motor, on_ground, of_package, of_pairs = (jnp.stack(values) for values in (carried, *impulses))
-    codes = points.code, touch.package.code, touch.neighbours[0].code
-    return separately(joints.to_bodies, tree, free), carried, Impulses(motor, on_ground, of_package, of_pairs, *codes), motors
+    free, *others = jax.lax.fori_loop(0, sweeps, again, (start.free, *(list(each) for each in start[1:])))
+    carried, motor, on_ground, of_package, of_pairs = (jnp.stack(each) for each in others)
+    return _Swept(free, carried, motor, on_ground, of_package, of_pairs)
 
 
 def _part(tree: joints.Tree, side: int) -> joints.Tree:
@@ -153,15 +210,20 @@ def _solve_positions(
 ) -> tuple[jax.Array, jax.Array]:
     """Poses in which joints hold and nothing overlaps by much, of walkers and package."""
     fixed = _Fixed(world.pose, world.package_pose, touch, ground, limits)
-    places = _settle(fixed, _Places(pose, package_pose, present, jnp.zeros(present.shape)), solver.position_sweeps, package)
+    start, few = _Places(pose, package_pose, present, jnp.zeros(present.shape)), _few(world)
+    settle = functools.partial(_settle, package=package)
+    places = settle(fixed, start, solver.position_sweeps, pairs=False)
+    places = only_where(
+        _meet(touch), lambda given, _: settle(*given, sweeps=solver.position_sweeps, pairs=True), (fixed, start), places, few
+    )
     far = (places.active & (places.gap > FAR_APART)).any(0)
-    further = functools.partial(_settle, sweeps=solver.most_position_sweeps - solver.position_sweeps, package=package)
-    places = only_where(far, further, fixed, places, max(1, int(AT_A_TIME * len(far))))
+    further = functools.partial(settle, sweeps=solver.most_position_sweeps - solver.position_sweeps, pairs=True)
+    places = only_where(far, further, fixed, places, few)
     return places.pose, places.package_pose
 
 
-def _settle(fixed: _Fixed, places: _Places, sweeps: int, package: body.Package) -> _Places:
-    """Sweeps over positions while a walker is active."""
+def _settle(fixed: _Fixed, places: _Places, sweeps: int, package: body.Package, pairs: bool) -> _Places:
+    """Sweeps over positions while a walker is active; with `pairs` neighbours that touch are parted."""
     touch, carrying = fixed.touch, (fixed.touch.package.code > 0).any(0)
 
     def sweep(places: _Places) -> _Places:
@@ -170,10 +232,13 @@ def _settle(fixed: _Fixed, places: _Places, sweeps: int, package: body.Package) 
         from_package, its_change, on_package = contacts.push_from_package(
             touch.package, touch.package_arm, package, moved, places.package_pose - fixed.package_pose
         )
-        from_pairs, of_pairs = contacts.push_from_neighbours(*touch.neighbours, moved)
-        pushed = places.pose + jnp.where(active, change + from_package + from_pairs, 0.0)
+        change, deepest = change + from_package, jnp.minimum(deepest, on_package)
+        if pairs:
+            from_pairs, of_pairs = contacts.push_from_neighbours(*touch.neighbours, moved)
+            change, deepest = change + from_pairs, jnp.minimum(deepest, of_pairs)
+        pushed = places.pose + jnp.where(active, change, 0.0)
         parts, good, gap = joints.pull_together([Part(*pushed[:, b]) for b in range(NUM_BODIES)], fixed.limits, active)
-        good &= jnp.minimum(jnp.minimum(deepest, on_package), of_pairs) >= NEAR_ENOUGH
+        good &= deepest >= NEAR_ENOUGH
         wrong_together = (carrying & ~good & active).any(0)
         carried = (carrying & active).any(0)
         return _Places(

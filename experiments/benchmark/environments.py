@@ -152,7 +152,7 @@ def main() -> None:
     asked = parser.parse_args()
     use_every_core()
     command = {"machine": describe_machine(), "command": "python experiments/benchmark/environments.py"}
-    result: dict[str, Any] = (json.loads(asked.out.read_text()) if asked.only else {}) | command
+    result: dict[str, Any] = (json.loads(asked.out.read_text()) if asked.only and asked.out.exists() else {}) | command
     for name in asked.only or ENVIRONMENTS:
         env = envs_jax.make(name, **ENVIRONMENTS[name])
         rates = {str(batch): measure(our_game(env), batch) for batch in asked.batches}
