@@ -25,7 +25,7 @@ class Rows(NamedTuple):
     Attributes:
         pull: 2 times K of (7, n, E), a row's speed is its product with the free coordinates.
         response: 2 times K of (7, n, E), of the free coordinates to a unit impulse.
-        gain: (2, K, n, E), of a row's speed to a unit impulse on the walker.
+        gain: (2, K, n, E), of a row's speed to a unit impulse on the walker; infinite where there is nothing to push.
         friction: (K, n, E).
     """
 
@@ -47,6 +47,7 @@ def make_rows(tree: Tree, contacts: Contacts) -> Rows:
     response = respond(tree, (pull[0], pull[1]), pull[2:])
     pull = jnp.stack(pull)
     gain = fold(jnp.add, pull * response)
+    gain = jnp.where(gain > 1e-9, gain, jnp.inf)
     pull, response = ([list(jnp.moveaxis(row, 1, 0)) for row in jnp.moveaxis(of, 1, 0)] for of in (pull, response))
     return Rows(pull, response, gain, contacts.friction)
 
@@ -61,11 +62,6 @@ def _arms(tree: Tree, contacts: Contacts) -> list[Vector]:
     return arms
 
 
-def invert(gain: jax.Array) -> jax.Array:
-    """1 / gain, 0 where there is nothing to push."""
-    return jnp.where(gain > 1e-9, 1 / jnp.maximum(gain, 1e-9), 0.0)
-
-
 def find_again(code: jax.Array, old_code: jax.Array, impulse: jax.Array) -> jax.Array:
     """The impulses (L, 2, n, E) of the points that are still there, for those that `code` (K, n, E) tells of now."""
     same = (code[:, None] == old_code[None]) & (code[:, None] > 0)
@@ -77,13 +73,13 @@ def warm_start(rows: Rows, free: jax.Array, impulse: jax.Array) -> jax.Array:
     return fold(jnp.add, (rows.response[i][k] * each for k, both in enumerate(impulse) for i, each in enumerate(both))) + free
 
 
-def _new_impulses(old: jax.Array, mass: jax.Array, speed: jax.Array, limit: jax.Array | None) -> jax.Array:
+def _new_impulses(old: jax.Array, gain: jax.Array, speed: jax.Array, limit: jax.Array | None) -> jax.Array:
     """An impulse that stops `speed`: at most `limit` either way, or where that is None only a push."""
-    new = old - mass * speed
+    new = old - speed / gain  # a quotient, which XLA computes once
     return jnp.maximum(new, 0.0) if limit is None else jnp.clip(new, -limit, limit)
 
 
-def sweep_ground(rows: Rows, mass: jax.Array, free: jax.Array, impulse: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+def sweep_ground(rows: Rows, free: jax.Array, impulse: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
     """Every contact with the ground once: friction, then the normal. `impulse` is K of (2, n, E)."""
     impulse = list(impulse)
     for k in range(len(impulse)):
@@ -92,7 +88,7 @@ def sweep_ground(rows: Rows, mass: jax.Array, free: jax.Array, impulse: list[jax
         new = []
         for i, bound in enumerate((limit, None)):
             speed = (rows.pull[i][k] * free).sum(0)
-            new.append(_new_impulses(old[i], mass[i, k], speed, bound))
+            new.append(_new_impulses(old[i], rows.gain[i, k], speed, bound))
             free = free + rows.response[i][k] * (new[i] - old[i])
         impulse[k] = jnp.stack(new)
     return free, impulse
@@ -105,13 +101,13 @@ class PackageRows(NamedTuple):
         walker: on the walkers.
         pull: (3, 2, 2, n, E), a row's speed is its product with the package's velocity, beside the walker's.
         response: (3, 2, 2, n, E), of the package.
-        mass: (2, 2, n, E), as if each walker had its share of the package: so all may push at once and still agree in the end.
+        gain: (2, 2, n, E), as if each walker had its share of the package: so all may push at once and still agree in the end.
     """
 
     walker: Rows
     pull: jax.Array
     response: jax.Array
-    mass: jax.Array
+    gain: jax.Array
 
 
 def make_package_rows(tree: Tree, contacts: Contacts, arm: Vector, package: body.Package) -> PackageRows:
@@ -124,7 +120,7 @@ def make_package_rows(tree: Tree, contacts: Contacts, arm: Vector, package: body
     response = pull * light
     carriers = jnp.maximum((contacts.code > 0).any(0).sum(0), 1).astype(jnp.float32)
     gain = walker.gain + carriers * (pull * response).sum(0)
-    return PackageRows(walker, pull, response, jnp.where(walker.gain > 1e-9, invert(gain), 0.0))
+    return PackageRows(walker, pull, response, gain)
 
 
 def sweep_package(
@@ -139,7 +135,7 @@ def sweep_package(
         for i, bound in enumerate((limit, None)):
             its_speed = sum((pull[i, k] * value for pull, value in zip(rows.pull, package, strict=True)), jnp.zeros(()))
             speed = (rows.walker.pull[i][k] * free).sum(0) + its_speed
-            new.append(_new_impulses(old[i], rows.mass[i, k], speed, bound))
+            new.append(_new_impulses(old[i], rows.gain[i, k], speed, bound))
             change = new[i] - old[i]
             free = free + rows.walker.response[i][k] * change
             package = [value + (rows.response[c, i, k] * change).sum(0) for c, value in enumerate(package)]
@@ -153,14 +149,14 @@ def pad_rows(rows: Rows, before: int, after: int) -> Rows:
 
 
 def sweep_neighbours(
-    left: Rows, right: Rows, mass: jax.Array, free: jax.Array, impulse: list[jax.Array]
+    left: Rows, right: Rows, gain: jax.Array, free: jax.Array, impulse: list[jax.Array]
 ) -> tuple[jax.Array, list[jax.Array]]:
     """Every contact between neighbours once, all pairs at a time.
 
     Args:
         left: rows of every walker as the left one of a pair, those of the last one without effect.
         right: as the right one, those of the first one without effect.
-        mass: (2 rows, 2 points, n - 1, E), as if each walker had half of itself for each neighbour.
+        gain: (2 rows, 2 points, n - 1, E), as if each walker had half of itself for each neighbour.
         free: (7, n, E).
         impulse: two of (2, n - 1, E).
     """
@@ -171,7 +167,7 @@ def sweep_neighbours(
         new = []
         for i, bound in enumerate((limit, None)):
             speed = (left.pull[i][k] * free).sum(0)[:-1] + (right.pull[i][k] * free).sum(0)[1:]
-            new.append(_new_impulses(old[i], mass[i, k], speed, bound))
+            new.append(_new_impulses(old[i], gain[i, k], speed, bound))
             change = new[i] - old[i]
             onto_left, onto_right = jnp.pad(change, ((0, 1), (0, 0))), jnp.pad(change, ((1, 0), (0, 0)))
             free = free + left.response[i][k] * onto_left + right.response[i][k] * onto_right

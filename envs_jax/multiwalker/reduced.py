@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import body, contacts, joints
 from envs_jax.multiwalker.body import NUM_BODIES, NUM_JOINTS
-from envs_jax.multiwalker.contacts import NEAR_ENOUGH, find_again, invert, make_package_rows, make_rows, warm_start
+from envs_jax.multiwalker.contacts import NEAR_ENOUGH, find_again, make_package_rows, make_rows, warm_start
 from envs_jax.multiwalker.joints import Part, make_motors, make_tree
 from envs_jax.multiwalker.selecting import only_where, while_any
 from envs_jax.multiwalker.touching import Contacts, Touching, ground_slots
 from envs_jax.multiwalker.world import Control, Solver, World, fall, move
 
 FAR_APART = 0.02
-AT_A_TIME = 1 / 16  # of a batch
+AT_A_TIME = 1 / 32, 1 / 16  # of a batch: where neighbours touch, and where joints are far apart
 
 
 @flax.struct.dataclass
@@ -68,9 +68,10 @@ def _meet(touch: Touching) -> jax.Array:
     return (touch.neighbours[0].code > 0).any((0, 1))
 
 
-def _few(world: World) -> int:
-    """How many of a batch are solved at a time where only some need it."""
-    return max(1, int(AT_A_TIME * world.pose.shape[-1]))
+def _few(world: World) -> tuple[int, int]:
+    """How many are solved at a time where only some of a batch need it."""
+    meet, far = (max(1, int(share * world.pose.shape[-1])) for share in AT_A_TIME)
+    return meet, far
 
 
 class _Rows(NamedTuple):
@@ -82,11 +83,11 @@ class _Rows(NamedTuple):
 
 
 class _Pairs(NamedTuple):
-    """The same of neighbours, as the left and as the right one of each pair, and 1 / gain of both."""
+    """The same of neighbours, as the left and as the right one of each pair, and the gain of both."""
 
     left: contacts.Rows
     right: contacts.Rows
-    mass: jax.Array
+    gain: jax.Array
 
 
 class _Swept(NamedTuple):
@@ -129,7 +130,7 @@ def _solve_velocities(
         lambda given, _: _sweep_together(*given, sweeps=solver.velocity_sweeps),
         (rows, tree, touch.neighbours, start),
         swept,
-        _few(world),
+        _few(world)[0],
     )
     codes = points.code, touch.package.code, touch.neighbours[0].code
     impulses = Impulses(swept.motor, swept.ground, swept.package, swept.neighbours, *codes)
@@ -141,8 +142,8 @@ def _sweep_together(
 ) -> _Swept:
     """`_sweep` where neighbours touch."""
     left, right = (separately(make_rows, _part(tree, side), neighbours[side]) for side in (0, 1))
-    mass = 0.5 * invert(left.gain + right.gain)
-    pairs = _Pairs(contacts.pad_rows(left, 0, 1), contacts.pad_rows(right, 1, 0), mass)
+    gain = 2 * (left.gain + right.gain)
+    pairs = _Pairs(contacts.pad_rows(left, 0, 1), contacts.pad_rows(right, 1, 0), gain)
     free = warm_start(pairs.left, start.free, jnp.pad(start.neighbours, ((0, 0), (0, 0), (0, 1), (0, 0))))
     free = warm_start(pairs.right, free, jnp.pad(start.neighbours, ((0, 0), (0, 0), (1, 0), (0, 0))))
     return _sweep(rows, pairs, start._replace(free=free), sweeps)
@@ -150,7 +151,6 @@ def _sweep_together(
 
 def _sweep(rows: _Rows, pairs: _Pairs | None, start: _Swept, sweeps: int) -> _Swept:
     """So many times every motor and every contact, those of neighbours where there are `pairs`."""
-    ground_mass = invert(rows.ground.gain)
 
     def again(_: jax.Array, carry: tuple) -> tuple:
         free, carried, motor, on_ground, of_package, of_pairs = carry
@@ -158,7 +158,7 @@ def _sweep(rows: _Rows, pairs: _Pairs | None, start: _Swept, sweeps: int) -> _Sw
         free, carried, of_package = contacts.sweep_package(rows.package, free, carried, of_package)
         if pairs is not None:
             free, of_pairs = contacts.sweep_neighbours(*pairs, free, of_pairs)
-        free, on_ground = contacts.sweep_ground(rows.ground, ground_mass, free, on_ground)
+        free, on_ground = contacts.sweep_ground(rows.ground, free, on_ground)
         return free, carried, motor, on_ground, of_package, of_pairs
 
     free, *others = jax.lax.fori_loop(0, sweeps, again, (start.free, *(list(each) for each in start[1:])))
@@ -210,15 +210,13 @@ def _solve_positions(
 ) -> tuple[jax.Array, jax.Array]:
     """Poses in which joints hold and nothing overlaps by much, of walkers and package."""
     fixed = _Fixed(world.pose, world.package_pose, touch, ground, limits)
-    start, few = _Places(pose, package_pose, present, jnp.zeros(present.shape)), _few(world)
-    settle = functools.partial(_settle, package=package)
-    places = settle(fixed, start, solver.position_sweeps, pairs=False)
-    places = only_where(
-        _meet(touch), lambda given, _: settle(*given, sweeps=solver.position_sweeps, pairs=True), (fixed, start), places, few
-    )
+    start, (few, fewer) = _Places(pose, package_pose, present, jnp.zeros(present.shape)), _few(world)
+    settle = functools.partial(_settle, sweeps=solver.position_sweeps, package=package)
+    places = settle(fixed, start, pairs=False)
+    places = only_where(_meet(touch), lambda given, _: settle(*given, pairs=True), (fixed, start), places, few)
     far = (places.active & (places.gap > FAR_APART)).any(0)
-    further = functools.partial(settle, sweeps=solver.most_position_sweeps - solver.position_sweeps, pairs=True)
-    places = only_where(far, further, fixed, places, few)
+    more = solver.most_position_sweeps - solver.position_sweeps
+    places = only_where(far, functools.partial(_settle, sweeps=more, package=package, pairs=True), fixed, places, fewer)
     return places.pose, places.package_pose
 
 
