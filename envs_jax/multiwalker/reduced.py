@@ -155,7 +155,7 @@ def _sweep(rows: _Rows, pairs: _Pairs | None, start: _Swept, sweeps: int) -> _Sw
     def again(_: jax.Array, carry: tuple) -> tuple:
         free, carried, motor, on_ground, of_package, of_pairs = carry
         free, motor = joints.sweep_motors(rows.motors, free, motor)
-        free, carried, of_package = contacts.sweep_package(rows.package, free, carried, of_package)
+        free, carried, of_package = separately(contacts.sweep_package, rows.package, free, carried, of_package)
         if pairs is not None:
             free, of_pairs = contacts.sweep_neighbours(*pairs, free, of_pairs)
         free, on_ground = contacts.sweep_ground(rows.ground, free, on_ground)
