@@ -240,7 +240,7 @@ def push_of(separation: jax.Array, used: jax.Array, share: float) -> jax.Array:
 def moves(contacts: Contacts, push: Vector, torque: jax.Array) -> jax.Array:
     """What pushes (K, n, E) and their torques do to the places of bodies, (3, 5, n, E), all at a time."""
     change = contacts.light * push[0], contacts.light * push[1], contacts.light_turn * torque
-    return jnp.stack([jnp.stack([(member * value).sum(0) for member in contacts.member]) for value in change])
+    return jnp.stack([jnp.stack([fold(jnp.add, member * value) for member in contacts.member]) for value in change])
 
 
 def _lowest(separation: jax.Array, contacts: Contacts) -> jax.Array:

@@ -226,7 +226,7 @@ def _settle(fixed: _Fixed, places: _Places, sweeps: int, package: body.Package, 
 
     def sweep(places: _Places) -> _Places:
         active, moved = places.active, places.pose - fixed.pose
-        change, deepest = contacts.push_from_ground(fixed.ground, moved)
+        change, deepest = separately(contacts.push_from_ground, fixed.ground, moved)
         from_package, its_change, on_package = contacts.push_from_package(
             touch.package, touch.package_arm, package, moved, places.package_pose - fixed.package_pose
         )
@@ -235,7 +235,8 @@ def _settle(fixed: _Fixed, places: _Places, sweeps: int, package: body.Package, 
             from_pairs, of_pairs = contacts.push_from_neighbours(*touch.neighbours, moved)
             change, deepest = change + from_pairs, jnp.minimum(deepest, of_pairs)
         pushed = places.pose + jnp.where(active, change, 0.0)
-        parts, good, gap = joints.pull_together([Part(*pushed[:, b]) for b in range(NUM_BODIES)], fixed.limits, active)
+        parts = [Part(*pushed[:, b]) for b in range(NUM_BODIES)]
+        parts, good, gap = separately(joints.pull_together, parts, fixed.limits, active)
         good &= deepest >= NEAR_ENOUGH
         wrong_together = (carrying & ~good & active).any(0)
         carried = (carrying & active).any(0)
