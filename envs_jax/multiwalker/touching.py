@@ -30,6 +30,7 @@ LEG_EDGES, HULL_EDGES = 4, 6  # as many as a body can lie over
 PAIRS = 3  # of bodies of neighbours that are looked at closely
 AT_A_TIME = 1 / 8  # of all pairs of neighbours
 NOTHING, NUM_TOUCHABLE = -9, LEG_EDGES + 3
+_SHAPES = body.Polygons(*(array[:, :, None] for array in BODIES))  # (V, 5, 1, 2), to be placed at poses (3, 5, n, E)
 
 
 class Contacts(NamedTuple):
@@ -149,14 +150,8 @@ def _contacts(normal: Vector, arm: Vector, separation: jax.Array, code: jax.Arra
     )
 
 
-def _shape(bodies: slice) -> body.Polygons:
-    """Shapes (V, B, 1, 2), to be placed at poses (3, B, n, E)."""
-    return body.Polygons(*(array[:, bodies, None] for array in BODIES))
-
-
-def _on_ground(pose: jax.Array, heights: jax.Array, present: jax.Array, bodies: slice, edges: int) -> OnGround:
-    """What `bodies` at `pose` (3, B, n, E) have under them, about their centres of mass."""
-    shape = place(_shape(bodies), pose, (pose[0], pose[1]))
+def _on_ground(shape: Placed, pose: jax.Array, heights: jax.Array, present: jax.Array, edges: int) -> OnGround:
+    """What bodies at `pose` (3, B, n, E) have under them, about their centres of mass as the `shape`s are."""
     x, y, there, first = terrain.window(heights, pose[0] + fold(jnp.minimum, shape.corner[0]) - SKIN, edges + 1)
     x, y = x - pose[0], y - pose[1]
     manifold = ground_manifold(shape, (x[:-1], y[:-1]), (x[1:], y[1:]), there[:-1] & there[1:])
@@ -200,15 +195,20 @@ def _deepest(manifold: Manifold) -> tuple[jax.Array, Callable[[jax.Array], jax.A
     return touches, take
 
 
-def _with_package(package: body.Package, package_pose: jax.Array, pose: jax.Array) -> tuple[Contacts, Vector, jax.Array]:
-    """The deepest body's points (2, n, E), from the package's middle, and who touches it (5, n, E) bool."""
+def _with_package(
+    package: body.Package, package_pose: jax.Array, shape: Placed, from_body: Vector
+) -> tuple[Contacts, Vector, jax.Array]:
+    """The deepest body's points (2, n, E), from the package's middle, and who touches it (5, n, E) bool.
+
+    Bodies have `shape`s about their centres of mass, which are `from_body` (5, n, E) from the package's middle.
+    """
     middle = package_pose[0], package_pose[1]
     box = body.Polygons(*(array[:, None, None] for array in package.shape))
-    manifold = polygon_manifold(place(box, package_pose[:, None, None], middle), place(_shape(slice(None)), pose, middle))
+    there = shape._replace(corner=(shape.corner[0] + from_body[0], shape.corner[1] + from_body[1]))
+    manifold = polygon_manifold(place(box, package_pose[:, None, None], middle), there)
     touches, take = _deepest(manifold)
     number = jnp.arange(NUM_BODIES, dtype=jnp.float32).reshape(-1, 1, 1)
     normal, point = (take(manifold.normal[0]), take(manifold.normal[1])), (take(manifold.point[0]), take(manifold.point[1]))
-    from_body = minus((pose[0], pose[1]), middle)
     arm = minus(point, (take(from_body[0]), take(from_body[1])))
     code = take(NUM_BODIES * (8 + 4 * manifold.kind + manifold.number) + number)
     friction = np.sqrt(body.FRICTION * body.PACKAGE_FRICTION)
@@ -219,7 +219,7 @@ def _nearest_pairs(left: jax.Array, right: jax.Array) -> jax.Array:
     """(PAIRS, 25, m, E) float: for each of the pairs of bodies with the nearest bounding boxes, a 1 where it is."""
     boxes = []
     for pose in (left, right):
-        shape = place(_shape(slice(None)), pose, (jnp.zeros(()), jnp.zeros(())))
+        shape = place(_SHAPES, pose, (jnp.zeros(()), jnp.zeros(())))
         boxes.append([(c.min(0), c.max(0)) for c in shape.corner])
     gaps = []
     for (low, high), (other_low, other_high) in zip(*boxes, strict=True):
@@ -330,11 +330,18 @@ def touching(
         present: (n, E) bool, walkers that were not taken away.
         heights: (T, E), of the ground.
     """
-    legs = separately(functools.partial(_on_ground, bodies=body.LEGS, edges=LEG_EDGES), pose[:, body.LEGS], heights, present)
-    hull = separately(functools.partial(_on_ground, bodies=slice(0, 1), edges=HULL_EDGES), pose[:, :1], heights, present)
+    centre = pose[0], pose[1]
+    shape = place(_SHAPES, pose, centre)
 
+    def on_ground(bodies: slice, edges: int) -> OnGround:
+        own = jax.tree.map(lambda leaf: leaf[:, bodies], shape)
+        return separately(functools.partial(_on_ground, edges=edges), own, pose[:, bodies], heights, present)
+
+    legs, hull = on_ground(body.LEGS, LEG_EDGES), on_ground(slice(0, 1), HULL_EDGES)
+    far = jnp.where(present, 0.0, 1e3)
+    from_package = pose[0] + far - package_pose[0], pose[1] + far - package_pose[1]
     with_package, package_arm, on_package = separately(
-        lambda *poses: _with_package(package, *poses), package_pose, jnp.where(present, pose, pose + 1e3)
+        functools.partial(_with_package, package), package_pose, shape, from_package
     )
 
     one, other, pair_touches = _neighbours(pose, present)
