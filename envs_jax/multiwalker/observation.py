@@ -31,15 +31,17 @@ def _ray_to_ground(heights: jax.Array, origin: Vector) -> jax.Array:
     x, y, there, _ = terrain.window(heights, origin[0], NUM_POINTS)
     x, y = x - origin[0], y - origin[1]
     edge = x[1:] - x[:-1], y[1:] - y[:-1]
-    # The ray d meets the edge e from p where s d = p + t e: s = p x e / (d x e), t = p x d / (d x e).
+    # The ray d meets the edge e from p where s d = p + t e: s = p x e / (d x e), and d x p changes its sign along the edge.
     at_edge = cross((x[:-1], y[:-1]), edge)
-    direction = (single(axis).reshape(-1, 1, 1, 1) for axis in _RAYS)
+    direction = (single(axis).reshape(-1, 1, 1) for axis in _RAYS)
     ray = next(direction), next(direction)
-    speed = cross(ray, edge)
-    speed = jnp.where(jnp.abs(speed) < 1e-9, 1e-9, speed)
-    share, along = at_edge / speed, cross((x[:-1], y[:-1]), ray) / speed
-    hit = (share >= 0) & (share <= 1) & (along >= 0) & (along <= 1) & (there[:-1] & there[1:])
-    return jnp.where(hit, share, 1.0).min(1)
+    side = [cross(ray, point) for point in zip(x, y, strict=True)]
+    share, speed = jnp.ones_like(side[0]), jnp.ones_like(side[0])
+    for k in reversed(range(NUM_POINTS - 1)):  # rays go to the right: the leftmost edge is the nearest
+        its_speed = side[k + 1] - side[k]
+        hit = ((side[k] <= 0) != (side[k + 1] <= 0)) & (at_edge[k] * its_speed >= 0) & there[k] & there[k + 1]
+        share, speed = jnp.where(hit, at_edge[k], share), jnp.where(hit, its_speed, speed)
+    return jnp.minimum(share / speed, 1.0)
 
 
 def _nearest(enters: jax.Array, leaves: jax.Array, seen: jax.Array) -> jax.Array:
