@@ -23,10 +23,11 @@ import envs_jax
 from envs_jax import auto_reset
 from envs_jax.multiwalker import body, dynamics
 from envs_jax.multiwalker.body import SKIN
-from envs_jax.multiwalker.touching import ground_slots, touching
+from envs_jax.multiwalker.task import follow_flags
+from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE, ground_slots, touching
 from envs_jax.multiwalker.world import FAST, ORIGINAL, Solver
 from envs_jax.reference_policies import random_policy
-from experiments.multiwalker_states import SLOTS, column, control, read_bodies, read_world
+from experiments.multiwalker_states import SLOTS, Compared, column, control, feet_flags, read_bodies, read_world
 from experiments.multiwalker_statistics import TRAINED, Act, policies
 from mamt_jax.training.writers import describe_machine
 
@@ -67,32 +68,36 @@ def play(act: Act, seed: int, sweeps: int, steps: int) -> Iterator[tuple[Any, np
         seen, *_ = env.step(dict(zip(env.possible_agents, action, strict=True)))
 
 
-def differences(step: Any, solver: Solver, act: Act, seed: int, sweeps: int, steps: int) -> list[np.ndarray]:
-    """By how much poses of bodies (5, n) differ after each step from the same state."""
+def differences(step: Any, solver: Solver, act: Act, seed: int, sweeps: int, steps: int) -> list[Compared]:
+    """After each step from where the original is."""
     found, impulses, predicted = [], None, None
+    flags, feet = jnp.zeros((2, N, 1), bool), jnp.full((NUM_TOUCHABLE, 2, N, 1), NOTHING)
     push = float(np.random.Generator(np.random.PCG64(seed)).uniform(-5, 5))
     for inside, action in play(act, seed, sweeps, steps):
         before = read_world(inside, solver, impulses)
         if predicted is not None:
-            found.append(np.abs(predicted - np.asarray(before.pose[..., 0])).max(0))
-        after, _ = step(before, control(action, 0.0 if impulses else push), column(inside.terrain_y))
+            same_flags = feet_flags(inside) == np.asarray(flags[..., 0])
+            found.append(Compared(np.abs(predicted - np.asarray(before.pose[..., 0])).max(0), same_flags))
+        after, met = step(before, control(action, 0.0 if impulses else push), column(inside.terrain_y))
+        flags, feet = follow_flags(flags, feet, met), met.landed
         impulses, predicted = after.impulses, np.asarray(after.pose[..., 0])
     return found
 
 
 def compare_steps(acts: dict[str, Act], episodes: int, steps: int) -> list[dict[str, Any]]:
-    """Shares of bodies, walkers and whole states that end within `NEAR` of the original's."""
+    """Shares of bodies, walkers and whole states that end within `NEAR` of the original's, and of flags that are the same."""
     package, rows = body.make_package(N), []
     for solver, sweeps in COMPARED:
         step = jax.jit(functools.partial(dynamics.step, package=package, solver=solver))
         for policy, act in acts.items():
             found = [one for seed in range(episodes) for one in differences(step, solver, act, seed, sweeps, steps)]
-            wrong = np.array(found)
+            wrong = np.array([one.pose for one in found])
             ours = {"solver": "original" if solver.sequential else "fast"}
             ours |= {"velocity_sweeps": solver.velocity_sweeps, "position_sweeps": solver.position_sweeps}
             row = {"ours": ours, "original_velocity_sweeps": sweeps, "policy": policy, "states": len(wrong)}
             of = {"bodies": wrong, "walkers": wrong.max(1), "whole_states": wrong.max((1, 2))}
-            rows.append(row | {name: float((values < NEAR).mean()) for name, values in of.items()})
+            row |= {name: float((values < NEAR).mean()) for name, values in of.items()}
+            rows.append(row | {"flags": float(np.mean([one.flags for one in found]))})
             print(rows[-1], flush=True)
     return rows
 

@@ -1,6 +1,6 @@
 """States of pettingzoo's Multi-Walker as those of ours, with a batch of one."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,3 +43,15 @@ def control(action: np.ndarray, push: float = 0.0) -> Control:
     """What all walkers do (n, 4), and the push on each."""
     n = len(action)
     return Control(column(action.T), jnp.full((n, 1), push), jnp.ones((n, 1), bool))
+
+
+class Compared(NamedTuple):
+    """By how much poses of bodies (5, n) differ after a step, and which feet's flags (2, n) are the same."""
+
+    pose: np.ndarray
+    flags: np.ndarray
+
+
+def feet_flags(env: Any) -> np.ndarray:
+    """The original's, (2, n)."""
+    return np.array([[leg.ground_contact for leg in walker.legs[1::2]] for walker in env.walkers]).T

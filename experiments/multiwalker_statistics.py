@@ -40,7 +40,7 @@ class Trained(NamedTuple):
 
 
 TRAINED = {
-    "trained here": Trained(RESULTS / "multiwalker" / "mappo", 1),
+    "trained here": Trained(RESULTS / "multiwalker" / "mappo_events", 1),
     "trained there": Trained(RESULTS / "multiwalker_original" / "mappo_shared"),
 }
 AS_THE_ORIGINAL: dict[str, Any] = {"contact_events": True, "same_push": True}

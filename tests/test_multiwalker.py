@@ -1,7 +1,7 @@
 """Multi-Walker against the original: ground, observations, rewards and ends exactly, its physics as near as can be."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,10 @@ from pettingzoo.sisl.multiwalker.multiwalker import parallel_env  # noqa: E402
 from envs_jax import auto_reset, make, random_policy  # noqa: E402
 from envs_jax.multiwalker import body, dynamics, terrain  # noqa: E402
 from envs_jax.multiwalker.observation import observe  # noqa: E402
-from envs_jax.multiwalker.task import Rules, contact_flags, judge  # noqa: E402
+from envs_jax.multiwalker.task import Rules, contact_flags, follow_flags, judge  # noqa: E402
 from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE  # noqa: E402
 from envs_jax.multiwalker.world import FAST, ORIGINAL, Solver  # noqa: E402
-from experiments.multiwalker_states import column, control, read_bodies, read_world  # noqa: E402
+from experiments.multiwalker_states import Compared, column, control, feet_flags, read_bodies, read_world  # noqa: E402
 
 QUICK = {"xla_backend_optimization_level": 0}
 N = 3
@@ -110,7 +110,7 @@ def test_walkers_see_what_the_originals_do() -> None:
     for seed in range(2):
         for inside, _, _ in play(seed, 30):
             world = read_world(inside, ORIGINAL)
-            feet = np.array([[leg.ground_contact for leg in walker.legs[1::2]] for walker in inside.walkers]).T[..., None]
+            feet = feet_flags(inside)[..., None]
             heights = column(inside.terrain_y)
             seen = program(world.pose, world.velocity, world.package_pose, feet, present, heights, noise, length)
             # The one ray that grazes a corner may hit or miss.
@@ -168,11 +168,11 @@ def test_walkers_go_where_the_originals_do(solver: Solver) -> None:
     # Now and then one more or one less sweep puts a walker's joints right, and then it is a little off.
     assert np.median(wrong) < 1e-4 and wrong.max() < 2e-3, wrong
     followed = follow(step, solver, 0) + follow(step, solver, 1)
-    near = np.array([each.difference for each in followed]) < 1e-3
+    near = np.array([each.pose for each in followed]) < 1e-3
     # experiments/multiwalker_parity.py counts more of them
     if solver.sequential:
         assert near.all((1, 2)).mean() > 0.95, near.all((1, 2)).mean()
-        assert np.array([each.same_flags for each in followed]).mean() > 0.99
+        assert np.array([each.flags for each in followed]).mean() > 0.99
     else:
         assert near.mean() > 0.8, near.mean()
 
@@ -193,14 +193,7 @@ def flight_errors(step: Any, solver: Solver) -> np.ndarray:
     return np.abs(np.asarray(world.pose[..., 0]) - read_bodies(inside)[0]).max((0, 1))
 
 
-class Followed(NamedTuple):
-    """By how much bodies (5, n) are off after a step from where the original is, and which flags (2, n) are as there."""
-
-    difference: np.ndarray
-    same_flags: np.ndarray
-
-
-def follow(step: Any, solver: Solver, seed: int) -> list[Followed]:
+def follow(step: Any, solver: Solver, seed: int) -> list[Compared]:
     """All steps of an episode but the first, in which the push is."""
     found, impulses = [], None
     flags, feet = jnp.zeros((2, N, 1), bool), jnp.full((NUM_TOUCHABLE, 2, N, 1), NOTHING)
@@ -211,11 +204,10 @@ def follow(step: Any, solver: Solver, seed: int) -> list[Followed]:
         assert not solver.sequential or ended == bool(met.fallen.any() | met.dropped.any())
         if ended:
             break
-        flags = contact_flags(contact_flags(flags, feet, met.feet), met.feet, met.landed)
+        flags = follow_flags(flags, feet, met)
         impulses, feet = world.impulses, met.landed
-        of_original = np.array([[leg.ground_contact for leg in walker.legs[1::2]] for walker in inside.walkers]).T
         difference = np.abs(np.asarray(world.pose[..., 0]) - read_bodies(inside)[0]).max(0)
-        found.append(Followed(difference, of_original == np.asarray(flags[..., 0])))
+        found.append(Compared(difference, feet_flags(inside) == np.asarray(flags[..., 0])))
     assert len(found) < 199
     return found[1:]
 

@@ -115,6 +115,11 @@ def contact_flags(flags: jax.Array, before: jax.Array, now: jax.Array) -> jax.Ar
     return jnp.where((began == never) & (ended == never), flags, began < ended)
 
 
+def follow_flags(flags: jax.Array, feet: jax.Array, met: dynamics.Met) -> jax.Array:
+    """The original's flags after a step before which the lower legs touched `feet` (k, 2, n, E)."""
+    return contact_flags(contact_flags(flags, feet, met.feet), met.feet, met.landed)
+
+
 def present_walkers(rules: Rules, fallen: jax.Array) -> jax.Array:
     """Walkers that are not taken away."""
     return ~fallen if rules.remove_on_fall else jnp.ones_like(fallen)
@@ -184,7 +189,7 @@ def _advance(
 def _flags(rules: Rules, state: MultiWalkerState, met: dynamics.Met) -> jax.Array:
     if not rules.contact_events:
         return (met.landed != NOTHING).any(0)
-    return contact_flags(contact_flags(state.flags, state.feet, met.feet), met.feet, met.landed)
+    return follow_flags(state.flags, state.feet, met)
 
 
 def _transition(

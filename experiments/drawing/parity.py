@@ -9,10 +9,10 @@ from experiments.drawing.markdown import markdown
 def steps_table(content: dict[str, Any]) -> str:
     """Shares of what ends a step within 1 mm and 1 mrad of the original."""
     rows: list[Sequence[str]] = [
-        ("solver", "velocity sweeps", "the original's", "policy", "steps", "bodies", "walkers", "whole states")
+        ("solver", "velocity sweeps", "the original's", "policy", "steps", "bodies", "walkers", "whole states", "flags")
     ]
     for row in content["steps"]:
-        sweeps, shares = row["ours"]["velocity_sweeps"], (f"{row[name]:.0%}" for name in ("bodies", "walkers", "whole_states"))
+        sweeps, shares = row["ours"]["velocity_sweeps"], [f"{row[name]:.0%}" for name in ("bodies", "walkers", "whole_states")]
         rows.append(
             (
                 row["ours"]["solver"],
@@ -21,6 +21,7 @@ def steps_table(content: dict[str, Any]) -> str:
                 row["policy"],
                 f"{row['states']:,}",
                 *shares,
+                f"{row['flags']:.1%}",
             )
         )
     return markdown(rows)

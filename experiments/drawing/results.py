@@ -15,7 +15,10 @@ from experiments.drawing.returns import DILEMMA
 from experiments.drawing.runs import Run, read_folders
 
 RESULTS = Path(__file__).parents[1] / "results"
-ALGORITHMS = ("maac", "mamd", "mamd_op", "mamt", "mappo", "mappo_shared", "maddpg", "maddpg_shared", "lola", "lola_naive")
+ALGORITHMS = (
+    *("maac", "mamd", "mamd_op", "mamt", "mappo", "mappo_shared", "mappo_events"),
+    *("maddpg", "maddpg_shared", "lola", "lola_naive"),
+)
 VARIANTS = ("maac_expected", "mamd_epsilon_1")  # in the table alone
 POLICIES = ("random", "do_nothing", "scripted")
 ORIGINAL = "maac_original.csv"
