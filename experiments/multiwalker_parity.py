@@ -7,9 +7,10 @@ Needs the extra `pettingzoo`. Writes experiments/results/multiwalker_parity.json
 
 import argparse
 import functools
+import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ from experiments.multiwalker_statistics import TRAINED, Act, policies
 from mamt_jax.training.writers import describe_machine
 
 RESULTS = Path(__file__).parent / "results"
-N, NEAR = 3, 1e-3
+N, NEAR, AT_ONCE = 3, 1e-3, 10_000
 COMPARED = ((ORIGINAL, 180), (FAST, 180), (FAST._replace(velocity_sweeps=1000, position_sweeps=60, slots=SLOTS), 2000))
 """Ours, and the velocity sweeps of the original, whose own are 180."""
+StepAct = Callable[[int, int, Any], jax.Array]
+"""(seed of the episode, number of the step, observations (n, d)) -> actions (n, 4)."""
 
 
 class Sweeping:
@@ -51,7 +54,17 @@ class Sweeping:
         self.world.Step(time_step, self.sweeps, position_sweeps)
 
 
-def play(act: Act, seed: int, sweeps: int, steps: int) -> Iterator[tuple[Any, np.ndarray]]:
+def compiled(act: Act) -> StepAct:
+    """What all walkers do by `act` in a step."""
+
+    def program(seed: int, number: int, seen: jax.Array) -> jax.Array:
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), N)
+        return jax.vmap(act)(keys[:1], seen[None])[0]
+
+    return jax.jit(program)
+
+
+def play(act: StepAct, seed: int, sweeps: int, steps: int) -> Iterator[tuple[Any, np.ndarray]]:
     """The original's inside before each step of an episode, and the action (n, 4) that is taken then."""
     from pettingzoo.sisl.multiwalker.multiwalker import parallel_env
 
@@ -62,13 +75,12 @@ def play(act: Act, seed: int, sweeps: int, steps: int) -> Iterator[tuple[Any, np
     for number in range(steps):
         if len(env.agents) < N:
             return
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), N)
-        action = np.asarray(jax.vmap(act)(keys[:1], jnp.stack([*seen.values()])[None])[0])
+        action = np.asarray(act(seed, number, np.stack([*seen.values()])))
         yield inside, action
         seen, *_ = env.step(dict(zip(env.possible_agents, action, strict=True)))
 
 
-def differences(step: Any, solver: Solver, act: Act, seed: int, sweeps: int, steps: int) -> list[Compared]:
+def differences(step: Any, solver: Solver, act: StepAct, seed: int, sweeps: int, steps: int) -> list[Compared]:
     """After each step from where the original is."""
     found, impulses, predicted = [], None, None
     flags, feet = jnp.zeros((2, N, 1), bool), jnp.full((NUM_TOUCHABLE, 2, N, 1), NOTHING)
@@ -84,7 +96,7 @@ def differences(step: Any, solver: Solver, act: Act, seed: int, sweeps: int, ste
     return found
 
 
-def compare_steps(acts: dict[str, Act], episodes: int, steps: int) -> list[dict[str, Any]]:
+def compare_steps(acts: dict[str, StepAct], episodes: int, steps: int) -> list[dict[str, Any]]:
     """Shares of bodies, walkers and whole states that end within `NEAR` of the original's, and of flags that are the same."""
     package, rows = body.make_package(N), []
     for solver, sweeps in COMPARED:
@@ -135,16 +147,19 @@ def endure(envs: int, steps: int) -> dict[str, np.ndarray]:
     return {name: np.asarray(values).ravel() for name, values in found.items()}
 
 
-def endure_original(act: Act, steps: int) -> dict[str, np.ndarray]:
-    """The same of the original over as many steps or a few more, (steps,)."""
-    worlds: list[tuple[np.ndarray, ...]] = []
-    for seed in range(steps):
-        worlds += [(*read_bodies(inside)[:3], np.array(inside.terrain_y)) for inside, _ in play(act, seed, 180, 500)]
-        if len(worlds) >= steps:
-            break
-    batch = [jnp.asarray(np.stack(arrays, -1), jnp.float32) for arrays in zip(*worlds, strict=True)]
+def endure_original(act: StepAct, steps: int) -> dict[str, np.ndarray]:
+    """The same of the original, (steps,)."""
+    worlds = (
+        (*read_bodies(inside)[:3], np.array(inside.terrain_y))
+        for seed in itertools.count()
+        for inside, _ in play(act, seed, 180, 500)
+    )
+    program, found = jax.jit(extremes), []
     with jax.numpy_rank_promotion("allow"):
-        return {name: np.asarray(values) for name, values in jax.jit(extremes)(*batch).items()}
+        for start in range(0, steps, AT_ONCE):
+            some = itertools.islice(worlds, min(AT_ONCE, steps - start))
+            found.append(program(*(jnp.asarray(np.stack(arrays, -1), jnp.float32) for arrays in zip(*some, strict=True))))
+    return {name: np.concatenate([np.asarray(each[name]) for each in found]) for name in found[0]}
 
 
 def summary(found: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -163,11 +178,12 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=8, help="of the original that each policy plays")
     parser.add_argument("--steps", type=int, default=150, help="of each of those, at most")
     parser.add_argument(
-        "--endurance", type=int, nargs=3, default=(256, 3907, 10_000), help="environments, steps, original's steps"
+        "--endurance", type=int, nargs=3, default=(256, 3907, 100_000), help="environments, steps, original's steps"
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "multiwalker_parity.json")
     asked = parser.parse_args()
-    acts = policies(envs_jax.make("multiwalker"), {"trained here": TRAINED["trained here"]})
+    found = policies(envs_jax.make("multiwalker"), {"trained here": TRAINED["trained here"]})
+    acts = {name: compiled(act) for name, act in found.items()}
     envs, steps, of_original = asked.endurance
     content = {
         "command": "python experiments/multiwalker_parity.py",
