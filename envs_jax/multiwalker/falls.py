@@ -13,8 +13,8 @@ from envs_jax.multiwalker.body import BODIES, HULL, SKIN, single
 from envs_jax.multiwalker.collision import clearance, place
 from envs_jax.multiwalker.time_of_impact import TARGET, TOLERANCE
 
-POINTS = 7  # of the ground under a hull
 _REACH = float(np.hypot(*BODIES.corner[:, HULL].T).max())
+POINTS = int(np.ceil(2 * _REACH / terrain.STEP)) + 2  # of the ground under a hull, however it lies
 _HULL = body.Polygons(*(array[:, HULL, None] for array in BODIES))
 WITHIN_STEP = TARGET + TOLERANCE
 

@@ -28,7 +28,7 @@ MANIFOLDS = 3  # edges that stop a leg
 POINTS = 5  # of the ground under all places of a leg in a step
 STILL = 1e-6
 LOOKS = 8
-AT_A_TIME = 1 / 8, 1 / 24  # of all legs: looked at, and landing
+LOOK_AT_A_TIME, LAND_AT_A_TIME = 1 / 8, 1 / 24  # of all legs
 LEVEL = 0.8  # distance from the ground and height over it, where it is steepest
 _SIDES = np.array([[0, -1], [1, 0], [0, 1], [-1, 0]])  # normals of a box, from its lowest left corner on
 _REACH = float(np.hypot(UPPER_WIDTH, LEG_HEIGHT) / 2)
@@ -283,13 +283,12 @@ def land(heights: jax.Array, present: jax.Array, before: jax.Array, after: jax.A
 
     edges = there[:-1] & there[1:]
     legs = _Legs(flat(before, 1), flat(after, 1), flat(x[0], 0), flat(height, 1), flat(edges, 1), flat(lower, 0))
-    looked_at, landing = (max(1, int(share * lower.size)) for share in AT_A_TIME)
     active = _may_touch(legs, 1) & flat(jnp.broadcast_to(present, lower.shape), 0)
-    active = only_where(active, lambda legs, _: _may_touch(legs, LOOKS), legs, jnp.zeros(active.shape, bool), looked_at)
+    active = only_where(active, lambda legs, _: _may_touch(legs, LOOKS), legs, jnp.zeros(active.shape, bool), LOOK_AT_A_TIME)
 
     def again(flight: _Flight) -> _Flight:
-        flight = only_where(flight.active, _look_ahead, legs, flight, landing)
-        return only_where(flight.active, _land_once, legs, flight, landing)
+        flight = only_where(flight.active, _look_ahead, legs, flight, LAND_AT_A_TIME)
+        return only_where(flight.active, _land_once, legs, flight, LAND_AT_A_TIME)
 
     zero, none = jnp.zeros(active.shape), jnp.zeros(legs.there.shape, bool)
     flight = _Flight(legs.before, legs.after, flat(velocity, 1), zero, legs.there, none, zero, active, none)

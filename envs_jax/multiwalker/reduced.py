@@ -20,7 +20,7 @@ from envs_jax.multiwalker.touching import Contacts, Touching, ground_slots
 from envs_jax.multiwalker.world import Control, Solver, World, fall, move
 
 FAR_APART = 0.02
-AT_A_TIME = 1 / 32, 1 / 16  # of a batch: where neighbours touch, and where joints are far apart
+MEET_AT_A_TIME, FAR_AT_A_TIME = 1 / 32, 1 / 16  # of a batch: where neighbours touch, and where joints are far apart
 
 
 @flax.struct.dataclass
@@ -66,12 +66,6 @@ def solve(world: World, control: Control, touch: Touching, package: body.Package
 def _meet(touch: Touching) -> jax.Array:
     """(E,) bool: whether any neighbours touch, which is seldom: what comes of it is found for those alone."""
     return (touch.neighbours[0].code > 0).any((0, 1))
-
-
-def _few(world: World) -> tuple[int, int]:
-    """How many are solved at a time where only some of a batch need it."""
-    meet, far = (max(1, int(share * world.pose.shape[-1])) for share in AT_A_TIME)
-    return meet, far
 
 
 class _Rows(NamedTuple):
@@ -130,7 +124,7 @@ def _solve_velocities(
         lambda given, _: _sweep_together(*given, sweeps=solver.velocity_sweeps),
         (rows, tree, touch.neighbours, start),
         swept,
-        _few(world)[0],
+        MEET_AT_A_TIME,
     )
     codes = points.code, touch.package.code, touch.neighbours[0].code
     impulses = Impulses(swept.motor, swept.ground, swept.package, swept.neighbours, *codes)
@@ -210,13 +204,14 @@ def _solve_positions(
 ) -> tuple[jax.Array, jax.Array]:
     """Poses in which joints hold and nothing overlaps by much, of walkers and package."""
     fixed = _Fixed(world.pose, world.package_pose, touch, ground, limits)
-    start, (few, fewer) = _Places(pose, package_pose, present, jnp.zeros(present.shape)), _few(world)
+    start = _Places(pose, package_pose, present, jnp.zeros(present.shape))
     settle = functools.partial(_settle, sweeps=solver.position_sweeps, package=package)
     places = settle(fixed, start, pairs=False)
-    places = only_where(_meet(touch), lambda given, _: settle(*given, pairs=True), (fixed, start), places, few)
+    places = only_where(_meet(touch), lambda given, _: settle(*given, pairs=True), (fixed, start), places, MEET_AT_A_TIME)
     far = (places.active & (places.gap > FAR_APART)).any(0)
     more = solver.most_position_sweeps - solver.position_sweeps
-    places = only_where(far, functools.partial(_settle, sweeps=more, package=package, pairs=True), fixed, places, fewer)
+    further = functools.partial(_settle, sweeps=more, package=package, pairs=True)
+    places = only_where(far, further, fixed, places, FAR_AT_A_TIME)
     return places.pose, places.package_pose
 
 

@@ -7,17 +7,18 @@ import jax
 import jax.numpy as jnp
 
 
-def only_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: Any, changed: Any, size: int) -> Any:
+def only_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: Any, changed: Any, share: float) -> Any:
     """`changed` after `function` in the columns where it is `needed`, some at a time; the others cost nothing.
 
     Args:
         needed: (M,) bool.
-        function: of `given` and `changed` with `size` columns to a new `changed`, column by column.
+        function: of `given` and `changed` with some columns to a new `changed`, column by column.
         given: tree of arrays (..., M) that are read.
         changed: tree of arrays (..., M).
-        size: columns at a time.
+        share: of all columns, how many at a time.
     """
-    size, width = min(size, len(needed)), len(needed)
+    width = len(needed)
+    size = max(1, int(share * width))
 
     def some(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         left, changed = carry

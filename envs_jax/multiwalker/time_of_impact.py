@@ -213,5 +213,5 @@ def time_of_impact(way: Way, edges: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     near = edges & _may_touch(way)
     start = _Search(jnp.zeros(near.shape), near, jnp.zeros(near.shape, bool))
-    end = only_where(near, search, way, start, max(1, int(AT_A_TIME * near.size)))
+    end = only_where(near, search, way, start, AT_A_TIME)
     return end.time, end.touches

@@ -306,8 +306,7 @@ def _neighbours(pose: jax.Array, present: jax.Array) -> tuple[Contacts, Contacts
 
     poses = column(pose[:, :, :-1]), column(pose[:, :, 1:])
     none = jax.tree.map(column, _no_neighbours(shape))
-    size = max(1, int(AT_A_TIME * close.size))
-    found = only_where(close.reshape(-1), lambda poses, _: _between(*poses), poses, none, size)
+    found = only_where(close.reshape(-1), lambda poses, _: _between(*poses), poses, none, AT_A_TIME)
     return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-2], *shape), found)
 
 
