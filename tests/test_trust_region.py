@@ -76,6 +76,9 @@ def test_what_trust_regions_follow_is_a_choice(policy_phase) -> None:
     assert not np.allclose(of_policies, of_network)
     np.testing.assert_array_equal(np.sign(step), -np.sign(of_policies))
 
+    _, of_network, step = follow(value_weight=0.0, epsilon_space="linear", epsilon_learning_rate=0.05)
+    np.testing.assert_allclose(config.epsilon * np.expm1(step), -0.05 * np.sign(of_network), rtol=1e-3)
+
 
 def test_smaller_trust_region_keeps_policies_closer_to_the_old_ones() -> None:
     config = mamt.MAMDConfig(**SMALL, old_policy_interval=1000, entropy_bonus=0.0)

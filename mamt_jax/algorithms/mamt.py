@@ -41,6 +41,8 @@ class MAMTConfig(MAMDConfig):
     """Largest trust region."""
     epsilon_learning_rate: float = 1e-3
     """Step of log epsilon, the slow timescale; 0 freezes the trust regions."""
+    epsilon_space: Literal["log", "linear"] = struct.field(pytree_node=False, default="log")
+    """Whether steps are of log epsilon, so in proportion to the size, or of epsilon itself."""
     decomposition_learning_rate: float = 1e-3
     """Step of the trust region decomposition network, the fast timescale."""
     decomposition_clip: float = 10.0
@@ -231,6 +233,13 @@ def step_gradients(
     return jax.jvp(effects, (log_epsilon,), (jnp.ones_like(log_epsilon),))[1]
 
 
+def epsilon_step(config: MAMTConfig, log_epsilon: jax.Array, step: jax.Array) -> jax.Array:
+    """Log eps (n,) after a step of it, or of eps, put back into its bounds."""
+    if config.epsilon_space == "linear":
+        return jnp.log(jnp.clip(jnp.exp(log_epsilon) + step, config.epsilon_min, config.epsilon_max))
+    return jnp.clip(log_epsilon + step, jnp.log(config.epsilon_min), jnp.log(config.epsilon_max))
+
+
 def trust_region_step(
     config: MAMTConfig,
     actor_critic: base.ActorCritic,
@@ -256,11 +265,15 @@ def trust_region_step(
         cost_gradient = jax.grad(lambda log_epsilon: divergence_cost(estimate(state.params | {"log_epsilon": log_epsilon})))(
             state.params["log_epsilon"]
         )
-    step, optimizer_state = parts.optimizer.update(
-        gradient | {"log_epsilon": cost_gradient - config.value_weight * gain}, state.optimizer, state.params
-    )
-    params = cast(dict[str, Any], optax.apply_updates(state.params, step))
-    params["log_epsilon"] = jnp.clip(params["log_epsilon"], jnp.log(config.epsilon_min), jnp.log(config.epsilon_max))
+    slope = cost_gradient - config.value_weight * gain
+    if config.epsilon_space == "linear":
+        slope = slope / jnp.exp(state.params["log_epsilon"])
+    step, optimizer_state = parts.optimizer.update(gradient | {"log_epsilon": slope}, state.optimizer, state.params)
+    step = cast(dict[str, Any], step)
+    params = {
+        "log_epsilon": epsilon_step(config, state.params["log_epsilon"], step["log_epsilon"]),
+        "network": optax.apply_updates(state.params["network"], step["network"]),
+    }
     metrics = {
         "decomposition_loss": network_loss,
         "estimated_divergence": estimated.mean(1),
