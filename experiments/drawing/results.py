@@ -1,6 +1,5 @@
 """The committed results: which there are, what is shown of them, and the two-panel figure of each environment."""
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.drawing import style
 from experiments.drawing.intervals import over_seeds
+from experiments.drawing.original import ORIGINAL, original_curve
 from experiments.drawing.returns import DILEMMA
 from experiments.drawing.runs import Run, read_folders
 
@@ -21,8 +21,6 @@ ALGORITHMS = (
 )
 VARIANTS = ("maac_expected", "mamd_epsilon_1")  # in the table alone
 POLICIES = ("random", "do_nothing", "scripted")
-ORIGINAL = "maac_original.csv"
-BIN = 240
 
 
 class Shown(NamedTuple):
@@ -113,16 +111,6 @@ def final(folder: Path, metric: str) -> np.ndarray:
     """Mean of `metric` over the last fifth of training, for each run."""
     episodes, values = curves(read_rows(folder), metric)
     return values[:, episodes > 0.8 * episodes[-1]].mean(1)
-
-
-def original_curve(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The original MAAC's training returns, mean over `BIN` episodes."""
-    with path.open() as lines:
-        rows = [row for row in csv.DictReader(line for line in lines if not line.startswith("#"))]
-    returns = np.array([float(row["mean_episode_return"]) for row in rows])
-    width = BIN // int(rows[0]["episodes"])
-    binned = returns[: len(returns) // width * width].reshape(-1, width).mean(1)
-    return BIN * (np.arange(len(binned)) + 1), binned
 
 
 def read_result(name: str) -> dict[str, Any]:
