@@ -1,5 +1,7 @@
 """MA-PPO's equations against brute force, and what its update may not confuse."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +91,16 @@ def test_each_agents_step_is_its_own():
     one, two = (mappo.update(DISCRETE, CONFIG, learner, data, jax.random.key(4))[0].policy for data in (trajectory, changed))
     same = [jax.tree.map(lambda a, b, agent=agent: np.allclose(a[agent], b[agent], atol=1e-6), one, two) for agent in range(3)]
     assert [all(jax.tree.leaves(each)) for each in same] == [False, True, True]
+
+
+def test_learning_rates_fall_to_nothing_over_the_horizon():
+    config = dataclasses.replace(CONFIG, anneal_horizon=2, num_epochs=1, num_minibatches=2)
+    learner = on_policy.init(DISCRETE, config, jax.random.key(0))
+    trajectory, moves = rollout_of(learner, jnp.zeros((STEPS, ENVS), bool)), []
+    for number in range(3):
+        before = learner.policy
+        learner, _ = mappo.update(DISCRETE, config, learner, trajectory, jax.random.key(number))
+        change = jax.tree.map(lambda new, old: jnp.abs(new - old).max(), learner.policy, before)
+        moves.append(max(jax.tree.leaves(change)))
+    rate = config.policy_learning_rate  # Adam's first steps are of its rate, times 1 and 3/4, then 1/2 and 1/4
+    assert 1.2 * rate < moves[0] <= 1.75 * rate * 1.01 and 0 < moves[1] <= 0.75 * rate * 1.3 and moves[2] == 0

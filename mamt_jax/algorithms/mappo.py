@@ -86,7 +86,7 @@ def step(
     spec: EnvSpec, config: MAPPOConfig, learner: OnPolicyState, rows: Rows, key: jax.Array
 ) -> tuple[OnPolicyState, Metrics]:
     """One step of every policy and critic on a minibatch, whose advantages are standardised for each agent."""
-    parts = on_policy.build(spec, config)
+    parts = on_policy.build(spec, config, config.num_epochs * config.num_minibatches)
     mean, deviation = rows.advantage.mean(1, keepdims=True), rows.advantage.std(1, keepdims=True)
     advantage = (rows.advantage - mean) / (deviation + 1e-8)
 

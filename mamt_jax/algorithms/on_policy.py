@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
 
@@ -36,6 +37,8 @@ class OnPolicyConfig:
     """Adam's step for the policies."""
     critic_learning_rate: float = 1e-3
     """Adam's step for the critics."""
+    anneal_horizon: int = struct.field(pytree_node=False, default=0)
+    """Updates over which both learning rates fall linearly to 0, where they stay; 0 leaves them as they are."""
     adam_b1: float = 0.9
     """Adam's momentum."""
     adam_epsilon: float = 1e-5
@@ -82,8 +85,13 @@ class OnPolicy(NamedTuple):
         return jax.vmap(self.critic.apply, (0, None))(params, observation)
 
 
-def build(spec: EnvSpec, config: OnPolicyConfig) -> OnPolicy:
-    """Distribution, networks and optimisers for `config`."""
+def build(spec: EnvSpec, config: OnPolicyConfig, steps_per_update: int = 1) -> OnPolicy:
+    """Distribution, networks and optimisers for `config`, which take so many steps in an update."""
+
+    def annealed(learning_rate: jax.Array | float) -> optax.ScalarOrSchedule:
+        steps = config.anneal_horizon * steps_per_update
+        return (lambda count: learning_rate * jnp.maximum(1.0 - count / steps, 0.0)) if steps else learning_rate
+
     distribution = action_distribution(spec, num_samples=config.num_action_samples)
     adam = functools.partial(optimizers.clipped_adam_per_agent, b1=config.adam_b1, epsilon=config.adam_epsilon)
     return OnPolicy(
@@ -92,8 +100,8 @@ def build(spec: EnvSpec, config: OnPolicyConfig) -> OnPolicy:
             spec.observation_sizes, distribution.parameter_sizes, config.hidden_size, config.policy_output_scale
         ),
         critic=joint_critic(spec, config.hidden_size, actions=False),
-        policy_optimizer=adam(config.policy_learning_rate, config.policy_clip),
-        critic_optimizer=adam(config.critic_learning_rate, config.critic_clip),
+        policy_optimizer=adam(annealed(config.policy_learning_rate), config.policy_clip),
+        critic_optimizer=adam(annealed(config.critic_learning_rate), config.critic_clip),
     )
 
 

@@ -29,6 +29,8 @@ def require_sound(config: Config) -> None:
         name, value = field.name, getattr(config, field.name)
         if name in _SHARES:
             _require(0 <= value <= 1, name, value, "a number from 0 to 1")
+        elif name == "anneal_horizon":
+            _require(value >= 0, name, value, "a number of updates, or 0 for learning rates that stay")
         elif name == "adam_b1":
             _require(0 <= value < 1, name, value, "a number from 0 to below 1")
         elif name in _BOUNDS:
