@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments.drawing import catalogue, results, style, theory, two_samples
+from experiments.drawing import catalogue, results, stated, style, theory, two_samples
 from experiments.drawing.marl_eval import to_marl_eval
 from experiments.drawing.runs import Run, read_folders
 from experiments.drawing.tables import STATISTICS, tables
@@ -84,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if everything:
         redraw_results()
         print("\n\n".join(tables()))
+        for page, words in stated.missing():
+            print(f"{page} should say: {words}", file=sys.stderr)
     elif sentences:
         print("\n".join(sentences), file=sys.stderr)
     return 0

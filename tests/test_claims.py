@@ -1,10 +1,14 @@
 """Verdicts on the paper's claims follow from the intervals, and what they rest on is committed."""
 
+import json
+
 import numpy as np
 import pytest
 
 from experiments.drawing import claimed, claims
 from experiments.drawing.results import RESULTS
+
+ROVER_TOWER_MAMT = "tuned/rover_tower/mamt"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,21 @@ def test_a_claim_is_in_the_table_with_the_numbers_of_its_runs():
 
 
 def test_deviation_between_agents_is_relative():
-    spread = claims.of_runs(RESULTS / "tuned" / "rover_tower" / "mamt", claimed.DEVIATION)
+    spread = claims.of_runs(RESULTS / ROVER_TOWER_MAMT, claimed.DEVIATION)
     fixed = claims.of_runs(RESULTS / "tuned" / "rover_tower" / "mamd", claimed.DEVIATION)
     assert spread.max() > 0.1 and np.allclose(fixed, 0, atol=1e-6)
+
+
+def test_first_and_last_fifth_and_change_during_training():
+    rows = [json.loads(line) for line in (RESULTS / ROVER_TOWER_MAMT / "metrics.jsonl").read_text().splitlines()]
+    seed = [row for row in rows if row["run"] == 3 and row["updates"]]
+    length = seed[-1]["episodes"]
+    parts = {
+        "first": [r for r in seed if r["episodes"] <= 0.2 * length],
+        "last": [r for r in seed if r["episodes"] > 0.8 * length],
+    }
+    for stage, part in parts.items():
+        mean = np.mean([row["non_stationarity"] for row in part])
+        assert claims.of_runs(RESULTS / ROVER_TOWER_MAMT, "non_stationarity", stage)[3] == pytest.approx(mean)
+    values = np.array([[[1.0, 4.0], [3.0, 4.0]]])  # one run, two points, two agents: one of them changes
+    np.testing.assert_allclose(claims.change(values), [0.5 / 3.0])

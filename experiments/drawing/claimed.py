@@ -1,9 +1,17 @@
 """What is claimed: the paper's sentences, and ablations of ours, each as two folders of runs to compare."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 DEVIATION = "deviation of trust regions between agents"
-NAMES = {"train_return": "training return", "kl_old": "KL from the old policy", DEVIATION: DEVIATION}
+EPSILON_CHANGE = "change of trust regions during training"
+COORDINATION_CHANGE = "change of C during training"
+NAMES = {
+    "train_return": "training return",
+    "kl_old": "KL from the old policy",
+    "non_stationarity": "D_ns",
+    **{name: name for name in (DEVIATION, EPSILON_CHANGE, COORDINATION_CHANGE)},
+}
+Stage = Literal["first", "last"]
 
 
 class Claim(NamedTuple):
@@ -15,6 +23,7 @@ class Claim(NamedTuple):
         more: folder under experiments/results.
         less: another one.
         differs: whether the paper says that the two differ; else that they do not.
+        stages: the fifths of training that are compared.
     """
 
     text: str
@@ -22,82 +31,64 @@ class Claim(NamedTuple):
     more: str
     less: str
     differs: bool = True
+    stages: tuple[Stage, Stage] = ("last", "last")
 
+
+RETURN = "train_return"
+ROVERS, SPREAD = "tuned/rover_tower", "tuned/spread"
 
 CLAIMS = (
+    Claim("MAMT beats MAAC where agents are many (Rover-Tower)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/maac"),
+    Claim("MAMT beats MAMD there", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/mamd"),
+    Claim("MAMD beats MAAC there", RETURN, f"{ROVERS}/mamd", f"{ROVERS}/maac"),
+    Claim("MAMT and MAAC are equal where agents are few (Spread)", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/maac", False),
+    Claim("MAMD and MAAC are equal there", RETURN, f"{SPREAD}/mamd", f"{SPREAD}/maac", False),
+    Claim("MAMT and MAMD are equal there", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/mamd", False),
+    Claim("MA-PPO beats MAAC (Rover-Tower; the paper: no stable gain)", RETURN, f"{ROVERS}/mappo", f"{ROVERS}/maac"),
+    Claim("MAAC's policies move more than MAMT's (Rover-Tower)", "kl_old", f"{ROVERS}/maac", f"{ROVERS}/mamt"),
+    Claim("MAMD's policies move more than MAMT's there", "kl_old", f"{ROVERS}/mamd", f"{ROVERS}/mamt"),
     Claim(
-        "MAMT beats MAAC where agents are many (Rover-Tower)",
-        "train_return",
-        "tuned/rover_tower/mamt",
-        "tuned/rover_tower/maac",
-    ),
-    Claim("MAMT beats MAMD there", "train_return", "tuned/rover_tower/mamt", "tuned/rover_tower/mamd"),
-    Claim(
-        "Learnt trust regions (MAMT) beat one fixed at their upper bound, 100 (MAMD)",
-        "train_return",
-        "tuned/rover_tower/mamt",
-        "tuned/rover_tower/mamd_epsilon_100",
-    ),
-    Claim("MAMD beats MAAC there", "train_return", "tuned/rover_tower/mamd", "tuned/rover_tower/maac"),
-    Claim(
-        "MAMT and MAAC are equal where agents are few (Spread)", "train_return", "tuned/spread/mamt", "tuned/spread/maac", False
-    ),
-    Claim(
-        "MAMD and MAAC are equal where agents are few (Spread)", "train_return", "tuned/spread/mamd", "tuned/spread/maac", False
-    ),
-    Claim("MAMT and MAMD are equal there", "train_return", "tuned/spread/mamt", "tuned/spread/mamd", False),
-    Claim(
-        "MA-PPO beats MAAC at equal episodes there (the paper: no stable gain)",
-        "train_return",
-        "tuned/rover_tower/mappo",
-        "tuned/rover_tower/maac",
-    ),
-    Claim("MAAC's policies move more than MAMT's (Rover-Tower)", "kl_old", "tuned/rover_tower/maac", "tuned/rover_tower/mamt"),
-    Claim("MAMD's policies move more than MAMT's there", "kl_old", "tuned/rover_tower/mamd", "tuned/rover_tower/mamt"),
-    Claim("Trust regions differ more where agents are many", DEVIATION, "tuned/rover_tower/mamt", "tuned/spread/mamt"),
-    Claim(
-        "MAMD-OP beats MAMD where two of three depend (Spread-3-Mix)", "train_return", "spread3_mix/mamd_op", "spread3_mix/mamd"
+        "D_ns falls while MAMT learns (Rover-Tower; first and last fifth)",
+        "non_stationarity",
+        f"{ROVERS}/mamt",
+        f"{ROVERS}/mamt",
+        stages=("first", "last"),
     ),
     Claim(
-        "MAMD-OP, there MAAC, beats MAMD where none does (Spread-3-Sep)", "train_return", "spread3_sep/maac", "spread3_sep/mamd"
+        "Trust regions differ more where agents are many (Rover-Tower, Spread)", DEVIATION, f"{ROVERS}/mamt", f"{SPREAD}/mamt"
     ),
+    Claim("Trust regions change more there", EPSILON_CHANGE, f"{ROVERS}/mamt", f"{SPREAD}/mamt"),
+    Claim("C changes more there", COORDINATION_CHANGE, f"{ROVERS}/mamt", f"{SPREAD}/mamt"),
+    Claim("MAMD-OP beats MAMD where two of three depend (Spread-3-Mix)", RETURN, "spread3_mix/mamd_op", "spread3_mix/mamd"),
+    Claim("MAMD-OP, there MAAC, beats MAMD where none does (Spread-3-Sep)", RETURN, "spread3_sep/maac", "spread3_sep/mamd"),
 )
 
 ABLATIONS: tuple[Claim, ...] = (
+    Claim("Learnt trust regions (MAMT) beat fixed ones of 100 (MAMD)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/mamd_epsilon_100"),
     Claim(
         "MAMT: a threshold of 0.05, under 1 / (n - 1), beats 0.2",
-        "train_return",
-        "tuned/rover_tower/mamt_threshold_0.05",
-        "tuned/rover_tower/mamt",
+        RETURN,
+        f"{ROVERS}/mamt_threshold_0.05",
+        f"{ROVERS}/mamt",
     ),
     Claim(
         "MAMT: the sum of the policies' own divergences as the cost beats the decomposition network",
-        "train_return",
-        "tuned/rover_tower/mamt_divergence_policies",
-        "tuned/rover_tower/mamt",
+        RETURN,
+        f"{ROVERS}/mamt_divergence_policies",
+        f"{ROVERS}/mamt",
     ),
     Claim(
         "MAMT: the value's gradient beats following the estimated divergence alone",
-        "train_return",
-        "tuned/rover_tower/mamt",
-        "tuned/rover_tower/mamt_value_weight_0",
+        RETURN,
+        f"{ROVERS}/mamt",
+        f"{ROVERS}/mamt_value_weight_0",
     ),
     Claim(
         "MAMT: C by its definition beats the shortcut by values",
-        "train_return",
-        "tuned/rover_tower/mamt",
-        "tuned/rover_tower/mamt_coordination_values",
+        RETURN,
+        f"{ROVERS}/mamt",
+        f"{ROVERS}/mamt_coordination_values",
     ),
-    Claim(
-        "MAAC: the expected policy gradient beats the sampled one",
-        "train_return",
-        "tuned/rover_tower/maac_expected",
-        "tuned/rover_tower/maac",
-    ),
-    Claim(
-        "MAMD: a Tsallis order of 0.2 beats 1",
-        "train_return",
-        "tuned/rover_tower/mamd",
-        "tuned/rover_tower/mamd_tsallis_1",
-    ),
+    Claim("MAAC: the expected policy gradient beats the sampled one", RETURN, f"{ROVERS}/maac_expected", f"{ROVERS}/maac"),
+    Claim("MAMD: a Tsallis order of 0.2 beats 1", RETURN, f"{ROVERS}/mamd", f"{ROVERS}/mamd_tsallis_1"),
 )

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from experiments.drawing.claimed import ABLATIONS, CLAIMS, DEVIATION, NAMES, Claim
-from experiments.drawing.intervals import bootstrap, interquartile_mean, probability_of_improvement
+from experiments.drawing.claimed import ABLATIONS, CLAIMS, COORDINATION_CHANGE, DEVIATION, EPSILON_CHANGE, NAMES, Claim, Stage
+from experiments.drawing.intervals import Interval, bootstrap, interquartile_mean, probability_of_improvement
 from experiments.drawing.markdown import markdown
 from experiments.drawing.results import RESULTS, curves, final, read_rows
 from experiments.drawing.runs import TITLES, curve, last_fifth, read_folder
@@ -15,13 +16,25 @@ from mamt_jax.training.writers import CONFIG
 TUNED, TUNING = RESULTS / "tuned", RESULTS / "tuning"
 
 
-def of_runs(folder: Path, metric: str) -> np.ndarray:
-    """One number a run, (R,), over the last fifth of training."""
-    if metric != DEVIATION:
-        return final(folder, metric)
+def of_runs(folder: Path, metric: str, stage: Stage = "last") -> np.ndarray:
+    """One number a run, (R,), over a fifth of training; changes over all of it."""
+    if metric not in (DEVIATION, EPSILON_CHANGE, COORDINATION_CHANGE):
+        episodes, values = curves(read_rows(folder), metric)
+        fifth = episodes > 0.8 * episodes[-1] if stage == "last" else episodes <= 0.2 * episodes[-1]
+        return values[:, fifth].mean(1)
     (run,) = read_folder(folder)
-    epsilon = last_fifth(curve(run, "epsilon"))  # (R, n)
-    return epsilon.std(1) / epsilon.mean(1)
+    if metric == COORDINATION_CHANGE:
+        return change(curve(run, "coordination_mean").values[:, :, ~np.eye(len(run.agents), dtype=bool)])
+    epsilon = curve(run, "epsilon")
+    if metric == EPSILON_CHANGE:
+        return change(epsilon.values)
+    last = last_fifth(epsilon)  # (R, n)
+    return last.std(1) / last.mean(1)
+
+
+def change(values: np.ndarray) -> np.ndarray:
+    """Deviation over time of each of K values (R, T, K), mean over them, relative to their mean: (R,)."""
+    return values.std(1).mean(1) / values.mean((1, 2))
 
 
 def episodes_of(folder: Path) -> int:
@@ -38,21 +51,41 @@ def verdict(low: float, high: float, differs: bool) -> str:
     return "holds" if low > 0.5 else "the contrary holds"
 
 
+class Comparison(NamedTuple):
+    """What was measured of a claim.
+
+    Attributes:
+        sides: a number of every run, of those that should have more and of those that should have less.
+        chance: that a run of the first beats one of the second.
+        episodes: of each side.
+    """
+
+    sides: tuple[np.ndarray, np.ndarray]
+    chance: Interval
+    episodes: tuple[int, int]
+
+
+def compare(claim: Claim) -> Comparison:
+    """Measures both sides of a claim."""
+    folders = [RESULTS / claim.more, RESULTS / claim.less]
+    more, less = (of_runs(folder, claim.metric, stage) for folder, stage in zip(folders, claim.stages, strict=True))
+    first, second = map(episodes_of, folders)
+    return Comparison((more, less), bootstrap(probability_of_improvement, [more, less]), (first, second))
+
+
 def claims_table(claims: Sequence[Claim] = CLAIMS) -> str:
     """Every claim with what was measured."""
     rows: list[Sequence[str]] = [("claim", "measured", "first", "second", "P(first > second)", "seeds", "episodes", "verdict")]
     for claim in claims:
-        folders = [RESULTS / claim.more, RESULTS / claim.less]
-        more, less = (of_runs(folder, claim.metric) for folder in folders)
-        found = bootstrap(probability_of_improvement, [more, less])
+        found = compare(claim)
         cells = (
             claim.text,
             NAMES[claim.metric],
-            *(f"{values.mean():.3g} ± {values.std(ddof=1):.2g}" for values in (more, less)),
-            f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})",
-            f"{len(more)}, {len(less)}",
-            ", ".join(dict.fromkeys(f"{episodes_of(folder):,}" for folder in folders)),
-            verdict(float(found.low), float(found.high), claim.differs),
+            *(f"{values.mean():.3g} ± {values.std(ddof=1):.2g}" for values in found.sides),
+            f"{found.chance.value:.2f} ({found.chance.low:.2f} to {found.chance.high:.2f})",
+            ", ".join(f"{len(values)}" for values in found.sides),
+            ", ".join(dict.fromkeys(f"{episodes:,}" for episodes in found.episodes)),
+            verdict(float(found.chance.low), float(found.chance.high), claim.differs),
         )
         rows.append(cells)
     return markdown(rows)
@@ -88,7 +121,7 @@ def tuning_table(env: str) -> str:
     for folder in sorted(path.parent for path in (TUNING / env).glob(f"*/{CONFIG}")):
         for run in read_folder(folder):
             last = run.metrics["eval_return"][:, -1]
-            setting = run.label.removeprefix(run.algo).strip()
+            setting = run.label.removeprefix(run.algo).strip() or folder.name.removeprefix(f"{run.algo}_")
             rows.append((run.algo, setting, ", ".join(f"{value:.1f}" for value in last), f"{last.mean():.1f}"))
     return markdown(rows)
 

@@ -1,0 +1,127 @@
+"""Numbers that sentences of README and docs state, from the files of the tables: the words as they have to stand there."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.drawing.claimed import CLAIMS
+from experiments.drawing.claims import TUNED, compare
+from experiments.drawing.results import RESULTS, curves, final, read_result, read_rows
+from experiments.drawing.runs import curve, last_fifth, read_folder
+
+REPOSITORY = Path(__file__).parents[2]
+ROVERS = TUNED / "rover_tower"
+
+
+class Statement(NamedTuple):
+    """Words that a page of the repository has to contain."""
+
+    page: str
+    words: str
+
+
+def metric(folder: Path, name: str) -> np.ndarray:
+    """Of every run, evaluation and agent, (R, T, ...)."""
+    (run,) = read_folder(folder)
+    return curve(run, name).values
+
+
+def sizes_at_the_end(folder: Path) -> np.ndarray:
+    """Trust regions after the last update, mean over agents, (R,)."""
+    return metric(folder, "epsilon")[:, -1].mean(-1)
+
+
+def closest_pair(folder: Path) -> float:
+    """The largest C of a pair over the last fifth of training, mean over seeds."""
+    (run,) = read_folder(folder)
+    return float(last_fifth(curve(run, "coordination_mean")).max((-2, -1)).mean())
+
+
+def pairs(folder: Path) -> np.ndarray:
+    """C of every two agents at every evaluation."""
+    coordination = metric(folder, "coordination_mean")
+    return coordination[..., ~np.eye(coordination.shape[-1], dtype=bool)]
+
+
+def of_readme() -> list[str]:
+    """The headline."""
+    found = compare(CLAIMS[0])
+    more, less = (values.mean() for values in found.sides)
+    chance = f"probability of improvement {found.chance.value:.2f}, {found.chance.low:.2f} to {found.chance.high:.2f}"
+    return [f"({more:.3g} against {less:.3g} after {found.episodes[0]:,} episodes, {chance})"]
+
+
+def of_claims() -> list[str]:
+    """What moves MAMT's trust regions."""
+    ends, shortcut = sizes_at_the_end(ROVERS / "mamt"), sizes_at_the_end(ROVERS / "mamt_coordination_values")
+    shrunk = sizes_at_the_end(ROVERS / "mamt_divergence_policies")
+    closest, closest_shortcut = (closest_pair(ROVERS / name) for name in ("mamt", "mamt_coordination_values"))
+    more, less = (values.mean() for values in compare(CLAIMS[0]).sides)
+    return [
+        f"start at 30 and end at {ends.min():.0f} to {ends.max():.0f}",
+        f"trust regions shrink from 30 to {shrunk.mean():.0f}",
+        f"settle at {shortcut.min():.0f} to {shortcut.max():.0f}",
+        f"{closest_shortcut:.2f} for the closest instead of {closest:.2f}",
+        f"by {more - less:.1f} of about {round(less, -1):.0f}",
+    ]
+
+
+def of_results() -> list[str]:
+    """The paper's settings."""
+    rovers, walkers = RESULTS / "rover_tower", RESULTS / "multiwalker_original" / "mamt"
+    episodes, free = curves(read_rows(rovers / "maac"), "kl_old")
+    late = episodes > 1000
+    ratios = [free.mean(0)[late] / curves(read_rows(rovers / name), "kl_old")[1].mean(0)[late] for name in ("mamd", "mamt")]
+    returns = final(rovers / "mamt", "train_return")
+    ends = metric(walkers, "epsilon")[:, -1]
+    return [
+        f"end between {returns.min():.1f} and {returns.max():.1f}",
+        f"{np.min(ratios):.1f} to {np.max(ratios):.1f} times closer",
+        f"from 10 to {metric(rovers / 'mamt', 'epsilon')[:, -1].mean(-1).max():.0f} at most, mean over agents",
+        f"stay under {np.ceil(1000 * metric(rovers / 'mamt', 'coordination_mean').max()) / 1000:g}",
+        f"between {ends.min():.1f} and {ends.max():.1f}",
+    ]
+
+
+def of_multiwalker() -> list[str]:
+    """Random steps without extremes."""
+    quantiles = {
+        name: f"{side['overlap']['99.9%']:.2f} m, {side['speed']['99.9%']:.1f} m/s and {side['spin']['99.9%']:.1f} rad/s"
+        for name, side in read_result("multiwalker_parity")["endurance"].items()
+    }
+    return [f"stay under {quantiles['ours']} here, {quantiles['original']} there"]
+
+
+def of_theory() -> list[str]:
+    """Theorem 1's ratio in Fig. 8's game."""
+    game = read_result("theory")["figure_8"]
+    ratios = [np.array(action["transition_kl"]) / game["policy_kl"] for action in game["actions"].values()]
+    first, second = (f"from {ratio.min():.3f} to {ratio.max():.3f}" for ratio in ratios)
+    return [f"{first} for the first action and {second} for the second"]
+
+
+def of_figures() -> list[str]:
+    """Where a softmax has to share out 1."""
+    spreads = ["spread_n3", "spread3_sep", "spread3_mix", "spread3_ful"]
+    most = max(np.abs(pairs(RESULTS / env / "mamt") - 0.5).max() for env in spreads)
+    return [f"within {np.ceil(1000 * most) / 1000:g} of 1/2 in every Spread"]
+
+
+def statements() -> list[Statement]:
+    """All of them."""
+    pages = {
+        "README.md": of_readme,
+        "docs/claims.md": of_claims,
+        "docs/results.md": of_results,
+        "docs/multiwalker.md": of_multiwalker,
+        "docs/theory.md": of_theory,
+        "docs/figures.md": of_figures,
+    }
+    return [Statement(page, words) for page, of_page in pages.items() for words in of_page()]
+
+
+def missing() -> list[Statement]:
+    """Those that their pages lack."""
+    texts = {page: " ".join((REPOSITORY / page).read_text().split()) for page, _ in statements()}
+    return [each for each in statements() if each.words not in texts[each.page]]
