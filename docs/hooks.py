@@ -18,7 +18,7 @@ def on_files(files: Files, config: Any) -> Files:
         .replace("](experiments/pretrained/README.md)", "](pretrained.md)")
     )
     files.append(File.generated(config, "index.md", content=readme))
-    pretrained = (ROOT / "experiments" / "pretrained" / "README.md").read_text()
+    pretrained = (ROOT / "experiments" / "pretrained" / "README.md").read_text().replace("](../../docs/", "](")
     files.append(File.generated(config, "pretrained.md", content=pretrained))
     for picture in sorted((ROOT / "experiments" / "results").rglob("*.png")):
         files.append(File.generated(config, picture.relative_to(ROOT).as_posix(), abs_src_path=str(picture)))

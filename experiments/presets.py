@@ -19,6 +19,7 @@ _ACTOR_CRITIC = {"hidden_size": 64, "batch_size": 256, "tau": 0.01}
 TUNED: dict[str, dict[str, Any]] = {
     "maac": _ACTOR_CRITIC,
     **dict.fromkeys(("mamd", "mamd_op", "mamt"), _ACTOR_CRITIC | {"epsilon": 30.0}),
+    "maddpg": {"hidden_size": 64, "batch_size": 256, "gamma": 0.95, "temperature": 0.3},
     "mappo": {
         "share_policy": True,
         "gamma": 0.95,

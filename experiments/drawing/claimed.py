@@ -35,18 +35,26 @@ class Claim(NamedTuple):
 
 
 RETURN = "train_return"
-ROVERS, SPREAD = "tuned/rover_tower", "tuned/spread"
+ROVERS, SPREAD, PURSUIT, WALKERS = "tuned/rover_tower", "tuned/spread", "tuned/pursuit", "multiwalker"
 
 CLAIMS = (
     Claim("MAMT beats MAAC where agents are many (Rover-Tower)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/maac"),
     Claim("MAMT beats MAMD there", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/mamd"),
     Claim("MAMD beats MAAC there", RETURN, f"{ROVERS}/mamd", f"{ROVERS}/maac"),
+    Claim("MAMT beats MAAC where agents are many (Pursuit)", RETURN, f"{PURSUIT}/mamt", f"{PURSUIT}/maac"),
+    Claim("MAMT beats MAMD there", RETURN, f"{PURSUIT}/mamt", f"{PURSUIT}/mamd"),
+    Claim("MAMD beats MAAC there", RETURN, f"{PURSUIT}/mamd", f"{PURSUIT}/maac"),
     Claim("MAMT and MAAC are equal where agents are few (Spread)", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/maac", False),
     Claim("MAMD and MAAC are equal there", RETURN, f"{SPREAD}/mamd", f"{SPREAD}/maac", False),
     Claim("MAMT and MAMD are equal there", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/mamd", False),
+    Claim("MAMT and MAAC are equal where agents are few (Multi-Walker)", RETURN, f"{WALKERS}/mamt", f"{WALKERS}/maac", False),
+    Claim("MAMD and MAAC are equal there", RETURN, f"{WALKERS}/mamd", f"{WALKERS}/maac", False),
+    Claim("MAMT and MAMD are equal there", RETURN, f"{WALKERS}/mamt", f"{WALKERS}/mamd", False),
     Claim("MA-PPO beats MAAC (Rover-Tower; the paper: no stable gain)", RETURN, f"{ROVERS}/mappo", f"{ROVERS}/maac"),
+    Claim("MAMT beats MADDPG (Rover-Tower)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/maddpg"),
     Claim("MAAC's policies move more than MAMT's (Rover-Tower)", "kl_old", f"{ROVERS}/maac", f"{ROVERS}/mamt"),
     Claim("MAMD's policies move more than MAMT's there", "kl_old", f"{ROVERS}/mamd", f"{ROVERS}/mamt"),
+    Claim("MAAC's policies move more than MAMT's (Pursuit)", "kl_old", f"{PURSUIT}/maac", f"{PURSUIT}/mamt"),
     Claim(
         "D_ns falls while MAMT learns (Rover-Tower; first and last fifth)",
         "non_stationarity",
@@ -55,10 +63,24 @@ CLAIMS = (
         stages=("first", "last"),
     ),
     Claim(
+        "D_ns falls while MAMT learns (Pursuit; first and last fifth)",
+        "non_stationarity",
+        f"{PURSUIT}/mamt",
+        f"{PURSUIT}/mamt",
+        stages=("first", "last"),
+    ),
+    Claim(
         "Trust regions differ more where agents are many (Rover-Tower, Spread)", DEVIATION, f"{ROVERS}/mamt", f"{SPREAD}/mamt"
     ),
     Claim("Trust regions change more there", EPSILON_CHANGE, f"{ROVERS}/mamt", f"{SPREAD}/mamt"),
     Claim("C changes more there", COORDINATION_CHANGE, f"{ROVERS}/mamt", f"{SPREAD}/mamt"),
+    Claim(
+        "Trust regions change more where agents are many (Pursuit, Multi-Walker)",
+        EPSILON_CHANGE,
+        f"{PURSUIT}/mamt",
+        f"{WALKERS}/mamt",
+    ),
+    Claim("C changes more there", COORDINATION_CHANGE, f"{PURSUIT}/mamt", f"{WALKERS}/mamt"),
     Claim("MAMD-OP beats MAMD where two of three depend (Spread-3-Mix)", RETURN, "spread3_mix/mamd_op", "spread3_mix/mamd"),
     Claim("MAMD-OP, there MAAC, beats MAMD where none does (Spread-3-Sep)", RETURN, "spread3_sep/maac", "spread3_sep/mamd"),
 )

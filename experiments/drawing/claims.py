@@ -14,14 +14,15 @@ from experiments.drawing.runs import TITLES, curve, last_fifth, read_folder
 from mamt_jax.training.writers import CONFIG
 
 TUNED, TUNING = RESULTS / "tuned", RESULTS / "tuning"
+WALKERS = RESULTS / "multiwalker" / "mamt"
 
 
 def of_runs(folder: Path, metric: str, stage: Stage = "last") -> np.ndarray:
     """One number a run, (R,), over a fifth of training; changes over all of it."""
     if metric not in (DEVIATION, EPSILON_CHANGE, COORDINATION_CHANGE):
         episodes, values = curves(read_rows(folder), metric)
-        fifth = episodes > 0.8 * episodes[-1] if stage == "last" else episodes <= 0.2 * episodes[-1]
-        return values[:, fifth].mean(1)
+        last = episodes > 0.8 * episodes[-1]
+        return (values[:, last] if stage == "last" else np.array_split(values, 5, axis=1)[0]).mean(1)
     (run,) = read_folder(folder)
     if metric == COORDINATION_CHANGE:
         return change(curve(run, "coordination_mean").values[:, :, ~np.eye(len(run.agents), dtype=bool)])
@@ -33,8 +34,9 @@ def of_runs(folder: Path, metric: str, stage: Stage = "last") -> np.ndarray:
 
 
 def change(values: np.ndarray) -> np.ndarray:
-    """Deviation over time of each of K values (R, T, K), mean over them, relative to their mean: (R,)."""
-    return values.std(1).mean(1) / values.mean((1, 2))
+    """Deviation over time of each of K values (R, T, K), mean over them, relative to their mean, (R,); 0 where all are 0."""
+    mean = values.mean((1, 2))
+    return values.std(1).mean(1) / np.where(mean == 0, 1.0, mean)
 
 
 def episodes_of(folder: Path) -> int:
@@ -143,15 +145,15 @@ def signals_table(folder: Path) -> str:
     return markdown([titles, *rows])
 
 
-def forces_table(env: str) -> str:
+def forces_table() -> str:
     """What pulls at the logarithm of trust regions, means over training, agents and seeds, where both forces are recorded."""
-    rows: list[Sequence[str]] = [(f"MAMT on {TITLES[env]}", "cost's gradient", "value's gradient", "trust regions at the end")]
-    for folder in sorted(path.parent for path in (TUNED / env).glob(f"mamt*/{CONFIG}")):
+    rows: list[Sequence[str]] = [("MAMT", "cost's gradient", "value's gradient", "trust regions at the end")]
+    for folder in [*sorted(path.parent for path in TUNED.glob(f"*/mamt*/{CONFIG}")), WALKERS]:
         (run,) = read_folder(folder)
         if "cost_gradient" in run.metrics:
             cost, value = (f"{np.nanmean(run.metrics[name]):.2g}" for name in ("cost_gradient", "value_gradient"))
             ends = run.metrics["epsilon"][:, -1].mean(-1)
-            rows.append((folder.name, cost, value, f"{ends.min():.3g} to {ends.max():.3g}"))
+            rows.append((f"{run.task.title}, {folder.name}", cost, value, f"{ends.min():.3g} to {ends.max():.3g}"))
     return markdown(rows)
 
 
@@ -161,8 +163,8 @@ def tables() -> list[str]:
     return [
         claims_table(),
         claims_table(ABLATIONS),
-        forces_table("rover_tower"),
-        *(signals_table(TUNED / env / "mamt") for env in environments),
+        forces_table(),
+        *(signals_table(folder) for folder in [*(TUNED / env / "mamt" for env in environments), WALKERS]),
         *map(tuned_table, environments),
         *(tuning_table(path.name) for path in sorted(TUNING.iterdir())),
     ]

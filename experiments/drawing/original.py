@@ -12,6 +12,7 @@ ORIGINAL = "maac_original.csv"
 """Its curve on Rover-Tower, one seed."""
 BIN = 240
 WINDOW = 500
+ENDS = np.array([500, 1000, 2000, 3000, 4000, 6000, 8000, 10000, 12000, 14000])
 
 
 def original_batches(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -30,22 +31,22 @@ def original_curve(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return BIN * (np.arange(len(binned)) + 1), binned
 
 
-def smoothed(episodes: np.ndarray, values: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Means of values (R, T) over the `WINDOW` episodes up to each of `ends`, (R, len(ends))."""
-    within = (episodes > ends[:, None] - WINDOW) & (episodes <= ends[:, None])  # (ends, T)
-    return values @ within.T / within.sum(1)
+def smoothed(episodes: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Means of values (R, T) over the `WINDOW` episodes up to each of `ENDS`, (R, len(ENDS)); nan where there are none."""
+    within = (episodes > ENDS[:, None] - WINDOW) & (episodes <= ENDS[:, None])  # (ends, T)
+    count = within.sum(1)
+    return np.where(count > 0, values @ within.T / np.maximum(count, 1), np.nan)
 
 
 def smoothed_table(original: Path, ours: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
     """Training returns over windows of `WINDOW` episodes, the original's beside ours with the lowest and the highest seed."""
-    last = min(int(episodes[-1]) for episodes, _ in ours.values())
-    ends = np.arange(WINDOW, last + 1, WINDOW)
+    rows = [(f"MAAC, mean over {WINDOW} episodes", *(f"to {end:,}" for end in ENDS))]
     episodes, returns = original_batches(original)
-    rows = [(f"MAAC, mean over {WINDOW} episodes", *(f"to {end:,}" for end in ends))]
-    rows.append(("the original", *(f"{value:.1f}" for value in smoothed(episodes, returns[None], ends)[0])))
+    rows.append(("the original", *(f"{value:.1f}" for value in smoothed(episodes, returns[None])[0])))
     for name, (episodes, values) in ours.items():
-        seeds = smoothed(episodes, values, ends).T
-        rows.append(
-            (f"{name}, {len(values)} seeds", *(f"{each.mean():.1f} ({each.min():.1f} to {each.max():.1f})" for each in seeds))
-        )
+        seeds = smoothed(episodes, values).T
+        cells = [
+            f"{each.mean():.1f} ({each.min():.1f} to {each.max():.1f})" if np.isfinite(each).all() else "" for each in seeds
+        ]
+        rows.append((f"{name}, {len(values)} seeds", *cells))
     return markdown(rows)
