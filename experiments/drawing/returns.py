@@ -104,6 +104,12 @@ def improvement(runs: Sequence[Run]) -> dict[str, Figure]:
     return {"": figure}
 
 
+def chance(runs: dict[Task, Run], others: dict[Task, Run]) -> Interval:
+    """P(a run ends above one of the others on a task that both have)."""
+    strata = [last_fifth(curve(which[task], RETURN)) for which in (runs, others) for task in runs if task in others]
+    return bootstrap(probability_of_improvement, strata)
+
+
 def draw_chances(axes: Axes, labels: dict[str, dict[Task, Run]], looks: dict[str, style.Look]) -> list[str]:
     """P(x > baseline) for every other label; their names in order."""
     names = []
@@ -111,8 +117,7 @@ def draw_chances(axes: Axes, labels: dict[str, dict[Task, Run]], looks: dict[str
         common = [task for task in tasks if task in labels.get(BASELINE, {})]
         if label == BASELINE or not common:
             continue
-        strata = [last_fifth(curve(which[task], RETURN)) for which in (tasks, labels[BASELINE]) for task in common]
-        draw_point(axes, len(names), bootstrap(probability_of_improvement, strata), looks[label])
+        draw_point(axes, len(names), chance(tasks, labels[BASELINE]), looks[label])
         names.append(f"{label}, {len(common)} task{'s' if len(common) > 1 else ''}")
     return names
 

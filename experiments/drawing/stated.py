@@ -7,7 +7,8 @@ import numpy as np
 
 from experiments.drawing.claimed import CLAIMS
 from experiments.drawing.claims import TUNED, WALKERS, compare
-from experiments.drawing.results import RESULTS, curves, final, read_result, read_rows
+from experiments.drawing.results import RESULTS, committed_runs, curves, final, read_result, read_rows
+from experiments.drawing.returns import by_label, chance
 from experiments.drawing.runs import curve, last_fifth, read_folder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -106,10 +107,18 @@ def of_theory() -> list[str]:
 
 
 def of_figures() -> list[str]:
-    """Where a softmax has to share out 1."""
+    """Ends against MAAC's, and where a softmax has to share out 1."""
     spreads = ["spread_n3", "spread3_sep", "spread3_mix", "spread3_ful"]
     most = max(np.abs(pairs(RESULTS / env / "mamt") - 0.5).max() for env in spreads)
-    return [f"within {np.ceil(1000 * most) / 1000:g} of 1/2 in every Spread"]
+    walkers = max(np.abs(pairs(RESULTS / env / "mamt") - 0.5).max() for env in ("multiwalker", "multiwalker_original"))
+    labels = by_label(committed_runs())
+    chances = [chance(labels[name], labels["maac"]) for name in ("mamd", "mamt")]
+    mamd, mamt = (f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})" for found in chances)
+    return [
+        f"{mamd} for MAMD and {mamt} for MAMT",
+        f"within {np.ceil(1000 * most) / 1000:g} of 1/2 in every Spread",
+        f"In Multi-Walker it stays within {np.ceil(100 * walkers) / 100:g} of that",
+    ]
 
 
 def statements() -> list[Statement]:
