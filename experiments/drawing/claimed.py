@@ -51,7 +51,10 @@ CLAIMS = (
     Claim("MAMD and MAAC are equal there", RETURN, f"{WALKERS}/mamd", f"{WALKERS}/maac", False),
     Claim("MAMT and MAMD are equal there", RETURN, f"{WALKERS}/mamt", f"{WALKERS}/mamd", False),
     Claim("MA-PPO beats MAAC (Rover-Tower; the paper: no stable gain)", RETURN, f"{ROVERS}/mappo", f"{ROVERS}/maac"),
+    Claim("MA-PPO beats MAAC (Spread)", RETURN, f"{SPREAD}/mappo", f"{SPREAD}/maac"),
+    Claim("MA-PPO beats MAAC (Pursuit)", RETURN, f"{PURSUIT}/mappo", f"{PURSUIT}/maac"),
     Claim("MAMT beats MADDPG (Rover-Tower)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/maddpg"),
+    Claim("MAMT beats MADDPG (Spread)", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/maddpg"),
     Claim("MAAC's policies move more than MAMT's (Rover-Tower)", "kl_old", f"{ROVERS}/maac", f"{ROVERS}/mamt"),
     Claim("MAMD's policies move more than MAMT's there", "kl_old", f"{ROVERS}/mamd", f"{ROVERS}/mamt"),
     Claim("MAAC's policies move more than MAMT's (Pursuit)", "kl_old", f"{PURSUIT}/maac", f"{PURSUIT}/mamt"),
@@ -86,7 +89,14 @@ CLAIMS = (
 )
 
 ABLATIONS: tuple[Claim, ...] = (
-    Claim("Learnt trust regions (MAMT) beat fixed ones of 100 (MAMD)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/mamd_epsilon_100"),
+    *(
+        Claim(f"Learnt trust regions (MAMT) beat fixed ones of {size} (MAMD)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/{folder}")
+        for size, folder in (
+            *((size, f"mamd_epsilon_{size}") for size in (1, 3, 10)),
+            ("30", "mamd"),
+            *((size, f"mamd_epsilon_{size}") for size in (100, 300)),
+        )
+    ),
     Claim(
         "MAMT: a threshold of 0.05, under 1 / (n - 1), beats 0.2",
         RETURN,

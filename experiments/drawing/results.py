@@ -16,7 +16,7 @@ from experiments.drawing.runs import Run, read_folders
 
 RESULTS = Path(__file__).parents[1] / "results"
 ALGORITHMS = (
-    *("maac", "mamd", "mamd_op", "mamt", "mappo", "mappo_shared", "mappo_events"),
+    *("maac", "mamd", "mamd_op", "mamt", "mappo", "mappo_shared", "mappo_annealed", "mappo_events"),
     *("maddpg", "maddpg_shared", "lola", "lola_naive"),
 )
 VARIANTS = ("maac_expected", "mamd_epsilon_1")  # in the table alone

@@ -22,6 +22,7 @@ LOOKS = {
     "mamt": ("#D55E00", "-", "D"),
     "mappo": ("#0072B2", "--", "v"),
     "mappo_shared": ("#56B4E9", "-", "P"),
+    "mappo_annealed": ("#332288", "-", "p"),
     "mappo_events": ("#AA4499", "-", "h"),
     "maddpg": ("#CC79A7", "-.", "X"),
     "maddpg_shared": ("#8C6BB1", ":", "*"),
