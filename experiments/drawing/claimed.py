@@ -73,6 +73,12 @@ CLAIMS = (
         stages=("first", "last"),
     ),
     Claim(
+        "D_ns is higher with trust regions that stay at 30 than with MAMT's (Rover-Tower)",
+        "non_stationarity",
+        f"{ROVERS}/mamt_frozen",
+        f"{ROVERS}/mamt",
+    ),
+    Claim(
         "Trust regions differ more where agents are many (Rover-Tower, Spread)", DEVIATION, f"{ROVERS}/mamt", f"{SPREAD}/mamt"
     ),
     Claim("Trust regions change more there", EPSILON_CHANGE, f"{ROVERS}/mamt", f"{SPREAD}/mamt"),
@@ -97,6 +103,8 @@ ABLATIONS: tuple[Claim, ...] = (
             *((size, f"mamd_epsilon_{size}") for size in (100, 300)),
         )
     ),
+    Claim("MAMT: learning trust regions beats leaving them at 30", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/mamt_frozen"),
+    Claim("That, which is MAMD by other draws, equals MAMD", RETURN, f"{ROVERS}/mamt_frozen", f"{ROVERS}/mamd", False),
     Claim(
         "MAMT: a threshold of 0.05, under 1 / (n - 1), beats 0.2",
         RETURN,
