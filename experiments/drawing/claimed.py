@@ -94,6 +94,19 @@ CLAIMS = (
     Claim("MAMD-OP, there MAAC, beats MAMD where none does (Spread-3-Sep)", RETURN, "spread3_sep/maac", "spread3_sep/mamd"),
 )
 
+PAPER = (
+    *(
+        Claim(f"{more.upper()} beats {less.upper()} ({title})", RETURN, f"{env}/{more}", f"{env}/{less}")
+        for env, title in (("rover_tower", "Rover-Tower"), ("pursuit", "Pursuit"))
+        for more, less in (("mamt", "maac"), ("mamt", "mamd"), ("mamd", "maac"))
+    ),
+    *(
+        Claim(f"{more.upper()} and {less.upper()} are equal (Spread)", RETURN, f"spread/{more}", f"spread/{less}", False)
+        for more, less in (("mamt", "maac"), ("mamt", "mamd"), ("mamd", "maac"))
+    ),
+)
+"""With Table 1's settings, three seeds."""
+
 ABLATIONS: tuple[Claim, ...] = (
     *(
         Claim(f"Learnt trust regions (MAMT) beat fixed ones of {size} (MAMD)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/{folder}")

@@ -6,7 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.drawing.claimed import ABLATIONS, CLAIMS, COORDINATION_CHANGE, DEVIATION, EPSILON_CHANGE, NAMES, Claim, Stage
+from experiments.drawing.claimed import (
+    ABLATIONS,
+    CLAIMS,
+    COORDINATION_CHANGE,
+    DEVIATION,
+    EPSILON_CHANGE,
+    NAMES,
+    PAPER,
+    Claim,
+    Stage,
+)
 from experiments.drawing.intervals import Interval, bootstrap, interquartile_mean, probability_of_improvement
 from experiments.drawing.markdown import markdown
 from experiments.drawing.results import RESULTS, curves, final, read_rows
@@ -162,6 +172,7 @@ def tables() -> list[str]:
     environments = [path.name for path in sorted(TUNED.iterdir())]
     return [
         claims_table(),
+        claims_table(PAPER),
         claims_table(ABLATIONS),
         forces_table(),
         *(signals_table(folder) for folder in [*(TUNED / env / "mamt" for env in environments), WALKERS]),
