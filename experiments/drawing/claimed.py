@@ -118,6 +118,7 @@ ABLATIONS: tuple[Claim, ...] = (
     ),
     Claim("MAMT: learning trust regions beats leaving them at 30", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/mamt_frozen"),
     Claim("That, which is MAMD by other draws, equals MAMD", RETURN, f"{ROVERS}/mamt_frozen", f"{ROVERS}/mamd", False),
+    Claim("MAMT: steps of epsilon's logarithm beat steps of epsilon", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/mamt_linear"),
     Claim(
         "MAMT: a threshold of 0.05, under 1 / (n - 1), beats 0.2",
         RETURN,

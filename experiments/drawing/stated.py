@@ -59,12 +59,13 @@ def of_claims() -> list[str]:
     shrunk = sizes_at_the_end(ROVERS / "mamt_divergence_policies")
     closest, closest_shortcut = (closest_pair(ROVERS / name) for name in ("mamt", "mamt_coordination_values"))
     more, less = (values.mean() for values in compare(CLAIMS[0]).sides)
-    walkers = sizes_at_the_end(WALKERS)
+    walkers, linear = sizes_at_the_end(WALKERS), sizes_at_the_end(ROVERS / "mamt_linear")
     frozen, fixed = (final(ROVERS / name, "train_return").mean() for name in ("mamt_frozen", "mamd"))
     free, held = (final(folder, "kl_old") for folder in (WALKERS.parent / "maac", WALKERS))
     return [
         f"start at 30 and end at {ends.min():.0f} to {ends.max():.0f}",
         f"trust regions shrink from 30 to {shrunk.mean():.0f}",
+        f"take trust regions to {linear.min():.0f} to {linear.max():.0f} instead of {ends.min():.0f} to {ends.max():.0f}",
         f"settle at {shortcut.min():.0f} to {shortcut.max():.0f}",
         f"{closest_shortcut:.2f} for the closest instead of {closest:.2f}",
         f"by {more - less:.1f} of about {round(less, -1):.0f}",
