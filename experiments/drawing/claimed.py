@@ -144,5 +144,7 @@ ABLATIONS: tuple[Claim, ...] = (
         f"{ROVERS}/mamt_coordination_values",
     ),
     Claim("MAAC: the expected policy gradient beats the sampled one", RETURN, f"{ROVERS}/maac_expected", f"{ROVERS}/maac"),
+    Claim("That on Spread", RETURN, f"{SPREAD}/maac_expected", f"{SPREAD}/maac"),
     Claim("MAMD: a Tsallis order of 0.2 beats 1", RETURN, f"{ROVERS}/mamd", f"{ROVERS}/mamd_tsallis_1"),
+    Claim("That on Spread", RETURN, f"{SPREAD}/mamd", f"{SPREAD}/mamd_tsallis_1"),
 )
