@@ -131,12 +131,14 @@ ABLATIONS: tuple[Claim, ...] = (
         f"{ROVERS}/mamt_divergence_policies",
         f"{ROVERS}/mamt",
     ),
+    Claim("That on Spread", RETURN, f"{SPREAD}/mamt_divergence_policies", f"{SPREAD}/mamt"),
     Claim(
         "MAMT: the value's gradient beats following the estimated divergence alone",
         RETURN,
         f"{ROVERS}/mamt",
         f"{ROVERS}/mamt_value_weight_0",
     ),
+    Claim("That on Spread", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/mamt_value_weight_0"),
     Claim(
         "MAMT: C by its definition beats the shortcut by values",
         RETURN,
