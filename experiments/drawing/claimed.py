@@ -2,11 +2,13 @@
 
 from typing import Literal, NamedTuple
 
+from experiments.drawing.returns import RETURN
+
 DEVIATION = "deviation of trust regions between agents"
 EPSILON_CHANGE = "change of trust regions during training"
 COORDINATION_CHANGE = "change of C during training"
 NAMES = {
-    "train_return": "training return",
+    RETURN: "training return",
     "kl_old": "KL from the old policy",
     "non_stationarity": "D_ns",
     **{name: name for name in (DEVIATION, EPSILON_CHANGE, COORDINATION_CHANGE)},
@@ -34,7 +36,6 @@ class Claim(NamedTuple):
     stages: tuple[Stage, Stage] = ("last", "last")
 
 
-RETURN = "train_return"
 ROVERS, SPREAD, PURSUIT, WALKERS = "tuned/rover_tower", "tuned/spread", "tuned/pursuit", "multiwalker"
 
 CLAIMS = (
@@ -94,27 +95,27 @@ CLAIMS = (
     Claim("MAMD-OP, there MAAC, beats MAMD where none does (Spread-3-Sep)", RETURN, "spread3_sep/maac", "spread3_sep/mamd"),
 )
 
+_PAIRS = (("mamt", "maac"), ("mamt", "mamd"), ("mamd", "maac"))
 PAPER = (
     *(
         Claim(f"{more.upper()} beats {less.upper()} ({title})", RETURN, f"{env}/{more}", f"{env}/{less}")
         for env, title in (("rover_tower", "Rover-Tower"), ("pursuit", "Pursuit"))
-        for more, less in (("mamt", "maac"), ("mamt", "mamd"), ("mamd", "maac"))
+        for more, less in _PAIRS
     ),
     *(
         Claim(f"{more.upper()} and {less.upper()} are equal (Spread)", RETURN, f"spread/{more}", f"spread/{less}", False)
-        for more, less in (("mamt", "maac"), ("mamt", "mamd"), ("mamd", "maac"))
+        for more, less in _PAIRS
     ),
 )
 """With Table 1's settings, three seeds."""
 
+FIXED = {size: "mamd" if size == 30 else f"mamd_epsilon_{size}" for size in (1, 3, 10, 30, 100, 300)}
+"""Folders of MAMD by the size of its trust regions; 30 is the tuned one."""
+
 ABLATIONS: tuple[Claim, ...] = (
     *(
         Claim(f"Learnt trust regions (MAMT) beat fixed ones of {size} (MAMD)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/{folder}")
-        for size, folder in (
-            *((size, f"mamd_epsilon_{size}") for size in (1, 3, 10)),
-            ("30", "mamd"),
-            *((size, f"mamd_epsilon_{size}") for size in (100, 300)),
-        )
+        for size, folder in FIXED.items()
     ),
     Claim("MAMT: learning trust regions beats leaving them at 30", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/mamt_frozen"),
     Claim("That, which is MAMD by other draws, equals MAMD", RETURN, f"{ROVERS}/mamt_frozen", f"{ROVERS}/mamd", False),

@@ -20,7 +20,7 @@ from experiments.drawing.claimed import (
 from experiments.drawing.intervals import Interval, bootstrap, interquartile_mean, probability_of_improvement
 from experiments.drawing.markdown import markdown
 from experiments.drawing.results import RESULTS, curves, final, read_rows
-from experiments.drawing.runs import TITLES, curve, last_fifth, read_folder
+from experiments.drawing.runs import TITLES, Run, curve, last_fifth, read_folder
 from mamt_jax.training.writers import CONFIG
 
 TUNED, TUNING = RESULTS / "tuned", RESULTS / "tuning"
@@ -30,17 +30,31 @@ WALKERS = RESULTS / "multiwalker" / "mamt"
 def of_runs(folder: Path, metric: str, stage: Stage = "last") -> np.ndarray:
     """One number a run, (R,), over a fifth of training; changes over all of it."""
     if metric not in (DEVIATION, EPSILON_CHANGE, COORDINATION_CHANGE):
-        episodes, values = curves(read_rows(folder), metric)
-        last = episodes > 0.8 * episodes[-1]
-        return (values[:, last] if stage == "last" else np.array_split(values, 5, axis=1)[0]).mean(1)
+        return final(folder, metric) if stage == "last" else first_fifth(folder, metric)
     (run,) = read_folder(folder)
     if metric == COORDINATION_CHANGE:
-        return change(curve(run, "coordination_mean").values[:, :, ~np.eye(len(run.agents), dtype=bool)])
+        return change(coordination(run))
     epsilon = curve(run, "epsilon")
     if metric == EPSILON_CHANGE:
         return change(epsilon.values)
     last = last_fifth(epsilon)  # (R, n)
     return last.std(1) / last.mean(1)
+
+
+def first_fifth(folder: Path, metric: str) -> np.ndarray:
+    """Mean of `metric` over the first fifth of training, for each run."""
+    _, values = curves(read_rows(folder), metric)
+    return np.array_split(values, 5, axis=1)[0].mean(1)
+
+
+def coordination(run: Run) -> np.ndarray:
+    """C of every two agents at every evaluation, (R, T, n (n - 1))."""
+    return curve(run, "coordination_mean").values[:, :, ~np.eye(len(run.agents), dtype=bool)]
+
+
+def sizes_at_the_end(run: Run) -> np.ndarray:
+    """Trust regions after the last update, mean over agents, (R,)."""
+    return run.metrics["epsilon"][:, -1].mean(-1)
 
 
 def change(values: np.ndarray) -> np.ndarray:
@@ -162,7 +176,7 @@ def forces_table() -> str:
         (run,) = read_folder(folder)
         if "cost_gradient" in run.metrics:
             cost, value = (f"{np.nanmean(run.metrics[name]):.2g}" for name in ("cost_gradient", "value_gradient"))
-            ends = run.metrics["epsilon"][:, -1].mean(-1)
+            ends = sizes_at_the_end(run)
             rows.append((f"{run.task.title}, {folder.name}", cost, value, f"{ends.min():.3g} to {ends.max():.3g}"))
     return markdown(rows)
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.drawing.claimed import CLAIMS
-from experiments.drawing.claims import TUNED, WALKERS, compare
+from experiments.drawing.claims import TUNED, WALKERS, compare, coordination, sizes_at_the_end
 from experiments.drawing.results import RESULTS, committed_runs, curves, final, read_result, read_rows
 from experiments.drawing.returns import by_label, chance
-from experiments.drawing.runs import curve, last_fifth, read_folder
+from experiments.drawing.runs import Run, curve, last_fifth, read_folder
 
 REPOSITORY = Path(__file__).parents[2]
 ROVERS = TUNED / "rover_tower"
@@ -22,44 +22,38 @@ class Statement(NamedTuple):
     words: str
 
 
-def metric(folder: Path, name: str) -> np.ndarray:
-    """Of every run, evaluation and agent, (R, T, ...)."""
+def run_of(folder: Path) -> Run:
+    """The one setting of a folder."""
     (run,) = read_folder(folder)
-    return curve(run, name).values
+    return run
 
 
-def sizes_at_the_end(folder: Path) -> np.ndarray:
-    """Trust regions after the last update, mean over agents, (R,)."""
-    return metric(folder, "epsilon")[:, -1].mean(-1)
+def ends_of(name: str) -> np.ndarray:
+    """Trust regions at the end of runs on Rover-Tower, mean over agents, (R,)."""
+    return sizes_at_the_end(run_of(ROVERS / name))
 
 
 def closest_pair(folder: Path) -> float:
     """The largest C of a pair over the last fifth of training, mean over seeds."""
-    (run,) = read_folder(folder)
-    return float(last_fifth(curve(run, "coordination_mean")).max((-2, -1)).mean())
-
-
-def pairs(folder: Path) -> np.ndarray:
-    """C of every two agents at every evaluation."""
-    coordination = metric(folder, "coordination_mean")
-    return coordination[..., ~np.eye(coordination.shape[-1], dtype=bool)]
+    return float(last_fifth(curve(run_of(folder), "coordination_mean")).max((-2, -1)).mean())
 
 
 def of_readme() -> list[str]:
     """The headline."""
     found = compare(CLAIMS[0])
     more, less = (values.mean() for values in found.sides)
-    chance = f"probability of improvement {found.chance.value:.2f}, {found.chance.low:.2f} to {found.chance.high:.2f}"
-    return [f"({more:.3g} against {less:.3g} after {found.episodes[0]:,} episodes, {chance})"]
+    improved = f"probability of improvement {found.chance.value:.2f}, {found.chance.low:.2f} to {found.chance.high:.2f}"
+    return [f"({more:.3g} against {less:.3g} after {found.episodes[0]:,} episodes, {improved})"]
 
 
 def of_claims() -> list[str]:
     """What moves MAMT's trust regions."""
-    ends, shortcut = sizes_at_the_end(ROVERS / "mamt"), sizes_at_the_end(ROVERS / "mamt_coordination_values")
-    shrunk = sizes_at_the_end(ROVERS / "mamt_divergence_policies")
+    ends, shortcut, shrunk, linear = (
+        ends_of(f"mamt{variant}") for variant in ("", "_coordination_values", "_divergence_policies", "_linear")
+    )
     closest, closest_shortcut = (closest_pair(ROVERS / name) for name in ("mamt", "mamt_coordination_values"))
     more, less = (values.mean() for values in compare(CLAIMS[0]).sides)
-    walkers, linear = sizes_at_the_end(WALKERS), sizes_at_the_end(ROVERS / "mamt_linear")
+    walkers = sizes_at_the_end(run_of(WALKERS))
     frozen, fixed = (final(ROVERS / name, "train_return").mean() for name in ("mamt_frozen", "mamd"))
     free, held = (final(folder, "kl_old") for folder in (WALKERS.parent / "maac", WALKERS))
     return [
@@ -83,12 +77,13 @@ def of_results() -> list[str]:
     late = episodes > 1000
     ratios = [free.mean(0)[late] / curves(read_rows(rovers / name), "kl_old")[1].mean(0)[late] for name in ("mamd", "mamt")]
     returns = final(rovers / "mamt", "train_return")
-    ends = metric(walkers, "epsilon")[:, -1]
+    ends = run_of(walkers).metrics["epsilon"][:, -1]
+    learnt = run_of(rovers / "mamt")
     return [
         f"end between {returns.min():.1f} and {returns.max():.1f}",
         f"{np.min(ratios):.1f} to {np.max(ratios):.1f} times closer",
-        f"from 10 to {metric(rovers / 'mamt', 'epsilon')[:, -1].mean(-1).max():.0f} at most, mean over agents",
-        f"stay under {np.ceil(1000 * metric(rovers / 'mamt', 'coordination_mean').max()) / 1000:g}",
+        f"from 10 to {sizes_at_the_end(learnt).max():.0f} at most, mean over agents",
+        f"stay under {np.ceil(1000 * coordination(learnt).max()) / 1000:g}",
         f"between {ends.min():.1f} and {ends.max():.1f}",
     ]
 
@@ -113,8 +108,10 @@ def of_theory() -> list[str]:
 def of_figures() -> list[str]:
     """Ends against MAAC's, and where a softmax has to share out 1."""
     spreads = ["spread_n3", "spread3_sep", "spread3_mix", "spread3_ful"]
-    most = max(np.abs(pairs(RESULTS / env / "mamt") - 0.5).max() for env in spreads)
-    walkers = max(np.abs(pairs(RESULTS / env / "mamt") - 0.5).max() for env in ("multiwalker", "multiwalker_original"))
+    most, walkers = (
+        max(np.abs(coordination(run_of(RESULTS / env / "mamt")) - 0.5).max() for env in envs)
+        for envs in (spreads, ["multiwalker", "multiwalker_original"])
+    )
     labels = by_label(committed_runs())
     chances = [chance(labels[name], labels["maac"]) for name in ("mamd", "mamt")]
     mamd, mamt = (f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})" for found in chances)
@@ -140,5 +137,6 @@ def statements() -> list[Statement]:
 
 def missing() -> list[Statement]:
     """Those that their pages lack."""
-    texts = {page: " ".join((REPOSITORY / page).read_text().split()) for page, _ in statements()}
-    return [each for each in statements() if each.words not in texts[each.page]]
+    stated = statements()
+    texts = {page: " ".join((REPOSITORY / page).read_text().split()) for page, _ in stated}
+    return [each for each in stated if each.words not in texts[each.page]]
