@@ -216,6 +216,7 @@ def _timestep(rules: Rules, state: PursuitState, reward: jax.Array | None = None
         metrics={
             "catches": jnp.zeros(()) if caught is None else caught.sum().astype(jnp.float32),
             "evaders_left": state.evader_alive.astype(jnp.float32).mean(),
+            "all_caught": jnp.where(state.evader_alive.any(), 0, state.step).astype(jnp.float32),
         },
     )
 
@@ -323,7 +324,8 @@ def pursuit(
     - state: `PursuitState`. Noise: the evaders' actions (num_evaders,) int32, so that `env._replace(sample_noise=...)` gives
       them another controller.
 
-    Metrics: `catches`, the evaders caught in a step; `evaders_left`, the share of evaders not caught yet.
+    Metrics: `catches`, the evaders caught in a step; `evaders_left`, the share of evaders not caught yet; `all_caught`, whether
+    an episode ends with none left (its last step reports how many steps it took, so that the mean over an episode is 1).
 
     Args:
         num_pursuers: pursuers, the agents.

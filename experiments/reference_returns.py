@@ -48,15 +48,15 @@ def main() -> None:
     asked = parser.parse_args()
     out, wanted = asked.out, asked.only or every
     returns: dict[str, dict] = json.loads(out.read_text())["returns"] if asked.only and out.exists() else {}
-    returns = {name: policies for name, policies in returns.items() if name not in wanted}
     for name, (env_name, options) in TASKS.items():
         if name not in wanted:
             continue
         env = envs_jax.make(env_name, **options)
         episodes = STEPS // env.spec.episode_limit
-        for number, (policy_name, policy) in enumerate(reference_policies(env).items()):
-            result = evaluate_policy(env, policy, jax.random.key(number), episodes)
-            returns.setdefault(name, {})[policy_name] = result
+        returns[name] = {
+            policy_name: evaluate_policy(env, policy, jax.random.key(number), episodes)
+            for number, (policy_name, policy) in enumerate(reference_policies(env).items())
+        }
     returns |= {name: host_returns(env_name) for name, env_name in ORIGINALS.items() if name in wanted}
     for name, policies in returns.items():
         for policy_name, result in policies.items():

@@ -13,6 +13,7 @@ from envs_jax import make
 from envs_jax.adapters.originals import original_options
 from envs_jax.environment import Environment, TimeStep
 from envs_jax.pursuit import MOVES, STAY, PursuitState, block, in_window, place
+from envs_jax.reference_policies import evaluate_policies, reference_policies
 
 CYCLES = 2250
 CONFIGURATIONS = [
@@ -189,3 +190,11 @@ def test_frozen_evaders_and_idle_pursuers_stay() -> None:
     after, _ = env.step(jax.random.key(1), state, jnp.full(8, STAY, jnp.int32))
     np.testing.assert_array_equal(after.evader_position, state.evader_position)
     np.testing.assert_array_equal(after.pursuer_position, state.pursuer_position)
+
+
+def test_whether_all_are_caught_is_told_once_an_episode() -> None:
+    env = make("pursuit", num_evaders=6)
+    played = evaluate_policies(env, reference_policies(env), jax.random.key(0), 4)
+    lengths, caught = zip(*((each["episode_length"], each["metrics"]["all_caught"]) for each in played.values()), strict=True)
+    assert lengths[:2] == (500, 500) and lengths[2] < 500
+    np.testing.assert_allclose(caught, [0, 0, 1], rtol=1e-5)

@@ -17,7 +17,7 @@ from experiments.drawing.runs import Run, read_folders
 RESULTS = Path(__file__).parents[1] / "results"
 ALGORITHMS = (
     *("maac", "mamd", "mamd_op", "mamt", "mappo", "mappo_shared", "mappo_annealed", "mappo_events"),
-    *("maddpg", "maddpg_shared", "lola", "lola_naive"),
+    *("mappo_local", "mappo_local_shared", "maddpg", "maddpg_shared", "lola", "lola_naive"),
 )
 VARIANTS = ("maac_expected", "mamd_epsilon_1")  # in the table alone
 POLICIES = ("random", "do_nothing", "scripted")
@@ -66,7 +66,7 @@ ENVIRONMENTS = {
     ),
     "pursuit": Shown(
         "Pursuit",
-        ("evaders_left", "evaders left"),
+        ("evaders_left", "evaders left, mean over steps"),
         ("train_task/evaders_left", "share of evaders left, mean over steps"),
         ("random", "do_nothing"),
     ),
