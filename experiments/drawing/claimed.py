@@ -36,7 +36,7 @@ class Claim(NamedTuple):
     stages: tuple[Stage, Stage] = ("last", "last")
 
 
-ROVERS, SPREAD, PURSUIT, WALKERS = "tuned/rover_tower", "tuned/spread", "tuned/pursuit", "multiwalker"
+ROVERS, SPREAD, PURSUIT, WALKERS = (f"tuned/{env}" for env in ("rover_tower", "spread", "pursuit", "multiwalker"))
 
 CLAIMS = (
     Claim("MAMT beats MAAC where agents are many (Rover-Tower)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/maac"),
@@ -56,6 +56,7 @@ CLAIMS = (
     Claim("MA-PPO beats MAAC (Pursuit)", RETURN, f"{PURSUIT}/mappo", f"{PURSUIT}/maac"),
     Claim("MAMT beats MADDPG (Rover-Tower)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/maddpg"),
     Claim("MAMT beats MADDPG (Spread)", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/maddpg"),
+    Claim("MAMT beats MADDPG (Pursuit)", RETURN, f"{PURSUIT}/mamt", f"{PURSUIT}/maddpg"),
     Claim("MAAC's policies move more than MAMT's (Rover-Tower)", "kl_old", f"{ROVERS}/maac", f"{ROVERS}/mamt"),
     Claim("MAMD's policies move more than MAMT's there", "kl_old", f"{ROVERS}/mamd", f"{ROVERS}/mamt"),
     Claim("MAAC's policies move more than MAMT's (Pursuit)", "kl_old", f"{PURSUIT}/maac", f"{PURSUIT}/mamt"),
@@ -103,7 +104,8 @@ PAPER = (
         for more, less in _PAIRS
     ),
     *(
-        Claim(f"{more.upper()} and {less.upper()} are equal (Spread)", RETURN, f"spread/{more}", f"spread/{less}", False)
+        Claim(f"{more.upper()} and {less.upper()} are equal ({title})", RETURN, f"{env}/{more}", f"{env}/{less}", False)
+        for env, title in (("spread", "Spread"), ("multiwalker", "Multi-Walker"))
         for more, less in _PAIRS
     ),
 )
@@ -150,4 +152,5 @@ ABLATIONS: tuple[Claim, ...] = (
     Claim("That on Spread", RETURN, f"{SPREAD}/maac_expected", f"{SPREAD}/maac"),
     Claim("MAMD: a Tsallis order of 0.2 beats 1", RETURN, f"{ROVERS}/mamd", f"{ROVERS}/mamd_tsallis_1"),
     Claim("That on Spread", RETURN, f"{SPREAD}/mamd", f"{SPREAD}/mamd_tsallis_1"),
+    Claim("LOLA: a lookahead of 0.003 beats none (Spread)", RETURN, f"{SPREAD}/lola", f"{SPREAD}/lola_naive"),
 )

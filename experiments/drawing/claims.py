@@ -24,7 +24,6 @@ from experiments.drawing.runs import TITLES, Run, curve, last_fifth, read_folder
 from mamt_jax.training.writers import CONFIG
 
 TUNED, TUNING = RESULTS / "tuned", RESULTS / "tuning"
-WALKERS = RESULTS / "multiwalker" / "mamt"
 
 
 def of_runs(folder: Path, metric: str, stage: Stage = "last") -> np.ndarray:
@@ -172,7 +171,7 @@ def signals_table(folder: Path) -> str:
 def forces_table() -> str:
     """What pulls at the logarithm of trust regions, means over training, agents and seeds, where both forces are recorded."""
     rows: list[Sequence[str]] = [("MAMT", "cost's gradient", "value's gradient", "trust regions at the end")]
-    for folder in [*sorted(path.parent for path in TUNED.glob(f"*/mamt*/{CONFIG}")), WALKERS]:
+    for folder in sorted(path.parent for path in TUNED.glob(f"*/mamt*/{CONFIG}")):
         (run,) = read_folder(folder)
         if "cost_gradient" in run.metrics:
             cost, value = (f"{np.nanmean(run.metrics[name]):.2g}" for name in ("cost_gradient", "value_gradient"))
@@ -189,7 +188,7 @@ def tables() -> list[str]:
         claims_table(PAPER),
         claims_table(ABLATIONS),
         forces_table(),
-        *(signals_table(folder) for folder in [*(TUNED / env / "mamt" for env in environments), WALKERS]),
+        *(signals_table(TUNED / env / "mamt") for env in environments),
         *map(tuned_table, environments),
         *(tuning_table(path.name) for path in sorted(TUNING.iterdir())),
     ]

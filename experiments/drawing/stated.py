@@ -6,13 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.drawing.claimed import CLAIMS
-from experiments.drawing.claims import TUNED, WALKERS, compare, coordination, sizes_at_the_end
+from experiments.drawing.claims import TUNED, compare, coordination, sizes_at_the_end
 from experiments.drawing.results import RESULTS, committed_runs, curves, final, read_result, read_rows
 from experiments.drawing.returns import by_label, chance
 from experiments.drawing.runs import Run, curve, last_fifth, read_folder
 
 REPOSITORY = Path(__file__).parents[2]
-ROVERS = TUNED / "rover_tower"
+ROVERS, WALKERS = TUNED / "rover_tower", TUNED / "multiwalker"
 
 
 class Statement(NamedTuple):
@@ -53,9 +53,9 @@ def of_claims() -> list[str]:
     )
     closest, closest_shortcut = (closest_pair(ROVERS / name) for name in ("mamt", "mamt_coordination_values"))
     more, less = (values.mean() for values in compare(CLAIMS[0]).sides)
-    walkers = sizes_at_the_end(run_of(WALKERS))
+    walkers = sizes_at_the_end(run_of(WALKERS / "mamt"))
     frozen, fixed = (final(ROVERS / name, "train_return").mean() for name in ("mamt_frozen", "mamd"))
-    free, held = (final(folder, "kl_old") for folder in (WALKERS.parent / "maac", WALKERS))
+    free, held = (final(folder, "kl_old") for folder in (WALKERS / "maac", WALKERS / "mamt"))
     return [
         f"start at 30 and end at {ends.min():.0f} to {ends.max():.0f}",
         f"trust regions shrink from 30 to {shrunk.mean():.0f}",
@@ -79,7 +79,17 @@ def of_results() -> list[str]:
     returns = final(rovers / "mamt", "train_return")
     ends = run_of(walkers).metrics["epsilon"][:, -1]
     learnt = run_of(rovers / "mamt")
+    caught, caught_apart, earned = (
+        final(RESULTS / "pursuit" / name, metric)
+        for name, metric in (
+            ("mappo_local_shared", "train_task/all_caught"),
+            ("mappo_local", "train_task/all_caught"),
+            ("mappo_local_shared", "train_return"),
+        )
+    )
     return [
+        f"in {caught.min():.1%} of training episodes or more, whichever the seed, and earns {earned.mean():.0f}",
+        f"pursuers catch all in {caught_apart.mean():.0%}",
         f"end between {returns.min():.1f} and {returns.max():.1f}",
         f"{np.min(ratios):.1f} to {np.max(ratios):.1f} times closer",
         f"from 10 to {sizes_at_the_end(learnt).max():.0f} at most, mean over agents",
