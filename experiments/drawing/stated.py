@@ -88,7 +88,7 @@ def of_results() -> list[str]:
         )
     )
     return [
-        f"in {caught.min():.1%} of training episodes or more, whichever the seed, and earns {earned.mean():.0f}",
+        f"in {caught.min():.0%} of the episodes of the last fifth of training, whichever the seed, and earns {earned.mean():.0f}",
         f"pursuers catch all in {caught_apart.mean():.0%}",
         f"end between {returns.min():.1f} and {returns.max():.1f}",
         f"{np.min(ratios):.1f} to {np.max(ratios):.1f} times closer",
