@@ -79,6 +79,7 @@ def of_results() -> list[str]:
     returns = final(rovers / "mamt", "train_return")
     ends = run_of(walkers).metrics["epsilon"][:, -1]
     learnt = run_of(rovers / "mamt")
+    scripted = read_result("reference_returns")["returns"]["pursuit"]["scripted"]["return"]
     caught, caught_apart, earned = (
         final(RESULTS / "pursuit" / name, metric)
         for name, metric in (
@@ -88,7 +89,8 @@ def of_results() -> list[str]:
         )
     )
     return [
-        f"in {caught.min():.0%} of the episodes of the last fifth of training, whichever the seed, and earns {earned.mean():.0f}",
+        f"in {caught.min():.0%} of the episodes of the last fifth of training, whichever the seed, and earns {earned.mean():.0f} "
+        f"where the scripted policy earns {scripted:.0f}",
         f"pursuers catch all in {caught_apart.mean():.0%}",
         f"end between {returns.min():.1f} and {returns.max():.1f}",
         f"{np.min(ratios):.1f} to {np.max(ratios):.1f} times closer",
