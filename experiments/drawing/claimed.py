@@ -45,6 +45,14 @@ CLAIMS = (
     Claim("MAMT beats MAAC where agents are many (Pursuit)", RETURN, f"{PURSUIT}/mamt", f"{PURSUIT}/maac"),
     Claim("MAMT beats MAMD there", RETURN, f"{PURSUIT}/mamt", f"{PURSUIT}/mamd"),
     Claim("MAMD beats MAAC there", RETURN, f"{PURSUIT}/mamd", f"{PURSUIT}/maac"),
+    Claim(
+        "MAMT beats MAAC where pursuers are paid for what they do themselves (Pursuit)",
+        RETURN,
+        f"{PURSUIT}/mamt_local",
+        f"{PURSUIT}/maac_local",
+    ),
+    Claim("MAMT beats MAMD there", RETURN, f"{PURSUIT}/mamt_local", f"{PURSUIT}/mamd_local"),
+    Claim("MAMD beats MAAC there", RETURN, f"{PURSUIT}/mamd_local", f"{PURSUIT}/maac_local"),
     Claim("MAMT and MAAC are equal where agents are few (Spread)", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/maac", False),
     Claim("MAMD and MAAC are equal there", RETURN, f"{SPREAD}/mamd", f"{SPREAD}/maac", False),
     Claim("MAMT and MAMD are equal there", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/mamd", False),
@@ -153,4 +161,8 @@ ABLATIONS: tuple[Claim, ...] = (
     Claim("MAMD: a Tsallis order of 0.2 beats 1", RETURN, f"{ROVERS}/mamd", f"{ROVERS}/mamd_tsallis_1"),
     Claim("That on Spread", RETURN, f"{SPREAD}/mamd", f"{SPREAD}/mamd_tsallis_1"),
     Claim("LOLA: a lookahead of 0.003 beats none (Spread)", RETURN, f"{SPREAD}/lola", f"{SPREAD}/lola_naive"),
+    Claim(
+        "MAAC: a reward of each pursuer's own beats their mean (Pursuit)", RETURN, f"{PURSUIT}/maac_local", f"{PURSUIT}/maac"
+    ),
+    Claim("That with MAMT", RETURN, f"{PURSUIT}/mamt_local", f"{PURSUIT}/mamt"),
 )
