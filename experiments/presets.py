@@ -14,26 +14,35 @@ BUDGETS: dict[str, dict[str, Any]] = {
 }
 """Lengths of training; the first one is the default."""
 
-MEASURED_ON = ("rover_tower", "spread")
-_ACTOR_CRITIC = {"hidden_size": 64, "batch_size": 256, "tau": 0.01}
-TUNED: dict[str, dict[str, Any]] = {
-    "maac": _ACTOR_CRITIC,
-    **dict.fromkeys(("mamd", "mamd_op", "mamt"), _ACTOR_CRITIC | {"epsilon": 30.0}),
-    "maddpg": {"hidden_size": 64, "batch_size": 256, "gamma": 0.95, "temperature": 0.3},
-    "mappo": {
-        "share_policy": True,
-        "gamma": 0.95,
-        "gae_lambda": 0.9,
-        "policy_learning_rate": 2e-3,
-        "critic_learning_rate": 2e-3,
-    },
+_MAAC = {"hidden_size": 64, "batch_size": 256, "tau": 0.01}
+_ATTENTION: dict[str, dict[str, Any]] = {"maac": _MAAC} | dict.fromkeys(("mamd", "mamd_op", "mamt"), _MAAC | {"epsilon": 30.0})
+_MADDPG = {"hidden_size": 64, "batch_size": 256, "gamma": 0.95, "temperature": 0.3}
+_MAPPO = {
+    "share_policy": True,
+    "gamma": 0.95,
+    "gae_lambda": 0.9,
+    "policy_learning_rate": 2e-3,
+    "critic_learning_rate": 2e-3,
 }
-"""What measured best on Rover-Tower in 4,000 episodes (docs/claims.md), MA-PPO's in 20,000."""
+_PURSUIT = {"update_interval": 400, "buffer_size": 300_000}
+_WALKERS = {
+    "policy_gradient": "expected",
+    "num_action_samples": 4,
+    "update_interval": 48,
+    "num_updates": 1,
+    "buffer_size": 300_000,
+}
+TUNED: dict[str, dict[str, dict[str, Any]]] = {
+    **dict.fromkeys(("rover_tower", "spread"), _ATTENTION | {"maddpg": _MADDPG, "mappo": _MAPPO}),
+    "pursuit": {algo: options | _PURSUIT for algo, options in (_ATTENTION | {"maddpg": _MADDPG}).items()},
+    "multiwalker": {algo: options | _WALKERS for algo, options in _ATTENTION.items()},
+}
+"""By environment and algorithm, what measured better than Table 1 (docs/claims.md), MA-PPO's in 20,000 episodes."""
 
 
 def tuned(env: str, algo: str) -> dict[str, Any]:
     """Options that measured better than Table 1, where that was measured; else none."""
-    return TUNED.get(algo, {}) if env in MEASURED_ON else {}
+    return TUNED.get(env, {}).get(algo, {})
 
 
 def preset_options(name: str, env: str, algo: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """experiments/run.py: what it refuses, and what it leaves behind."""
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
 from mamt_jax.training.config import TrainingConfig  # noqa: E402
 from mamt_jax.training.experiment import Experiment  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
+from mamt_jax.training.merge import read_experiment  # noqa: E402
 from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
 
 
@@ -235,8 +237,19 @@ def test_a_preset_gives_what_the_command_line_does_not():
 def test_the_papers_settings_are_one_preset_away():
     paper = run.make_experiment(run.read_arguments(["--algo", "mamt", "--preset", "paper"]))
     assert paper.algo_options == {} and paper.training == TrainingConfig(episodes=50_000, evaluation_interval=500)
-    elsewhere = run.make_experiment(run.read_arguments(["--env", "pursuit", "--algo", "mamt"]))
+    elsewhere = run.make_experiment(run.read_arguments(["--env", "spread3_sep", "--algo", "mamt"]))
     assert elsewhere.algo_options == {} and elsewhere.training.batch_size == 1024  # nothing else was measured there
+
+
+@pytest.mark.parametrize("folder", ["pursuit/maddpg", "pursuit/mamt", "multiwalker/maac", "multiwalker/mamd", "spread/mamd"])
+def test_defaults_are_the_settings_that_measured_best(folder: str):
+    env, algo = folder.split("/")
+    measured = read_experiment(Path(run.__file__).parent / "results" / "tuned" / folder)
+    default = run.make_experiment(run.read_arguments(["--env", env, "--algo", algo]))
+    budget = ("episodes", "evaluation_interval", "evaluation_episodes")
+    same = {name: getattr(measured.training, name) for name in budget}
+    assert dataclasses.replace(default.training, **same) == measured.training
+    assert default.algo_options == measured.algo_options
 
 
 def test_help_tells_the_presets_defaults(capsys: pytest.CaptureFixture[str]):
