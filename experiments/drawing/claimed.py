@@ -36,29 +36,32 @@ class Claim(NamedTuple):
     stages: tuple[Stage, Stage] = ("last", "last")
 
 
+_PAIRS = (("mamt", "maac"), ("mamt", "mamd"), ("mamd", "maac"))
+
+
+def every_two(folder: str, where: str, differs: bool = True, suffix: str = "") -> tuple[Claim, ...]:
+    """Returns of MAMT, MAMD and MAAC in `folder`, two by two; `suffix` ends the names of their runs."""
+    claims = "{} beats {} {}" if differs else "{} and {} are equal {}"
+    return tuple(
+        Claim(
+            claims.format(more.upper(), less.upper(), "there" if number else where),
+            RETURN,
+            f"{folder}/{more}{suffix}",
+            f"{folder}/{less}{suffix}",
+            differs,
+        )
+        for number, (more, less) in enumerate(_PAIRS)
+    )
+
+
 ROVERS, SPREAD, PURSUIT, WALKERS = (f"tuned/{env}" for env in ("rover_tower", "spread", "pursuit", "multiwalker"))
 
 CLAIMS = (
-    Claim("MAMT beats MAAC where agents are many (Rover-Tower)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/maac"),
-    Claim("MAMT beats MAMD there", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/mamd"),
-    Claim("MAMD beats MAAC there", RETURN, f"{ROVERS}/mamd", f"{ROVERS}/maac"),
-    Claim("MAMT beats MAAC where agents are many (Pursuit)", RETURN, f"{PURSUIT}/mamt", f"{PURSUIT}/maac"),
-    Claim("MAMT beats MAMD there", RETURN, f"{PURSUIT}/mamt", f"{PURSUIT}/mamd"),
-    Claim("MAMD beats MAAC there", RETURN, f"{PURSUIT}/mamd", f"{PURSUIT}/maac"),
-    Claim(
-        "MAMT beats MAAC where pursuers are paid for what they do themselves (Pursuit)",
-        RETURN,
-        f"{PURSUIT}/mamt_local",
-        f"{PURSUIT}/maac_local",
-    ),
-    Claim("MAMT beats MAMD there", RETURN, f"{PURSUIT}/mamt_local", f"{PURSUIT}/mamd_local"),
-    Claim("MAMD beats MAAC there", RETURN, f"{PURSUIT}/mamd_local", f"{PURSUIT}/maac_local"),
-    Claim("MAMT and MAAC are equal where agents are few (Spread)", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/maac", False),
-    Claim("MAMD and MAAC are equal there", RETURN, f"{SPREAD}/mamd", f"{SPREAD}/maac", False),
-    Claim("MAMT and MAMD are equal there", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/mamd", False),
-    Claim("MAMT and MAAC are equal where agents are few (Multi-Walker)", RETURN, f"{WALKERS}/mamt", f"{WALKERS}/maac", False),
-    Claim("MAMD and MAAC are equal there", RETURN, f"{WALKERS}/mamd", f"{WALKERS}/maac", False),
-    Claim("MAMT and MAMD are equal there", RETURN, f"{WALKERS}/mamt", f"{WALKERS}/mamd", False),
+    *every_two(ROVERS, "where agents are many (Rover-Tower)"),
+    *every_two(PURSUIT, "where agents are many (Pursuit)"),
+    *every_two(PURSUIT, "where pursuers are paid for what they do themselves (Pursuit)", suffix="_local"),
+    *every_two(SPREAD, "where agents are few (Spread)", differs=False),
+    *every_two(WALKERS, "where agents are few (Multi-Walker)", differs=False),
     Claim("MA-PPO beats MAAC (Rover-Tower; the paper: no stable gain)", RETURN, f"{ROVERS}/mappo", f"{ROVERS}/maac"),
     Claim("MA-PPO beats MAAC (Spread)", RETURN, f"{SPREAD}/mappo", f"{SPREAD}/maac"),
     Claim("MA-PPO beats MAAC (Pursuit)", RETURN, f"{PURSUIT}/mappo", f"{PURSUIT}/maac"),
@@ -104,18 +107,11 @@ CLAIMS = (
     Claim("MAMD-OP, there MAAC, beats MAMD where none does (Spread-3-Sep)", RETURN, "spread3_sep/maac", "spread3_sep/mamd"),
 )
 
-_PAIRS = (("mamt", "maac"), ("mamt", "mamd"), ("mamd", "maac"))
 PAPER = (
-    *(
-        Claim(f"{more.upper()} beats {less.upper()} ({title})", RETURN, f"{env}/{more}", f"{env}/{less}")
-        for env, title in (("rover_tower", "Rover-Tower"), ("pursuit", "Pursuit"))
-        for more, less in _PAIRS
-    ),
-    *(
-        Claim(f"{more.upper()} and {less.upper()} are equal ({title})", RETURN, f"{env}/{more}", f"{env}/{less}", False)
-        for env, title in (("spread", "Spread"), ("multiwalker", "Multi-Walker"))
-        for more, less in _PAIRS
-    ),
+    *every_two("rover_tower", "(Rover-Tower)"),
+    *every_two("pursuit", "(Pursuit)"),
+    *every_two("spread", "(Spread)", differs=False),
+    *every_two("multiwalker", "(Multi-Walker)", differs=False),
 )
 """With Table 1's settings, three seeds."""
 

@@ -12,7 +12,6 @@ from experiments.drawing.returns import by_label, chance
 from experiments.drawing.runs import Run, curve, last_fifth, read_folder
 
 REPOSITORY = Path(__file__).parents[2]
-ALL_CAUGHT = "train_task/all_caught"
 ROVERS, WALKERS = TUNED / "rover_tower", TUNED / "multiwalker"
 
 
@@ -92,13 +91,14 @@ def of_results() -> list[str]:
 
 def of_pursuit() -> list[str]:
     """Pursuers paid for what they do themselves."""
-    alone, one = RESULTS / "pursuit" / "mappo_local", RESULTS / "pursuit" / "mappo_local_shared"
-    (caught, earned), apart = (final(one, metric) for metric in (ALL_CAUGHT, "train_return")), final(alone, ALL_CAUGHT)
+    apart, shared = (RESULTS / "pursuit" / name for name in ("mappo_local", "mappo_local_shared"))
+    caught_apart, caught = (final(folder, "train_task/all_caught") for folder in (apart, shared))
+    earned = final(shared, "train_return")
     scripted = read_result("reference_returns")["returns"]["pursuit"]["scripted"]["return"]
     return [
         f"in {caught.min():.0%} of the episodes of the last fifth of training, whichever the seed",
         f"earns {earned.mean():.0f} where the scripted policy earns {scripted:.0f}",
-        f"pursuers catch all in {apart.mean():.0%}",
+        f"pursuers catch all in {caught_apart.mean():.0%}",
     ]
 
 
