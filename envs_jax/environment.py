@@ -43,6 +43,8 @@ class EnvSpec:
         episode_limit: steps after which an episode is truncated.
         observation_dtype: the narrowest type that holds every observation exactly, for whoever stores many. What
             environments show is float32 all the same.
+        has_action_masks: whether `TimeStep.action_mask` may differ from `action_mask` below. Training finds this out by
+            itself for environments that run in JAX; adapters declare it.
     """
 
     name: str
@@ -51,6 +53,7 @@ class EnvSpec:
     action_spaces: tuple[Discrete | Box, ...]
     episode_limit: int
     observation_dtype: str = "float32"
+    has_action_masks: bool = False
 
     @property
     def num_agents(self) -> int:
@@ -94,12 +97,16 @@ class TimeStep(NamedTuple):
     Attributes:
         observation: (n, d) float32, zero beyond an agent's own width.
         reward: (n,) float32; zeros at reset.
-        terminated: (n,) bool, the task ended for that agent: nothing to bootstrap from.
+        terminated: (n,) bool, the task ended for that agent: nothing to bootstrap from. From its end to the end of the
+            episode an agent counts as ended, whatever is shown of it.
         truncated: () bool, the time limit cut the episode: bootstrap from `final_observation`.
         action_mask: (n, A) bool, the actions allowed now.
         final_observation: (n, d), what this step led to. Equals `observation`, except after an automatic reset, where
             `observation` opens the next episode and this still closes the last one.
         metrics: task metrics of this step, a dict of scalars.
+        final_action_mask: (n, A) bool, to `action_mask` what `final_observation` is to `observation`. None is `action_mask`.
+        active: (n,) bool, the agents that act in the next step. None: all at the start of an episode, and from then on those
+            that have not terminated. An environment in which agents are born during an episode has to say it.
     """
 
     observation: jax.Array
@@ -109,6 +116,8 @@ class TimeStep(NamedTuple):
     action_mask: jax.Array
     final_observation: jax.Array
     metrics: dict[str, jax.Array]
+    final_action_mask: jax.Array | None = None
+    active: jax.Array | None = None
 
     @property
     def done(self) -> jax.Array:
@@ -172,12 +181,12 @@ class HostBatch(NamedTuple):
     """E opened environments outside JAX, which reset themselves as `wrappers.auto_reset` does; arrays are numpy's.
 
     Attributes:
-        reset: (E,) seeds -> observation (E, n, d); every environment begins anew.
+        reset: (E,) seeds -> TimeStep with a leading axis E; every environment begins anew.
         step: action (E, n) or (E, n, k) -> TimeStep with a leading axis E.
         close: () -> None; what they take is given back.
     """
 
-    reset: Callable[[np.ndarray], np.ndarray]
+    reset: Callable[[np.ndarray], TimeStep]
     step: Callable[[np.ndarray], TimeStep]
     close: Callable[[], None]
 

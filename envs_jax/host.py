@@ -36,7 +36,7 @@ def play_episodes(batch: HostBatch, policy: HostPolicy, seeds: np.ndarray, episo
         seeds: (E,).
         episodes: K.
     """
-    observation, everyone = batch.reset(seeds), np.arange(len(seeds))
+    observation, everyone = batch.reset(seeds).observation, np.arange(len(seeds))
     total = np.zeros((len(seeds), episodes + 1, observation.shape[1]))  # the last place takes what comes after
     length, sums = np.zeros(total.shape[:2]), {}
     number, step = np.zeros(len(seeds), int), 0

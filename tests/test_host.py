@@ -29,7 +29,7 @@ def played(env: HostEnvironment, steps: int) -> tuple[np.ndarray, np.ndarray, Ti
     """First observation, actions and time steps (T, E, ...) of the environments of SEEDS."""
     batch, rng = env.open(len(SEEDS)), np.random.default_rng(0)
     try:
-        first = batch.reset(SEEDS)
+        first = batch.reset(SEEDS).observation
         action = rng.integers(0, 3, (steps, len(SEEDS), env.spec.num_agents))
         return first, action, jax.tree.map(lambda *leaves: np.stack(leaves), *[batch.step(each) for each in action])
     finally:

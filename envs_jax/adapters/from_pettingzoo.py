@@ -122,20 +122,22 @@ def _open(make_env: MakeEnv, spec: EnvSpec, metrics: tuple[str, ...], processes:
             raise HostError(f"{spec.name} failed in its process:\n{next(text for text in infos['error'] if text)}")
         return {name: value.reshape(num_envs, *value.shape[2:]) for name, value in seen.items()}
 
-    def reset(seeds: np.ndarray) -> np.ndarray:
-        def send() -> None:
-            vector.set_attr("seeds", list(seeds.reshape(count, -1)))
-            vector.reset_async()
-
-        return result(send, vector.reset_wait)["observation"]
-
-    def step(action: np.ndarray) -> TimeStep:
-        grouped = action.reshape(count, -1, *action.shape[1:])
-        seen = result(lambda: vector.step_async(grouped), vector.step_wait)
+    def timestep(seen: dict[str, Any]) -> TimeStep:
         seen["metrics"] = {name: seen["metrics"][:, number] for number, name in enumerate(metrics)}
         seen |= {name: seen[name].astype(bool) for name in ("terminated", "truncated")}
         seen["action_mask"] = np.broadcast_to(spec.action_mask, (num_envs, *spec.action_mask.shape))
         return TimeStep(**seen)
+
+    def reset(seeds: np.ndarray) -> TimeStep:
+        def send() -> None:
+            vector.set_attr("seeds", list(seeds.reshape(count, -1)))
+            vector.reset_async()
+
+        return timestep(result(send, vector.reset_wait))
+
+    def step(action: np.ndarray) -> TimeStep:
+        grouped = action.reshape(count, -1, *action.shape[1:])
+        return timestep(result(lambda: vector.step_async(grouped), vector.step_wait))
 
     return HostBatch(reset, step, close)
 
@@ -175,6 +177,7 @@ class _Group(gymnasium.Env):
         def play() -> None:
             for number, (env, each) in enumerate(zip(self._envs, self.seeds, strict=True)):
                 seen["observation"][number] = self._joint(env.reset(seed=int(each))[0])
+            seen["final_observation"] = seen["observation"]
 
         return seen, _told(play)
 

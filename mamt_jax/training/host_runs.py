@@ -82,7 +82,7 @@ def make_host_runs(
 
     def begin(states: RunState, rounds: int) -> RunState:
         seeds = draw_seeds(states.key, config.num_envs, rounds)
-        observation = batch_for("training").reset(seeds).reshape(states.env_batch.observation.shape)
+        observation = batch_for("training").reset(seeds).observation.reshape(states.env_batch.observation.shape)
         fresh = jax.vmap(lambda _: no_episode(env, config.num_envs))(jnp.arange(num_runs))
         return dataclasses.replace(states, env_batch=fresh._replace(observation=observation))
 
