@@ -97,8 +97,8 @@ class TimeStep(NamedTuple):
     Attributes:
         observation: (n, d) float32, zero beyond an agent's own width.
         reward: (n,) float32; zeros at reset.
-        terminated: (n,) bool, the task ended for that agent: nothing to bootstrap from. From its end to the end of the
-            episode an agent counts as ended, whatever is shown of it.
+        terminated: (n,) bool, the task has ended for that agent: nothing to bootstrap from. It stays True to the end of the
+            episode; what the agent does and earns after its own end counts for nothing.
         truncated: () bool, the time limit cut the episode: bootstrap from `final_observation`.
         action_mask: (n, A) bool, the actions allowed now.
         final_observation: (n, d), what this step led to. Equals `observation`, except after an automatic reset, where
@@ -136,14 +136,16 @@ def make_timestep(
 ) -> TimeStep:
     """A TimeStep whose omitted fields are those of a running episode: no reward, no end, every own action allowed."""
     n = spec.num_agents
+    allowed = jnp.asarray(spec.action_mask) if action_mask is None else action_mask
     return TimeStep(
         observation=observation,
         reward=jnp.zeros(n, observation.dtype) if reward is None else reward,
         terminated=jnp.zeros(n, bool) if terminated is None else terminated,
         truncated=jnp.zeros((), bool) if truncated is None else truncated,
-        action_mask=jnp.asarray(spec.action_mask) if action_mask is None else action_mask,
+        action_mask=allowed,
         final_observation=observation,
         metrics={} if metrics is None else metrics,
+        final_action_mask=allowed,
     )
 
 

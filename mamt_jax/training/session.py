@@ -94,7 +94,7 @@ def plan_memory(session: Session) -> MemoryPlan:
     config, state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (session.configs, states))
     built = session.built
     replay = make_replay(built.env.spec, built.algorithm, session.experiment.training, built.schedule)
-    batch = sample_shape(replay, jax.eval_shape(replay.init), state.key, state.env_batch.observation)
+    batch = sample_shape(replay, jax.eval_shape(replay.init), state.key, state.env_batch)
     update = jax.make_jaxpr(built.algorithm.update)(config, state.learner_state, batch, state.key)
     temporary = num_bytes(batch) + temporary_bytes(update.jaxpr)
     replay_bytes, learner, environments = (num_bytes(part) // num_runs for part in parts)
