@@ -11,7 +11,7 @@ conversions from the same dataclass, so that a policy acts in both alike:
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,9 +104,8 @@ def native_space(space: "gymnasium.Space") -> NativeSpace:
     from gymnasium import spaces
 
     if isinstance(space, spaces.Box):
-        bounded = bool(np.isfinite(space.low).all() and np.isfinite(space.high).all() and space.is_bounded())
-        low, high = (_compact(bound) if bounded else () for bound in (space.low, space.high))
-        return NativeBox(tuple(space.shape), space.dtype.name, low, high)
+        low, high = (space.low, space.high) if space.is_bounded() else (-np.inf, np.inf)  # integers hold no infinity
+        return native_box(space.shape, space.dtype, low, high)
     if isinstance(space, spaces.Discrete):
         return NativeDiscrete(int(space.n), int(space.start))
     if isinstance(space, spaces.MultiDiscrete):
@@ -123,9 +122,12 @@ def native_space(space: "gymnasium.Space") -> NativeSpace:
     raise SpaceError(f"{space} is not supported: it must be built of {', '.join(_KINDS)}.")
 
 
-def _compact(bound: np.ndarray) -> tuple[float, ...]:
-    flat = bound.ravel().tolist()
-    return tuple(flat[:1] if len(set(flat)) == 1 else flat)
+def native_box(shape: Sequence[int], dtype: np.dtype, low: Any, high: Any) -> NativeBox:
+    """A box from bounds that are numbers or of its shape."""
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        return NativeBox(tuple(shape), dtype.name)
+    flat = (np.broadcast_to(bound, shape).ravel().tolist() for bound in (low, high))
+    return NativeBox(tuple(shape), dtype.name, *(tuple(each[:1] if len(set(each)) == 1 else each) for each in flat))
 
 
 def space_to_json(space: NativeSpace) -> dict[str, Any]:
@@ -302,7 +304,7 @@ def learning_space(space: NativeSpace) -> Discrete | Box:
             return Discrete(math.prod(nvec))
         case NativeBox():
             _check_box(space)
-            bounds = (-1.0, 1.0) if _is_rescaled(space) else (float(space.low[0]), float(space.high[0]))
+            bounds = (-1.0, 1.0) if is_rescaled(space) else (float(space.low[0]), float(space.high[0]))
             return Box(math.prod(space.shape), *bounds)
     raise SpaceError("it must be Discrete, MultiDiscrete, MultiBinary, or a Box with bounds.")
 
@@ -320,7 +322,7 @@ def _check_box(space: NativeBox) -> None:
         raise SpaceError("bounds of integers must be within 2**53, beyond which not all of them are reached.")
 
 
-def _is_rescaled(space: NativeBox) -> bool:
+def is_rescaled(space: NativeBox) -> bool:
     """Whether policies act from -1 to 1 in place of the space's own bounds."""
     alike = len(space.low) == len(space.high) == 1
     return not alike or not 0 < float(space.high[0]) - float(space.low[0]) <= _FLOAT32.max
@@ -352,7 +354,7 @@ def _combinations(space: NativeMultiDiscrete | NativeMultiBinary) -> np.ndarray:
 
 def _real_decoder(space: NativeBox) -> Callable[[np.ndarray], np.ndarray]:
     low, high = (np.array(bound, np.float64) for bound in (space.low, space.high))
-    size, dtype, rescaled = math.prod(space.shape), np.dtype(space.dtype), _is_rescaled(space)
+    size, dtype, rescaled = math.prod(space.shape), np.dtype(space.dtype), is_rescaled(space)
 
     def decode(action: np.ndarray) -> np.ndarray:
         value = np.asarray(action, np.float64)[:size]
@@ -396,7 +398,7 @@ def encoder(space: NativeSpace) -> Callable[[Any], np.ndarray]:
 
 def _box_encoder(space: NativeBox, own: Box) -> Callable[[Any], np.ndarray]:
     low, high = (np.array(bound, np.float64) for bound in (space.low, space.high))
-    integer, rescaled = np.dtype(space.dtype).kind in "biu", _is_rescaled(space)
+    integer, rescaled = np.dtype(space.dtype).kind in "biu", is_rescaled(space)
 
     def encode(action: Any) -> np.ndarray:
         value = np.asarray(action, np.float64).ravel()

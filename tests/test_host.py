@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +13,7 @@ from symbols_in_processes import LIMIT, Symbols, make
 
 from envs_jax import make as make_environment
 from envs_jax.adapters import worker_processes
-from envs_jax.adapters.from_pettingzoo import check_pettingzoo, from_pettingzoo
+from envs_jax.adapters.from_pettingzoo import from_pettingzoo
 from envs_jax.adapters.multiwalker import _make as make_walkers
 from envs_jax.adapters.pettingzoo_episodes import episode_seed
 from envs_jax.environment import Box, HostEnvironment, HostError, TimeStep
