@@ -2,13 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.scene import Scene
+
+if TYPE_CHECKING:
+    from envs_jax.native_spaces import NativeSpace
 
 EnvState = Any
 Noise = Any
@@ -45,6 +48,8 @@ class EnvSpec:
             environments show is float32 all the same.
         has_action_masks: whether `TimeStep.action_mask` may differ from `action_mask` below. Training finds this out by
             itself for environments that run in JAX; adapters declare it.
+        native_action_spaces: the action space of each agent as an environment outside JAX has it, () for any other.
+        native_observation_spaces: likewise of observations.
     """
 
     name: str
@@ -54,6 +59,8 @@ class EnvSpec:
     episode_limit: int
     observation_dtype: str = "float32"
     has_action_masks: bool = False
+    native_action_spaces: "tuple[NativeSpace, ...]" = ()
+    native_observation_spaces: "tuple[NativeSpace, ...]" = ()
 
     @property
     def num_agents(self) -> int:
@@ -200,11 +207,14 @@ class HostEnvironment(NamedTuple):
         spec: static facts.
         open: number of environments -> HostBatch.
         metrics: names of the task metrics of its time steps.
+        with_pictures: () -> the environment itself, of its own library, whose `render()` returns (height, width, 3) uint8;
+            raises ValueError if it draws none. None where nobody can draw it.
     """
 
     spec: EnvSpec
     open: Callable[[int], HostBatch]
     metrics: tuple[str, ...] = ()
+    with_pictures: Callable[[], Any] | None = None
 
 
 class HostError(RuntimeError):

@@ -57,6 +57,13 @@ def require_each(require: Callable[[str, Any], None], **options: Any) -> None:
         require(option, value)
 
 
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line without a full stop; its type comes first unless it is a ValueError."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".")
+    kind = "" if isinstance(error, ValueError) and text else type(error).__name__
+    return ": ".join(part for part in (kind, text) if part)
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """The known word nearest to `word` as a question in brackets, with a space before; empty where none is near."""
     close = difflib.get_close_matches(word, list(known), n=1)

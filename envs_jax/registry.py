@@ -9,7 +9,7 @@ from typing import Any
 from envs_jax.environment import Environment, EnvironmentFactory, HostEnvironment
 from envs_jax.matrix_game import matrix_game
 from envs_jax.multiwalker import multiwalker
-from envs_jax.options import suggestion
+from envs_jax.options import one_line, suggestion
 from envs_jax.particle.rover_tower import rover_tower
 from envs_jax.particle.spread import spread, spread3_ful, spread3_mix, spread3_sep
 from envs_jax.pursuit import pursuit
@@ -59,14 +59,33 @@ def make_any(name: str, **options: Any) -> Environment | HostEnvironment:
         **options: passed to the factory; its docstring describes them.
 
     Raises:
-        ValueError: if there is no such environment or option, or an option has a value that is not allowed.
+        ValueError: if there is no such environment or option, or an option has a value that is not allowed; also for whatever
+            a factory raises.
     """
     factory = find_factory(name)
     _check_options(name, factory, options)
-    env = factory(**options)
+    try:
+        env = factory(**options)
+    except Exception as error:
+        if isinstance(error, ValueError) and ":" not in name:
+            raise  # a sentence of ours
+        raise ValueError(f"Environment {name!r} cannot be made with {_described(options)}: {one_line(error)}.") from error
     if not isinstance(env, Environment | HostEnvironment):
-        raise ValueError(f"{name!r} returned {type(env).__name__} where an envs_jax.Environment was expected.")
+        raise ValueError(f"{name!r} returned {type(env).__name__} where an envs_jax.Environment was expected{_advice(env)}.")
     return env
+
+
+def _described(options: dict[str, Any]) -> str:
+    return ", ".join(f"{option}={value!r}" for option, value in options.items()) or "its default options"
+
+
+def _advice(env: Any) -> str:
+    """What to do with an environment of PettingZoo, which need not be installed; empty for anything else."""
+    kinds = {kind.__name__ for kind in type(env).__mro__ if kind.__module__.startswith("pettingzoo")}
+    wrapped = "envs_jax.adapters.from_pettingzoo.from_pettingzoo(make_env, episode_limit)"
+    if "AECEnv" in kinds:
+        return f": it is turn-based, so wrap it in pettingzoo.utils.aec_to_parallel, and that in {wrapped}"
+    return f": return {wrapped}, where make_env makes it" if "ParallelEnv" in kinds else ""
 
 
 def find_factory(name: str) -> EnvironmentFactory:
@@ -103,8 +122,8 @@ def _import_factory(name: str) -> EnvironmentFactory:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError, TypeError) as error:
-        raise ValueError(f"Environment {name!r} cannot be imported: {error}.") from error
+    except Exception as error:
+        raise ValueError(f"Environment {name!r} cannot be imported: {one_line(error)}.") from error
     factory: EnvironmentFactory | None = getattr(module, attribute, None)
     if not callable(factory):
         own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", None) == module.__name__]

@@ -15,13 +15,16 @@ PERIODS = (LIMIT, 3)
 
 
 class Symbols(ParallelEnv):
-    """Each agent earns 1 for naming its symbol. Every other episode is truncated; in the rest namer_1 leaves first."""
+    """Each agent earns 1 for naming its symbol. Every other episode is truncated; in the rest namer_1 leaves first.
+
+    The first seed says with which of both it begins, so that there are equally many of each.
+    """
 
     metadata = {"name": "symbols", "render_modes": []}
 
     def __init__(self, fault: str = "") -> None:
         self.possible_agents = ["namer_0", "namer_1"]
-        self.fault, self.episode = fault, -1
+        self.fault, self.episode = fault, -2
         self.rng = np.random.default_rng()
         box = gymnasium.spaces.Box
         self.observation_spaces = {"namer_0": box(0, 9, (2, 2)), "namer_1": box(0, 9, (3,))}
@@ -41,7 +44,8 @@ class Symbols(ParallelEnv):
 
     def reset(self, seed=None, options=None):
         if seed is not None:
-            self.rng, self.episode = np.random.default_rng(seed), seed % 2 - 1
+            self.rng = np.random.default_rng(seed)
+            self.episode = seed % 2 - 1 if self.episode < -1 else self.episode
         self.steps, self.episode, self.agents = 0, self.episode + 1, self.possible_agents[:]
         return self._look(self.agents), {agent: {} for agent in self.agents}
 

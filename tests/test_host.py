@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +12,10 @@ from conftest import RunPython
 from symbols_in_processes import LIMIT, Symbols, make
 
 from envs_jax import make as make_environment
-from envs_jax.adapters import from_pettingzoo as module
+from envs_jax.adapters import worker_processes
 from envs_jax.adapters.from_pettingzoo import from_pettingzoo
 from envs_jax.adapters.multiwalker import _make as make_walkers
+from envs_jax.adapters.pettingzoo_episodes import episode_seed
 from envs_jax.environment import Box, HostEnvironment, HostError, TimeStep
 from envs_jax.host import play_episodes
 from envs_jax.registry import make_any
@@ -38,7 +38,7 @@ def played(env: HostEnvironment, steps: int) -> tuple[np.ndarray, np.ndarray, Ti
 
 def by_hand(seed: int, action: np.ndarray) -> list[dict[str, Any]]:
     """What the environment of one seed does, told in the words of a TimeStep."""
-    env, rows = Symbols(), []
+    env, rows, episodes = Symbols(), [], 0
     env.reset(seed=int(seed))
 
     def pad(seen: dict[str, np.ndarray]) -> np.ndarray:
@@ -51,7 +51,8 @@ def by_hand(seed: int, action: np.ndarray) -> list[dict[str, Any]]:
         row = {"final_observation": pad(seen), "reward": [reward.get(a, 0.0) for a in env.possible_agents]}
         row["terminated"] = [terminated.get(a, True) for a in env.possible_agents]
         row["truncated"], row["named"] = any(truncated.values()), np.mean(list(reward.values()))
-        row["observation"] = pad(seen if env.agents else env.reset()[0])
+        episodes += not env.agents
+        row["observation"] = pad(seen if env.agents else env.reset(seed=episode_seed(int(seed), episodes))[0])
         rows.append(row)
     return rows
 
@@ -82,24 +83,17 @@ def test_a_batch_shows_what_each_environment_does(processes: int) -> None:
     ],
 )
 def test_a_broken_process_is_reported_and_nothing_hangs(fault: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SECONDS", 20.0 if fault != "hang" else 1.0)
+    monkeypatch.setattr(worker_processes, "SECONDS", 20.0 if fault != "hang" else 1.0)
     with pytest.raises(HostError) as failure:
         played(make(fault), 3)
     assert all(word in str(failure.value) for word in words), failure.value
 
 
-def test_actions_fit_the_space_they_are_for() -> None:
-    low, high = np.array([[0.0, -3.0]], np.float32), np.array([[1.0, 5.0]], np.float32)
-    space = gymnasium.spaces.Box(low, high)
-    own = module._action_space("a_0", space)
-    assert own == Box(2, -1.0, 1.0)
-    native = module._native_action(space, own)
-    np.testing.assert_array_equal(native(np.array([-1.0, 9.0, 9.0])), [[0.0, 5.0]])
-    np.testing.assert_array_equal(native(np.array([0.0, 0.0])), [[0.5, 1.0]])
-    with pytest.raises(ValueError, match="a_0 is not valid: it must be Discrete, or a Box with bounds"):
-        module._action_space("a_0", gymnasium.spaces.Box(-np.inf, np.inf, (2,)))
+def test_wrong_options_are_refused() -> None:
     with pytest.raises(ValueError, match="processes=0"):
         from_pettingzoo(Symbols, LIMIT, processes=0)
+    with pytest.raises(ValueError, match="give a function that makes the environment"):
+        from_pettingzoo(Symbols(), LIMIT)  # pyright: ignore[reportArgumentType]
 
 
 def test_short_episodes_do_not_count_more_often() -> None:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 import mamt_jax  # noqa: E402
 from envs_jax import Environment, evaluate_policy, make, random_policy  # noqa: E402
 from envs_jax.adapters.originals import make_original, original_options  # noqa: E402
+from envs_jax.adapters.pettingzoo_episodes import episode_seed  # noqa: E402
 from envs_jax.adapters.policy_in_pettingzoo import Policy, aec_actor, episode_returns, parallel_actor  # noqa: E402
 from experiments import evaluate  # noqa: E402
 from mamt_jax.training.config import TrainingConfig  # noqa: E402
@@ -71,10 +72,10 @@ def test_a_policy_earns_in_the_original_what_it_earns_here(folders: dict[str, Tr
     ours = evaluate.play_all(env, policy, sample, jax.random.key(1), 1000).returns
     act = parallel_actor(policy, mamt_jax.load_spec(folder), seed=2 if sample else None)
     theirs = episode_returns(make_original(name, **OPTIONS[name]), act, 120, seed=3)
-    error = np.hypot(*(returns.std() / np.sqrt(len(returns)) for returns in (ours, theirs)))
+    errors = [returns.std() / np.sqrt(len(returns)) for returns in (ours, theirs)]
     chance = evaluate_policy(env, random_policy(env.spec), jax.random.key(4), 1000)["return"]
-    assert abs(ours.mean() - theirs.mean()) < 3 * error
-    assert ours.mean() > chance + 4 * error
+    assert abs(ours.mean() - theirs.mean()) < 3 * np.hypot(*errors)
+    assert ours.mean() > chance + 6 * errors[0]
 
 
 @pytest.mark.parametrize("seed", [None, 5])
@@ -91,8 +92,8 @@ def test_turns_and_simultaneous_moves_come_to_the_same(folders: dict[str, Traine
     returns = episode_returns(make_original("spread", **OPTIONS["spread"]), act, 2, seed=6)
     aec = simple_spread_v3.env(**original_options("spread", **OPTIONS["spread"]))
     moves = iter(played)
-    for episode_seed in (6, None):
-        aec.reset(seed=episode_seed)
+    for episode in range(2):
+        aec.reset(seed=episode_seed(6, episode))
         for agent in aec.agent_iter():
             observation, reward, termination, truncation, _ = aec.last()
             total += reward
@@ -145,8 +146,9 @@ def test_vectors_have_their_own_width() -> None:
     ("agent", "observation", "message"),
     [
         ("d_0", np.zeros(4), r"agent 'd_0' is not known to the policy: it was trained for a_0, b_0, c_0"),
-        ("b_0", np.zeros((2, 2)), r"the observation of b_0 has shape \(2, 2\), 4 entries, .*: the policy was trained on 2"),
-        ("a_0", np.zeros(3), r"the observation of a_0 has shape \(3,\), 3 entries, .*: the policy was trained on 4"),
+        ("b_0", np.zeros((2, 2)), r"observation of b_0 is not valid: it has shape \(2, 2\), 4 entries; .* was trained on 2"),
+        ("a_0", np.zeros(3), r"observation of a_0 is not valid: it has shape \(3,\), 3 entries; .* was trained on 4"),
+        ("a_0", None, r"observation of a_0 is not valid: an array of numbers is expected, the value is None"),
     ],
 )
 def test_strangers_and_other_observations_are_refused(agent: str, observation: np.ndarray, message: str) -> None:

@@ -26,7 +26,17 @@ from jaxmarl.environments import (
 )
 
 from envs_jax.environment import Box, Discrete, Environment, EnvironmentFactory, EnvSpec, TimeStep, make_timestep
-from envs_jax.options import require_count, suggestion
+from envs_jax.native_spaces import (
+    NativeBox,
+    NativeDiscrete,
+    NativeMultiDiscrete,
+    NativeSpace,
+    SpaceError,
+    is_rescaled,
+    learning_space,
+    native_box,
+)
+from envs_jax.options import one_line, require_count, suggestion
 
 
 @flax.struct.dataclass
@@ -60,9 +70,8 @@ def find_factory(name: str) -> EnvironmentFactory:
         """
         try:
             inner = jaxmarl.make(name, **({} if options is None else options))
-        except (ImportError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
-            raise ValueError(f"JaxMARL cannot make {name!r} with options={options!r}: {reason}.") from error
+        except Exception as error:
+            raise ValueError(f"JaxMARL cannot make {name!r} with options={options!r}: {one_line(error)}.") from error
         env = from_jaxmarl(inner, episode_limit)
         return env._replace(spec=dataclasses.replace(env.spec, name=f"jaxmarl/{name}"))
 
@@ -71,6 +80,8 @@ def find_factory(name: str) -> EnvironmentFactory:
 
 def from_jaxmarl(env: MultiAgentEnv, episode_limit: int | None = None) -> Environment:
     """`env` with arrays over agents: observations flattened and zero-padded, actions all discrete or all boxes.
+
+    A MultiDiscrete action becomes one Discrete over all combinations, a Box with bounds of several sizes one from -1 to 1.
 
     JaxMARL's `dones` do not say why: an episode that it ends in the step of its time limit is truncated, an earlier end
     terminates. Its MPE environments and SMAX look at the clock before they advance it, so that max_steps of 25 are 26 here.
@@ -86,6 +97,8 @@ def from_jaxmarl(env: MultiAgentEnv, episode_limit: int | None = None) -> Enviro
     """
     spec = _make_spec(env, episode_limit)
     legal_actions = _legal_actions(env, spec)
+    spec = dataclasses.replace(spec, has_action_masks=legal_actions is not None)
+    own_actions = [_decoder(_native_space(env, agent)) for agent in env.agents]
 
     def look(inner: Any, observations: dict[str, jax.Array]) -> TimeStep:
         rows = [jnp.ravel(observations[agent]).astype(jnp.float32) for agent in env.agents]
@@ -98,7 +111,7 @@ def from_jaxmarl(env: MultiAgentEnv, episode_limit: int | None = None) -> Enviro
         return state, look(inner, observations)
 
     def transition(state: JaxMARLState, action: jax.Array, noise: jax.Array) -> tuple[JaxMARLState, TimeStep]:
-        actions = {agent: _own(action[i], spec.action_spaces[i]) for i, agent in enumerate(env.agents)}
+        actions = {agent: own_actions[i](action[i]) for i, agent in enumerate(env.agents)}
         observations, inner, rewards, dones, _ = env.step_env(noise, state.inner, actions)
         step, over = state.step + 1, dones["__all__"]
         truncated = step >= spec.episode_limit
@@ -127,17 +140,46 @@ def _make_spec(env: MultiAgentEnv, episode_limit: int | None) -> EnvSpec:
 
 
 def _action_space(env: MultiAgentEnv, agent: str) -> Discrete | Box:
+    try:
+        own = learning_space(_native_space(env, agent))
+    except SpaceError as error:
+        kind = type(env.action_space(agent)).__name__
+        raise ValueError(f"{env.name} cannot be adapted: {agent} acts in a {kind}, which is not valid: {error}") from error
+    return dataclasses.replace(own, idle=_idle(env)) if isinstance(own, Discrete) else own
+
+
+def _native_space(env: MultiAgentEnv, agent: str) -> NativeSpace:
     space = env.action_space(agent)
     if isinstance(space, spaces.Discrete):
-        return Discrete(int(space.n), _idle(env))
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        bounds = np.unique(space.low), np.unique(space.high)
-        if all(bound.size == 1 and np.isfinite(bound[0]) for bound in bounds):
-            return Box(space.shape[0], float(bounds[0][0]), float(bounds[1][0]))
-    raise ValueError(
-        f"{env.name} cannot be adapted: {agent} acts in a {type(space).__name__}, which must be a Discrete, or a Box of one "
-        f"axis with the same finite bounds for all components."
-    )
+        return NativeDiscrete(int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        nvec = tuple(np.asarray(space.num_categories).tolist())
+        return NativeMultiDiscrete(tuple(space.shape), nvec, (0,) * len(nvec), "int32")
+    if isinstance(space, spaces.Box):
+        return native_box(space.shape, np.dtype(space.dtype), space.low, space.high)
+    raise SpaceError("it must be Discrete, MultiDiscrete, or a Box with bounds.")
+
+
+def _decoder(space: NativeSpace) -> Callable[[jax.Array], jax.Array]:
+    """`native_spaces.decoder` in JAX: from an action with padding to the environment's own."""
+    if isinstance(space, NativeMultiDiscrete):
+        return lambda action: jnp.stack(jnp.unravel_index(action, space.nvec)).astype(jnp.int32)
+    if not isinstance(space, NativeBox):
+        return lambda action: action
+    own = learning_space(space)
+    assert isinstance(own, Box)
+    low, high = (jnp.asarray(bound, jnp.float32) for bound in (space.low, space.high))
+    dtype = np.dtype(space.dtype)
+
+    def decode(action: jax.Array) -> jax.Array:
+        share = (action[: own.size] - own.low) / (own.high - own.low)
+        if dtype.kind in "biu":
+            value = low + jnp.clip(jnp.floor(share * (high - low + 1)), 0, high - low)
+        else:
+            value = low * (1 - share) + high * share if is_rescaled(space) else action[: own.size]
+        return value.astype(dtype).reshape(space.shape)
+
+    return decode
 
 
 def _idle(env: MultiAgentEnv) -> int:
@@ -208,8 +250,3 @@ def _over_agents(env: MultiAgentEnv, values: dict[str, jax.Array], dtype: Any) -
 def _padded(rows: list[jax.Array], width: int) -> jax.Array:
     """(n, width), zero or False beyond each row's own width."""
     return jnp.stack([jnp.pad(row, (0, width - row.size)) for row in rows])
-
-
-def _own(action: jax.Array, space: Discrete | Box) -> jax.Array:
-    """One agent's action without padding."""
-    return action if isinstance(space, Discrete) else action[: space.size]

@@ -1,30 +1,24 @@
-"""PettingZoo's parallel environments in processes of their own, stepped as one batch.
+"""PettingZoo's parallel environments as environments that the host steps, in processes of their own."""
 
-The processes, their pipes and shared memory are gymnasium's AsyncVectorEnv. SuperSuit was the other candidate: it wants agents
-that are all alike, has no room for agents that leave early, and is no faster (experiments/results/benchmark_processes.json).
-"""
-
-import math
-import multiprocessing
+import dataclasses
+import inspect
 import os
-import signal
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import gymnasium
-import numpy as np
-from gymnasium.spaces.utils import flatdim, flatten
-from gymnasium.vector.async_vector_env import AsyncState
 from pettingzoo import ParallelEnv
 
-from envs_jax.environment import Box, Discrete, EnvSpec, HostBatch, HostEnvironment, HostError, TimeStep
-from envs_jax.options import require_count
+from envs_jax.adapters.codec import MASK, find_mask, is_masked, make_codec
+from envs_jax.adapters.pettingzoo_checks import check_environment_type, check_reset
+from envs_jax.adapters.pettingzoo_episodes import Episodes
+from envs_jax.adapters.worker_processes import open_batch
+from envs_jax.environment import Discrete, EnvSpec, HostEnvironment
+from envs_jax.native_spaces import NativeDict, NativeSpace, SpaceError, flat_size, learning_space, native_space
+from envs_jax.options import one_line, require_count
 
-MakeEnv = Callable[[], ParallelEnv]
-SECONDS = 600.0
-"""How long a step or reset may take before its process counts as hanging."""
+MakeEnv = Callable[..., ParallelEnv]
 
 
 def from_pettingzoo(
@@ -32,210 +26,146 @@ def from_pettingzoo(
 ) -> HostEnvironment:
     """Any PettingZoo parallel environment as one that `experiments/run.py` trains in.
 
-    Observations are flattened and zero-padded to the widest agent; a box of actions with bounds of several sizes becomes one
-    from -1 to 1. A dead agent observes zeros, earns nothing and counts as terminated. Truncation is that of all agents who
-    were left; an agent that is truncated alone counts as terminated.
+    Spaces:
+
+    - Observations are flattened as by `gymnasium.spaces.utils.flatten` and zero-padded to the widest agent.
+    - Actions are Discrete, MultiDiscrete, MultiBinary or a Box with bounds. MultiDiscrete and MultiBinary become one Discrete
+      over all combinations. A Box with bounds of several sizes becomes one from -1 to 1. An integer Box gives each integer an
+      equal part of the interval.
+    - `action_mask` in an observation dict, or in the infos from reset on, says which actions are allowed. In an observation
+      dict it is not observed.
+
+    Episodes, of which the environment has to show the following:
+
+    - `agents` lists, after reset and each step, the agents that act in the next step. It may be any of `possible_agents`:
+      agents may leave early and may appear, or appear again, during an episode.
+    - An agent leaves in a step that terminates or truncates it. If it stays in `agents` all the same, it has ended until it
+      has left them.
+    - An episode is over when all agents have ended, whether or not `agents` is empty then. It is truncated if one of them was
+      truncated in its last step, and after `episode_limit` steps in any case.
+    - An agent that was truncated in the last step must have an observation of that step, as must all agents that act next.
+      An agent that is truncated while others go on counts as terminated.
+    - An agent that does not act observes zeros and counts as terminated.
+    - `reset(seed=...)` gets a seed for every episode, derived from the environment's first seed and the episode's number.
+
+    What contradicts this raises HostError with one sentence in the step that shows it; `check_pettingzoo` says it beforehand.
 
     Args:
-        make_env: () -> ParallelEnv, called in each process; it is sent there by cloudpickle.
-        episode_limit: steps after which it truncates, at the earliest.
+        make_env: () -> ParallelEnv, called in each process; it is sent there by cloudpickle. For films it is called with
+            `render_mode="rgb_array"`, if it takes a `render_mode`.
+        episode_limit: steps after which an episode is truncated, if it is not over before.
         metrics: names of numbers in the agents' `infos` that are reported as task metrics, their mean over agents.
         processes: processes to share out the environments among, the CPU cores if None.
 
     Raises:
-        ValueError: if an option or a space is not valid.
+        ValueError: if an option or a space is not valid, or the environment is not a ParallelEnv.
     """
     require_count("episode_limit", episode_limit)
     if processes is not None:
         require_count("processes", processes)
+    if not callable(make_env):
+        raise ValueError(f"make_env={make_env!r} is not valid: give a function that makes the environment.")
     env = make_env()
     try:
-        spec = _spec(env, episode_limit)
+        spec = pettingzoo_spec(env, episode_limit)
     finally:
-        env.close()
-    open_batch = partial(_open, make_env, spec, tuple(metrics), processes or os.cpu_count() or 1)
-    return HostEnvironment(spec, open_batch, tuple(metrics))
+        _close(env)
+    batch = partial(open_batch, make_env, spec, tuple(metrics), processes or os.cpu_count() or 1)
+    return HostEnvironment(spec, batch, tuple(metrics), partial(_with_pictures, make_env))
 
 
-def _spec(env: ParallelEnv, episode_limit: int) -> EnvSpec:
+def check_pettingzoo(env: ParallelEnv, episode_limit: int = 1000, metrics: Sequence[str] = ()) -> None:
+    """Inspects the spaces of an environment, its first reset and its first step under the first action of each agent.
+
+    Training inspects the same. `env` is reset and stepped, and not closed.
+
+    Args:
+        env: to inspect.
+        episode_limit: as in `from_pettingzoo`.
+        metrics: as in `from_pettingzoo`.
+
+    Raises:
+        ValueError: with one sentence that says what is wrong: which agent, what is expected, and what there is.
+    """
+    spec = pettingzoo_spec(env, episode_limit)
+    episodes = Episodes(env, make_codec(spec), tuple(metrics))
+    allowed = episodes.reset(0)["action_mask"]
+    actions = allowed.argmax(-1)
+    if not spec.discrete:
+        actions = allowed * 0.0
+    episodes.step(actions)
+
+
+def pettingzoo_spec(env: ParallelEnv, episode_limit: int) -> EnvSpec:
+    """What is fixed about `env`, which may be reset to see whether its infos have action masks; raises SpaceError."""
+    check_environment_type(env)
     agents = tuple(env.possible_agents)
+    described = [_describe(env, agent) for agent in agents]
+    own = tuple(learning_space(action) for _, action in described)
+    if len({type(space) for space in own}) > 1:
+        raise SpaceError("Some agents have discrete actions and others a Box, which is not valid: all must be of one kind.")
+    masked = {agent for agent, (_, action) in zip(agents, described, strict=True) if is_masked(action)}
+    if isinstance(own[0], Discrete) and not masked:
+        masked = _masked_in_infos(env)
     return EnvSpec(
         name=str(env.metadata.get("name", type(env.unwrapped).__name__)),
         agent_names=agents,
-        observation_sizes=tuple(flatdim(env.observation_space(agent)) for agent in agents),
-        action_spaces=tuple(_action_space(agent, env.action_space(agent)) for agent in agents),
+        observation_sizes=tuple(flat_size(observation) for observation, _ in described),
+        action_spaces=own,
         episode_limit=episode_limit,
+        has_action_masks=bool(masked),
+        native_action_spaces=tuple(
+            _masked(action, agent in masked) for agent, (_, action) in zip(agents, described, strict=True)
+        ),
+        native_observation_spaces=tuple(observation for observation, _ in described),
     )
 
 
-def _action_space(agent: str, space: gymnasium.Space) -> Discrete | Box:
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return Discrete(int(space.n))
-    if isinstance(space, gymnasium.spaces.Box) and space.is_bounded():
-        alike = len(np.unique(space.low)) == len(np.unique(space.high)) == 1
-        bounds = (float(space.low.flat[0]), float(space.high.flat[0])) if alike else (-1.0, 1.0)
-        return Box(math.prod(space.shape), *bounds)
-    raise ValueError(f"The action space {space} of {agent} is not valid: it must be Discrete, or a Box with bounds.")
-
-
-def _native_action(space: gymnasium.Space, own: Discrete | Box) -> Callable[[np.ndarray], Any]:
-    """From an action of `own` to one that the environment's `space` takes."""
-    if isinstance(own, Discrete):
-        first = int(getattr(space, "start", 0))
-        return lambda action: int(action) + first
-    assert isinstance(space, gymnasium.spaces.Box)
-    low, width = space.low, (space.high - space.low) / (own.high - own.low)
-
-    def native(action: np.ndarray) -> np.ndarray:
-        inside = action[: own.size].clip(own.low, own.high).reshape(low.shape)
-        return (low + (inside - own.low) * width).astype(low.dtype)
-
-    return native
-
-
-def _open(make_env: MakeEnv, spec: EnvSpec, metrics: tuple[str, ...], processes: int, num_envs: int) -> HostBatch:
-    count = next(count for count in range(processes, 0, -1) if num_envs % count == 0)
-    make_group = partial(_Group, make_env, spec, metrics, num_envs // count)
-    vector = gymnasium.vector.AsyncVectorEnv(
-        [make_group] * count,
-        context="forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn",
-        autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
-    )
-
-    def close() -> None:
-        vector._state = AsyncState.DEFAULT  # else it waits for what a dead process was asked last
-        vector.close(terminate=True)
-
-    def result(send: Callable[[], None], receive: Callable[..., tuple]) -> dict[str, Any]:
-        try:
-            send()
-            seen, *_, infos = receive(timeout=SECONDS)
-        except (OSError, EOFError, multiprocessing.TimeoutError) as error:
-            for process in vector.processes:
-                process.join(0.1)  # so that the code of one that just died is known
-            ends = [process.exitcode for process in vector.processes]
-            close()
-            died = [f"process {number} has ended with code {code}" for number, code in enumerate(ends) if code is not None]
-            raise HostError(f"{spec.name}: {', '.join(died) or f'no answer in {SECONDS:.0f} s'}.") from error
-        if "error" in infos:
-            close()
-            raise HostError(f"{spec.name} failed in its process:\n{next(text for text in infos['error'] if text)}")
-        return {name: value.reshape(num_envs, *value.shape[2:]) for name, value in seen.items()}
-
-    def timestep(seen: dict[str, Any]) -> TimeStep:
-        seen["metrics"] = {name: seen["metrics"][:, number] for number, name in enumerate(metrics)}
-        seen |= {name: seen[name].astype(bool) for name in ("terminated", "truncated")}
-        seen["action_mask"] = np.broadcast_to(spec.action_mask, (num_envs, *spec.action_mask.shape))
-        return TimeStep(**seen)
-
-    def reset(seeds: np.ndarray) -> TimeStep:
-        def send() -> None:
-            vector.set_attr("seeds", list(seeds.reshape(count, -1)))
-            vector.reset_async()
-
-        return timestep(result(send, vector.reset_wait))
-
-    def step(action: np.ndarray) -> TimeStep:
-        grouped = action.reshape(count, -1, *action.shape[1:])
-        return timestep(result(lambda: vector.step_async(grouped), vector.step_wait))
-
-    return HostBatch(reset, step, close)
-
-
-class _Group(gymnasium.Env):
-    """The environments of one process, as AsyncVectorEnv steps them: all that they show is one observation."""
-
-    def __init__(self, make_env: MakeEnv, spec: EnvSpec, metrics: tuple[str, ...], count: int) -> None:
-        if multiprocessing.parent_process():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
-        self.seeds = np.zeros(count, np.uint32)
-        self._spec, self._metrics = spec, metrics
-        self._envs = [make_env() for _ in range(count)]
-        spaces = [
-            (self._envs[0].action_space(agent), own) for agent, own in zip(spec.agent_names, spec.action_spaces, strict=True)
-        ]
-        self._native_action = [_native_action(*each) for each in spaces]
-        self._observation_space = [self._envs[0].observation_space(agent) for agent in spec.agent_names]
-        shapes = {
-            "observation": (spec.num_agents, spec.observation_size),
-            "final_observation": (spec.num_agents, spec.observation_size),
-            "reward": (spec.num_agents,),
-            "terminated": (spec.num_agents,),
-            "truncated": (),
-            "metrics": (len(metrics),),
-        }
-        boxes = [(name, gymnasium.spaces.Box(-np.inf, np.inf, (count, *shape))) for name, shape in shapes.items()]
-        self.observation_space = gymnasium.spaces.Dict(boxes)
-        action = (spec.num_agents,) if spec.discrete else (spec.num_agents, spec.action_size)
-        self.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (count, *action))
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
-        """All environments begin anew, each from its one of `seeds`."""
-        del seed, options
-        seen = self._nothing()
-
-        def play() -> None:
-            for number, (env, each) in enumerate(zip(self._envs, self.seeds, strict=True)):
-                seen["observation"][number] = self._joint(env.reset(seed=int(each))[0])
-            seen["final_observation"] = seen["observation"]
-
-        return seen, _told(play)
-
-    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
-        """One step of each; those that end begin anew."""
-        seen = self._nothing()
-
-        def play() -> None:
-            for number, env in enumerate(self._envs):
-                for name, value in self._step(env, action[number]).items():
-                    seen[name][number] = value
-
-        return seen, 0.0, False, False, _told(play)
-
-    def close(self) -> None:
-        """Closes all."""
-        for env in self._envs:
-            env.close()
-
-    def _nothing(self) -> dict[str, np.ndarray]:
-        spaces = self.observation_space
-        assert isinstance(spaces, gymnasium.spaces.Dict)
-        return {name: np.zeros(space.shape or (), np.float32) for name, space in spaces.items()}
-
-    def _step(self, env: ParallelEnv, action: np.ndarray) -> dict[str, Any]:
-        spec, alive = self._spec, list(env.agents)
-        acting = zip(spec.agent_names, self._native_action, action, strict=True)
-        native = {agent: native_action(own) for agent, native_action, own in acting if agent in alive}
-        observations, rewards, terminations, truncations, infos = env.step(native)
-        final = observation = self._joint(observations)
-        over = not env.agents
-        if over:
-            observation = self._joint(env.reset()[0])
-        cut = [agent for agent in alive if truncations[agent] and not terminations[agent]]
-        truncated = over and bool(cut)
-        lasting = {agent for agent in alive if not (terminations[agent] or truncations[agent])} | set(cut if truncated else ())
-        return {
-            "observation": observation,
-            "final_observation": final,
-            "reward": [rewards.get(agent, 0.0) for agent in spec.agent_names],
-            "terminated": [agent not in lasting for agent in spec.agent_names],
-            "truncated": truncated,
-            "metrics": [sum(infos[agent][name] for agent in alive) / len(alive) for name in self._metrics],
-        }
-
-    def _joint(self, observations: Mapping[str, Any]) -> np.ndarray:
-        joint = np.zeros((self._spec.num_agents, self._spec.observation_size), np.float32)
-        rows = zip(joint, self._spec.agent_names, self._spec.observation_sizes, self._observation_space, strict=True)
-        for row, agent, size, space in rows:
-            if agent in observations:
-                row[:size] = np.asarray(flatten(space, observations[agent]))
-        return joint
-
-
-def _told(play: Callable[[], None]) -> dict[str, str]:
-    """What goes wrong in `play` as a text that reaches the other process whole."""
+def _describe(env: ParallelEnv, agent: str) -> tuple[NativeSpace, NativeSpace]:
+    """An agent's spaces of observations and of actions; an action mask among the observations is told by the latter."""
+    what, space = "observation", env.observation_space(agent)
     try:
-        play()
-    except Exception:
-        return {"error": traceback.format_exc()}
-    return {}
+        observation = native_space(space)
+        what, space = "action", env.action_space(agent)
+        action = native_space(space)
+        own = learning_space(action)
+    except SpaceError as error:
+        raise SpaceError(f"The {what} space {space} of {agent} is not valid: {error}") from error
+    if not (isinstance(own, Discrete) and isinstance(observation, NativeDict) and MASK in observation.keys):
+        return observation, action
+    rest = [(key, each) for key, each in zip(observation.keys, observation.spaces, strict=True) if key != MASK]
+    if not rest:
+        raise SpaceError(f"The observation space {space} of {agent} is not valid: it has nothing but an action_mask.")
+    return NativeDict(*map(tuple, zip(*rest, strict=True))), _masked(action, True)
+
+
+def _masked(action: NativeSpace, masked: bool) -> NativeSpace:
+    return dataclasses.replace(action, masked=masked) if masked else action
+
+
+def _masked_in_infos(env: ParallelEnv) -> set[str]:
+    """The agents whose infos have an action mask after reset."""
+    _, infos = check_reset(env.reset(seed=0))
+    return {agent for agent in env.possible_agents if find_mask(None, infos.get(agent)) is not None}
+
+
+def _with_pictures(make_env: MakeEnv) -> ParallelEnv:
+    """The environment with render_mode "rgb_array"; raises ValueError if it has none."""
+    parameters = inspect.signature(make_env).parameters.values()
+    takes = any(each.name == "render_mode" or each.kind is each.VAR_KEYWORD for each in parameters)
+    try:
+        env = make_env(render_mode="rgb_array") if takes else make_env()
+    except Exception as error:
+        raise ValueError(f"The environment cannot be made with render_mode='rgb_array': {one_line(error)}.") from error
+    if getattr(env, "render_mode", None) != "rgb_array":
+        _close(env)
+        raise ValueError(
+            f"{type(env.unwrapped).__name__} draws no pictures, its render_mode is {getattr(env, 'render_mode', None)!r}: give "
+            f"from_pettingzoo a make_env with the parameter render_mode, to be passed on to the environment."
+        )
+    return env
+
+
+def _close(env: Any) -> None:
+    with suppress(Exception):
+        env.close()

@@ -45,11 +45,11 @@ class TellsTimeLimit(BaseParallelWrapper):
         return observations, rewards, terminations, truncations, infos
 
 
-def _make(options: dict[str, Any]) -> ParallelEnv:
+def _make(options: dict[str, Any], render_mode: str | None = None) -> ParallelEnv:
     # Imported late: it needs Box2D, which has no wheels for the newest Pythons.
     from pettingzoo.sisl.multiwalker.multiwalker import parallel_env
 
-    return TellsTimeLimit(parallel_env(**options))
+    return TellsTimeLimit(parallel_env(**options, render_mode=render_mode))
 
 
 def multiwalker(

@@ -2,23 +2,28 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from envs_jax.environment import Discrete, EnvSpec
+from envs_jax.adapters.codec import Codec, find_mask, joint_mask, joint_observation, make_codec, own_actions
+from envs_jax.adapters.pettingzoo_checks import check_agents, check_reset, check_step
+from envs_jax.adapters.pettingzoo_episodes import Agents, change_agents, episode_seed
+from envs_jax.environment import EnvSpec
 
 if TYPE_CHECKING:
     from pettingzoo import ParallelEnv
 
 Policy = Callable[..., jax.Array]
-"""What `mamt_jax.load_policy` returns: (observation (n, d), key or None) -> action (n,) or (n, k)."""
+"""What `mamt_jax.load_policy` returns: (observation (n, d), key or None) -> action (n,) or (n, k).
 
-Action = int | np.ndarray
-ParallelActor = Callable[[Mapping[str, Any]], dict[str, Action]]
-AecActor = Callable[[str, Any], Action]
+If the spec has action masks, it is also given `action_mask=` (n, A) bool.
+"""
+
+ParallelActor = Callable[..., dict[str, Any]]
+AecActor = Callable[..., Any]
 
 
 def parallel_actor(policy: Policy, spec: EnvSpec, seed: int | None = None) -> ParallelActor:
@@ -30,15 +35,16 @@ def parallel_actor(policy: Policy, spec: EnvSpec, seed: int | None = None) -> Pa
         seed: of sampled actions; without one they are the most likely.
 
     Returns:
-        `act(observations)`, one action for every agent in the dict: an int, or a float32 vector of the agent's own width.
-        Observations may have any shape: they are flattened. It raises ValueError if an agent or the size of its
-        observation is not the spec's.
+        `act(observations, infos=None)`, one action for every agent among the observations. A policy that was trained in an
+        environment of PettingZoo takes its observations and gives actions of its spaces, exactly as in training. Any other
+        takes observations of any shape, which are flattened, and gives an int, or a float32 vector of the agent's own width.
+        Action masks are found in the observation dicts or in `infos`. It raises ValueError if an agent, its observation or
+        its action mask is not the spec's.
     """
-    numbered, numbers = _numbered(policy, seed), itertools.count()
+    codec, numbered, numbers = make_codec(spec), _numbered(policy, seed), itertools.count()
 
-    def act(observations: Mapping[str, Any]) -> dict[str, Action]:
-        action = np.asarray(numbered(_joint(spec, observations), next(numbers)))
-        return {agent: _own(spec, _place(spec, agent), action) for agent in observations}
+    def act(observations: Mapping[str, Any], infos: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return _actions(codec, numbered, next(numbers), observations, infos or {})
 
     return act
 
@@ -55,74 +61,90 @@ def aec_actor(policy: Policy, spec: EnvSpec, seed: int | None = None) -> AecActo
         seed: as in `parallel_actor`.
 
     Returns:
-        `act(agent, observation)`; it raises ValueError as `parallel_actor`'s does.
+        `act(agent, observation, info=None)`; it raises ValueError as `parallel_actor`'s does.
     """
-    numbered, numbers = _numbered(policy, seed), defaultdict(itertools.count)
+    codec, numbered, numbers = make_codec(spec), _numbered(policy, seed), defaultdict(itertools.count)
 
-    def act(agent: str, observation: Any) -> Action:
-        joint = _joint(spec, {agent: observation})
-        return _own(spec, _place(spec, agent), np.asarray(numbered(joint, next(numbers[agent]))))
+    def act(agent: str, observation: Any, info: Mapping[str, Any] | None = None) -> Any:
+        number = next(numbers[agent])
+        return _actions(codec, numbered, number, {agent: observation}, {agent: info or {}})[agent]
 
     return act
 
 
-def episode_returns(env: "ParallelEnv", act: ParallelActor, episodes: int, seed: int) -> np.ndarray:
+def _actions(
+    codec: Codec, numbered: Callable[..., jax.Array], number: int, observations: Mapping[str, Any], infos: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Actions of the observed agents; the rows of others are zero, which is nothing to a decentralised policy."""
+    _check_agents(codec.spec, observations)
+    joint = joint_observation(codec, observations, observations)
+    masks = {"action_mask": joint_mask(codec, observations, infos, observations)} if codec.spec.has_action_masks else {}
+    return own_actions(codec, np.asarray(numbered(joint, number, **masks)), observations)
+
+
+def _check_agents(spec: EnvSpec, agents: Iterable[str]) -> None:
+    for agent in agents:
+        if agent not in spec.agent_names:
+            raise ValueError(f"agent {agent!r} is not known to the policy: it was trained for {', '.join(spec.agent_names)}.")
+
+
+def _numbered(policy: Policy, seed: int | None) -> Callable[..., jax.Array]:
+    """(observation, number of the step) -> action, sampled under a seed; one program, since a step on the host is short."""
+    if seed is None:
+        return lambda observation, number, **masks: policy(observation, **masks)
+    return jax.jit(
+        lambda observation, number, **masks: policy(observation, jax.random.fold_in(jax.random.key(seed), number), **masks)
+    )
+
+
+def episode_returns(
+    env: "ParallelEnv", act: ParallelActor, episodes: int, seed: int, episode_limit: int | None = None
+) -> np.ndarray:
     """Returns of whole episodes.
 
     Args:
         env: where to play.
-        act: who plays, observations of the living agents -> actions.
+        act: who plays, observations of the living agents -> actions; it is given their infos, too, if there are masks in them.
         episodes: how many.
-        seed: of the first episode; the others go on with its stream.
+        seed: of the first episode; those of the others are derived from it.
+        episode_limit: steps after which an episode is over in any case.
 
     Returns:
         (episodes,): the sum of one agent's rewards over an episode, mean over all agents.
     """
-    seeds = itertools.chain([seed], itertools.repeat(None, episodes - 1))
-    return np.array([_episode_return(env, act, each) for each in seeds])
+    totals = [sum(_rewards(env, act, episode_seed(seed, i), episode_limit)) for i in range(episodes)]
+    return np.array(totals) / len(env.possible_agents)
 
 
-def _episode_return(env: "ParallelEnv", act: ParallelActor, seed: int | None) -> float:
-    observations, _ = env.reset(seed=seed)
-    total = 0.0
-    while env.agents:
-        observations, rewards, *_ = env.step(act({agent: observations[agent] for agent in env.agents}))
-        total += sum(rewards.values())
-    return total / len(env.possible_agents)
+def episode_pictures(env: "ParallelEnv", act: ParallelActor, seed: int, episode_limit: int | None = None) -> np.ndarray:
+    """What `env.render()` shows of one episode, its beginning included, (time, height, width, 3) uint8.
+
+    Raises:
+        ValueError: if it shows no pictures.
+    """
+    return np.stack([_picture(env) for _ in _rewards(env, act, seed, episode_limit)])
 
 
-def _numbered(policy: Policy, seed: int | None) -> Callable[[np.ndarray, int], jax.Array]:
-    """(observation, number of the step) -> action, sampled under a seed; one program, since a step on the host is short."""
-    if seed is None:
-        return lambda observation, number: policy(observation)
-    return jax.jit(lambda observation, number: policy(observation, jax.random.fold_in(jax.random.key(seed), number)))
-
-
-def _joint(spec: EnvSpec, observations: Mapping[str, Any]) -> np.ndarray:
-    """(n, d); the rows of agents that are not there are zero, which is nothing to a decentralised policy."""
-    joint = np.zeros((spec.num_agents, spec.observation_size), np.float32)
-    for agent, observation in observations.items():
-        i = _place(spec, agent)
-        joint[i, : spec.observation_sizes[i]] = _flat(spec, i, observation)
-    return joint
-
-
-def _place(spec: EnvSpec, agent: str) -> int:
-    if agent not in spec.agent_names:
-        raise ValueError(f"agent {agent!r} is not known to the policy: it was trained for {', '.join(spec.agent_names)}.")
-    return spec.agent_names.index(agent)
-
-
-def _flat(spec: EnvSpec, i: int, observation: Any) -> np.ndarray:
-    array = np.asarray(observation, np.float32)
-    if array.size != spec.observation_sizes[i]:
+def _picture(env: "ParallelEnv") -> np.ndarray:
+    picture = np.asarray(env.render())
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError(
-            f"the observation of {spec.agent_names[i]} has shape {array.shape}, {array.size} entries, which is not valid: "
-            f"the policy was trained on {spec.observation_sizes[i]}."
+            f"render() of {type(env.unwrapped).__name__} shows {picture.dtype} of shape {picture.shape}, which is no picture: "
+            f"(height, width, 3) uint8 is expected."
         )
-    return array.ravel()
+    return picture.copy()
 
 
-def _own(spec: EnvSpec, i: int, action: np.ndarray) -> Action:
-    space = spec.action_spaces[i]
-    return int(action[i]) if isinstance(space, Discrete) else action[i, : space.size].astype(np.float32)
+def _rewards(env: "ParallelEnv", act: ParallelActor, seed: int, episode_limit: int | None) -> Iterator[float]:
+    """The rewards of all agents together, 0 after reset and then step by step, until an episode is over."""
+    observations, infos = check_reset(env.reset(seed=seed))
+    known = tuple(env.possible_agents)
+    agents, steps = Agents(check_agents(env, known)), itertools.count()
+    yield 0.0
+    while agents.living and next(steps) != episode_limit:
+        seen = {agent: observations[agent] for agent in agents.listed if agent in agents.living or agent in observations}
+        masked = {agent: infos[agent] for agent in seen if find_mask(None, infos.get(agent)) is not None}
+        result = env.step(act(seen, masked) if masked else act(seen))
+        observations, rewards, terminations, truncations, infos = check_step(result)
+        agents = change_agents(agents, terminations, truncations, check_agents(env, known)).after
+        yield sum(rewards.values())

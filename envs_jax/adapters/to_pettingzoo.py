@@ -1,5 +1,6 @@
 """Our environments as PettingZoo's ParallelEnv."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import gymnasium
@@ -18,7 +19,8 @@ def to_pettingzoo(env: Environment, render_mode: RenderMode = None) -> ParallelE
     """`env` for whoever trains or evaluates with PettingZoo; `pettingzoo.utils.parallel_to_aec` makes an AECEnv of it.
 
     Observations are each agent's own width, float32; actions ints, or float32 vectors. `state()` is all observations side by
-    side. Agents that terminate alone leave `agents`, and do nothing from then on.
+    side. Agents that terminate alone leave `agents`, and do nothing from then on. If the spec has action masks, they are in the
+    infos of reset and step, as `infos[agent]["action_mask"]`, int8.
 
     Raises:
         ValueError: if there is no such render mode, or the environment has no picture.
@@ -77,13 +79,13 @@ class JaxParallelEnv(ParallelEnv):
         if seed is not None or self._key is None:
             self._key = jax.random.key(np.random.SeedSequence(seed).generate_state(1)[0])
         self._state, timestep = self._reset(self._next_key())
-        self.agents = list(self.possible_agents)
-        return self._observations(timestep), {agent: {} for agent in self.agents}
+        self.agents = list(self.possible_agents) if timestep.active is None else self._active(timestep.active)
+        return self._observations(timestep, self.agents), self._infos(timestep, self.agents)
 
     def step(
         self, actions: dict[str, Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict]]:
-        """One step of all; five dicts over the agents that were alive before it.
+        """One step of all; five dicts over the agents that were alive before it; new ones have observations and infos, too.
 
         Raises:
             KeyError: if a living agent has no action.
@@ -92,16 +94,18 @@ class JaxParallelEnv(ParallelEnv):
         if not self.agents:
             return {}, {}, {}, {}, {}
         self._state, timestep = self._step(self._next_key(), self._state, self._joint(actions))
-        observations, alive = self._observations(timestep), self.agents
+        alive = self.agents
         place = {agent: self.possible_agents.index(agent) for agent in alive}
         reward, terminated, truncated = jax.device_get((timestep.reward, timestep.terminated, timestep.truncated))
         terminations = {agent: bool(terminated[i]) for agent, i in place.items()}
         truncations = dict.fromkeys(alive, bool(truncated))
-        self.agents = [agent for agent in alive if not (terminations[agent] or truncated)]
+        lasting = [agent for agent in alive if not terminations[agent]]
+        self.agents = [] if truncated else lasting if timestep.active is None else self._active(timestep.active)
+        seen = [agent for agent in self.possible_agents if agent in {*alive, *self.agents}]
         rewards = {agent: float(reward[i]) for agent, i in place.items()}
         if self.render_mode == "human":
             self.render()
-        return observations, rewards, terminations, truncations, {agent: {} for agent in alive}
+        return self._observations(timestep, seen), rewards, terminations, truncations, self._infos(timestep, seen)
 
     def state(self) -> np.ndarray:
         """All agents' observations side by side."""
@@ -135,10 +139,21 @@ class JaxParallelEnv(ParallelEnv):
         self._key, key = jax.random.split(self._key)
         return key
 
-    def _observations(self, timestep: TimeStep) -> dict[str, np.ndarray]:
+    def _active(self, active: jax.Array) -> list[str]:
+        return [agent for agent, acts in zip(self.possible_agents, np.asarray(active), strict=True) if acts]
+
+    def _observations(self, timestep: TimeStep, agents: Sequence[str]) -> dict[str, np.ndarray]:
         self._observation = np.asarray(timestep.observation, np.float32)
         sizes = zip(self.possible_agents, self._observation, self._env.spec.observation_sizes, strict=True)
-        return {name: row[:size].copy() for name, row, size in sizes if name in self.agents}
+        return {name: row[:size].copy() for name, row, size in sizes if name in agents}
+
+    def _infos(self, timestep: TimeStep, agents: Sequence[str]) -> dict[str, dict]:
+        """Action masks, where the environment has any."""
+        if not self._env.spec.has_action_masks:
+            return {agent: {} for agent in agents}
+        masks = np.asarray(timestep.action_mask, np.int8)
+        own = zip(self.possible_agents, masks, self._env.spec.action_sizes, strict=True)
+        return {agent: {"action_mask": row[:size].copy()} for agent, row, size in own if agent in agents}
 
     def _joint(self, actions: dict[str, Any]) -> np.ndarray:
         """Actions of all agents, (n,) or (n, k); those that have left are idle."""
@@ -147,10 +162,10 @@ class JaxParallelEnv(ParallelEnv):
             if agent not in self.agents:
                 continue
             space, action = self.action_spaces[agent], np.asarray(actions[agent])
-            if isinstance(space, gymnasium.spaces.Box):
-                joint[i, : space.shape[0]] = action
-            elif space.contains(action[()]):
-                joint[i] = action
-            else:
+            if not (action.shape == space.shape if isinstance(space, gymnasium.spaces.Box) else space.contains(action[()])):
                 raise ValueError(f"action {actions[agent]!r} of {agent} is not valid: give one of {space}.")
+            if isinstance(space, gymnasium.spaces.Box):
+                joint[i, : action.size] = action
+            else:
+                joint[i] = action
         return joint

@@ -14,10 +14,12 @@ from typing import IO, Any
 import jax
 
 from envs_jax.environment import Box, Discrete, EnvSpec
+from envs_jax.native_spaces import space_from_json, space_to_json
 
 CONFIG, METRICS, CHECKPOINTS, CURVE = "config.json", "metrics.jsonl", "checkpoints", "learning_curve.png"
 BEST = "best.npz"
 _UNFINISHED = "unfinished.tmp"
+_NATIVE = ("native_action_spaces", "native_observation_spaces")
 _PACKAGES = ("mamt_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -117,7 +119,8 @@ def _version(package: str) -> str:
 def spec_to_json(spec: EnvSpec) -> dict[str, Any]:
     """An EnvSpec as JSON takes it."""
     spaces = [{"kind": type(space).__name__} | dataclasses.asdict(space) for space in spec.action_spaces]
-    return dataclasses.asdict(spec) | {"action_spaces": spaces}
+    native = {name: [space_to_json(space) for space in getattr(spec, name)] for name in _NATIVE}
+    return dataclasses.asdict(spec) | {"action_spaces": spaces} | native
 
 
 def spec_from_json(content: dict[str, Any]) -> EnvSpec:
@@ -131,6 +134,8 @@ def spec_from_json(content: dict[str, Any]) -> EnvSpec:
         action_spaces=tuple(kinds[space.pop("kind")](**space) for space in spaces),
         episode_limit=content["episode_limit"],
         observation_dtype=content.get("observation_dtype", "float32"),
+        has_action_masks=content.get("has_action_masks", False),
+        **{name: tuple(map(space_from_json, content.get(name, []))) for name in _NATIVE},
     )
 
 

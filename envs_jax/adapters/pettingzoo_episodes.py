@@ -1,0 +1,155 @@
+"""One PettingZoo environment, episode after episode, in the words of a TimeStep."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs_jax.adapters.codec import Codec, joint_mask, joint_observation, own_actions
+from envs_jax.adapters.pettingzoo_checks import (
+    check_agents,
+    check_finite,
+    check_reset,
+    check_step,
+    flag_of,
+    reward_of,
+)
+from envs_jax.native_spaces import SpaceError
+
+Row = dict[str, Any]
+"""A TimeStep of one environment as a dict of arrays."""
+
+
+class Agents(NamedTuple):
+    """Who takes part.
+
+    Attributes:
+        listed: `env.agents`, in its order: an action is due for each of them.
+        ended: those of them that have terminated or been truncated and are listed all the same.
+    """
+
+    listed: tuple[str, ...]
+    ended: frozenset[str] = frozenset()
+
+    @property
+    def living(self) -> tuple[str, ...]:
+        """Those whose task goes on."""
+        return tuple(agent for agent in self.listed if agent not in self.ended)
+
+
+class Change(NamedTuple):
+    """What a step does to the agents.
+
+    Attributes:
+        after: who takes part from now on.
+        terminated: those living before whom it terminated.
+        truncated: those living before whom it truncated, and did not terminate.
+    """
+
+    after: Agents
+    terminated: frozenset[str]
+    truncated: frozenset[str]
+
+
+def episode_seed(seed: int, episode: int) -> int:
+    """The seed with which an environment that began with `seed` resets for its episode of that number, from 0."""
+    return int(seed if episode == 0 else np.random.SeedSequence(seed, spawn_key=(episode,)).generate_state(1)[0])
+
+
+def change_agents(
+    before: Agents, terminations: Mapping[str, Any], truncations: Mapping[str, Any], listed: tuple[str, ...]
+) -> Change:
+    """Reads the flags of the agents that lived before a step; raises SpaceError if one left without an end."""
+    terminated = frozenset(agent for agent in before.living if flag_of(agent, "termination", terminations))
+    truncated = frozenset(agent for agent in before.living if flag_of(agent, "truncation", truncations)) - terminated
+    ended = before.ended | terminated | truncated
+    for agent in before.living:
+        if agent not in ended and agent not in listed:
+            raise SpaceError(f"{agent} has left agents in a step that neither terminated nor truncated it.")
+    return Change(Agents(listed, ended & set(listed)), terminated, truncated)
+
+
+class Episodes:
+    """An environment that begins anew by itself.
+
+    Each method returns a Row. The first reset and step are checked for values that are not finite, too.
+    """
+
+    def __init__(self, env: Any, codec: Codec, metrics: tuple[str, ...]) -> None:
+        """Takes the environment over; nothing is played yet."""
+        self.env, self._codec, self._spec, self._metrics = env, codec, codec.spec, metrics
+        self._seed = self._episode = self._steps = 0
+        self._agents = Agents(())
+        self._checked = False
+
+    def reset(self, seed: int) -> Row:
+        """The first episode of a seed."""
+        self._seed, self._episode = seed, -1
+        shown = self._begin()
+        if not self._checked:
+            check_finite("observation after reset", self._spec.agent_names, shown["observation"])
+        nothing = np.zeros(self._spec.num_agents, np.float32)
+        final = {"final_observation": shown["observation"], "final_action_mask": shown["action_mask"]}
+        rest = {"reward": nothing, "terminated": nothing, "truncated": False, "metrics": [0.0] * len(self._metrics)}
+        return shown | final | rest
+
+    def step(self, action: np.ndarray) -> Row:
+        """A step of all, (n,) or (n, k); the next episode begins where it ends one."""
+        before, names = self._agents, self._spec.agent_names
+        result = self.env.step(own_actions(self._codec, action, before.listed))
+        self._steps += 1
+        observations, rewards, terminations, truncations, infos = check_step(result)
+        change = change_agents(before, terminations, truncations, check_agents(self.env, names))
+        living = change.after.living
+        over = not living or self._steps >= self._spec.episode_limit
+        lasting = {*living, *(change.truncated if over else ())}  # for whom a value is bootstrapped
+        final = {
+            "final_observation": joint_observation(self._codec, observations, _shown(before, lasting, observations)),
+            "final_action_mask": joint_mask(self._codec, observations, infos, lasting),
+        }
+        reward = np.array([reward_of(agent, rewards, agent in before.living) for agent in names])
+        if not self._checked:
+            self._checked = True
+            check_finite("observation after a step", names, final["final_observation"])
+            check_finite("reward", names, reward)
+        row = final | {
+            "reward": reward,
+            "terminated": [agent not in lasting for agent in names],
+            "truncated": over and bool(lasting),
+            "metrics": [_mean(name, infos, before.living) for name in self._metrics],
+        }
+        if over:
+            return row | self._begin()
+        self._agents = change.after
+        now = {"observation": final["final_observation"], "action_mask": final["final_action_mask"]}
+        return row | now | {"active": self._active()}
+
+    def _begin(self) -> Row:
+        """Resets; what the episode's first observation shows."""
+        self._episode, self._steps = self._episode + 1, 0
+        observations, infos = check_reset(self.env.reset(seed=episode_seed(self._seed, self._episode)))
+        self._agents = Agents(check_agents(self.env, self._spec.agent_names))
+        living = self._agents.living
+        if not living:
+            raise SpaceError("agents is empty after reset: it must list the agents that act in the first step.")
+        return {
+            "observation": joint_observation(self._codec, observations, living),
+            "action_mask": joint_mask(self._codec, observations, infos, living),
+            "active": self._active(),
+        }
+
+    def _active(self) -> list[bool]:
+        living = self._agents.living
+        return [agent in living for agent in self._spec.agent_names]
+
+
+def _shown(before: Agents, lasting: set[str], observations: Mapping[str, Any]) -> set[str]:
+    """The agents whose observations a step shows: all that go on, and those that end if there is one of them."""
+    return lasting | {agent for agent in before.living if observations.get(agent) is not None}
+
+
+def _mean(name: str, infos: Mapping[str, Any], agents: tuple[str, ...]) -> float:
+    try:
+        return float(sum(infos[agent][name] for agent in agents) / len(agents))
+    except (KeyError, TypeError):
+        raise SpaceError(f"The metric {name!r} is missing: the info of each of {', '.join(agents)} must have it.") from None

@@ -1,0 +1,237 @@
+"""Environments in processes of their own, stepped as one batch.
+
+The processes, their pipes and shared memory are gymnasium's AsyncVectorEnv. SuperSuit was the other candidate: it wants agents
+that are all alike, has no room for agents that leave early, and is no faster (experiments/results/benchmark_processes.json).
+"""
+
+import atexit
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from multiprocessing import util
+from typing import Any
+
+import gymnasium
+import numpy as np
+import psutil
+from gymnasium.vector import async_vector_env
+
+from envs_jax.adapters.codec import make_codec
+from envs_jax.adapters.pettingzoo_episodes import Episodes, Row
+from envs_jax.environment import EnvSpec, HostBatch, HostError, TimeStep
+from envs_jax.native_spaces import SpaceError
+
+SECONDS = 600.0
+"""How long a step or reset may take before its process counts as hanging."""
+GRACE = 3.0
+"""How long the environments of a process may take to close before it is terminated, and then killed."""
+
+
+def open_batch(
+    make_env: Callable[[], Any], spec: EnvSpec, metrics: tuple[str, ...], processes: int, num_envs: int
+) -> HostBatch:
+    """`num_envs` environments, shared out among the most processes of at most `processes` that get equally many.
+
+    Raises:
+        HostError: on any call, if an environment raises, shows what cannot be interpreted, dies or hangs; all is closed then.
+    """
+    count = next(count for count in range(processes, 0, -1) if num_envs % count == 0)
+    vector = _start(partial(_Group, make_env, spec, metrics, num_envs // count), count, spec)
+    close = _closer(vector)
+
+    def result(send: Callable[[], None], receive: Callable[..., tuple]) -> dict[str, Any]:
+        try:
+            send()
+            seen, *_, infos = receive(timeout=SECONDS)
+        except (OSError, EOFError, multiprocessing.TimeoutError) as error:
+            for process in vector.processes:
+                process.join(0.1)  # so that the code of one that just died is known
+            ends = [process.exitcode for process in vector.processes]
+            close(0.0)
+            died = [f"process {number} has ended with code {code}" for number, code in enumerate(ends) if code is not None]
+            raise HostError(f"{spec.name}: {', '.join(died) or f'no answer in {SECONDS:.0f} s'}.") from error
+        if "error" in infos:
+            close(GRACE)
+            raise HostError(next(text for text in infos["error"] if text))
+        return {name: value.reshape(num_envs, *value.shape[2:]) for name, value in seen.items()}
+
+    def timestep(seen: dict[str, Any]) -> TimeStep:
+        seen["metrics"] = {name: seen["metrics"][:, number] for number, name in enumerate(metrics)}
+        masks = ("action_mask", "final_action_mask") if spec.has_action_masks else ()
+        seen |= {name: seen[name].astype(bool) for name in ("terminated", "truncated", "active", *masks)}
+        if not masks:
+            seen["action_mask"] = np.broadcast_to(spec.action_mask, (num_envs, *spec.action_mask.shape))
+        return TimeStep(**seen)
+
+    def reset(seeds: np.ndarray) -> TimeStep:
+        def send() -> None:
+            vector.set_attr("seeds", list(seeds.reshape(count, -1)))
+            vector.reset_async()
+
+        return timestep(result(send, vector.reset_wait))
+
+    def step(action: np.ndarray) -> TimeStep:
+        grouped = action.reshape(count, -1, *action.shape[1:])
+        return timestep(result(lambda: vector.step_async(grouped), vector.step_wait))
+
+    return HostBatch(reset, step, partial(close, GRACE))
+
+
+def _start(make_group: Callable[[], gymnasium.Env], count: int, spec: EnvSpec) -> gymnasium.vector.AsyncVectorEnv:
+    try:
+        return gymnasium.vector.AsyncVectorEnv(
+            [make_group] * count,
+            context="forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn",
+            autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
+            worker=_work,
+        )
+    except (OSError, EOFError) as error:
+        raise HostError(f"{spec.name}: a process ended while it started ({type(error).__name__}).") from error
+
+
+def _work(*arguments: Any) -> None:
+    """What a process does: as gymnasium's, until the process that trains asks it to end or is no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    async_vector_env._async_worker(*arguments)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    _kill(psutil.Process().children(recursive=True))
+    os._exit(1)
+
+
+def _closer(vector: gymnasium.vector.AsyncVectorEnv) -> Callable[[float], None]:
+    """The function that ends all processes, and those that they started; it gives them so many seconds to close."""
+
+    def close(grace: float) -> None:
+        if vector.closed:
+            return
+        vector.closed = True
+        atexit.unregister(close_at_exit)
+        children = [child for process in vector.processes for child in _children(process.pid)]
+        for pipe in vector.parent_pipes:
+            with suppress(OSError, AttributeError):  # a pipe that broke, or None for one that gymnasium closed
+                pipe.send(("close", None))
+        _join(vector.processes, grace)
+        for process in vector.processes:
+            process.terminate()
+        _join(vector.processes, min(grace, 1.0))
+        for process in vector.processes:
+            process.kill()
+            process.join()
+        _kill(children)
+        for pipe in vector.parent_pipes:
+            if pipe is not None:
+                pipe.close()
+
+    def close_at_exit() -> None:
+        close(GRACE)
+
+    atexit.register(close_at_exit)
+    return close
+
+
+def _join(processes: Sequence[Any], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, end - time.monotonic()))
+
+
+def _children(pid: int | None) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def _stop_helpers() -> None:
+    """Ends multiprocessing's two processes, which would end by themselves only after the command has."""
+    from multiprocessing import resource_tracker
+
+    with suppress(Exception):
+        from multiprocessing import forkserver
+
+        forkserver._forkserver._stop()  # pyright: ignore[reportAttributeAccessIssue]
+    with suppress(Exception):
+        resource_tracker._resource_tracker._stop()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+util.Finalize(None, _stop_helpers, exitpriority=-100)  # after all that still needs them
+
+
+class _Group(gymnasium.Env):
+    """The environments of one process, as AsyncVectorEnv steps them: all that they show is one observation.
+
+    They are made by the first reset, which happens in the process alone.
+    """
+
+    def __init__(self, make_env: Callable[[], Any], spec: EnvSpec, metrics: tuple[str, ...], count: int) -> None:
+        self.seeds = np.zeros(count, np.uint32)
+        self._make_env, self._spec, self._codec, self._metrics = make_env, spec, make_codec(spec), metrics
+        self._all: list[Episodes] = []
+        shapes = {
+            "observation": (spec.num_agents, spec.observation_size),
+            "final_observation": (spec.num_agents, spec.observation_size),
+            "reward": (spec.num_agents,),
+            "terminated": (spec.num_agents,),
+            "truncated": (),
+            "active": (spec.num_agents,),
+            "metrics": (len(metrics),),
+        }
+        if spec.has_action_masks:
+            shapes |= dict.fromkeys(("action_mask", "final_action_mask"), (spec.num_agents, spec.action_size))
+        boxes = [(name, gymnasium.spaces.Box(-np.inf, np.inf, (count, *shape))) for name, shape in shapes.items()]
+        self.observation_space = gymnasium.spaces.Dict(boxes)
+        action = (spec.num_agents,) if spec.discrete else (spec.num_agents, spec.action_size)
+        self.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (count, *action))
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
+        """All environments begin anew, each from its one of `seeds`."""
+        del seed, options
+        return self._seen(lambda number: self._environment(number).reset(int(self.seeds[number])))
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+        """One step of each; those that end begin anew."""
+        seen, told = self._seen(lambda number: self._all[number].step(action[number]))
+        return seen, 0.0, False, False, told
+
+    def close(self) -> None:
+        """Closes all."""
+        for each in self._all:
+            each.env.close()
+
+    def _environment(self, number: int) -> Episodes:
+        if number == len(self._all):
+            self._all.append(Episodes(self._make_env(), self._codec, self._metrics))
+        return self._all[number]
+
+    def _seen(self, play: Callable[[int], Row]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """What `play` shows of all, and what goes wrong in it as a text that reaches the other process whole."""
+        spaces = self.observation_space
+        assert isinstance(spaces, gymnasium.spaces.Dict)
+        seen = {name: np.zeros(space.shape or (), np.float32) for name, space in spaces.items()}
+        try:
+            for number in range(len(self.seeds)):
+                row = play(number)
+                for name, array in seen.items():
+                    array[number] = row[name]
+        except SpaceError as error:
+            return seen, {"error": f"{self._spec.name}: {error}"}
+        except Exception:
+            return seen, {"error": f"{self._spec.name} failed in its process:\n{traceback.format_exc()}"}
+        return seen, {}
