@@ -156,6 +156,18 @@ def make_timestep(
     )
 
 
+def check_action(spec: EnvSpec, action: jax.Array) -> None:
+    """Raises ValueError unless `action` is (n,) integers, or (n, k) real numbers where actions are continuous."""
+    shape, dtype = jnp.shape(action), jnp.result_type(action)
+    expected = (spec.num_agents,) if spec.discrete else (spec.num_agents, spec.action_size)
+    kinds = (jnp.integer,) if spec.discrete else (jnp.integer, jnp.floating)
+    if shape != expected or not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+        raise ValueError(
+            f"action is {dtype} {shape}, which is not valid: {spec.name} takes {'int32' if spec.discrete else 'float32'} "
+            f"{expected}, a row for each of its agents."
+        )
+
+
 def no_noise(key: jax.Array, state: EnvState) -> tuple[()]:
     """`sample_noise` of an environment whose steps draw nothing."""
     del key, state
@@ -182,7 +194,8 @@ class Environment(NamedTuple):
     scene: Callable[..., Scene] | None = None
 
     def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, TimeStep]:
-        """`transition` under noise drawn with `key`."""
+        """`transition` under noise drawn with `key`; raises ValueError for an action of another shape or dtype."""
+        check_action(self.spec, action)
         return self.transition(state, action, self.sample_noise(key, state))
 
 

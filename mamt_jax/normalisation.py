@@ -61,6 +61,7 @@ def update_statistics(statistics: RunningStatistics, batch: jax.Array, active: j
 
 def normalise(statistics: RunningStatistics, x: jax.Array) -> jax.Array:
     """`(x - mean) / std` within +-10, (..., *shape); zeros stay zero where only zeros were seen (padding)."""
+    chex.assert_equal_shape_suffix([x, statistics.mean], statistics.mean.ndim)
     mean, variance = (m.reshape((1,) * (x.ndim - m.ndim) + m.shape) for m in (statistics.mean, statistics.variance))
     return jnp.clip((x - mean) * jax.lax.rsqrt(variance + 1e-5), -LARGEST, LARGEST)
 

@@ -78,6 +78,28 @@ def test_the_best_policy_is_loaded_and_a_missing_one_named(finished_run: Path, t
         load_policy(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            (np.zeros(3),),
+            r"observation has shape \(3,\), which is not valid: give \(..., 3, 3\), a row for each of namer_0, namer_1",
+        ),
+        ((np.zeros((3, 4)),), r"observation has shape \(3, 4\)"),
+        ((np.zeros((5, 1, 3)),), r"observation has shape \(5, 1, 3\)"),
+        ((np.zeros((3, 3), complex),), "observation is complex64, which is not valid: give real numbers"),
+        ((np.full((3, 3), "a"),), "observation is not valid: give an array of numbers"),
+        ((np.zeros((3, 3)), 7), "key is 7, which is not valid: give one key"),
+        ((np.zeros((3, 3)), jax.random.split(jax.random.key(0))), r"key is key<fry> \(2,\), which is not valid"),
+        ((np.zeros((3, 3)), None, np.ones((3, 2), bool)), r"action_mask has shape \(3, 2\), which is not valid: give \(3, 3\)"),
+        ((np.zeros((3, 3)), None, np.ones((3, 3))), "action_mask is float32, which is not valid: give bool"),
+    ],
+)
+def test_a_policy_refuses_what_it_cannot_read(finished_run: Path, arguments: tuple, sentence: str):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        load_policy(finished_run)(*arguments)
+
+
 CALL = """
 import sys
 sys.modules.update(dict.fromkeys(["mamt_jax", "envs_jax", "flax", "chex", "optax", "jraph"]))  # None: importing them fails
