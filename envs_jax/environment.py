@@ -1,6 +1,7 @@
 """The environment contract: pure functions over arrays with an agent axis, zero-padded to the widest agent."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -166,6 +167,12 @@ def check_action(spec: EnvSpec, action: jax.Array) -> None:
             f"action is {dtype} {shape}, which is not valid: {spec.name} takes {'int32' if spec.discrete else 'float32'} "
             f"{expected}, a row for each of its agents."
         )
+
+
+def takes_action_mask(function: Callable[..., Any]) -> bool:
+    """Whether a function has a parameter called `action_mask`, or takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(each.name == "action_mask" or each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL) for each in parameters)
 
 
 def no_noise(key: jax.Array, state: EnvState) -> tuple[()]:

@@ -1,7 +1,6 @@
 """Policies to compare with, (key, state) -> action like `Environment.scripted`, and what a policy earns."""
 
 import functools
-import inspect
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,18 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.environment import Box, Discrete, Environment, EnvSpec, EnvState
+from envs_jax.environment import Box, Discrete, Environment, EnvSpec, EnvState, takes_action_mask
 from envs_jax.options import require_count
 from envs_jax.wrappers import EpisodeStatistics, episode_statistics
 
 Policy = Callable[..., jax.Array]
 """(key, state) -> action; one that has a parameter `action_mask` is given it, (n, A) bool, as well."""
-
-
-def takes_action_mask(function: Callable[..., Any]) -> bool:
-    """Whether a function has a parameter called `action_mask`, or takes any."""
-    parameters = inspect.signature(function).parameters.values()
-    return any(each.name == "action_mask" or each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL) for each in parameters)
 
 
 def sample_action(spec: EnvSpec, key: jax.Array, action_mask: jax.Array) -> jax.Array:

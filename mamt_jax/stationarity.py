@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import rel_entr
 
-from mamt_jax.losses.active import active_mean
+from mamt_jax.active import active_mean
 
 
 def policy_divergence(

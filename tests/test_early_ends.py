@@ -13,8 +13,8 @@ from unlike_agents import DISCRETE, DUO, SMALL, probe_batch
 from envs_jax import Discrete, Environment, EnvSpec, auto_reset, episode_statistics, make_timestep
 from envs_jax.environment import TimeStep
 from experiments import run
+from mamt_jax.active import active_mean, active_standardise
 from mamt_jax.algorithms import registry
-from mamt_jax.losses.active import active_mean, active_standardise
 from mamt_jax.normalisation import init_statistics, update_statistics
 from mamt_jax.training.rollout import reset_batch, rollout, with_episodes
 from mamt_jax.training.writers import METRICS, read_rows

@@ -13,11 +13,11 @@ import optax
 from flax import struct
 
 from envs_jax.environment import EnvSpec
+from mamt_jax.active import active_mean
 from mamt_jax.algorithms import agent_major, optimizers
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.ranges import require_positive, require_sound
 from mamt_jax.distributions import ActionDistribution, Candidates, action_distribution, entropy
-from mamt_jax.losses.active import active_mean
 from mamt_jax.losses.actor import counterfactual_advantage, policy_loss
 from mamt_jax.losses.critic import critic_loss, soft_td_target
 from mamt_jax.networks.agent_axis import Network

@@ -6,8 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from envs_jax.environment import EnvSpec
-from envs_jax.reference_policies import takes_action_mask
+from envs_jax.environment import EnvSpec, takes_action_mask
 from mamt_jax.types import Config, LearnerState, Metrics
 
 Data = Literal["replay", "rollout"]

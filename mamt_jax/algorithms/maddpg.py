@@ -14,13 +14,13 @@ import optax
 from flax import struct
 
 from envs_jax.environment import EnvSpec
+from mamt_jax.active import active_mean
 from mamt_jax.algorithms import agent_major, optimizers, sharing
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.algorithms.ranges import require_positive, require_sound
 from mamt_jax.differentiable_actions import DifferentiableActions, noisy_tanh, straight_through
 from mamt_jax.distributions import action_distribution
-from mamt_jax.losses.active import active_mean
 from mamt_jax.losses.actor import deterministic_policy_loss
 from mamt_jax.losses.critic import squared_error
 from mamt_jax.networks.agent_axis import Network

@@ -12,6 +12,7 @@ import optax
 from flax import struct
 
 from envs_jax.environment import EnvSpec
+from mamt_jax.active import active_mean
 from mamt_jax.algorithms import attention_actor_critic as base
 from mamt_jax.algorithms import optimizers
 from mamt_jax.algorithms.agent_major import Batch
@@ -20,7 +21,6 @@ from mamt_jax.algorithms.mamd import MAMDConfig, trust_region
 from mamt_jax.algorithms.ranges import require_positive
 from mamt_jax.algorithms.two_timescale import two_timescale
 from mamt_jax.distributions import ActionDistribution, action_distribution
-from mamt_jax.losses.active import active_mean
 from mamt_jax.losses.coordination import coordination_coefficients, marginal_values
 from mamt_jax.losses.opponent_model import non_stationarity, opponent_loss
 from mamt_jax.losses.trust_region import decomposition_loss, divergence_cost, expected_value

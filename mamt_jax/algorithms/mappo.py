@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import struct
 
 from envs_jax.environment import EnvSpec
+from mamt_jax.active import active_mean, active_standardise
 from mamt_jax.algorithms import on_policy, optimizers, sharing
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.algorithms.on_policy import OnPolicy, OnPolicyConfig, OnPolicyState
 from mamt_jax.algorithms.ranges import require_positive, require_sound
 from mamt_jax.distributions import action_distribution, entropy
-from mamt_jax.losses.active import active_mean, active_standardise
 from mamt_jax.losses.actor import clipped_policy_loss
 from mamt_jax.losses.critic import clipped_value_loss
 from mamt_jax.stationarity import policy_divergence

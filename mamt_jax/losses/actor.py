@@ -7,8 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mamt_jax.active import active_mean
 from mamt_jax.distributions import tsallis_log
-from mamt_jax.losses.active import active_mean
 
 
 def counterfactual_advantage(q: jax.Array, probability: jax.Array) -> jax.Array:

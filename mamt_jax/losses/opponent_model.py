@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from mamt_jax.losses.active import active_mean
+from mamt_jax.active import active_mean
 
 
 def opponent_loss(
