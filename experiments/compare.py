@@ -17,13 +17,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Column, Table
 
 from experiments.drawing import style
 from experiments.drawing.intervals import bootstrap, interquartile_mean
 from experiments.drawing.runs import Run, by_task, curve, having, last_fifth, read_folder
 from experiments.options import OptionError, Parser, nearest
+from mamt_jax.training.progress import plain_console
 from mamt_jax.training.writers import FolderError, read_config
 
 AGAINST = ("env_steps", "episodes", "wall_seconds")
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OptionError, FolderError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    Console(soft_wrap=True).print(side_by_side(runs))
+    plain_console().print(side_by_side(runs))
     style.save(draw(runs, values.metric, values.against), values.plot)
     print(f"wrote {values.plot}")
     return 0

@@ -18,6 +18,10 @@ from typing import Any, NamedTuple, get_args
 
 sys.path.insert(0, os.getcwd())
 sys.path.insert(0, str(Path(__file__).parents[1]))
+if __name__ == "__main__":
+    from experiments.early_exit import exit_while_importing
+
+    exit_while_importing()
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +38,7 @@ from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.evaluation import first_episodes
 from mamt_jax.training.experiment import Experiment, experiment_from_json
 from mamt_jax.training.export_policy import export_policy
+from mamt_jax.training.interrupt import exit_at_once
 from mamt_jax.training.load_policy import Policy, Which, load_policy
 from mamt_jax.training.rollout import EnvBatch, env_batch, with_episodes
 from mamt_jax.training.writers import CONFIG, FolderError, read_config
@@ -256,4 +261,5 @@ def evaluate(values: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    exit_at_once()
     sys.exit(main())

@@ -8,18 +8,23 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, os.getcwd())
 sys.path.insert(0, str(Path(__file__).parents[1]))
+if __name__ == "__main__":
+    from experiments.early_exit import exit_while_importing
+
+    exit_while_importing()
 
 from rich.console import Console
 
 from envs_jax import registry as environments
 from experiments.compilation_cache import OFF, use_compilation_cache
 from experiments.cores import use_every_core
-from experiments.crew import join
+from experiments.crew import joined
 from experiments.options import (
     Group,
     OptionError,
@@ -32,13 +37,15 @@ from experiments.options import (
     underscored,
 )
 from experiments.presets import BUDGETS, preset_options
-from experiments.train import ALONE, EXPECTED, resume, start
+from experiments.train import ALONE, EXPECTED, Crew, resume, start
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.experiment import Experiment
+from mamt_jax.training.interrupt import exit_at_once
 from mamt_jax.training.loggers import LOGGERS, check_logger
-from mamt_jax.training.writers import check_unused
+from mamt_jax.training.progress import plain_console
+from mamt_jax.training.writers import FolderError, folder_name, quoted
 
 DEFAULT_ENV, DEFAULT_ALGO = "rover_tower", "mamt"
 MOST_RUNS = 10_000
@@ -60,29 +67,33 @@ class Asked(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    console = Console(soft_wrap=True, emoji=False)
+    console = plain_console()
     try:
-        folder, stopped = run(underscored(sys.argv[1:] if arguments is None else arguments), console)
+        typed = underscored(sys.argv[1:] if arguments is None else arguments)
+        with crew_of(typed, console) as crew:
+            folder, stopped = run(typed, console, crew)
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if stopped is None:
-        console.print(f"Finished: {folder}", highlight=False)
+        console.print(f"Finished: {folder}")
         return 0
-    console.print(f"Stopped. Go on with: python experiments/run.py --resume {folder}", highlight=False)
+    console.print(f"Stopped. Go on with: python experiments/run.py --resume {quoted(folder)}")
     return 128 + stopped
 
 
-def run(arguments: Sequence[str], console: Console) -> tuple[Path, int | None]:
-    """Trains what is asked for; returns its folder and the number of the signal that stopped it, if one did."""
+def crew_of(arguments: Sequence[str], console: Console) -> AbstractContextManager[Crew]:
+    """The processes that --distributed asks for; within it, this one is one of them."""
     common = common_parser(add_help=False).parse_known_args(arguments)[0]
-    crew = ALONE
-    if common.distributed is not None:
-        if not (common.out or common.resume):
-            raise OptionError("--distributed needs --out, the same folder for all processes.")
-        if common.out:
-            check_unused(Path(common.out))
-        crew = join(common.distributed)
+    if common.distributed is None:
+        return nullcontext(ALONE)
+    if not (common.out or common.resume):
+        raise OptionError("--distributed needs --out, the same folder for all processes.")
+    return joined(common.distributed, Path(common.resume or common.out), not common.resume, console)
+
+
+def run(arguments: Sequence[str], console: Console, crew: Crew = ALONE) -> tuple[Path, int | None]:
+    """Trains what is asked for; returns its folder and the number of the signal that stopped it, if one did."""
     asked = read_arguments(arguments)
     use_compilation_cache(asked.values["compilation_cache"])
     if asked.values["resume"]:
@@ -111,7 +122,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
 def resuming_parser(add_help: bool) -> Parser:
     """The options that may go with --resume, itself included."""
     parser = Parser(add_help=add_help, allow_abbrev=False, description=__doc__)
-    parser.add_argument("--resume", metavar="DIR", help="go on with the run in DIR")
+    parser.add_argument("--resume", type=folder, metavar="DIR", help="go on with the run in DIR")
     where = f"folder that keeps compiled programs for the next start, or {OFF} (default: one among the user's caches)"
     parser.add_argument("--compilation_cache", metavar="DIR", help=where)
     together = (
@@ -131,7 +142,7 @@ def common_parser(add_help: bool) -> Parser:
     parser.add_argument("--env", default=DEFAULT_ENV, help=f"{env_names}, or package.module:Factory (default {DEFAULT_ENV})")
     parser.add_argument("--algo", default=DEFAULT_ALGO, help=f"{algo_names}, or package.module:make (default {DEFAULT_ALGO})")
     parser.add_argument("--seeds", type=positive, default=1, metavar="INT", help="runs with a seed of their own (default 1)")
-    parser.add_argument("--out", help="folder of the results (default runs/ENV-ALGO-TIME)")
+    parser.add_argument("--out", type=folder, metavar="DIR", help="folder of the results (default runs/ENV-ALGO-TIME)")
     add_log(parser)
     presets = "tuned: what measured best, a short run; paper: its Table 1 and length; options go first (default tuned)"
     parser.add_argument("--preset", choices=tuple(BUDGETS), default="tuned", help=presets)
@@ -151,6 +162,14 @@ def logger_name(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
+
+
+def folder(text: str) -> str:
+    """A folder's name that can be shown."""
+    try:
+        return str(folder_name(text))
+    except FolderError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def positive(text: str) -> int:
@@ -211,5 +230,6 @@ def default_folder(experiment: Experiment) -> Path:
 
 
 if __name__ == "__main__":
+    exit_at_once()
     use_every_core()
     sys.exit(main())

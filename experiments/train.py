@@ -2,10 +2,9 @@
 
 import dataclasses
 import math
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,20 +19,23 @@ from experiments.presets import BUDGETS, QUICK_EPISODES
 from mamt_jax.training.breakdown import BreakdownError
 from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, read_record
 from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_to_json
+from mamt_jax.training.folder_lock import Hold, clear_folder, hold_folder, hold_new_folder
 from mamt_jax.training.loggers import check_logger
 from mamt_jax.training.loop import train
 from mamt_jax.training.memory import MemoryPlan, available_bytes, runs_that_fit
 from mamt_jax.training.merge import cut, even_sizes, is_finished, merge_folders, read_experiment
+from mamt_jax.training.progress import say
 from mamt_jax.training.runs import padded_runs
 from mamt_jax.training.session import Session, open_session, plan_memory
 from mamt_jax.training.writers import (
     CHECKPOINTS,
     CONFIG,
     METRICS,
+    PARTS,
     FolderError,
-    create_folder,
     describe_machine,
     make_folder,
+    quoted,
     read_config,
     spec_to_json,
     write_json,
@@ -42,7 +44,6 @@ from mamt_jax.training.writers import (
 
 EXPECTED = (OptionError, FolderError, CheckpointError, HostError, BreakdownError)
 """What ends a command in one sentence."""
-PARTS = "parts"
 REFERENCE_STEPS = 25_000  # of whole episodes, 1,000 where they last 25
 HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES = 12, 4
 
@@ -53,12 +54,14 @@ class Crew(NamedTuple):
     Attributes:
         index: which of them this is.
         count: how many there are.
-        wait: returns once all have come to their end.
+        holds: whether they hold the folder already.
+        wait: returns once all have come to their end, or the number of a signal that came before.
     """
 
     index: int = 0
     count: int = 1
-    wait: Callable[[], None] = lambda: None
+    holds: bool = False
+    wait: Callable[[], int | None] = lambda: None
 
 
 ALONE = Crew()
@@ -98,32 +101,45 @@ def start(
     plan = planned(session)
     size = part_size(session, plan, crew)
     announce(session, plan, size, crew, console, quick)
-    if crew.count == 1:
-        create_folder(folder)
-    if references is None:
-        console.print("Playing the reference policies", highlight=False)
-        references = play_references(session.built)
-    session = session._replace(references=references)
-    if crew.count == 1 and size == len(experiment.runs):
-        with writing(folder):
-            write_json(folder / CONFIG, describe(session))
-        return train(session, console)
-    sizes = even_sizes(len(experiment.runs), size)
-    if crew.index == 0:
-        make_folder(folder)
-        with writing(folder):
-            write_json(folder / CONFIG, describe(session) | {PARTS: sizes})
-    return train_parts(experiment, sizes, folder, console, crew, references, log)
+    with owning(folder, console, crew, hold_new_folder):
+        if crew.index == 0:
+            make_folder(folder)
+        if references is None:
+            say(console, "Playing the reference policies")
+            references = play_references(session.built)
+        session = session._replace(references=references)
+        if crew.count == 1 and size == len(experiment.runs):
+            with writing(folder):
+                write_json(folder / CONFIG, describe(session))
+            return train(session, console)
+        sizes = even_sizes(len(experiment.runs), size)
+        if crew.index == 0:
+            with writing(folder):
+                write_json(folder / CONFIG, describe(session) | {PARTS: sizes})
+        return train_parts(experiment, sizes, folder, console, crew, references, log)
+
+
+@contextmanager
+def owning(folder: Path, console: Console, crew: Crew, hold: Callable[[Path], AbstractContextManager[Hold]]) -> Iterator[None]:
+    """Within it, `folder` belongs to this process or crew; raises FolderError if it belongs to somebody else."""
+    if crew.holds:
+        yield
+        return
+    with hold(folder) as held:
+        if not held.works:
+            say(console, f"{folder} cannot be locked on this file system: let no other process train there.")
+        yield
 
 
 def resume(folder: Path, console: Console, crew: Crew = ALONE) -> int | None:
     """Goes on with the experiment of a folder; as `start`, and raises CheckpointError if there is nothing to go on from."""
     content, experiment = read_config(folder), read_experiment(folder)
     references, log = content.get("references", {}), content.get("log", [])
-    if PARTS in content:
-        return train_parts(experiment, content[PARTS], folder, console, crew, references, log)
-    latest_checkpoint(folder / CHECKPOINTS)
-    return train(prepare(experiment, folder, references, log), console, resume=True)
+    with owning(folder, console, crew, hold_folder):
+        if PARTS in content:
+            return train_parts(experiment, content[PARTS], folder, console, crew, references, log)
+        latest_checkpoint(folder / CHECKPOINTS)
+        return train(prepare(experiment, folder, references, log), console, resume=True)
 
 
 def train_parts(
@@ -142,15 +158,17 @@ def train_parts(
             try:
                 stopped = start_or_resume(part, where, console, references, log)
             except BreakdownError as error:  # the runs of other parts go on
-                console.print(f"{where}: {error}", highlight=False)
+                say(console, f"{where}: {error}")
                 continue
             if stopped is not None:
                 return stopped
-    crew.wait()
+    stopped = crew.wait()
+    if stopped is not None:
+        return stopped
     if crew.index == 0:
         folders = [where for _, where in parts]
         if not all(is_finished(where) for where in folders):
-            raise FolderError(f"{folder} is not complete, a process stopped early: go on with --resume {folder}.")
+            raise FolderError(f"{folder} is not complete, a process stopped early: go on with --resume {quoted(folder)}.")
         merge_folders(folders, folder, {PARTS: sizes})
         if all(read_record(latest_checkpoint(folder / CHECKPOINTS))["breakdowns"]):
             raise BreakdownError(f"All runs have stopped: {folder / METRICS} says where.")
@@ -169,7 +187,7 @@ def start_or_resume(
         return None
     if (folder / CONFIG).exists() and (PARTS in read_config(folder) or any((folder / CHECKPOINTS).glob("*.npz"))):
         return resume(folder, console)
-    shutil.rmtree(folder, ignore_errors=True)
+    clear_folder(folder)
     return start(experiment, folder, console, references=references, log=log)
 
 
@@ -227,7 +245,7 @@ def announce(session: Session, plan: MemoryPlan, size: int, crew: Crew, console:
         f"Device    {device.device_kind} ({device.platform}), {used} of {jax.local_device_count()}",
         f"Memory    {plan}",
         f"Folder    {session.folder}",
-        f"Stop with Ctrl-C; go on with: python experiments/run.py --resume {session.folder}",
+        f"Stop with Ctrl-C; go on with: python experiments/run.py --resume {quoted(session.folder)}",
     ]
     if crew.count > 1:
         lines.insert(2, f"Process   {crew.index} of {crew.count}, {waves} shares of up to {size} runs")
@@ -238,7 +256,7 @@ def announce(session: Session, plan: MemoryPlan, size: int, crew: Crew, console:
             f"This is a short run of {QUICK_EPISODES:,} episodes: MAMT on Rover-Tower takes 2 to 5 minutes on 2 CPU cores. "
             f"--preset paper trains {BUDGETS['paper']['episodes']:,} episodes with the paper's settings."
         )
-    console.print("\n".join(lines), highlight=False)
+    say(console, "\n".join(lines))
 
 
 def play_references(built: Built) -> dict[str, float]:

@@ -54,19 +54,23 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
     with ExitStack() as stack:
         stack.callback(session.runs.close)
         display = stack.enter_context(Display(console, training.episodes))
-        stopped = stack.enter_context(deferred_signals(announce))
         began = time.monotonic()
         states, counters = restore(session, display) if resume else begin(session, display)
         say_broken(session, counters.breakdowns, display)
         session = session._replace(loggers=open_loggers(session, stack))
         started = began - counters.wall_seconds
+        going = counters.rounds < schedule.total_rounds
         evaluate = compile_program(display, "evaluation", session.runs.evaluate, session.configs, states, 0, effort=1)
+        advance = session.runs.advance
+        if going:
+            advance = compile_program(display, "training", advance, session.configs, states, 0, 1)
         if not resume:
             counters = counters._replace(wall_seconds=time.monotonic() - started)
             states, counters = report(session, evaluate, states, counters, display)
+        stopped = stack.enter_context(deferred_signals(announce))
+        if not resume:
             counters = save_or_warn(session, states, counters, display)
-        if counters.rounds < schedule.total_rounds and not stopped():
-            advance = compile_program(display, "training", session.runs.advance, session.configs, states, 0, 1)
+        if going:
             programs, states = Programs(evaluate, advance), session.runs.begin(states, counters.rounds)
             states, counters = work(session, programs, states, counters, display, started, stopped)
         finish(session, states, counters)

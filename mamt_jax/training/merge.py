@@ -18,6 +18,7 @@ from mamt_jax.training.writers import (
     CURVE,
     METRICS,
     FolderError,
+    quoted,
     read_config,
     read_rows,
     replace_rows,
@@ -77,7 +78,9 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
     configs, experiments = [read_config(folder) for folder in folders], [read_experiment(folder) for folder in folders]
     for folder in folders:
         if not is_finished(folder):
-            raise FolderError(f"{folder} has not come to its end: go on with it by experiments/run.py --resume {folder}.")
+            raise FolderError(
+                f"{folder} has not come to its end: go on with it by experiments/run.py --resume {quoted(folder)}."
+            )
     experiments = _with_own_fields(experiments, configs)
     for folder, experiment in zip(folders, experiments, strict=True):
         if not same_but_for_runs(experiment, experiments[0]):

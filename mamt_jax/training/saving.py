@@ -16,7 +16,18 @@ from mamt_jax.training.learning_curve import draw_learning_curve
 from mamt_jax.training.progress import Display
 from mamt_jax.training.runs import RunState, pad_runs
 from mamt_jax.training.session import Counters, Session
-from mamt_jax.training.writers import BEST, CHECKPOINTS, CURVE, METRICS, FolderError, append_rows, cut_rows, read_rows, writing
+from mamt_jax.training.writers import (
+    BEST,
+    CHECKPOINTS,
+    CURVE,
+    METRICS,
+    FolderError,
+    append_rows,
+    cut_rows,
+    quoted,
+    read_rows,
+    writing,
+)
 
 UNUSABLE = ".unusable"
 APART = {"replay": None, "breakdown": None}
@@ -88,7 +99,7 @@ def finish(session: Session, states: RunState, counters: Counters) -> None:
     except OSError as error:
         raise FolderError(
             f"The last checkpoint cannot be written to {session.folder} ({error.strerror}); earlier ones are untouched: "
-            f"make room, then --resume {session.folder}."
+            f"make room, then --resume {quoted(session.folder)}."
         ) from error
 
 
