@@ -29,13 +29,14 @@ from envs_jax.host import play_episodes
 from envs_jax.rendering import FORMATS, frames, save, scenes
 from experiments.compilation_cache import use_compilation_cache
 from experiments.options import OptionError, Parser, nearest
+from mamt_jax.training.best import describe_latest
 from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.evaluation import first_episodes
 from mamt_jax.training.experiment import Experiment, experiment_from_json
 from mamt_jax.training.export_policy import export_policy
 from mamt_jax.training.load_policy import Policy, Which, load_policy
 from mamt_jax.training.rollout import with_episodes
-from mamt_jax.training.writers import CONFIG, FolderError, read_config
+from mamt_jax.training.writers import CONFIG, METRICS, FolderError, read_config, read_rows
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 EPISODES, ABSOLUTE = 100, 10
@@ -233,6 +234,10 @@ def evaluate(values: argparse.Namespace) -> None:
             return play_on_host(env, policy, values.sample, values.seed, episodes)
         return play_all(env, policy, values.sample, jax.random.key(values.seed), episodes)
 
+    if values.policy == "best":
+        runs = range(len(experiment.runs)) if values.absolute else [values.run]
+        for sentence in describe_latest(read_rows(values.folder / METRICS), runs):
+            print(sentence)
     if values.absolute:
         best = (load_policy(values.folder, run, "best") for run in range(len(experiment.runs)))
         print(absolute([play_out(each).returns for each in best]))

@@ -69,7 +69,7 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
             advance = compile_program(display, "training", session.runs.advance, session.configs, states, 0, 1)
             programs, states = Programs(evaluate, advance), session.runs.begin(states, counters.rounds)
             states, counters = work(session, programs, states, counters, display, started, stopped)
-        finish(session, states, counters)
+        finish(session, states, counters, display)
     if all(counters.breakdowns):
         raise BreakdownError(f"All runs have stopped. {' '.join(sentences(session, counters.breakdowns))}")
     return stopped()
