@@ -90,14 +90,14 @@ def save_better(
     """
     returns = np.array(eval_returns, np.float64)
     finite = np.isfinite(returns)
-    returns, rounding = np.where(finite, returns, -np.inf), np.where(finite, rounding, 0.0)
+    returns, margin = np.where(finite, returns, -np.inf), np.where(finite, rounding, 0.0)
     policies = jax.tree.map(lambda leaf: to_numpy(leaf)[: len(returns)], learner_states)
     best = Best(returns, np.full(len(returns), env_steps), policies)
     if not path.exists():
         return write_archive(path, named_arrays(best), {})
     earlier, _ = load_checkpoint(path, best)
     later = finite & (env_steps >= earlier.env_steps)
-    better = (returns > earlier.eval_return + rounding) | (later & (returns >= earlier.eval_return - rounding))
+    better = (returns > earlier.eval_return + margin) | (later & (returns >= earlier.eval_return - margin))
     best = jax.tree.map(lambda new, old: np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old), best, earlier)
     if better.any():
         highest = np.maximum(best.eval_return, earlier.eval_return)  # lest many small steps down among equals add up
