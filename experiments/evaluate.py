@@ -34,14 +34,16 @@ from envs_jax.rendering import FORMATS, frames, save, scenes
 from envs_jax.wrappers import declare_action_masks
 from experiments.compilation_cache import use_compilation_cache
 from experiments.options import OptionError, Parser, nearest
+from mamt_jax.training.best import describe_latest
 from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.evaluation import first_episodes
 from mamt_jax.training.experiment import Experiment, experiment_from_json
 from mamt_jax.training.export_policy import export_policy
 from mamt_jax.training.interrupt import exit_at_once
 from mamt_jax.training.load_policy import Policy, Which, load_policy
+from mamt_jax.training.references import Reference, read_references
 from mamt_jax.training.rollout import EnvBatch, env_batch, with_episodes
-from mamt_jax.training.writers import CONFIG, FolderError, read_config
+from mamt_jax.training.writers import CONFIG, METRICS, FolderError, read_config, read_rows
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 EPISODES, ABSOLUTE = 100, 10
@@ -137,9 +139,9 @@ def describe(returns: np.ndarray) -> str:
     return f"{returns.mean():.2f} ± {standard_error(returns):.2f} over {len(returns)} episodes"
 
 
-def report(played: Played, sample: bool, references: Mapping[str, float]) -> str:
+def report(played: Played, sample: bool, references: Mapping[str, Reference]) -> str:
     """Return and task metrics, a line each."""
-    others = ", ".join(f"{name} {value:.1f}" for name, value in references.items())
+    others = ", ".join(f"{name} {value}" for name, value in references.items())
     lines = [f"{'sampled' if sample else 'greedy'} return {describe(played.returns)} ({others})"]
     width = max(map(len, played.metrics), default=0)
     rows = [(name, values.mean(), standard_error(values)) for name, values in played.metrics.items()]
@@ -241,11 +243,15 @@ def evaluate(values: argparse.Namespace) -> None:
             return play_on_host(env, policy, values.sample, values.seed, episodes)
         return play_all(env, policy, values.sample, jax.random.key(values.seed), episodes)
 
+    if values.policy == "best":
+        runs = range(len(experiment.runs)) if values.absolute else [values.run]
+        for sentence in describe_latest(read_rows(values.folder / METRICS), runs):
+            print(sentence)
     if values.absolute:
         best = (load_policy(values.folder, run, "best") for run in range(len(experiment.runs)))
         print(absolute([play_out(each).returns for each in best]))
     else:
-        print(report(play_out(policy), values.sample, content.get("references", {})))
+        print(report(play_out(policy), values.sample, read_references(content)))
     if play_original:
         print(f"in the original {describe(play_original(episodes, values.seed))}")
     if values.gif and isinstance(env, Environment):

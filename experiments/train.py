@@ -16,15 +16,17 @@ from envs_jax.host import play_host_references
 from envs_jax.reference_policies import evaluate_policies, reference_policies
 from experiments.options import OptionError
 from experiments.presets import BUDGETS, QUICK_EPISODES
+from experiments.reference_returns import committed_references
 from mamt_jax.training.breakdown import BreakdownError
 from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, read_record
 from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_to_json
 from mamt_jax.training.folder_lock import Hold, clear_folder, hold_folder, hold_new_folder
 from mamt_jax.training.loggers import check_logger
 from mamt_jax.training.loop import train
-from mamt_jax.training.memory import MemoryPlan, available_bytes, runs_that_fit
+from mamt_jax.training.memory import MemoryPlan, OutOfMemoryError, available_bytes, explaining_exhaustion, runs_that_fit
 from mamt_jax.training.merge import cut, even_sizes, is_finished, merge_folders, read_experiment
 from mamt_jax.training.progress import say
+from mamt_jax.training.references import Reference, read_references, references_to_json
 from mamt_jax.training.runs import padded_runs
 from mamt_jax.training.session import Session, open_session, plan_memory
 from mamt_jax.training.writers import (
@@ -42,9 +44,10 @@ from mamt_jax.training.writers import (
     writing,
 )
 
-EXPECTED = (OptionError, FolderError, CheckpointError, HostError, BreakdownError)
+EXPECTED = (OptionError, FolderError, CheckpointError, HostError, BreakdownError, OutOfMemoryError)
 """What ends a command in one sentence."""
-REFERENCE_STEPS = 25_000  # of whole episodes, 1,000 where they last 25
+REFERENCE_STEPS, SHORT_REFERENCE_STEPS = 25_000, 100_000  # of whole episodes; the latter where they are `SHORT`, and cheap
+SHORT = 100
 HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES = 12, 4
 
 
@@ -72,7 +75,7 @@ def start(
     folder: Path,
     console: Console,
     crew: Crew = ALONE,
-    references: Mapping[str, float] | None = None,
+    references: Mapping[str, Reference] | None = None,
     quick: bool = False,
     log: Sequence[str] = (),
 ) -> int | None:
@@ -86,7 +89,7 @@ def start(
         folder: where; absent or empty.
         console: where progress goes.
         crew: the processes that share the work.
-        references: returns of reference policies, if they have been played.
+        references: what reference policies earn; by default what `reference_returns` has found, else they are played.
         quick: whether to say that this is a short run.
         log: names of loggers, besides metrics.jsonl.
 
@@ -105,8 +108,11 @@ def start(
         if crew.index == 0:
             make_folder(folder)
         if references is None:
+            references = committed_references(experiment.env, experiment.env_options)
+        if references is None:
             say(console, "Playing the reference policies")
-            references = play_references(session.built)
+            with explaining_exhaustion(lambda: plan, folder):
+                references = play_references(session.built)
         session = session._replace(references=references)
         if crew.count == 1 and size == len(experiment.runs):
             with writing(folder):
@@ -134,7 +140,7 @@ def owning(folder: Path, console: Console, crew: Crew, hold: Callable[[Path], Ab
 def resume(folder: Path, console: Console, crew: Crew = ALONE) -> int | None:
     """Goes on with the experiment of a folder; as `start`, and raises CheckpointError if there is nothing to go on from."""
     content, experiment = read_config(folder), read_experiment(folder)
-    references, log = content.get("references", {}), content.get("log", [])
+    references, log = read_references(content), content.get("log", [])
     with owning(folder, console, crew, hold_folder):
         if PARTS in content:
             return train_parts(experiment, content[PARTS], folder, console, crew, references, log)
@@ -148,7 +154,7 @@ def train_parts(
     folder: Path,
     console: Console,
     crew: Crew,
-    references: Mapping[str, float],
+    references: Mapping[str, Reference],
     log: Sequence[str] = (),
 ) -> int | None:
     """Trains this process's parts, one after another, and puts all together once they are done."""
@@ -179,7 +185,7 @@ def start_or_resume(
     experiment: Experiment,
     folder: Path,
     console: Console,
-    references: Mapping[str, float] | None = None,
+    references: Mapping[str, Reference] | None = None,
     log: Sequence[str] = (),
 ) -> int | None:
     """Trains in a folder from wherever what is there ends; what was killed before its first checkpoint starts anew."""
@@ -191,7 +197,7 @@ def start_or_resume(
     return start(experiment, folder, console, references=references, log=log)
 
 
-def prepare(experiment: Experiment, folder: Path, references: Mapping[str, float], log: Sequence[str] = ()) -> Session:
+def prepare(experiment: Experiment, folder: Path, references: Mapping[str, Reference], log: Sequence[str] = ()) -> Session:
     """Builds everything that takes no memory; raises OptionError if it cannot work."""
     with refusing(experiment):
         for name in log:
@@ -259,18 +265,20 @@ def announce(session: Session, plan: MemoryPlan, size: int, crew: Crew, console:
     say(console, "\n".join(lines))
 
 
-def play_references(built: Built) -> dict[str, float]:
-    """Mean return per agent and episode of each reference policy; those that are not finite are left out."""
-    return {name: value for name, value in _play_references(built).items() if math.isfinite(value)}
+def play_references(built: Built) -> dict[str, Reference]:
+    """What each reference policy earns; those whose returns are not finite are left out."""
+    return {name: found for name, found in _play_references(built).items() if math.isfinite(found.value)}
 
 
-def _play_references(built: Built) -> dict[str, float]:
+def _play_references(built: Built) -> dict[str, Reference]:
     if isinstance(built.env, HostEnvironment):
         played = play_host_references(built.env, 0, HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES)
-        return {name: float(episodes.episode_return.mean()) for name, episodes in played.items()}
-    episodes = max(20, REFERENCE_STEPS // built.env.spec.episode_limit)
+        returns = {name: episodes.episode_return.mean(-1).ravel() for name, episodes in played.items()}
+        return {name: Reference(float(each.mean()), float(each.std(ddof=1) / each.size**0.5)) for name, each in returns.items()}
+    limit = built.env.spec.episode_limit
+    episodes = max(20, (SHORT_REFERENCE_STEPS if limit <= SHORT else REFERENCE_STEPS) // limit)
     played = evaluate_policies(built.env, reference_policies(built.env), jax.random.key(0), episodes)
-    return {name: result["return"] for name, result in played.items()}
+    return {name: Reference(result["return"], result["return_std_error"]) for name, result in played.items()}
 
 
 def describe(session: Session) -> dict[str, Any]:
@@ -281,7 +289,7 @@ def describe(session: Session) -> dict[str, Any]:
         "training": dataclasses.asdict(session.experiment.training),
         "schedule": session.built.schedule._asdict(),
         "spec": spec_to_json(session.built.env.spec),
-        "references": dict(session.references),
+        **references_to_json(session.references),
         "log": list(session.log),
         "command": sys.argv,
     } | describe_machine()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,11 +13,12 @@ from rich.console import Console
 from mamt_jax.training.breakdown import BreakdownError, Broken, describe_breakdown, read_breakdowns, stopped_at
 from mamt_jax.training.interrupt import deferred_signals
 from mamt_jax.training.loggers import LOGGERS, Logger
+from mamt_jax.training.memory import explaining_exhaustion
 from mamt_jax.training.progress import Display, duration
 from mamt_jax.training.report import STOPPED, make_rows
 from mamt_jax.training.runs import RunState
 from mamt_jax.training.saving import finish, keep_best, log_rows, restore, save_or_warn, write_rows
-from mamt_jax.training.session import Counters, Session
+from mamt_jax.training.session import Counters, Session, plan_memory
 
 SLICE_SECONDS = 5.0
 """How long a slice of training should take: what Ctrl-C waits for."""
@@ -45,6 +47,7 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         CheckpointError: there is no checkpoint to resume from that can be used.
         FolderError: the folder cannot be written at the end, or at the start of what is resumed.
         HostError: an environment outside JAX broke.
+        OutOfMemoryError: memory ran out, on a device or on the host.
     """
     schedule, training = session.built.schedule, session.experiment.training
 
@@ -52,6 +55,7 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         display.note(f"Signal {number}: stopping after the work in hand, with a checkpoint. Once more stops at once.")
 
     with ExitStack() as stack:
+        stack.enter_context(explaining_exhaustion(partial(plan_memory, session), session.folder))
         stack.callback(session.runs.close)
         display = stack.enter_context(Display(console, training.episodes))
         began = time.monotonic()
@@ -73,7 +77,7 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         if going:
             programs, states = Programs(evaluate, advance), session.runs.begin(states, counters.rounds)
             states, counters = work(session, programs, states, counters, display, started, stopped)
-        finish(session, states, counters)
+        finish(session, states, counters, display)
     if all(counters.breakdowns):
         raise BreakdownError(f"All runs have stopped. {' '.join(sentences(session, counters.breakdowns))}")
     return stopped()

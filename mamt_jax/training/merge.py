@@ -11,6 +11,7 @@ from mamt_jax.training.best import merge_best
 from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, merge_checkpoints
 from mamt_jax.training.experiment import Experiment, experiment_from_json, experiment_to_json
 from mamt_jax.training.learning_curve import draw_learning_curve
+from mamt_jax.training.references import read_references
 from mamt_jax.training.writers import (
     BEST,
     CHECKPOINTS,
@@ -100,7 +101,7 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
         replace_rows(out / METRICS, rows)
         write_json(out / CONFIG, content)
         title = f"{configs[0]['spec']['name']} · {whole.algo}"
-        draw_learning_curve(out / CURVE, title, rows, whole.labels, configs[0]["references"])
+        draw_learning_curve(out / CURVE, title, rows, whole.labels, read_references(configs[0]))
 
 
 def _with_own_fields(experiments: Sequence[Experiment], configs: Sequence[dict[str, Any]]) -> list[Experiment]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mamt_jax.training.best import policy_part, save_better
+from mamt_jax.training.best import describe_latest, policy_part, rounding_of, save_better
 from mamt_jax.training.breakdown import Broken, stack_breakdowns
 from mamt_jax.training.checkpoint import load_checkpoint, newest_usable, read_record, save_checkpoint, to_numpy
 from mamt_jax.training.learning_curve import draw_learning_curve
@@ -56,8 +56,9 @@ def log_rows(session: Session, rows: Sequence[dict[str, Any]], display: Display)
 def keep_best(session: Session, states: RunState, rows: list[dict[str, Any]], display: Display) -> None:
     """Saves the policies that have just done better than ever; a full disk does not end training."""
     path, policies = session.folder / BEST, policy_part(states.learner_state, session.policy_leaves)
+    rounding = [rounding_of(row["eval_return_per_agent"]) for row in rows]
     try:
-        save_better(path, policies, [row["eval_return"] for row in rows], rows[0]["env_steps"])
+        save_better(path, policies, [row["eval_return"] for row in rows], rows[0]["env_steps"], rounding)
     except OSError as error:
         display.note(f"The best policies cannot be saved ({error.strerror}); the file before is untouched, training goes on.")
 
@@ -92,8 +93,11 @@ def save_or_warn(session: Session, states: RunState, counters: Counters, display
         return counters
 
 
-def finish(session: Session, states: RunState, counters: Counters) -> None:
-    """The last checkpoint of a session; raises FolderError if it cannot be written."""
+def finish(session: Session, states: RunState, counters: Counters, display: Display) -> None:
+    """The last checkpoint of a session, and which best policies are only the latest.
+
+    Raises FolderError if it cannot be written.
+    """
     try:
         save(session, states, counters)
     except OSError as error:
@@ -101,6 +105,8 @@ def finish(session: Session, states: RunState, counters: Counters) -> None:
             f"The last checkpoint cannot be written to {session.folder} ({error.strerror}); earlier ones are untouched: "
             f"make room, then --resume {quoted(session.folder)}."
         ) from error
+    for sentence in describe_latest(read_rows(session.folder / METRICS)):
+        display.note(sentence)
 
 
 def restore(session: Session, display: Display) -> tuple[RunState, Counters]:
