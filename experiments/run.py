@@ -87,7 +87,7 @@ def run(arguments: Sequence[str], console: Console) -> tuple[Path, int | None]:
     use_compilation_cache(asked.values["compilation_cache"])
     if asked.values["resume"]:
         folder = Path(asked.values["resume"])
-        return folder, resume(folder, console, crew)
+        return folder, resume(folder, console, crew, asked.values.get("episodes"))
     experiment = make_experiment(asked)
     folder = Path(asked.values["out"] or default_folder(experiment))
     quick = asked.values["preset"] == "tuned" and "episodes" not in asked.values
@@ -98,9 +98,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     """Reads the command line; raises OptionError for what cannot be right."""
     chosen = common_parser(add_help=False).parse_known_args(arguments)[0]
     if chosen.resume:
-        if resuming_parser(add_help=False).parse_known_args(arguments)[1]:
-            raise OptionError(f"--resume {chosen.resume} takes everything from that folder: leave out the other options.")
-        return Asked(vars(chosen), {}, {})
+        return Asked(read_resuming(arguments), {}, {})
     algorithm, groups = option_groups(chosen.env, chosen.algo, arguments)
     parser = common_parser(add_help=True)
     preset = preset_options(chosen.preset, chosen.env, chosen.algo)
@@ -108,10 +106,24 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     return Asked(vars(parse(parser, arguments)), places, algorithm.training)
 
 
+def read_resuming(arguments: Sequence[str]) -> dict[str, Any]:
+    """What was typed with --resume; raises OptionError for an option that may not go with it."""
+    parser = resuming_parser(add_help=False)
+    episodes = next(option for option in config_options(TrainingConfig) if option.name == "episodes")
+    add_groups(parser, [Group("training", "training", [episodes])])
+    values, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise OptionError(
+            f"--resume {values.resume} takes everything from that folder: "
+            "only --episodes, --compilation_cache and --distributed go with it, leave out the other options."
+        )
+    return vars(values)
+
+
 def resuming_parser(add_help: bool) -> Parser:
-    """The options that may go with --resume, itself included."""
+    """The options that may go with --resume, itself included, but for --episodes."""
     parser = Parser(add_help=add_help, allow_abbrev=False, description=__doc__)
-    parser.add_argument("--resume", metavar="DIR", help="go on with the run in DIR")
+    parser.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, with --episodes up to another length")
     where = f"folder that keeps compiled programs for the next start, or {OFF} (default: one among the user's caches)"
     parser.add_argument("--compilation_cache", metavar="DIR", help=where)
     together = (

@@ -19,7 +19,9 @@ from experiments.options import OptionError
 from experiments.presets import BUDGETS, QUICK_EPISODES
 from mamt_jax.training.breakdown import BreakdownError
 from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, read_record
+from mamt_jax.training.config import make_schedule
 from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_to_json
+from mamt_jax.training.extension import EXTENDED, Done, read_done, record_length, with_episodes
 from mamt_jax.training.loggers import check_logger
 from mamt_jax.training.loop import train
 from mamt_jax.training.memory import MemoryPlan, available_bytes, runs_that_fit
@@ -43,6 +45,8 @@ from mamt_jax.training.writers import (
 EXPECTED = (OptionError, FolderError, CheckpointError, HostError, BreakdownError)
 """What ends a command in one sentence."""
 PARTS = "parts"
+OF_ALL_PARTS = (PARTS, EXTENDED)
+"""What config.json says of all parts together, not of each."""
 REFERENCE_STEPS = 25_000  # of whole episodes, 1,000 where they last 25
 HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES = 12, 4
 
@@ -113,22 +117,94 @@ def start(
         make_folder(folder)
         with writing(folder):
             write_json(folder / CONFIG, describe(session) | {PARTS: sizes})
-    return train_parts(experiment, sizes, folder, console, crew, references, log)
+    return train_parts(cut_parts(experiment, sizes, folder), folder, console, crew, references, log)
 
 
-def resume(folder: Path, console: Console, crew: Crew = ALONE) -> int | None:
-    """Goes on with the experiment of a folder; as `start`, and raises CheckpointError if there is nothing to go on from."""
+def resume(folder: Path, console: Console, crew: Crew = ALONE, episodes: int | None = None) -> int | None:
+    """Goes on with the experiment of a folder; as `start`, and raises CheckpointError if there is nothing to go on from.
+
+    `episodes` is another length for its runs.
+    """
     content, experiment = read_config(folder), read_experiment(folder)
     references, log = content.get("references", {}), content.get("log", [])
+    parts = parts_of(folder, content, experiment)
+    if not parts:
+        latest_checkpoint(folder / CHECKPOINTS)
+    if episodes is not None:
+        longer = extend(folder, experiment, parts or [(experiment, folder)], episodes, console)
+        if longer == experiment and is_finished(folder):
+            console.print(f"{folder} has been trained for {episodes:,} episodes: there is nothing to do.", highlight=False)
+            return None
+        experiment = longer
+    if not parts:
+        return train(prepare(experiment, folder, references, log), console, resume=True)
+    if crew.index == 0:
+        with writing(folder):
+            record_length(folder, experiment, build(experiment).schedule)
+    parts = [(with_episodes(part, experiment.training.episodes), where) for part, where in parts]
+    return train_parts(parts, folder, console, crew, references, log)
+
+
+def parts_of(folder: Path, content: Mapping[str, Any], experiment: Experiment) -> list[tuple[Experiment, Path]]:
+    """The parts in which a folder's runs are trained, each with a folder of its own; none where they are trained together."""
     if PARTS in content:
-        return train_parts(experiment, content[PARTS], folder, console, crew, references, log)
-    latest_checkpoint(folder / CHECKPOINTS)
-    return train(prepare(experiment, folder, references, log), console, resume=True)
+        return cut_parts(experiment, content[PARTS], folder)
+    begun = sorted(path.parent for path in (folder / PARTS).glob(f"*/{CONFIG}"))  # by experiments/sweep.py
+    return [(read_experiment(where), where) for where in begun]
+
+
+def cut_parts(experiment: Experiment, sizes: Sequence[int], folder: Path) -> list[tuple[Experiment, Path]]:
+    """Parts of so many runs each, in folders below `folder`."""
+    return [(part, folder / PARTS / f"{number:03d}") for number, part in enumerate(cut(experiment, sizes))]
+
+
+def extend(
+    folder: Path, experiment: Experiment, parts: Sequence[tuple[Experiment, Path]], episodes: int, console: Console
+) -> Experiment:
+    """The experiment of a folder with so many episodes, once it is certain that its runs can go on to them.
+
+    Raises:
+        OptionError: if they cannot.
+        FolderError: if the folder holds too little to go on from.
+        CheckpointError: if no checkpoint of one of the parts can be used.
+    """
+    longer = with_episodes(experiment, episodes)
+    built = prepare(longer, folder, {}).built
+    limit, rounds = built.env.spec.episode_limit, built.schedule.total_rounds
+    if rounds == make_schedule(experiment.training, limit, built.algorithm.data).total_rounds:
+        return experiment
+    folders = [where for _, where in parts]
+    done = read_done(folders)
+    if len(done) == len(parts) and all(each.broken for each in done):
+        raise OptionError(f"--episodes {episodes} is not valid: all runs of {folder} have stopped, {METRICS} says where.")
+    most = max((each.rounds for each in done), default=0)
+    if rounds <= most:
+        number = built.schedule.env_steps(most) // limit
+        raise OptionError(f"--episodes {episodes} is not valid: {folder} has done {number:,} episodes already, give more.")
+    largest = max((part for part, _ in parts), key=lambda part: len(part.runs))
+    session = prepare(with_episodes(largest, episodes), folder, {})
+    if part_size(session, plan := planned(session), ALONE) < len(largest.runs):
+        raise OptionError(f"--episodes {episodes} is not valid: it needs more memory than this machine has, {plan}.")
+    console.print(
+        f"{folder}: {experiment.training.episodes:,} episodes become {episodes:,}. {outcome(built, done)}", highlight=False
+    )
+    return longer
+
+
+def outcome(built: Built, done: Sequence[Done]) -> str:
+    """A sentence on what runs of another length will end as."""
+    if isinstance(built.env, HostEnvironment):
+        return "Environments outside JAX begin new episodes, so this does not repeat a run of that length."
+    if any(each.evaluated == each.rounds and each.rounds % built.schedule.evaluation_rounds for each in done):
+        return (
+            "Training repeats a run of that length, but the evaluation at the earlier end stays as a row of its own: "
+            "its checkpoint was written by an earlier version."
+        )
+    return "On a CPU this repeats a run of that length bit for bit."
 
 
 def train_parts(
-    experiment: Experiment,
-    sizes: list[int],
+    parts: Sequence[tuple[Experiment, Path]],
     folder: Path,
     console: Console,
     crew: Crew,
@@ -136,7 +212,6 @@ def train_parts(
     log: Sequence[str] = (),
 ) -> int | None:
     """Trains this process's parts, one after another, and puts all together once they are done."""
-    parts = [(part, folder / PARTS / f"{number:03d}") for number, part in enumerate(cut(experiment, sizes))]
     for number, (part, where) in enumerate(parts):
         if number % crew.count == crew.index:
             try:
@@ -151,7 +226,7 @@ def train_parts(
         folders = [where for _, where in parts]
         if not all(is_finished(where) for where in folders):
             raise FolderError(f"{folder} is not complete, a process stopped early: go on with --resume {folder}.")
-        merge_folders(folders, folder, {PARTS: sizes})
+        merge_folders(folders, folder, {name: value for name, value in read_config(folder).items() if name in OF_ALL_PARTS})
         if all(read_record(latest_checkpoint(folder / CHECKPOINTS))["breakdowns"]):
             raise BreakdownError(f"All runs have stopped: {folder / METRICS} says where.")
     return None
@@ -165,10 +240,11 @@ def start_or_resume(
     log: Sequence[str] = (),
 ) -> int | None:
     """Trains in a folder from wherever what is there ends; what was killed before its first checkpoint starts anew."""
-    if is_finished(folder):
+    episodes = experiment.training.episodes
+    if is_finished(folder) and read_experiment(folder).training.episodes >= episodes:
         return None
     if (folder / CONFIG).exists() and (PARTS in read_config(folder) or any((folder / CHECKPOINTS).glob("*.npz"))):
-        return resume(folder, console)
+        return resume(folder, console, episodes=episodes)
     shutil.rmtree(folder, ignore_errors=True)
     return start(experiment, folder, console, references=references, log=log)
 

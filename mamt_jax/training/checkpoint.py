@@ -75,8 +75,7 @@ def save_checkpoint(folder: Path, rounds: int, state: Any, record: dict[str, Any
     """
     path = _round_path(folder, rounds)
     write_archive(path, named_arrays(state), record)
-    for old in list_checkpoints(folder)[:-_KEPT]:
-        old.unlink()
+    _remove_old(folder)
     return path
 
 
@@ -104,6 +103,7 @@ def merge_checkpoints(paths: Sequence[Path], folder: Path, without: str) -> Path
     }
     path = _round_path(folder, record["rounds"])
     write_archive(path, arrays, record)
+    _remove_old(folder)
     return path
 
 
@@ -165,6 +165,12 @@ def read_record(path: Path) -> dict[str, Any]:
     return load_checkpoint(path, ())[1]
 
 
+def holds(path: Path, field: str) -> bool:
+    """Whether a checkpoint holds a field of the state; raises CheckpointError as `load_checkpoint` does."""
+    with _reading(path) as (archive, _):
+        return any(name.startswith(f".{field}") for name in archive.files)
+
+
 def to_numpy(leaf: jax.Array) -> np.ndarray:
     """A leaf as it is saved: of keys, their data."""
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
@@ -186,6 +192,12 @@ def _reading(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         raise
     except Exception as error:  # a flipped bit can pass for any feature of the zip format, such as a cipher
         raise CheckpointError(f"{path} is damaged or no checkpoint ({error}).") from error
+
+
+def _remove_old(folder: Path) -> None:
+    """Removes all checkpoints but the latest two."""
+    for old in list_checkpoints(folder)[:-_KEPT]:
+        old.unlink()
 
 
 def _round_path(folder: Path, rounds: int) -> Path:

@@ -15,7 +15,7 @@ from mamt_jax.training.loggers import LOGGERS, Logger
 from mamt_jax.training.progress import Display, duration
 from mamt_jax.training.report import STOPPED, make_rows
 from mamt_jax.training.runs import RunState
-from mamt_jax.training.saving import finish, keep_best, log_rows, restore, save_or_warn, write_rows
+from mamt_jax.training.saving import finish, hold_best, keep_best, log_rows, restore, save_or_warn, write_rows
 from mamt_jax.training.session import Counters, Session
 
 SLICE_SECONDS = 5.0
@@ -151,6 +151,11 @@ def is_evaluation(session: Session, rounds: int) -> bool:
     return rounds % schedule.evaluation_rounds == 0 or rounds == schedule.total_rounds
 
 
+def ends_interval(session: Session, counters: Counters) -> bool:
+    """Whether a run of any length is evaluated here, and not only one that ends here, or whose runs have all broken."""
+    return counters.rounds % session.built.schedule.evaluation_rounds == 0 and not all(counters.breakdowns)
+
+
 def slice_rounds(session: Session, rounds: int, seconds_per_round: float | None) -> int:
     """How many rounds to do at once: never past the end of warm-up or the next evaluation."""
     schedule = session.built.schedule
@@ -173,17 +178,25 @@ def show_pace(session: Session, display: Display, rounds: int, seconds_per_round
 def report(
     session: Session, evaluate: Callable[..., Any], states: RunState, counters: Counters, display: Display
 ) -> tuple[RunState, Counters]:
-    """Evaluates, writes rows, shows them, and starts the next interval."""
-    rounds = counters.rounds
+    """Evaluates, writes rows, shows them, and starts the next interval.
+
+    Where training ends within an interval, its sums and counters stay as they are: a longer run goes on with them.
+    """
+    rounds, interval = counters.rounds, counters
     finished = np.asarray(states.sums.episodes.episodes)[: len(session.experiment.runs)]
     counters = counters._replace(episodes=tuple(int(a + b) for a, b in zip(counters.episodes, finished, strict=True)))
     heads = [row_head(session, counters, run) for run in range(len(finished))]
     rows = make_rows(heads, evaluate(session.configs, states, rounds), states.sums)
     log_rows(session, rows, display)
+    interval_over = ends_interval(session, counters)
+    if not interval_over:
+        hold_best(session, display)
     keep_best(session, states, rows, display)
     display.evaluated(rows)
     counters = write_rows(session, counters._replace(unwritten=(*counters.unwritten, *rows)), display)
-    return session.runs.reset_sums(states), counters
+    if not interval_over:
+        return states, counters._replace(episodes=interval.episodes)
+    return session.runs.reset_sums(states), counters._replace(evaluated=rounds)
 
 
 def row_head(session: Session, counters: Counters, run: int) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Counters(NamedTuple):
         episodes: episodes finished, one number a run.
         wall_seconds: time spent, over all sessions.
         breakdowns: where each run broke, None for one that goes on.
+        evaluated: rounds done at the evaluation from which on sums are made.
         unwritten: rows of metrics.jsonl for which there was no room yet.
     """
 
@@ -69,6 +70,7 @@ class Counters(NamedTuple):
     episodes: tuple[int, ...]
     wall_seconds: float
     breakdowns: tuple[Broken | None, ...]
+    evaluated: int = 0
     unwritten: tuple[dict[str, Any], ...] = ()
 
 
