@@ -1,6 +1,7 @@
 """From an experiment to a folder of results: all runs side by side, or in parts where memory or processes ask for it."""
 
 import dataclasses
+import itertools
 import math
 import shutil
 import sys
@@ -22,10 +23,11 @@ from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, rea
 from mamt_jax.training.config import make_schedule
 from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_to_json
 from mamt_jax.training.extension import EXTENDED, Done, read_done, record_length, with_episodes
+from mamt_jax.training.initial import Parameters, Source, read_parameters, save_parameters, saved_parameters
 from mamt_jax.training.loggers import check_logger
 from mamt_jax.training.loop import train
 from mamt_jax.training.memory import MemoryPlan, available_bytes, runs_that_fit
-from mamt_jax.training.merge import cut, even_sizes, is_finished, merge_folders, read_experiment
+from mamt_jax.training.merge import INIT_FROM, cut, even_sizes, is_finished, merge_folders, read_experiment
 from mamt_jax.training.runs import padded_runs
 from mamt_jax.training.session import Session, open_session, plan_memory
 from mamt_jax.training.writers import (
@@ -76,6 +78,7 @@ def start(
     references: Mapping[str, float] | None = None,
     quick: bool = False,
     log: Sequence[str] = (),
+    initial: Source | Parameters | None = None,
 ) -> int | None:
     """Trains a new experiment in a new folder; each process of a crew calls it.
 
@@ -90,6 +93,7 @@ def start(
         references: returns of reference policies, if they have been played.
         quick: whether to say that this is a short run.
         log: names of loggers, besides metrics.jsonl.
+        initial: parameters from which runs begin, or the folder that holds them, if not from random ones.
 
     Returns:
         None when all is done, else the number of the signal that stopped it.
@@ -99,7 +103,10 @@ def start(
         FolderError: if the folder is in use or cannot be written.
     """
     session = prepare(experiment, folder, {}, log)
-    plan = planned(session)
+    if isinstance(initial, Source):
+        with refusing(experiment):
+            initial = read_parameters(initial, session.built)
+    session, plan = session._replace(initial=initial), planned(session)
     size = part_size(session, plan, crew)
     announce(session, plan, size, crew, console, quick)
     if crew.count == 1:
@@ -116,8 +123,10 @@ def start(
     if crew.index == 0:
         make_folder(folder)
         with writing(folder):
+            if initial is not None:
+                save_parameters(folder, initial)
             write_json(folder / CONFIG, describe(session) | {PARTS: sizes})
-    return train_parts(cut_parts(experiment, sizes, folder), folder, console, crew, references, log)
+    return train_parts(cut_parts(experiment, sizes, folder), folder, console, crew, references, log, initial)
 
 
 def resume(folder: Path, console: Console, crew: Crew = ALONE, episodes: int | None = None) -> int | None:
@@ -125,32 +134,37 @@ def resume(folder: Path, console: Console, crew: Crew = ALONE, episodes: int | N
 
     `episodes` is another length for its runs.
     """
-    content, experiment = read_config(folder), read_experiment(folder)
+    experiment = read_experiment(folder)
+    if episodes is None:
+        return go_on(experiment, folder, console, crew)
+    longer = extend(folder, experiment, episodes, console)
+    if longer == experiment and is_finished(folder):
+        console.print(f"{folder} has been trained for {episodes:,} episodes: there is nothing to do.", highlight=False)
+        return None
+    return go_on(longer, folder, console, crew)
+
+
+def go_on(experiment: Experiment, folder: Path, console: Console, crew: Crew = ALONE) -> int | None:
+    """Trains what is left of an experiment in its folder, whose config.json may still name another length."""
+    content = read_config(folder)
     references, log = content.get("references", {}), content.get("log", [])
-    parts = parts_of(folder, content, experiment)
+    parts = parts_of(folder, experiment)
     if not parts:
         latest_checkpoint(folder / CHECKPOINTS)
-    if episodes is not None:
-        longer = extend(folder, experiment, parts or [(experiment, folder)], episodes, console)
-        if longer == experiment and is_finished(folder):
-            console.print(f"{folder} has been trained for {episodes:,} episodes: there is nothing to do.", highlight=False)
-            return None
-        experiment = longer
-    if not parts:
         return train(prepare(experiment, folder, references, log), console, resume=True)
-    if crew.index == 0:
+    if crew.index == 0 and experiment != read_experiment(folder):
         with writing(folder):
             record_length(folder, experiment, build(experiment).schedule)
-    parts = [(with_episodes(part, experiment.training.episodes), where) for part, where in parts]
-    return train_parts(parts, folder, console, crew, references, log)
+    return train_parts(parts, folder, console, crew, references, log, saved_parameters(folder))
 
 
-def parts_of(folder: Path, content: Mapping[str, Any], experiment: Experiment) -> list[tuple[Experiment, Path]]:
-    """The parts in which a folder's runs are trained, each with a folder of its own; none where they are trained together."""
-    if PARTS in content:
-        return cut_parts(experiment, content[PARTS], folder)
+def parts_of(folder: Path, experiment: Experiment) -> list[tuple[Experiment, Path]]:
+    """The parts in which a folder's experiment is trained, each in a folder of its own; none where it is trained whole."""
+    sizes = read_config(folder).get(PARTS)
+    if sizes:
+        return cut_parts(experiment, sizes, folder)
     begun = sorted(path.parent for path in (folder / PARTS).glob(f"*/{CONFIG}"))  # by experiments/sweep.py
-    return [(read_experiment(where), where) for where in begun]
+    return [(with_episodes(read_experiment(where), experiment.training.episodes), where) for where in begun]
 
 
 def cut_parts(experiment: Experiment, sizes: Sequence[int], folder: Path) -> list[tuple[Experiment, Path]]:
@@ -158,9 +172,7 @@ def cut_parts(experiment: Experiment, sizes: Sequence[int], folder: Path) -> lis
     return [(part, folder / PARTS / f"{number:03d}") for number, part in enumerate(cut(experiment, sizes))]
 
 
-def extend(
-    folder: Path, experiment: Experiment, parts: Sequence[tuple[Experiment, Path]], episodes: int, console: Console
-) -> Experiment:
+def extend(folder: Path, experiment: Experiment, episodes: int, console: Console) -> Experiment:
     """The experiment of a folder with so many episodes, once it is certain that its runs can go on to them.
 
     Raises:
@@ -173,8 +185,11 @@ def extend(
     limit, rounds = built.env.spec.episode_limit, built.schedule.total_rounds
     if rounds == make_schedule(experiment.training, limit, built.algorithm.data).total_rounds:
         return experiment
-    folders = [where for _, where in parts]
-    done = read_done(folders)
+    parts = parts_of(folder, longer)
+    if not parts:
+        latest_checkpoint(folder / CHECKPOINTS)
+        parts = [(longer, folder)]
+    done = read_done([where for _, where in parts])
     if len(done) == len(parts) and all(each.broken for each in done):
         raise OptionError(f"--episodes {episodes} is not valid: all runs of {folder} have stopped, {METRICS} says where.")
     most = max((each.rounds for each in done), default=0)
@@ -182,7 +197,7 @@ def extend(
         number = built.schedule.env_steps(most) // limit
         raise OptionError(f"--episodes {episodes} is not valid: {folder} has done {number:,} episodes already, give more.")
     largest = max((part for part, _ in parts), key=lambda part: len(part.runs))
-    session = prepare(with_episodes(largest, episodes), folder, {})
+    session = prepare(largest, folder, {})
     if part_size(session, plan := planned(session), ALONE) < len(largest.runs):
         raise OptionError(f"--episodes {episodes} is not valid: it needs more memory than this machine has, {plan}.")
     console.print(
@@ -210,12 +225,15 @@ def train_parts(
     crew: Crew,
     references: Mapping[str, float],
     log: Sequence[str] = (),
+    initial: Parameters | None = None,
 ) -> int | None:
     """Trains this process's parts, one after another, and puts all together once they are done."""
-    for number, (part, where) in enumerate(parts):
+    ends = list(itertools.accumulate(len(part.runs) for part, _ in parts))
+    for number, ((part, where), end) in enumerate(zip(parts, ends, strict=True)):
         if number % crew.count == crew.index:
+            own = initial and initial.part(end - len(part.runs), end)
             try:
-                stopped = start_or_resume(part, where, console, references, log)
+                stopped = start_or_resume(part, where, console, references, log, own)
             except BreakdownError as error:  # the runs of other parts go on
                 console.print(f"{where}: {error}", highlight=False)
                 continue
@@ -238,15 +256,15 @@ def start_or_resume(
     console: Console,
     references: Mapping[str, float] | None = None,
     log: Sequence[str] = (),
+    initial: Parameters | None = None,
 ) -> int | None:
     """Trains in a folder from wherever what is there ends; what was killed before its first checkpoint starts anew."""
-    episodes = experiment.training.episodes
-    if is_finished(folder) and read_experiment(folder).training.episodes >= episodes:
+    if is_finished(folder) and read_experiment(folder).training.episodes >= experiment.training.episodes:
         return None
     if (folder / CONFIG).exists() and (PARTS in read_config(folder) or any((folder / CHECKPOINTS).glob("*.npz"))):
-        return resume(folder, console, episodes=episodes)
+        return go_on(experiment, folder, console)
     shutil.rmtree(folder, ignore_errors=True)
-    return start(experiment, folder, console, references=references, log=log)
+    return start(experiment, folder, console, references=references, log=log, initial=initial)
 
 
 def prepare(experiment: Experiment, folder: Path, references: Mapping[str, float], log: Sequence[str] = ()) -> Session:
@@ -305,6 +323,8 @@ def announce(session: Session, plan: MemoryPlan, size: int, crew: Crew, console:
         f"Folder    {session.folder}",
         f"Stop with Ctrl-C; go on with: python experiments/run.py --resume {session.folder}",
     ]
+    if session.initial is not None:
+        lines[4:4] = from_where(session.initial)
     if crew.count > 1:
         lines.insert(2, f"Process   {crew.index} of {crew.count}, {waves} shares of up to {size} runs")
     elif waves > 1:
@@ -315,6 +335,14 @@ def announce(session: Session, plan: MemoryPlan, size: int, crew: Crew, console:
             f"--preset paper trains {BUDGETS['paper']['episodes']:,} episodes with the paper's settings."
         )
     console.print("\n".join(lines), highlight=False)
+
+
+def from_where(initial: Parameters) -> list[str]:
+    """Lines that say from which parameters runs begin."""
+    record, runs = initial.record, sorted(set(initial.record["runs"]))
+    what = "all parameters" if record["parameters"] == "all" else "the policies"
+    which = f"run{'s' * (len(runs) > 1)} {', '.join(map(str, runs))} of {record['folder']} ({record['file']})"
+    return [f"Begins    with {what} of {which}; optimizers begin anew", *(f"          {note}" for note in initial.notes)]
 
 
 def play_references(built: Built) -> dict[str, float]:
@@ -342,4 +370,5 @@ def describe(session: Session) -> dict[str, Any]:
         "references": dict(session.references),
         "log": list(session.log),
         "command": sys.argv,
+        **({} if session.initial is None else {INIT_FROM: dict(session.initial.record)}),
     } | describe_machine()

@@ -139,7 +139,7 @@ def write_archive(path: Path, arrays: dict[str, np.ndarray], record: dict[str, A
 
 def named_arrays(tree: Any) -> dict[str, np.ndarray]:
     """The leaves of a tree as an archive holds them, by their place in it."""
-    return {name: to_numpy(leaf) for name, leaf in _named_leaves(tree).items()}
+    return {name: to_numpy(leaf) for name, leaf in named_leaves(tree).items()}
 
 
 def load_checkpoint(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
@@ -156,7 +156,7 @@ def load_checkpoint(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
         CheckpointError: if the file is damaged, of another format, or holds something else.
     """
     with _reading(path) as (archive, record):
-        leaves = [_read_leaf(archive, name, leaf, path) for name, leaf in _named_leaves(like).items()]
+        leaves = [_read_leaf(archive, name, leaf, path) for name, leaf in named_leaves(like).items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), record
 
 
@@ -204,7 +204,8 @@ def _round_path(folder: Path, rounds: int) -> Path:
     return folder / f"round_{rounds:09d}.npz"
 
 
-def _named_leaves(tree: Any) -> dict[str, Any]:
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their place in it."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 

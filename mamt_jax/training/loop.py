@@ -1,5 +1,6 @@
 """The host loop: slices of compiled training, and between them evaluation, checkpoints, progress and signals."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from mamt_jax.training.breakdown import BreakdownError, Broken, describe_breakdown, read_breakdowns, stopped_at
+from mamt_jax.training.initial import begin_from
 from mamt_jax.training.interrupt import deferred_signals
 from mamt_jax.training.loggers import LOGGERS, Logger
 from mamt_jax.training.progress import Display, duration
@@ -101,6 +103,9 @@ def begin(session: Session, display: Display) -> tuple[RunState, Counters]:
     init = compile_program(display, "the initial state", session.runs.init, session.configs, session.keys, effort=0)
     states = init(session.configs, session.keys)
     num_runs = len(session.experiment.runs)
+    if session.initial is not None:
+        learner_state = begin_from(session.initial, states.learner_state, num_runs)
+        states = dataclasses.replace(states, learner_state=jax.device_put(learner_state, session.runs.sharding))
     return states, Counters(rounds=0, episodes=(0,) * num_runs, wall_seconds=0.0, breakdowns=(None,) * num_runs)
 
 

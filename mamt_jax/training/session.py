@@ -11,6 +11,7 @@ from mamt_jax.training.best import policy_leaves
 from mamt_jax.training.breakdown import Broken
 from mamt_jax.training.experiment import Built, Experiment
 from mamt_jax.training.host_runs import make_host_runs
+from mamt_jax.training.initial import Parameters
 from mamt_jax.training.loggers import Logger
 from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
 from mamt_jax.training.runs import (
@@ -40,6 +41,7 @@ class Session(NamedTuple):
         policy_leaves: which leaves of a learner state are the policy's.
         log: names of loggers.
         loggers: those loggers, while training lasts.
+        initial: parameters from which runs begin, if not from random ones.
     """
 
     experiment: Experiment
@@ -52,6 +54,7 @@ class Session(NamedTuple):
     policy_leaves: Any
     log: tuple[str, ...] = ()
     loggers: tuple[Logger, ...] = ()
+    initial: Parameters | None = None
 
 
 class Counters(NamedTuple):
