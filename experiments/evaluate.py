@@ -206,11 +206,11 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return values
 
 
-def pretrained_folder(name: str) -> Path:
-    """The folder of a policy that comes with the repository; raises OptionError if there is none."""
+def pretrained_folder(name: str, option: str = "--pretrained ") -> Path:
+    """The folder of a policy that comes with the repository; raises OptionError if there is none for that option."""
     names = sorted(str(path.parent.relative_to(PRETRAINED)) for path in PRETRAINED.glob(f"*/*/{CONFIG}"))
     if name not in names:
-        raise OptionError(f"--pretrained {name} is not there: {nearest(name, names)}there are {', '.join(names)}.")
+        raise OptionError(f"{option}{name} is not there: {nearest(name, names)}there are {', '.join(names)}.")
     return PRETRAINED / name
 
 

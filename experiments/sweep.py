@@ -118,6 +118,8 @@ def read_axes(arguments: Sequence[str]) -> dict[str, list[str]]:
     for name, values in axes.items():
         if not values:
             raise OptionError(f"--{name} has no value: give one or more.")
+    if "init_from" in axes:
+        raise OptionError("--init_from is an option of run.py alone: a sweep's runs begin from random parameters.")
     for name in ("resume", "distributed"):
         if name in axes:
             raise OptionError(f"--{name} is an option of run.py alone: a sweep goes on by the same command again.")

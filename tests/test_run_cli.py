@@ -63,7 +63,11 @@ def folder(finished_run: Path) -> Path:
         (["--env", "spread", "--algo", "maac", "--num-heads", "0"], "num_heads=0 is not valid: give a number above 0"),
         (["--env", "spread", "--algo", "mamd_op"], "mamd_op knows who depends on whom only in"),
         (["--resume", "absent"], "absent is no run's folder, it has no config.json"),
-        (["--resume", "absent", "--episodes", "9"], "--resume absent takes everything from that folder"),
+        (["--resume", "absent", "--episodes", "9"], "absent is no run's folder, it has no config.json"),
+        (
+            ["--resume", "absent", "--episodes", "9", "--gamma", "0"],
+            "absent takes everything from that folder: only --episodes",
+        ),
         (["--resume", "absent", "--compilation-cache", "none"], "absent is no run's folder, it has no config.json"),
         ([*PROBE, "--compilation-cache", os.devnull + "/in"], "/in cannot be written: give a folder that can, or none"),
     ],

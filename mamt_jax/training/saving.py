@@ -12,6 +12,7 @@ import numpy as np
 from mamt_jax.training.best import describe_latest, policy_part, rounding_of, save_better
 from mamt_jax.training.breakdown import Broken, stack_breakdowns
 from mamt_jax.training.checkpoint import load_checkpoint, newest_usable, read_record, save_checkpoint, to_numpy
+from mamt_jax.training.extension import record_length
 from mamt_jax.training.learning_curve import draw_learning_curve
 from mamt_jax.training.progress import Display
 from mamt_jax.training.runs import RunState, pad_runs
@@ -26,10 +27,13 @@ from mamt_jax.training.writers import (
     cut_rows,
     quoted,
     read_rows,
+    whole_file,
     writing,
 )
 
 UNUSABLE = ".unusable"
+BEFORE_END = "best_before_end.npz"
+"""Beside the checkpoints: best.npz as it was before the end of training was evaluated, where no longer run would be."""
 APART = {"replay": None, "breakdown": None}
 """Of a state, what is not saved as it is: the filled part of the memory alone, and breakdowns in the record."""
 
@@ -61,6 +65,18 @@ def keep_best(session: Session, states: RunState, rows: list[dict[str, Any]], di
         save_better(path, policies, [row["eval_return"] for row in rows], rows[0]["env_steps"], rounding)
     except OSError as error:
         display.note(f"The best policies cannot be saved ({error.strerror}); the file before is untouched, training goes on.")
+
+
+def hold_best(session: Session, display: Display) -> None:
+    """Keeps a copy of best.npz, which a longer run goes on with; a full disk does not end training."""
+    best = session.folder / BEST
+    if not best.exists():
+        return
+    try:
+        with whole_file(session.folder / CHECKPOINTS / BEFORE_END) as file:
+            file.write(best.read_bytes())
+    except OSError as error:
+        display.note(f"{BEFORE_END} cannot be written ({error.strerror}); training goes on.")
 
 
 def save(session: Session, states: RunState, counters: Counters) -> Counters:
@@ -112,14 +128,21 @@ def finish(session: Session, states: RunState, counters: Counters, display: Disp
 def restore(session: Session, display: Display) -> tuple[RunState, Counters]:
     """States and counters of the newest checkpoint that can be used; later rows of metrics.jsonl are cut off.
 
-    Newer ones that cannot be used are said and set aside.
+    Newer ones that cannot be used are said and set aside. If training goes on beyond an earlier end, config.json then says
+    so, and what was evaluated at that end alone is taken back.
     """
     path, (states, counters), refused = newest_usable(session.folder / CHECKPOINTS, partial(read_states, session))
+    schedule = session.built.schedule
     with writing(session.folder):
+        record_length(session.folder, session.experiment, schedule)
         for other, error in refused.items():
             aside = other.rename(other.with_suffix(UNUSABLE))
             display.note(f"{error} It is now {aside.name}; going on from {path.name}.")
-        cut_rows(session.folder / METRICS, session.built.schedule.env_steps(counters.rounds))
+        before_end = session.folder / CHECKPOINTS / BEFORE_END
+        if counters.rounds < schedule.total_rounds and before_end.exists():
+            before_end.replace(session.folder / BEST)
+        kept = counters.evaluated if counters.rounds < schedule.total_rounds else counters.rounds
+        cut_rows(session.folder / METRICS, schedule.env_steps(kept))
     return jax.device_put(pad_runs(states, len(session.keys)), session.runs.sharding), counters
 
 
@@ -128,7 +151,9 @@ def read_states(session: Session, path: Path) -> tuple[RunState, Counters]:
     record = read_record(path)
     num_runs = len(session.experiment.runs)
     broken = [None if pair is None else Broken(*pair) for pair in record.get("breakdowns", [None] * num_runs)]
-    counters = Counters(record["rounds"], tuple(record["episodes"]), record["wall_seconds"], tuple(broken))
+    rounds = record["rounds"]
+    evaluated = record.get("evaluated", rounds)
+    counters = Counters(rounds, tuple(record["episodes"]), record["wall_seconds"], tuple(broken), evaluated)
     filled = min(counters.rounds, session.built.schedule.replay_rounds)
     shapes = jax.eval_shape(session.runs.init, session.configs, session.keys)
 

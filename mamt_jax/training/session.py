@@ -13,6 +13,7 @@ from mamt_jax.training.best import policy_leaves
 from mamt_jax.training.breakdown import Broken
 from mamt_jax.training.experiment import Built, Experiment
 from mamt_jax.training.host_runs import Played, make_host_runs, make_rollout
+from mamt_jax.training.initial import Parameters
 from mamt_jax.training.loggers import Logger
 from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
 from mamt_jax.training.references import Reference
@@ -45,6 +46,7 @@ class Session(NamedTuple):
         policy_leaves: which leaves of a learner state are the policy's.
         log: names of loggers.
         loggers: those loggers, while training lasts.
+        initial: parameters from which runs begin, if not from random ones.
     """
 
     experiment: Experiment
@@ -57,6 +59,7 @@ class Session(NamedTuple):
     policy_leaves: Any
     log: tuple[str, ...] = ()
     loggers: tuple[Logger, ...] = ()
+    initial: Parameters | None = None
 
 
 class Counters(NamedTuple):
@@ -67,6 +70,7 @@ class Counters(NamedTuple):
         episodes: episodes finished, one number a run.
         wall_seconds: time spent, over all sessions.
         breakdowns: where each run broke, None for one that goes on.
+        evaluated: rounds done at the evaluation from which on sums are made.
         unwritten: rows of metrics.jsonl for which there was no room yet.
     """
 
@@ -74,6 +78,7 @@ class Counters(NamedTuple):
     episodes: tuple[int, ...]
     wall_seconds: float
     breakdowns: tuple[Broken | None, ...]
+    evaluated: int = 0
     unwritten: tuple[dict[str, Any], ...] = ()
 
 
