@@ -48,7 +48,7 @@ from mamt_jax.training.initial import Source, open_source, static_fields
 from mamt_jax.training.interrupt import exit_at_once
 from mamt_jax.training.loggers import LOGGERS, check_logger
 from mamt_jax.training.progress import plain_console
-from mamt_jax.training.writers import FolderError, folder_name, quoted
+from mamt_jax.training.writers import BEST, FolderError, folder_name, quoted
 
 DEFAULT_ENV, DEFAULT_ALGO = "rover_tower", "mamt"
 MOST_RUNS = 10_000
@@ -117,7 +117,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     chosen = common_parser(add_help=False).parse_known_args(arguments)[0]
     if chosen.resume:
         return Asked(read_resuming(arguments), {}, {})
-    source = find_source(chosen.init_from) if chosen.init_from else None
+    source = None if chosen.init_from is None else find_source(chosen.init_from)
     parser = common_parser(add_help=True)
     if source:
         parser.set_defaults(env=source.experiment.env, algo=source.experiment.algo)
@@ -125,7 +125,10 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     same_env = source and chosen.env == source.experiment.env
     env_options = source.experiment.env_options if source and same_env else {}
     algorithm, groups = option_groups(chosen.env, chosen.algo, arguments, env_options)
-    inherited = {"env": env_options, "algo": static_fields(source, algorithm.config) if source else {}}
+    try:
+        inherited = {"env": env_options, "algo": static_fields(source, algorithm.config) if source else {}}
+    except ValueError as error:
+        raise OptionError(f"--init_from {chosen.init_from} cannot be used: {error}") from error
     preset = preset_options(chosen.preset, chosen.env, chosen.algo)
     places = add_groups(parser, [with_defaults(group, preset) for group in groups])
     return Asked(vars(parse(parser, arguments)), places, algorithm.training, source, inherited)
@@ -135,7 +138,7 @@ def find_source(name: str) -> Source:
     """The folder that --init_from means; raises OptionError or FolderError if there is none."""
     folder, (first, *rest) = Path(name), Path(name).parts or ("",)
     if first == "pretrained" and not folder.exists():
-        folder = pretrained_folder("/".join(rest), "--init_from pretrained/")
+        folder = pretrained_folder("/".join(part for part in rest if part != BEST), "--init_from pretrained/")
     try:
         return open_source(name, folder)
     except ValueError as error:

@@ -110,8 +110,10 @@ def start(
     """
     session = prepare(experiment, folder, {}, log)
     if isinstance(initial, Source):
-        with refusing(experiment):
+        try:
             initial = read_parameters(initial, session.built)
+        except ValueError as error:
+            raise OptionError(str(error)) from error
     session, plan = session._replace(initial=initial), planned(session)
     size = part_size(session, plan, crew)
     announce(session, plan, size, crew, console, quick)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import operator
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +17,12 @@ from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.training.best import policy_leaves, policy_part
 from mamt_jax.training.checkpoint import (
+    concatenate_archives,
     list_checkpoints,
     load_checkpoint,
     named_arrays,
     named_leaves,
     newest_usable,
-    read_record,
     write_archive,
 )
 from mamt_jax.training.experiment import Built, Experiment, make_configs
@@ -152,7 +153,7 @@ def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
 
 def save_parameters(folder: Path, parameters: Parameters) -> None:
     """Writes them into a folder of parts; raises OSError if that cannot be."""
-    write_archive(folder / INITIAL, dict(parameters.arrays), {"names": sorted(parameters.arrays)})
+    write_archive(folder / INITIAL, dict(parameters.arrays), {})
 
 
 def saved_parameters(folder: Path) -> Parameters | None:
@@ -164,8 +165,7 @@ def saved_parameters(folder: Path) -> Parameters | None:
     record = read_config(folder).get(INIT_FROM)
     if record is None:
         return None
-    with np.load(folder / INITIAL) as archive:
-        return Parameters({name: archive[name] for name in read_record(folder / INITIAL)["names"]}, record)
+    return Parameters(concatenate_archives([folder / INITIAL])[0], record)
 
 
 def parameter_leaves(learner_state: LearnerState) -> Any:
@@ -209,7 +209,10 @@ def begin_from(parameters: Parameters, learner_states: LearnerState, num_runs: i
 
     def choose(path: Any, fresh: jax.Array) -> Any:
         place = places.get(jax.tree_util.keystr(path))
-        return fresh if place is None else parameters.arrays[place][np.array(runs)]
+        if place is None:
+            return fresh
+        array = parameters.arrays[place][np.array(runs)]
+        return array.view(fresh.dtype) if array.dtype.kind == "V" else array  # numpy reads bfloat16 as plain bytes
 
     return jax.tree_util.tree_map_with_path(choose, learner_states)
 
@@ -271,7 +274,7 @@ def _check_fields(source: Source, algorithm: Algorithm, config: Config, theirs: 
     """
     notes = []
 
-    @jax.jit
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # it runs once or twice
     def init(config: Config) -> dict[str, jax.Array]:
         leaves = named_leaves(algorithm.init(config, jax.random.key(0)))
         return {name: leaf for name, leaf in leaves.items() if name in wanted}
