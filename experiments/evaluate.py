@@ -124,7 +124,8 @@ def in_original(experiment: Experiment, spec: EnvSpec, policy: Policy, sample: b
     original = make_original(experiment.env, **experiment.env_options)
 
     def play_original(episodes: int, seed: int) -> np.ndarray:
-        return episode_returns(original, parallel_actor(policy, spec, seed if sample else None), episodes, seed)
+        act = parallel_actor(policy, spec, seed if sample else None)
+        return episode_returns(original, act, episodes, seed, spec.episode_limit)
 
     return play_original
 
@@ -164,12 +165,28 @@ def film(env: Environment, policy: Policy, sample: bool, key: jax.Array, options
     return frames(env, jax.tree.map(lambda leaf: leaf[:length], episode.state), **options)
 
 
+def film_on_host(env: HostEnvironment, policy: Policy, sample: bool, seed: int) -> tuple[np.ndarray, float]:
+    """`film` by the environment's own pictures, and how many of them it means to show in a second."""
+    from envs_jax.adapters.policy_in_pettingzoo import episode_pictures, parallel_actor
+
+    assert env.with_pictures
+    drawn = env.with_pictures()
+    try:
+        act = parallel_actor(policy, env.spec, seed if sample else None)
+        return episode_pictures(drawn, act, seed, env.spec.episode_limit), float(drawn.metadata.get("render_fps", 10))
+    finally:
+        drawn.close()
+
+
 def check_picture(env: Environment | HostEnvironment, views: bool) -> None:
     """Raises ValueError unless `env` can be drawn, with views if asked for."""
     if isinstance(env, HostEnvironment):
-        raise OptionError(f"--gif: {env.spec.name} runs outside JAX and draws itself, leave it out.")
-    options = inspect.signature(scenes(env)).parameters
-    if views and "views" not in options:
+        if env.with_pictures is None:
+            raise OptionError(f"--gif: {env.spec.name} runs outside JAX and has no pictures, leave it out.")
+        env.with_pictures().close()
+    elif "views" in inspect.signature(scenes(env)).parameters:
+        return
+    if views:
         raise OptionError(f"--views: {env.spec.name} has none to show, leave it out.")
 
 
@@ -254,9 +271,13 @@ def evaluate(values: argparse.Namespace) -> None:
         print(report(play_out(policy), values.sample, read_references(content)))
     if play_original:
         print(f"in the original {describe(play_original(episodes, values.seed))}")
-    if values.gif and isinstance(env, Environment):
-        options = {"views": True} if values.views else {}
-        save(film(env, policy, values.sample, jax.random.key(values.seed), options), values.gif)
+    if values.gif:
+        if isinstance(env, HostEnvironment):
+            pictures, frames_per_second = film_on_host(env, policy, values.sample, values.seed)
+            save(pictures, values.gif, frames_per_second)
+        else:
+            options = {"views": True} if values.views else {}
+            save(film(env, policy, values.sample, jax.random.key(values.seed), options), values.gif)
         print(f"wrote {values.gif}")
     if values.export:
         values.export.write_bytes(export_policy(values.folder, values.run, values.policy, values.sample))

@@ -1,7 +1,9 @@
 """The probe's task as somebody else's PettingZoo environment, which can end, lose an agent, break, die or hang."""
 
 import os
+import subprocess
 import time
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -20,9 +22,10 @@ class Symbols(ParallelEnv):
     The first seed says with which of both it begins, so that there are equally many of each.
     """
 
-    metadata = {"name": "symbols", "render_modes": []}
+    metadata = {"name": "symbols", "render_modes": ["rgb_array"], "render_fps": 4}
 
-    def __init__(self, fault: str = "") -> None:
+    def __init__(self, fault: str = "", render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
         self.possible_agents = ["namer_0", "namer_1"]
         self.fault, self.episode = fault, -2
         self.rng = np.random.default_rng()
@@ -51,7 +54,9 @@ class Symbols(ParallelEnv):
 
     def step(self, actions):
         self.steps += 1
-        if self.fault and self.steps == 2:
+        if self.fault == "leave a process" and self.steps == 1:
+            subprocess.Popen(["sleep", "600"])
+        if self.fault in ("break", "die", "hang") and self.steps == 2:
             {"break": lambda: 1 // 0, "die": lambda: os._exit(3), "hang": lambda: time.sleep(60)}[self.fault]()
         agents = self.agents
         reward = {agent: float(actions[agent] == 7 + self.symbol[agent]) for agent in agents}
@@ -61,6 +66,13 @@ class Symbols(ParallelEnv):
         self.agents = [agent for agent in agents if not (terminated[agent] or truncated[agent])]
         return self._look(agents), reward, terminated, truncated, {agent: {"named": reward[agent]} for agent in agents}
 
+    def render(self):
+        """A row for each agent that is as long as its symbol is large."""
+        picture = np.full((4, 6, 3), 255, np.uint8)
+        for i, agent in enumerate(self.possible_agents):
+            picture[2 * i : 2 * i + 2, : 2 * self.symbol[agent] + 2] = 0
+        return picture
+
 
 parallel_env = Symbols
 
@@ -69,8 +81,8 @@ def make(fault: str = "", processes: int = 2, episode_limit: int = LIMIT) -> Hos
     """The task in processes.
 
     Args:
-        fault: what goes wrong in the second step.
+        fault: what goes wrong in the second step, or "leave a process".
         processes: processes.
         episode_limit: what it is said to be.
     """
-    return from_pettingzoo(lambda: Symbols(fault), episode_limit, metrics=["named"], processes=processes)
+    return from_pettingzoo(partial(Symbols, fault), episode_limit, metrics=["named"], processes=processes)

@@ -1,12 +1,19 @@
 """PettingZoo environments in processes: what they show against the same environment by hand, faults, and training."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 from conftest import RunPython
 from symbols_in_processes import LIMIT, Symbols, make
@@ -22,6 +29,7 @@ from envs_jax.registry import make_any
 from mamt_jax.training.host_runs import Played, check_truncations, make_rollout, no_episode
 from mamt_jax.training.writers import METRICS, read_rows
 
+ROOT = Path(__file__).parents[1]
 SEEDS = np.array([4, 5, 6, 7])
 
 
@@ -87,6 +95,44 @@ def test_a_broken_process_is_reported_and_nothing_hangs(fault: str, words: list[
     with pytest.raises(HostError) as failure:
         played(make(fault), 3)
     assert all(word in str(failure.value) for word in words), failure.value
+
+
+def members(session: int) -> list[str]:
+    """Command lines of the living processes of a session."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        with suppress(ProcessLookupError):
+            if os.getsid(process.pid) == session and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.info["cmdline"] or []))
+    return found
+
+
+@pytest.mark.parametrize("end", ["break", "die", "leave a process", "SIGKILL"])
+def test_no_process_survives_its_command(end: str) -> None:
+    script = f"""if __name__ == "__main__":
+        import numpy as np, sys, time
+        from symbols_in_processes import make
+        batch = make({end!r} if {end!r} != "SIGKILL" else "leave a process").open(2)
+        batch.reset(np.arange(2))
+        batch.step(np.zeros((2, 2), int))
+        print("stepped", flush=True)
+        time.sleep(600 if {end!r} == "SIGKILL" else 0)
+        batch.step(np.zeros((2, 2), int))
+        sys.exit(5)"""
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command, options = [sys.executable, "-c", script], {"env": os.environ | paths, "start_new_session": True, "text": True}
+    with TemporaryFile() as said, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, **options) as process:
+        assert process.stdout and process.stdout.readline() == "stepped\n"
+        if end == "SIGKILL":
+            process.kill()
+        code = process.wait(120)
+        left = members(process.pid)
+    assert code == {"SIGKILL": -9, "leave a process": 5}.get(end, 1)
+    if end == "SIGKILL":  # whoever is killed cannot wait for the others
+        deadline = time.monotonic() + 60
+        while (left := members(process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert not left
 
 
 def test_wrong_options_are_refused() -> None:

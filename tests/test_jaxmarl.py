@@ -14,9 +14,10 @@ import pytest
 from jaxmarl.environments import MultiAgentEnv, State, spaces
 
 from envs_jax import Box, check_environment, make
-from envs_jax.adapters.from_jaxmarl import from_jaxmarl
+from envs_jax.adapters.from_jaxmarl import _native_space, from_jaxmarl
 from envs_jax.adapters.to_jaxmarl import to_jaxmarl
-from envs_jax.environment import Environment, TimeStep
+from envs_jax.environment import Discrete, Environment, TimeStep
+from envs_jax.native_spaces import decoder
 from envs_jax.reference_policies import sample_action
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.experiment import Experiment, build
@@ -53,6 +54,17 @@ class Watch(MultiAgentEnv):
 
     def get_avail_actions(self, state: WatchState) -> dict[str, jax.Array]:
         return {"guard_0": jnp.array([1, 1, 0], jnp.uint8) * ~state.tired, "thief_0": jnp.ones(2, jnp.uint8)}
+
+
+class Levers(Watch):
+    """Watch that remembers what its last step was given, and in which everything is allowed."""
+
+    def step_env(self, key: jax.Array, state: WatchState, actions: Any) -> tuple[Any, ...]:
+        self.taken = actions
+        return self.get_obs(state), state, dict.fromkeys(self.agents, 0.0), dict.fromkeys([*self.agents, "__all__"], False), {}
+
+    def get_avail_actions(self, state: WatchState) -> Any:
+        raise NotImplementedError
 
 
 @pytest.fixture(autouse=True)
@@ -251,11 +263,48 @@ def test_bad_input_gets_one_sentence(name: str, options: dict, words: list[str])
 
 
 @pytest.mark.parametrize(
-    "space", [spaces.MultiDiscrete([2, 2]), spaces.Box(0.0, jnp.array([1.0, 2.0]), (2,)), spaces.Box(-jnp.inf, 1.0, (2,))]
+    ("space", "own"),
+    [
+        (spaces.MultiDiscrete([2, 3]), Discrete(6)),
+        (spaces.Box(0.0, jnp.array([1.0, 2.0]), (2,)), Box(2, -1.0, 1.0)),
+        (spaces.Box(-3.0, 5.0, (2, 2)), Box(4, -3.0, 5.0)),
+        (spaces.Box(0, 4, (2,), jnp.int32), Box(2, 0.0, 4.0)),
+    ],
 )
-def test_what_cannot_be_adapted_is_named(space: spaces.Space):
-    with pytest.raises(ValueError, match=f"Watch cannot be adapted: guard_0 acts in a {type(space).__name__}, which must be"):
+def test_actions_are_those_that_the_codec_of_other_libraries_gives(space: spaces.Space, own: Any):
+    inner = Levers(guard_0=space, thief_0=space)
+    env = from_jaxmarl(inner, 4)
+    assert env.spec.action_spaces == (own, own) and not env.spec.has_action_masks
+    decode = decoder(_native_space(inner, "guard_0"))
+    state, _ = env.reset(jax.random.key(0))
+    rng = np.random.default_rng(0)  # of a box: its ends, then anything
+    ends = [np.full((2, own.size), end) for end in (own.low, own.high)] if isinstance(own, Box) else []
+    size = (6, 2, own.size) if isinstance(own, Box) else (0,)
+    boxes = [*ends, *rng.uniform(getattr(own, "low", 0), getattr(own, "high", 1), size)]
+    for action in boxes or np.stack([np.arange(6), 5 - np.arange(6)], 1):
+        env.step(jax.random.key(1), state, jnp.asarray(action))
+        for row, agent in zip(action, inner.agents, strict=True):
+            np.testing.assert_allclose(inner.taken[agent], decode(row), rtol=1e-5, atol=1e-6)
+            assert inner.taken[agent].shape == decode(row).shape
+
+
+def test_masks_are_declared_where_they_are_known():
+    assert from_jaxmarl(Watch(), 4).spec.has_action_masks
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (spaces.MultiDiscrete([100, 100]), "MultiDiscrete, which is not valid: it has 100 x 100 = 10000 combinations"),
+        (spaces.Box(-jnp.inf, 1.0, (2,)), "Box, which is not valid: it must be Discrete, MultiDiscrete, "),
+        (spaces.Dict({}), "Dict, which is not valid"),
+    ],
+)
+def test_what_cannot_be_adapted_is_named(space: spaces.Space, words: str):
+    with pytest.raises(ValueError, match=f"Watch cannot be adapted: guard_0 acts in a {words}"):
         from_jaxmarl(Watch(guard_0=space), 4)
+    with pytest.raises(ValueError, match="Watch cannot be adapted: some agents have discrete actions and others a Box"):
+        from_jaxmarl(Watch(guard_0=spaces.Box(-1.0, 1.0, (2,))), 4)
     with pytest.raises(ValueError, match="episode_limit=None is not valid: Watch does not say how long it plays"):
         from_jaxmarl(Watch())
 

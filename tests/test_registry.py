@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from envs_jax import environment_names, make
+from envs_jax.registry import make_any
 
 OWN_MODULE = """
 import sys
@@ -15,6 +16,41 @@ def corridor(width: int, episode_limit: int = 25):
 
 def wrong():
     return "no environment"
+
+def raises(size: int = 3):
+    return {}["missing"][size]
+
+def says(size: int = 3):
+    raise RuntimeError("The simulator is not there.\\nSecond line.")
+
+def refuses(size: int = 3):
+    raise ValueError("The size is odd.")
+
+def interrupted():
+    raise KeyboardInterrupt
+
+def raw():
+    from symbols_in_processes import Symbols
+    return Symbols()
+
+def in_turn():
+    from mpe2 import simple_spread_v3
+    return simple_spread_v3.env()
+
+def adapted(what: str, episode_limit: int = 5):
+    from envs_jax.adapters.from_pettingzoo import from_pettingzoo
+    from symbols_in_processes import Symbols
+
+    class Nameless(Symbols):
+        metadata = None
+
+    class Empty(Symbols):
+        def __init__(self):
+            super().__init__()
+            del self.possible_agents
+
+    makers = {"in_turn": in_turn, "nameless": Nameless, "empty": Empty, "gone": lambda: raises(4)}
+    return from_pettingzoo(makers[what], episode_limit)
 """
 
 
@@ -91,10 +127,39 @@ def test_own_factory_is_imported_from_the_working_directory(own_module: str) -> 
         ("corridor", {"widht": 3}, ["'widht'", "did you mean 'width'?", "episode_limit"]),
         ("corridor", {}, ["needs the option width"]),
         ("wrong", {}, ["returned str"]),
+        ("raises", {}, ["own_environments:raises' cannot be made with its default options: KeyError: 'missing'."]),
+        ("says", {"size": 4}, ["own_environments:says' cannot be made with size=4: RuntimeError: The simulator is not there."]),
+        ("refuses", {"size": 4}, ["own_environments:refuses' cannot be made with size=4: The size is odd."]),
+        ("raw", {}, ["returned Symbols", "return envs_jax.adapters.from_pettingzoo.from_pettingzoo(make_env, episode_limit)"]),
+        ("in_turn", {}, ["it is turn-based", "pettingzoo.utils.aec_to_parallel"]),
+        (
+            "adapted",
+            {"what": "in_turn"},
+            ["with what='in_turn': ", "turn-based (an AECEnv): wrap it in pettingzoo.utils.aec_to"],
+        ),
+        ("adapted", {"what": "nameless"}, ["with what='nameless': Nameless has no metadata: give its class metadata ="]),
+        ("adapted", {"what": "empty"}, ["with what='empty': Empty has possible_agents=None"]),
+        ("adapted", {"what": "gone"}, ["with what='gone': KeyError: 'missing'."]),
         ("", {}, ["has no function ''"]),
     ],
 )
 def test_own_factory_gets_the_same_care(own_module: str, attribute: str, options: dict, words: list[str]) -> None:
     with pytest.raises(ValueError) as failure:
         make(f"{own_module}:{attribute}", **options)
-    assert all(word in str(failure.value) for word in words), failure.value
+    message = str(failure.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message and message.endswith(".") and not message.endswith(".."), message
+
+
+def test_an_interrupt_of_a_factory_is_one(own_module: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make(f"{own_module}:interrupted")
+
+
+@pytest.mark.parametrize("name", ["pettingzoo/mpe2.simple_spread_v3", "jaxmarl/coin_game"])
+def test_other_libraries_constructors_get_one_sentence(name: str) -> None:
+    with pytest.raises(ValueError) as failure:
+        make_any(name, options={"legs": 4})
+    message = str(failure.value)
+    assert name.rpartition("/")[2] in message and "{'legs': 4}" in message and "TypeError" in message, message
+    assert "\n" not in message and message.endswith(".")

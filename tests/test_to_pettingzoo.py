@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from pettingzoo.test import (
@@ -18,6 +19,7 @@ from pettingzoo.utils import parallel_to_aec
 
 from envs_jax import environment_names, make
 from envs_jax.adapters.to_pettingzoo import to_pettingzoo
+from envs_jax.environment import Discrete, Environment, EnvSpec, TimeStep, make_timestep
 
 OPTIONS: dict[str, dict[str, Any]] = {"pursuit": {"num_evaders": 4}, "spread": {"num_agents": 3}}
 NAMES = [*environment_names(), "continuous"]
@@ -81,10 +83,51 @@ def test_a_seed_settles_whole_episodes(name: str) -> None:
     assert same_start == (name == "matrix_game")  # whose start is always the same
 
 
+def counting(active: bool) -> Environment:
+    """a_0 may not take action t % 3; with `active`, b_0 is there from step 2 on only, and a_0 until step 2."""
+    spec = EnvSpec("counting", ("a_0", "b_0"), (1, 1), (Discrete(3),) * 2, 4, has_action_masks=True)
+
+    def show(t: jax.Array) -> tuple[jax.Array, TimeStep]:
+        mask = jnp.stack([jnp.arange(3) != t % 3, jnp.ones(3, bool)])
+        living = jnp.stack([t < 2, t >= 2])
+        timestep = make_timestep(spec, jnp.full((2, 1), 1.0 * t), truncated=t >= 4, action_mask=mask)
+        return t, timestep._replace(terminated=~living & (t > 0), active=living) if active else timestep
+
+    return Environment(spec, lambda key: show(jnp.zeros((), jnp.int32)), lambda state, action, noise: show(state + 1))
+
+
+def test_masks_are_in_the_infos() -> None:
+    env = to_pettingzoo(counting(active=False))
+    _, infos = env.reset(seed=0)
+    told = [infos]
+    while env.agents:
+        told.append(env.step(dict.fromkeys(env.agents, 0))[4])
+    for t, infos in enumerate(told):
+        assert infos["a_0"]["action_mask"].tolist() == [int(action != t % 3) for action in range(3)]
+        assert infos["b_0"]["action_mask"].tolist() == [1, 1, 1] and infos["b_0"]["action_mask"].dtype == np.int8
+    parallel_api_test(to_pettingzoo(counting(active=False)), num_cycles=20)
+
+
+def test_agents_that_are_born_join() -> None:
+    env = to_pettingzoo(counting(active=True))
+    observations, _ = env.reset(seed=0)
+    seen = [(list(observations), env.agents)]
+    while env.agents:
+        observations, rewards, terminations, truncations, _ = env.step(dict.fromkeys(env.agents, 0))
+        assert set(rewards) == set(terminations) == set(truncations) == set(seen[-1][1])
+        seen.append((list(observations), env.agents))
+    a, b, both = ["a_0"], ["b_0"], ["a_0", "b_0"]
+    assert seen == [(a, a), (a, a), (both, b), (b, b), (b, [])]
+
+
 def test_wrong_actions_are_named() -> None:
     env = parallel_env("spread")
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"action 7 of agent_1 is not valid: give one of Discrete\(5\)"):
         env.step({"agent_0": 0, "agent_1": 7, "agent_2": 0})
+    box = parallel_env("continuous")
+    box.reset(seed=0)
+    with pytest.raises(ValueError, match=r"action 0.5 of agent_0 is not valid: give one of Box"):
+        box.step({"agent_0": 0.5, "agent_1": np.zeros(5)})
     with pytest.raises(KeyError, match="agent_2"):
         env.step({"agent_0": 0, "agent_1": 0})

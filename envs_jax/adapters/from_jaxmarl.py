@@ -124,16 +124,22 @@ def from_jaxmarl(env: MultiAgentEnv, episode_limit: int | None = None) -> Enviro
 
 
 def _make_spec(env: MultiAgentEnv, episode_limit: int | None) -> EnvSpec:
-    shapes = jax.eval_shape(env.reset, jax.random.key(0))[0]
+    try:
+        shapes = jax.eval_shape(env.reset, jax.random.key(0))[0]
+    except Exception as error:
+        raise ValueError(f"{env.name} cannot be adapted: its reset fails: {one_line(error)}.") from error
     if not (isinstance(shapes, dict) and set(env.agents) <= set(shapes)):
         raise ValueError(f"{env.name} cannot be adapted: it must observe a dict with an array for each of {env.agents}.")
     observed = [shapes[agent] for agent in env.agents]
     dtype = np.result_type(*[each.dtype for each in observed])
+    action_spaces = tuple(_action_space(env, agent) for agent in env.agents)
+    if len({type(space) for space in action_spaces}) > 1:
+        raise ValueError(f"{env.name} cannot be adapted: some agents have discrete actions and others a Box.")
     return EnvSpec(
         name=env.name,
         agent_names=tuple(env.agents),
         observation_sizes=tuple(math.prod(each.shape) for each in observed),
-        action_spaces=tuple(_action_space(env, agent) for agent in env.agents),
+        action_spaces=action_spaces,
         episode_limit=_episode_limit(env, episode_limit),
         observation_dtype=dtype.name if dtype.itemsize == 1 else "float32",
     )

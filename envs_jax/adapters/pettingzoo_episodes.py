@@ -102,9 +102,10 @@ class Episodes:
         change = change_agents(before, terminations, truncations, check_agents(self.env, names))
         living = change.after.living
         over = not living or self._steps >= self._spec.episode_limit
-        lasting = {*living, *(change.truncated if over else ())}  # for whom a value is bootstrapped
+        lasting = [agent for agent in names if agent in living or (over and agent in change.truncated)]
+        ended = [agent for agent in before.living if agent not in lasting and observations.get(agent) is not None]
         final = {
-            "final_observation": joint_observation(self._codec, observations, _shown(before, lasting, observations)),
+            "final_observation": joint_observation(self._codec, observations, [*lasting, *ended]),
             "final_action_mask": joint_mask(self._codec, observations, infos, lasting),
         }
         reward = np.array([reward_of(agent, rewards, agent in before.living) for agent in names])
@@ -141,11 +142,6 @@ class Episodes:
     def _active(self) -> list[bool]:
         living = self._agents.living
         return [agent in living for agent in self._spec.agent_names]
-
-
-def _shown(before: Agents, lasting: set[str], observations: Mapping[str, Any]) -> set[str]:
-    """The agents whose observations a step shows: all that go on, and those that end if there is one of them."""
-    return lasting | {agent for agent in before.living if observations.get(agent) is not None}
 
 
 def _mean(name: str, infos: Mapping[str, Any], agents: tuple[str, ...]) -> float:

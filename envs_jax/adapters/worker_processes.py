@@ -99,14 +99,18 @@ def _work(*arguments: Any) -> None:
     """What a process does: as gymnasium's, until the process that trains asks it to end or is no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    async_vector_env._async_worker(*arguments)
+    try:
+        with suppress(OSError):  # of the pipe to a process that is no more
+            async_vector_env._async_worker(*arguments)
+    finally:
+        _kill(_children(os.getpid()))
 
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent
     parent.join()
-    _kill(psutil.Process().children(recursive=True))
+    _kill(_children(os.getpid()))
     os._exit(1)
 
 
