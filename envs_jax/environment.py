@@ -3,16 +3,14 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs_jax.native_spaces import NativeSpace
 from envs_jax.scene import Scene
-
-if TYPE_CHECKING:
-    from envs_jax.native_spaces import NativeSpace
 
 EnvState = Any
 Noise = Any
@@ -60,8 +58,8 @@ class EnvSpec:
     episode_limit: int
     observation_dtype: str = "float32"
     has_action_masks: bool = False
-    native_action_spaces: "tuple[NativeSpace, ...]" = ()
-    native_observation_spaces: "tuple[NativeSpace, ...]" = ()
+    native_action_spaces: tuple[NativeSpace, ...] = ()
+    native_observation_spaces: tuple[NativeSpace, ...] = ()
 
     @property
     def num_agents(self) -> int:
