@@ -90,7 +90,7 @@ def evaluations(agents: list[list[float]], sampled: list[float], training: list[
 )
 def test_a_constant_sum_is_told_from_what_has_not_moved(agents: list, sampled: list, training: list, reason: str | None):
     said = describe_latest(evaluations(agents, sampled, training))
-    assert (said == []) == (reason is None) and all(reason in sentence for sentence in said)
+    assert (said == []) == (reason is None) and all(str(reason) in sentence for sentence in said)
 
 
 def test_the_best_policy_of_a_zero_sum_game_is_the_latest_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture):

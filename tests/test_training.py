@@ -331,7 +331,7 @@ def test_memory_that_runs_out_is_one_sentence_with_the_plan(
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path):
-    with pytest.raises(RuntimeError, match="INTERNAL"), explaining_exhaustion(lambda: None, tmp_path):
+    with pytest.raises(RuntimeError, match="INTERNAL"), explaining_exhaustion(lambda: MemoryPlan(0, 0, 0, 0, 0, 1), tmp_path):
         raise RuntimeError("INTERNAL: something else")
 
 
