@@ -324,8 +324,9 @@ def refusing(experiment: Experiment) -> Iterator[None]:
 def part_size(session: Session, plan: MemoryPlan, crew: Crew) -> int:
     """How many runs are trained side by side: a process's share, or as many of it as fit into memory."""
     share = math.ceil(len(session.experiment.runs) / crew.count)
+    capacity = session.built.schedule.capacity if session.built.algorithm.data == "replay" else 0
     try:
-        fitting = runs_that_fit(plan, session.built.schedule.capacity, available_bytes(session.runs.sharding.device_set))
+        fitting = runs_that_fit(plan, capacity, available_bytes(session.runs.sharding.device_set))
     except ValueError as error:
         raise OptionError(str(error)) from error
     return max(size for size in range(1, share + 1) if size == 1 or padded_runs(size) <= fitting)

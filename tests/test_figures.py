@@ -133,7 +133,7 @@ def test_an_evaluation_without_a_value_is_in_no_curve(tmp_path: Path) -> None:
         np.testing.assert_array_equal(curve(run, metric).episodes, [12, 24])
     for against in compare.AGAINST:
         line = compare.draw([run], "train_return", against).axes[0].lines[0]
-        assert len(line.get_xdata()) == 2 and np.isfinite(line.get_ydata()).all()
+        assert np.shape(line.get_xdata()) == (2,) and np.isfinite(np.asarray(line.get_ydata())).all()
 
 
 def test_algorithms_are_compared_on_the_tasks_that_both_have(tmp_path: Path) -> None:
@@ -147,9 +147,9 @@ def test_algorithms_are_compared_on_the_tasks_that_both_have(tmp_path: Path) -> 
     values = {"maac": {"a:e": -4.0, "b:e": -2.0, "c:e": -3.0}, "mamt": {"b:e": -4.0, "d:e": 9.0}}
     runs = read_folders([folder(algo, env, value) for algo, tasks in values.items() for env, value in tasks.items()])
     scores, chances = returns.improvement(runs)[""].axes
-    (points,) = ([line for line in axes.lines if line.get_marker() in ("o", "D")] for axes in (scores,))
+    points = [line for line in scores.lines if line.get_marker() in ("o", "D")]
     # On b:e alone; random earns -4 there and the scripted policy 0.
-    assert [float(line.get_xdata()[0]) for line in points] == [pytest.approx(0.75), pytest.approx(0.25)]
+    assert [np.asarray(line.get_xdata()).item() for line in points] == [pytest.approx(0.75), pytest.approx(0.25)]
     assert [text.get_text() for text in scores.get_yticklabels()] == ["mamt: 1"]
     assert [text.get_text() for text in chances.get_yticklabels()] == ["mamt: 1"]
     title = scores.figure.get_suptitle()

@@ -99,7 +99,7 @@ def runs_that_fit(plan: MemoryPlan, capacity: int, available: int | None) -> int
 
     Args:
         plan: what is wanted.
-        capacity: rows of the replay memory.
+        capacity: rows of the replay memory; 0 for an algorithm that learns from rollouts.
         available: bytes, None if unknown.
 
     Raises:
@@ -111,9 +111,9 @@ def runs_that_fit(plan: MemoryPlan, capacity: int, available: int | None) -> int
     fitting = int(_USABLE * available / one)
     if fitting:
         return fitting
-    row = plan.replay / capacity
-    rows = int((_USABLE * available - (one - plan.replay)) / row)
-    proposal = f"buffer_size={rows // 1000 * 1000 or rows}" if rows > 0 else "a smaller network or fewer environments"
+    rows = int((_USABLE * available - (one - plan.replay)) * capacity / max(1, plan.replay))
+    smaller = "a smaller network, fewer environments" + ("" if capacity else ", a smaller update_interval")
+    proposal = f"buffer_size={rows // 1000 * 1000 or rows}" if rows > 0 else f"{smaller} or fewer evaluation_episodes"
     raise ValueError(
         f"A run needs {in_words(one)} of memory ({plan._replace(num_runs=1)}) and this machine has {in_words(available)}: "
         f"try {proposal}."
