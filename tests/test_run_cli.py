@@ -132,7 +132,7 @@ def test_names_are_shown_as_they_are(name: str, tmp_path: Path, monkeypatch, cap
         hint = shlex.split(line.partition("o on with: ")[2])
         assert hint[:3] == ["python", "experiments/run.py", "--resume"] and Path(hint[3]) == Path(name)
         assert not hint[3].startswith("-") and len(hint) == 4
-    Path(name).mkdir()
+    Path(name).mkdir(parents=True)
     (Path(name) / "config.json").touch()
     assert run.main([*PROBE, f"--out={name}"]) == 2
     assert f"by --resume {shlex.quote(hint[3])}, or" in capsys.readouterr().err
