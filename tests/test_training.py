@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+import threading
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -131,6 +132,20 @@ def test_it_learns_and_files_what_it_saw(tmp_path: Path):
     assert (tmp_path / "learning_curve.png").stat().st_size > 10_000
     text = output.getvalue()
     assert "compiled training in" in text and text.count("return greedy") == 6 and "greedy 5.0 5.0" in text
+
+
+def test_a_thread_trains_as_the_main_thread_does(tmp_path: Path):
+    ends: list[int | None] = []
+    for name in ("main", "thread"):
+        (tmp_path / name).mkdir()
+        opened = session(experiment(), tmp_path / name)
+        thread = threading.Thread(target=lambda opened=opened: ends.append(train(opened, Console(file=io.StringIO()))))
+        thread.start() if name == "thread" else thread.run()
+        if name == "thread":
+            thread.join()
+    assert ends == [None, None]
+    rows, same = ([row | {"wall_seconds": 0} for row in read_rows(tmp_path / name / METRICS)] for name in ("main", "thread"))
+    assert rows == same and len(rows) == 6
 
 
 def test_one_trace_a_run(tmp_path: Path):

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import NoReturn
 
 import psutil
@@ -28,7 +29,9 @@ def exit_at_once() -> None:
     for number in _SIGNALS:
         signal.signal(number, _left_to_watcher)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=_forget)
+    if hasattr(os, "register_at_fork"):
+        block, unblock = (partial(signal.pthread_sigmask, how, _SIGNALS) for how in (signal.SIG_BLOCK, signal.SIG_UNBLOCK))
+        os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=_forget)
     _watchers.append(threading.Thread(target=_watch, args=(reader,), daemon=True))
     _watchers[-1].start()
 
@@ -108,13 +111,14 @@ def _left_to_watcher(number: int, frame: object) -> None:
 
 
 def _forget() -> None:
-    """In a forked child, signals act as usual."""
+    """In a forked child, which would write its signals where this process reads them, signals act as usual."""
     signal.set_wakeup_fd(-1)
     for number, handler in zip(_SIGNALS, (signal.default_int_handler, signal.SIG_DFL), strict=True):
         if signal.getsignal(number) is _left_to_watcher:
             signal.signal(number, handler)
     for each in (_watchers, _deferring, _leaving):
         each.clear()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _watch(reader: int) -> None:
