@@ -28,11 +28,8 @@ from mamt_jax.training.checkpoint import (
 from mamt_jax.training.experiment import Built, Experiment, make_configs
 from mamt_jax.training.load_policy import load_spec
 from mamt_jax.training.merge import INIT_FROM, OF_EACH_RUN, read_experiment
-from mamt_jax.training.writers import BEST, CHECKPOINTS, FolderError, read_config
+from mamt_jax.training.writers import BEST, CHECKPOINTS, INITIAL, FolderError, read_config
 from mamt_jax.types import Config, LearnerState
-
-INITIAL = "initial.npz"
-"""In a folder of parts: the parameters from which parts begin that have not begun yet."""
 
 
 class Source(NamedTuple):

@@ -141,6 +141,6 @@ def rollout_shape(built: Built, config: Config, state: RunState) -> Any:
     observation = state.env_batch.observation
     metrics = dict.fromkeys(env.metrics, jnp.zeros(()))
     timestep = jax.eval_shape(jax.vmap(lambda seen: make_timestep(env.spec, seen, metrics=metrics)), observation)
-    action = jax.eval_shape(act, config, state.learner_state, observation, state.key)
-    played = Played(*jax.tree.map(stacked, (observation, action, timestep)))
-    return played, jax.eval_shape(make_rollout, state, played)
+    action = jax.eval_shape(act, config, state.learner_state, observation, state.key, *state.env_batch.shown)
+    played = jax.tree.map(stacked, Played(observation, state.env_batch.action_mask, action, timestep))
+    return played, jax.eval_shape(partial(make_rollout, env.spec), state, played)

@@ -19,10 +19,10 @@ from envs_jax.environment import Box, Discrete, EnvSpec
 from envs_jax.native_spaces import space_from_json, space_to_json
 
 CONFIG, METRICS, CHECKPOINTS, CURVE = "config.json", "metrics.jsonl", "checkpoints", "learning_curve.png"
-BEST, PARTS, LOCK = "best.npz", "parts", ".lock"
+BEST, PARTS, LOCK, INITIAL = "best.npz", "parts", ".lock", "initial.npz"
 _UNFINISHED = "unfinished.tmp"
 _NATIVE = ("native_action_spaces", "native_observation_spaces")
-OURS = (CONFIG, METRICS, CHECKPOINTS, CURVE, BEST, PARTS, _UNFINISHED, "tensorboard", "wandb", "wandb.json")
+OURS = (CONFIG, METRICS, CHECKPOINTS, CURVE, BEST, PARTS, INITIAL, _UNFINISHED, "tensorboard", "wandb", "wandb.json")
 """All that a run writes in its folder, but for the lock."""
 _PACKAGES = ("mamt_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
