@@ -41,7 +41,7 @@ def played(env: HostEnvironment, steps: int) -> tuple[np.ndarray, np.ndarray, Ti
     """First observation, actions and time steps (T, E, ...) of the environments of SEEDS."""
     batch, rng = env.open(len(SEEDS)), np.random.default_rng(0)
     try:
-        first = batch.reset(SEEDS).observation
+        first = np.asarray(batch.reset(SEEDS).observation)
         action = rng.integers(0, 3, (steps, len(SEEDS), env.spec.num_agents))
         return first, action, jax.tree.map(lambda *leaves: np.stack(leaves), *[batch.step(each) for each in action])
     finally:
@@ -193,6 +193,7 @@ def test_masks_and_who_acts_come_out_of_processes() -> None:
     for step, now, last in zip(steps, (0, 1, 0), (0, 1, 2), strict=True):
         mask = [[action != (now + agent) % 3 for action in range(3)] for agent in range(2)]
         final = [[action != (last + agent) % 3 for action in range(3)] for agent in range(2)]
+        assert step.final_action_mask is not None
         np.testing.assert_array_equal(step.action_mask[1], [*mask, [True] * 3])
         np.testing.assert_array_equal(step.final_action_mask[1], [*final, [True] * 3])
         np.testing.assert_array_equal(step.active, [[True, True, False]] * 2)
