@@ -121,6 +121,8 @@ def _result_faults(spec: EnvSpec, result: Any, source: str) -> list[str]:
         "action_mask": ((n, spec.action_size), jnp.dtype(bool)),
         "final_observation": ((n, d), real),
     }
+    optional = {"final_action_mask": expected["action_mask"], "active": expected["terminated"]}
+    expected |= {name: want for name, want in optional.items() if getattr(timestep, name) is not None}
     fields = {f"`{name}` from `{source}`": (getattr(timestep, name), *want) for name, want in expected.items()}
     metrics = {f"metric {name!r} from `{source}`": (value, (), real) for name, value in timestep.metrics.items()}
     return _mismatches(fields | metrics)
@@ -222,6 +224,7 @@ def _rollout_faults(spec: EnvSpec, first: TimeStep, later: TimeStep) -> list[str
     done = timestep.truncated | timestep.terminated.all(-1)
     differs = (timestep.observation != timestep.final_observation).any((1, 2))
     ended_before = np.cumsum(done) - done > 0
+    revived = np.diff(timestep.terminated, axis=0, prepend=False) & ~timestep.terminated
     index = np.arange(len(done))
     findings = {
         "`observation` is not finite": ~np.isfinite(timestep.observation),
@@ -234,6 +237,7 @@ def _rollout_faults(spec: EnvSpec, first: TimeStep, later: TimeStep) -> list[str
         "`action_mask` leaves an agent without any action": ~timestep.action_mask.any(-1),
         "`reward` is not zero": (timestep.reward != 0) & (index == 0)[:, None],
         "the episode is over": done & (index == 0),
+        "`terminated` becomes False again within an episode": revived & ~ended_before[:, None],
         "`truncated` is set before the episode limit": timestep.truncated & (index < spec.episode_limit),
         f"`truncated` is not set at the episode limit of {spec.episode_limit}": (
             ~done & ~ended_before & (index == spec.episode_limit)

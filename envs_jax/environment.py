@@ -1,17 +1,16 @@
 """The environment contract: pure functions over arrays with an agent axis, zero-padded to the widest agent."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs_jax.native_spaces import NativeSpace
 from envs_jax.scene import Scene
-
-if TYPE_CHECKING:
-    from envs_jax.native_spaces import NativeSpace
 
 EnvState = Any
 Noise = Any
@@ -59,8 +58,8 @@ class EnvSpec:
     episode_limit: int
     observation_dtype: str = "float32"
     has_action_masks: bool = False
-    native_action_spaces: "tuple[NativeSpace, ...]" = ()
-    native_observation_spaces: "tuple[NativeSpace, ...]" = ()
+    native_action_spaces: tuple[NativeSpace, ...] = ()
+    native_observation_spaces: tuple[NativeSpace, ...] = ()
 
     @property
     def num_agents(self) -> int:
@@ -104,8 +103,8 @@ class TimeStep(NamedTuple):
     Attributes:
         observation: (n, d) float32, zero beyond an agent's own width.
         reward: (n,) float32; zeros at reset.
-        terminated: (n,) bool, the task ended for that agent: nothing to bootstrap from. From its end to the end of the
-            episode an agent counts as ended, whatever is shown of it.
+        terminated: (n,) bool, the task has ended for that agent: nothing to bootstrap from. It stays True to the end of the
+            episode; what the agent does and earns after its own end counts for nothing.
         truncated: () bool, the time limit cut the episode: bootstrap from `final_observation`.
         action_mask: (n, A) bool, the actions allowed now.
         final_observation: (n, d), what this step led to. Equals `observation`, except after an automatic reset, where
@@ -143,15 +142,35 @@ def make_timestep(
 ) -> TimeStep:
     """A TimeStep whose omitted fields are those of a running episode: no reward, no end, every own action allowed."""
     n = spec.num_agents
+    allowed = jnp.asarray(spec.action_mask) if action_mask is None else action_mask
     return TimeStep(
         observation=observation,
         reward=jnp.zeros(n, observation.dtype) if reward is None else reward,
         terminated=jnp.zeros(n, bool) if terminated is None else terminated,
         truncated=jnp.zeros((), bool) if truncated is None else truncated,
-        action_mask=jnp.asarray(spec.action_mask) if action_mask is None else action_mask,
+        action_mask=allowed,
         final_observation=observation,
         metrics={} if metrics is None else metrics,
+        final_action_mask=allowed,
     )
+
+
+def check_action(spec: EnvSpec, action: jax.Array) -> None:
+    """Raises ValueError unless `action` is (n,) integers, or (n, k) real numbers where actions are continuous."""
+    shape, dtype = jnp.shape(action), jnp.result_type(action)
+    expected = (spec.num_agents,) if spec.discrete else (spec.num_agents, spec.action_size)
+    kinds = (jnp.integer,) if spec.discrete else (jnp.integer, jnp.floating)
+    if shape != expected or not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+        raise ValueError(
+            f"action is {dtype} {shape}, which is not valid: {spec.name} takes {'int32' if spec.discrete else 'float32'} "
+            f"{expected}, a row for each of its agents."
+        )
+
+
+def takes_action_mask(function: Callable[..., Any]) -> bool:
+    """Whether a function has a parameter called `action_mask`, or takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(each.name == "action_mask" or each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL) for each in parameters)
 
 
 def no_noise(key: jax.Array, state: EnvState) -> tuple[()]:
@@ -180,7 +199,8 @@ class Environment(NamedTuple):
     scene: Callable[..., Scene] | None = None
 
     def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, TimeStep]:
-        """`transition` under noise drawn with `key`."""
+        """`transition` under noise drawn with `key`; raises ValueError for an action of another shape or dtype."""
+        check_action(self.spec, action)
         return self.transition(state, action, self.sample_noise(key, state))
 
 

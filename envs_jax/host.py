@@ -6,18 +6,18 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from envs_jax.environment import EnvSpec, HostBatch, HostEnvironment
-from envs_jax.reference_policies import do_nothing_policy, random_policy
+from envs_jax.environment import EnvSpec, HostBatch, HostEnvironment, TimeStep
+from envs_jax.reference_policies import Policy, do_nothing_policy, random_policy
 
-HostPolicy = Callable[[np.ndarray, int], np.ndarray]
-"""(observation (E, n, d), number of the step) -> action (E, n) or (E, n, k)."""
+HostPolicy = Callable[[TimeStep, int], np.ndarray]
+"""(what E environments show, number of the step) -> action (E, n) or (E, n, k)."""
 
 
 class Episodes(NamedTuple):
     """K whole episodes of each of E environments.
 
     Attributes:
-        episode_return: (E, K, n), the sum of each agent's rewards.
+        episode_return: (E, K, n), the sum of each agent's rewards up to its own end.
         metrics: each task metric's mean over the steps of an episode, (E, K).
         length: (E, K), steps.
     """
@@ -36,20 +36,28 @@ def play_episodes(batch: HostBatch, policy: HostPolicy, seeds: np.ndarray, episo
         seeds: (E,).
         episodes: K.
     """
-    observation, everyone = batch.reset(seeds).observation, np.arange(len(seeds))
-    total = np.zeros((len(seeds), episodes + 1, observation.shape[1]))  # the last place takes what comes after
+    timestep, everyone = batch.reset(seeds), np.arange(len(seeds))
+    active = np.ones_like(timestep.terminated) if timestep.active is None else np.asarray(timestep.active)
+    total = np.zeros((len(seeds), episodes + 1, active.shape[1]))  # the last place takes what comes after
     length, sums = np.zeros(total.shape[:2]), {}
     number, step = np.zeros(len(seeds), int), 0
     while (number < episodes).any():
-        timestep = batch.step(policy(observation, step))
-        observation, step = np.asarray(timestep.observation), step + 1
-        total[everyone, number] += timestep.reward
+        timestep, step = batch.step(policy(timestep, step)), step + 1
+        total[everyone, number] += np.where(active, timestep.reward, 0.0)
+        active = next_active(active, timestep)
         length[everyone, number] += 1
         for name, metric in timestep.metrics.items():
             sums.setdefault(name, np.zeros_like(length))[everyone, number] += metric
         number = np.minimum(number + timestep.done, episodes)
     metrics = {name: (value / np.maximum(length, 1))[:, :episodes] for name, value in sums.items()}
     return Episodes(total[:, :episodes], metrics, length[:, :episodes])
+
+
+def next_active(active: np.ndarray, timestep: TimeStep) -> np.ndarray:
+    """(E, n): who acts after a step in which `active` did."""
+    if timestep.active is not None:
+        return np.asarray(timestep.active)
+    return np.asarray(timestep.done)[:, None] | (active & ~np.asarray(timestep.terminated))
 
 
 def play_host_references(env: HostEnvironment, seed: int, num_envs: int, episodes: int) -> dict[str, Episodes]:
@@ -68,11 +76,13 @@ def play_host_references(env: HostEnvironment, seed: int, num_envs: int, episode
 
 def _reference_policies(spec: EnvSpec, seed: int, num_envs: int) -> dict[str, HostPolicy]:
     key = jax.random.key(seed)
-    random, idle = random_policy(spec), np.asarray(do_nothing_policy(spec)(key, None))
-    draw = jax.jit(
-        lambda step: jax.vmap(lambda key: random(key, None))(jax.random.split(jax.random.fold_in(key, step), num_envs))
-    )
-    return {
-        "random": lambda observation, step: np.asarray(draw(step)),
-        "do_nothing": lambda observation, step: np.broadcast_to(idle, (num_envs, *idle.shape)),
-    }
+
+    def host_policy(policy: Policy) -> HostPolicy:
+        @jax.jit
+        def draw(action_mask: jax.Array, step: int) -> jax.Array:
+            keys = jax.random.split(jax.random.fold_in(key, step), num_envs)
+            return jax.vmap(lambda key, mask: policy(key, None, action_mask=mask))(keys, action_mask)
+
+        return lambda timestep, step: np.asarray(draw(timestep.action_mask, step))
+
+    return {"random": host_policy(random_policy(spec)), "do_nothing": host_policy(do_nothing_policy(spec))}

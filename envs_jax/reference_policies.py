@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.environment import Box, Discrete, Environment, EnvSpec, EnvState
+from envs_jax.environment import Box, Discrete, Environment, EnvSpec, EnvState, takes_action_mask
 from envs_jax.options import require_count
 from envs_jax.wrappers import EpisodeStatistics, episode_statistics
 
-Policy = Callable[[jax.Array, EnvState], jax.Array]
+Policy = Callable[..., jax.Array]
+"""(key, state) -> action; one that has a parameter `action_mask` is given it, (n, A) bool, as well."""
 
 
 def sample_action(spec: EnvSpec, key: jax.Array, action_mask: jax.Array) -> jax.Array:
@@ -34,21 +35,24 @@ def sample_action(spec: EnvSpec, key: jax.Array, action_mask: jax.Array) -> jax.
 
 
 def random_policy(spec: EnvSpec) -> Policy:
-    """Uniform over each agent's own actions."""
+    """Uniform over the actions that each agent is allowed, all of its own without a mask."""
 
-    def act(key: jax.Array, state: EnvState) -> jax.Array:
+    def act(key: jax.Array, state: EnvState, action_mask: jax.Array | None = None) -> jax.Array:
         del state
-        return sample_action(spec, key, jnp.asarray(spec.action_mask))
+        return sample_action(spec, key, jnp.asarray(spec.action_mask) if action_mask is None else action_mask)
 
     return act
 
 
 def do_nothing_policy(spec: EnvSpec) -> Policy:
-    """The idle action of a discrete space; of a box the vector nearest to zero."""
+    """The idle action of a discrete space, or the first one allowed where it is masked; of a box the vector nearest to zero."""
     idle = np.array([space.idle for space in spec.action_spaces if isinstance(space, Discrete)], np.int32)
 
-    def act(key: jax.Array, state: EnvState) -> jax.Array:
+    def act(key: jax.Array, state: EnvState, action_mask: jax.Array | None = None) -> jax.Array:
         del key, state
+        if spec.discrete and action_mask is not None:
+            allowed = jnp.take_along_axis(action_mask, jnp.asarray(idle)[:, None], -1)[:, 0]
+            return jnp.where(allowed, idle, action_mask.argmax(-1)).astype(jnp.int32)
         if spec.discrete:
             return jnp.asarray(idle)
         low, high = _bounds(spec)
@@ -76,7 +80,7 @@ def evaluate_policy(env: Environment, policy: Policy, key: jax.Array, episodes: 
 
     Args:
         env: played without automatic reset, each episode to its own end.
-        policy: (key, state) -> action.
+        policy: (key, state) -> action, or (key, state, action_mask) -> action.
         key: consumed.
         episodes: how many, E.
 
@@ -116,18 +120,22 @@ def _play(env: Environment, policies: tuple[Policy, ...], keys: jax.Array) -> Ep
 
     def episode(which: jax.Array, key: jax.Array) -> EpisodeStatistics:
         reset_key, key = jax.random.split(key)
-        state, _ = counted.reset(reset_key)
+        state, timestep = counted.reset(reset_key)
 
-        def step(carry: tuple[Any, jax.Array], _: None) -> tuple[tuple[Any, jax.Array], None]:
-            state, key = carry
+        def choose(policy: Policy, key: jax.Array, env_state: EnvState, action_mask: jax.Array) -> jax.Array:
+            mask = {"action_mask": action_mask} if takes_action_mask(policy) else {}
+            return policy(jax.random.clone(key), env_state, **mask)
+
+        def step(carry: tuple[Any, jax.Array, jax.Array], _: None) -> tuple[tuple[Any, jax.Array, jax.Array], None]:
+            state, action_mask, key = carry
             action_key, step_key, key = jax.random.split(key, 3)
-            choices = [policy(jax.random.clone(action_key), state.env_state) for policy in policies]
+            choices = [choose(policy, action_key, state.env_state, action_mask) for policy in policies]
             action = jnp.stack(choices)[which]  # one of them is used, so that they may share a key
-            stepped = counted.step(step_key, state, action)[0]
+            stepped, timestep = counted.step(step_key, state, action)
             state = jax.tree.map(lambda old, new: jnp.where(state.statistics.done, old, new), state, stepped)
-            return (state, key), None
+            return (state, timestep.action_mask, key), None
 
-        (state, _), _ = jax.lax.scan(step, (state, key), length=env.spec.episode_limit)
+        (state, _, _), _ = jax.lax.scan(step, (state, timestep.action_mask, key), length=env.spec.episode_limit)
         return state.statistics
 
     return jax.vmap(jax.vmap(episode, (None, 0)))(jnp.arange(len(policies)), keys)

@@ -3,12 +3,15 @@
 Compose them as `episode_statistics(auto_reset(env))`: statistics outermost, so that they outlive the reset.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Var
 
 from envs_jax.batching import batchwise
 from envs_jax.environment import Environment, EnvState, Noise, TimeStep
@@ -31,26 +34,33 @@ def reset_key(key: jax.Array) -> jax.Array:
 def auto_reset(env: Environment) -> Environment:
     """Opens the next episode in the step that ends the last one.
 
-    At the end of an episode `observation` and `action_mask` are those of the next episode's start, while
-    `final_observation`, `reward`, `terminated`, `truncated` and `metrics` close the old one. The state is the inner one's.
+    At the end of an episode `observation`, `action_mask` and `active` are those of the next episode's start, while
+    `final_observation`, `final_action_mask`, `reward`, `terminated`, `truncated` and `metrics` close the old one. The state is
+    the inner one's.
 
     Under `vmap`, however deep, a step in which no environment is done resets none.
     """
 
+    def reset(key: jax.Array) -> tuple[EnvState, TimeStep]:
+        state, timestep = env.reset(key)
+        return state, timestep._replace(final_action_mask=timestep.action_mask)
+
     def sample_noise(key: jax.Array, state: EnvState) -> AutoResetNoise:
         return AutoResetNoise(env.sample_noise(jax.random.fold_in(key, 0), state), key)
 
-    def opening(key: jax.Array) -> tuple[EnvState, jax.Array, jax.Array]:
+    def opening(key: jax.Array) -> tuple[EnvState, jax.Array, jax.Array, jax.Array | None]:
         state, timestep = env.reset(reset_key(key))
-        return state, timestep.observation, timestep.action_mask
+        return state, timestep.observation, timestep.action_mask, timestep.active
 
     def transition(state: EnvState, action: jax.Array, noise: AutoResetNoise) -> tuple[EnvState, TimeStep]:
         state, timestep = env.transition(state, action, noise.noise)
-        shown = (state, timestep.observation, timestep.action_mask)
-        state, observation, action_mask = replace_where(opening, timestep.done, noise.key, shown)
-        return state, timestep._replace(observation=observation, action_mask=action_mask)
+        shown = (state, timestep.observation, timestep.action_mask, timestep.active)
+        state, observation, action_mask, active = replace_where(opening, timestep.done, noise.key, shown)
+        return state, timestep._replace(
+            observation=observation, action_mask=action_mask, active=active, final_action_mask=timestep.action_mask
+        )
 
-    return env._replace(transition=transition, sample_noise=sample_noise)
+    return env._replace(reset=reset, transition=transition, sample_noise=sample_noise)
 
 
 def replace_where(make: Callable[[jax.Array], Any], wanted: jax.Array, key: jax.Array, old: Any) -> Any:
@@ -80,21 +90,44 @@ def replace_where(make: Callable[[jax.Array], Any], wanted: jax.Array, key: jax.
     return batchwise(of_batch)(wanted, key, old)
 
 
+def declare_action_masks(env: Environment) -> Environment:
+    """`env` whose spec says whether its action masks ever differ from the spec's own, as its traced programs show.
+
+    Where all own actions are always allowed, nobody has to carry masks along. Boxes have no masks but their own widths.
+    """
+    if env.spec.has_action_masks or not env.spec.discrete:
+        return env
+
+    def masks(key: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
+        reset_key, step_key = jax.random.split(key)
+        state, first = env.reset(reset_key)
+        return first.action_mask, env.step(step_key, state, action)[1].action_mask
+
+    action = jax.ShapeDtypeStruct((env.spec.num_agents,), jnp.int32)
+    program = jax.make_jaxpr(masks)(jax.eval_shape(lambda: jax.random.key(0)), action)
+    constants = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
+    fixed = (constants.get(variable) for variable in program.jaxpr.outvars if isinstance(variable, Var))
+    same = [mask is not None and np.array_equal(mask, env.spec.action_mask) for mask in fixed]
+    return env._replace(spec=dataclasses.replace(env.spec, has_action_masks=not (len(same) == 2 and all(same))))
+
+
 @flax.struct.dataclass
 class EpisodeStatistics:
     """The current episode so far, its last step included.
 
     Attributes:
         done: () bool, the last step ended the episode, so the fields below describe all of it.
-        episode_return: (n,) sum of each agent's rewards.
+        episode_return: (n,) sum of each agent's rewards up to its own end.
         episode_length: () int32, steps taken.
         metrics: the mean over the steps taken of each task metric, a dict of scalars.
+        active: (n,) bool, the agents that act in the next step, which after a `done` is the first of the next episode.
     """
 
     done: jax.Array
     episode_return: jax.Array
     episode_length: jax.Array
     metrics: dict[str, jax.Array]
+    active: jax.Array
 
 
 @flax.struct.dataclass
@@ -113,6 +146,7 @@ def no_statistics(timestep: TimeStep) -> EpisodeStatistics:
         episode_return=jnp.zeros_like(timestep.reward),
         episode_length=jnp.zeros((), jnp.int32),
         metrics=dict.fromkeys(timestep.metrics, zero),
+        active=jnp.ones_like(timestep.terminated) if timestep.active is None else timestep.active,
     )
 
 
@@ -120,11 +154,13 @@ def add_step(statistics: EpisodeStatistics, timestep: TimeStep) -> EpisodeStatis
     """The statistics with one more step, which after a `done` is the first of the next episode."""
     started = jax.tree.map(lambda new, old: jnp.where(statistics.done, new, old), no_statistics(timestep), statistics)
     length = started.episode_length + 1
+    acted = statistics.active
     return EpisodeStatistics(
         done=timestep.done,
-        episode_return=started.episode_return + timestep.reward,
+        episode_return=started.episode_return + jnp.where(acted, timestep.reward, 0.0),
         episode_length=length,
         metrics={name: mean + (timestep.metrics[name] - mean) / length for name, mean in started.metrics.items()},
+        active=timestep.done | (acted & ~timestep.terminated) if timestep.active is None else timestep.active,
     )
 
 

@@ -17,13 +17,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Column, Table
 
 from experiments.drawing import style
 from experiments.drawing.intervals import bootstrap, interquartile_mean
-from experiments.drawing.runs import Run, by_task, curve, having, last_fifth, read_folder
+from experiments.drawing.runs import Run, by_task, curve, having, known, last_fifth, read_folder
 from experiments.options import OptionError, Parser, nearest
+from mamt_jax.training.progress import plain_console
 from mamt_jax.training.writers import FolderError, read_config
 
 AGAINST = ("env_steps", "episodes", "wall_seconds")
@@ -94,8 +94,7 @@ def draw(runs: Sequence[Run], metric: str, against: str) -> Figure:
         x = {"episodes": run.episodes, "env_steps": run.env_steps}.get(against)
         x = run.metrics[against].mean(0) if x is None else x
         values = found.values.reshape(*found.values.shape[:2], -1).mean(-1)
-        kept = np.isin(run.episodes, found.episodes)
-        style.draw_line(axes, x[kept], bootstrap(interquartile_mean, [values.T]), looks[run.label], run.label)
+        style.draw_line(axes, x[known(run, metric)], bootstrap(interquartile_mean, [values.T]), looks[run.label], run.label)
     if metric.endswith("_return") and len(by_task(runs)) == 1:
         style.draw_references(axes, runs[0].references)
     axes.set(xlabel=against.replace("_", " "), ylabel=metric.replace("_", " "))
@@ -125,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OptionError, FolderError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    Console(soft_wrap=True).print(side_by_side(runs))
+    plain_console().print(side_by_side(runs))
     style.save(draw(runs, values.metric, values.against), values.plot)
     print(f"wrote {values.plot}")
     return 0

@@ -18,24 +18,32 @@ from typing import Any, NamedTuple, get_args
 
 sys.path.insert(0, os.getcwd())
 sys.path.insert(0, str(Path(__file__).parents[1]))
+if __name__ == "__main__":
+    from experiments.early_exit import exit_while_importing
+
+    exit_while_importing()
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from envs_jax import registry as environments
-from envs_jax.environment import Environment, EnvSpec, EnvState, HostEnvironment, HostError
+from envs_jax.environment import Environment, EnvSpec, EnvState, HostEnvironment, HostError, TimeStep
 from envs_jax.host import play_episodes
 from envs_jax.rendering import FORMATS, frames, save, scenes
+from envs_jax.wrappers import declare_action_masks
 from experiments.compilation_cache import use_compilation_cache
 from experiments.options import OptionError, Parser, nearest
+from mamt_jax.training.best import describe_latest
 from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.evaluation import first_episodes
 from mamt_jax.training.experiment import Experiment, experiment_from_json
 from mamt_jax.training.export_policy import export_policy
+from mamt_jax.training.interrupt import exit_at_once
 from mamt_jax.training.load_policy import Policy, Which, load_policy
-from mamt_jax.training.rollout import with_episodes
-from mamt_jax.training.writers import CONFIG, FolderError, read_config
+from mamt_jax.training.references import Reference, read_references
+from mamt_jax.training.rollout import EnvBatch, env_batch, with_episodes
+from mamt_jax.training.writers import CONFIG, METRICS, FolderError, read_config, read_rows
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 EPISODES, ABSOLUTE = 100, 10
@@ -68,14 +76,14 @@ def play(env: Environment, policy: Policy, sample: bool, key: jax.Array) -> Epis
     reset_key, steps_key = jax.random.split(key)
     first, timestep = env.reset(reset_key)
 
-    def step(carry: tuple[EnvState, jax.Array, jax.Array], number: jax.Array) -> tuple[tuple, tuple]:
-        state, observation, playing = carry
+    def step(carry: tuple[EnvState, EnvBatch, jax.Array], number: jax.Array) -> tuple[tuple, tuple]:
+        state, seen, playing = carry
         act_key, env_key = jax.random.split(jax.random.fold_in(steps_key, number))
-        action = policy(observation, act_key) if sample else policy(observation)
+        action = policy(seen.observation, act_key if sample else None, *seen.shown)
         state, timestep = env.step(env_key, state, action)
-        return (state, timestep.observation, playing & ~timestep.done), (state, timestep.reward, playing)
+        return (state, env_batch(env.spec, (), timestep), playing & ~timestep.done), (state, timestep.reward, playing)
 
-    carry = (first, timestep.observation, jnp.ones((), bool))
+    carry = (first, env_batch(env.spec, (), timestep), jnp.ones((), bool))
     _, (later, reward, playing) = jax.lax.scan(step, carry, jnp.arange(env.spec.episode_limit))
     state = jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first, later)
     return Episode(state, reward, playing)
@@ -84,9 +92,9 @@ def play(env: Environment, policy: Policy, sample: bool, key: jax.Array) -> Epis
 def play_all(env: Environment, policy: Policy, sample: bool, key: jax.Array, episodes: int) -> Played:
     """So many episodes, side by side."""
 
-    def act(env_state: EnvState, observation: jax.Array, key: jax.Array) -> jax.Array:
+    def act(env_state: EnvState, observation: jax.Array, key: jax.Array, *masks: jax.Array) -> jax.Array:
         del env_state
-        return policy(observation, key) if sample else policy(observation)
+        return policy(observation, key if sample else None, *masks)
 
     played = jax.jit(lambda key: first_episodes(with_episodes(env), act, key, episodes))(key)
     return Played(*jax.device_get((played.episode_return.mean(-1), played.metrics)))
@@ -96,8 +104,9 @@ def play_on_host(env: HostEnvironment, policy: Policy, sample: bool, seed: int, 
     """`play_all` in processes, of as many episodes or a few more."""
     num_envs, key = min(episodes, HOST_ENVS), jax.random.key(seed)
 
-    def act(observation: np.ndarray, step: int) -> np.ndarray:
-        return np.asarray(policy(observation, jax.random.fold_in(key, step)) if sample else policy(observation))
+    def act(timestep: TimeStep, step: int) -> np.ndarray:
+        seen = env_batch(env.spec, (), timestep)
+        return np.asarray(policy(seen.observation, jax.random.fold_in(key, step) if sample else None, *seen.shown))
 
     seeds, batch = np.random.SeedSequence(seed).generate_state(num_envs), env.open(num_envs)
     try:
@@ -131,9 +140,9 @@ def describe(returns: np.ndarray) -> str:
     return f"{returns.mean():.2f} ± {standard_error(returns):.2f} over {len(returns)} episodes"
 
 
-def report(played: Played, sample: bool, references: Mapping[str, float]) -> str:
+def report(played: Played, sample: bool, references: Mapping[str, Reference]) -> str:
     """Return and task metrics, a line each."""
-    others = ", ".join(f"{name} {value:.1f}" for name, value in references.items())
+    others = ", ".join(f"{name} {value}" for name, value in references.items())
     lines = [f"{'sampled' if sample else 'greedy'} return {describe(played.returns)} ({others})"]
     width = max(map(len, played.metrics), default=0)
     rows = [(name, values.mean(), standard_error(values)) for name, values in played.metrics.items()]
@@ -214,11 +223,11 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return values
 
 
-def pretrained_folder(name: str) -> Path:
-    """The folder of a policy that comes with the repository; raises OptionError if there is none."""
+def pretrained_folder(name: str, option: str = "--pretrained ") -> Path:
+    """The folder of a policy that comes with the repository; raises OptionError if there is none for that option."""
     names = sorted(str(path.parent.relative_to(PRETRAINED)) for path in PRETRAINED.glob(f"*/*/{CONFIG}"))
     if name not in names:
-        raise OptionError(f"--pretrained {name} is not there: {nearest(name, names)}there are {', '.join(names)}.")
+        raise OptionError(f"{option}{name} is not there: {nearest(name, names)}there are {', '.join(names)}.")
     return PRETRAINED / name
 
 
@@ -240,6 +249,7 @@ def evaluate(values: argparse.Namespace) -> None:
     content = read_config(values.folder)
     experiment = experiment_from_json(content["experiment"])
     env = environments.make_any(experiment.env, **experiment.env_options)
+    env = declare_action_masks(env) if isinstance(env, Environment) else env
     if values.gif:
         check_picture(env, values.views)
     play_original = in_original(experiment, env.spec, policy, values.sample) if values.original else None
@@ -250,11 +260,15 @@ def evaluate(values: argparse.Namespace) -> None:
             return play_on_host(env, policy, values.sample, values.seed, episodes)
         return play_all(env, policy, values.sample, jax.random.key(values.seed), episodes)
 
+    if values.policy == "best":
+        runs = range(len(experiment.runs)) if values.absolute else [values.run]
+        for sentence in describe_latest(read_rows(values.folder / METRICS), runs):
+            print(sentence)
     if values.absolute:
         best = (load_policy(values.folder, run, "best") for run in range(len(experiment.runs)))
         print(absolute([play_out(each).returns for each in best]))
     else:
-        print(report(play_out(policy), values.sample, content.get("references", {})))
+        print(report(play_out(policy), values.sample, read_references(content)))
     if play_original:
         print(f"in the original {describe(play_original(episodes, values.seed))}")
     if values.gif:
@@ -267,10 +281,12 @@ def evaluate(values: argparse.Namespace) -> None:
         print(f"wrote {values.gif}")
     if values.export:
         values.export.write_bytes(export_policy(values.folder, values.run, values.policy, values.sample))
-        arguments = "observation, numpy.uint32(seed)" if values.sample else "observation"
+        masks = ["action_mask"] if env.spec.has_action_masks else []
+        arguments = ", ".join(["observation", *masks, *(["numpy.uint32(seed)"] if values.sample else [])])
         shape = ("batch", env.spec.num_agents, env.spec.observation_size)
         print(f"wrote {values.export}: jax.export.deserialize(file.read()).call({arguments}), float32 {shape}")
 
 
 if __name__ == "__main__":
+    exit_at_once()
     sys.exit(main())

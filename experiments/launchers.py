@@ -13,6 +13,7 @@ from rich.console import Console
 from experiments.options import OptionError
 from experiments.train import EXPECTED, start_or_resume
 from mamt_jax.training.experiment import Experiment
+from mamt_jax.training.progress import plain_console, say
 
 RETRIES = 3
 
@@ -32,7 +33,7 @@ Launcher = Callable[[Sequence[Task], Console, float, float], dict[Path, str]]
 def train_task(task: Task) -> str | None:
     """Trains a task from wherever its folder ends; returns what went wrong, if anything did."""
     try:
-        stopped = start_or_resume(task.experiment, task.folder, Console(soft_wrap=True, emoji=False), log=task.log)
+        stopped = start_or_resume(task.experiment, task.folder, plain_console(), log=task.log)
     except EXPECTED as error:
         return str(error)
     finally:
@@ -45,7 +46,7 @@ def launch_local(tasks: Sequence[Task], console: Console, cpus: float, gpus: flo
     del cpus, gpus
     failures: dict[Path, str] = {}
     for number, task in enumerate(tasks):
-        console.print(f"Task {number + 1} of {len(tasks)}: {task.folder}", highlight=False)
+        say(console, f"Task {number + 1} of {len(tasks)}: {task.folder}")
         failure = train_task(task)
         if failure is not None:
             failures[task.folder] = failure
@@ -88,7 +89,7 @@ def launch_ray(tasks: Sequence[Task], console: Console, cpus: float, gpus: float
                 failure = str(error)
             if failure is not None:
                 failures[task.folder] = failure
-            console.print(f"{'Failed' if failure else 'Done'}: {task.folder}", highlight=False)
+            say(console, f"{'Failed' if failure else 'Done'}: {task.folder}")
         return failures
     finally:
         ray.shutdown()

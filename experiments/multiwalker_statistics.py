@@ -97,7 +97,7 @@ def play_original(env: HostEnvironment, act: Act, episodes: int, seed: int) -> d
     try:
         played = play_episodes(
             batch,
-            lambda seen, number: np.asarray(program(jax.random.fold_in(jax.random.key(seed), number), seen)),
+            lambda shown, number: np.asarray(program(jax.random.fold_in(jax.random.key(seed), number), shown.observation)),
             np.random.SeedSequence(seed).generate_state(episodes),
             1,
         )

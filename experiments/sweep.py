@@ -18,9 +18,12 @@ from typing import NamedTuple
 
 sys.path.insert(0, os.getcwd())
 sys.path.insert(0, str(Path(__file__).parents[1]))
+if __name__ == "__main__":
+    from experiments.early_exit import exit_while_importing
+
+    exit_while_importing()
 
 import numpy as np
-from rich.console import Console
 from rich.table import Column, Table
 
 from experiments import run
@@ -28,11 +31,14 @@ from experiments.compilation_cache import use_compilation_cache
 from experiments.cores import use_every_core
 from experiments.launchers import LAUNCHERS, Task
 from experiments.options import OptionError, Parser, add_groups, nearest, underscored
-from experiments.train import EXPECTED, PARTS, prepare
+from experiments.train import EXPECTED, prepare
 from mamt_jax.training.experiment import Experiment
+from mamt_jax.training.folder_lock import hold_folder
+from mamt_jax.training.interrupt import exit_at_once
 from mamt_jax.training.merge import cut, even_sizes, is_finished, merge_folders, read_experiment, same_but_for_runs
+from mamt_jax.training.progress import plain_console
 from mamt_jax.training.report import STOPPED
-from mamt_jax.training.writers import CONFIG, METRICS, FolderError, read_rows
+from mamt_jax.training.writers import CONFIG, METRICS, PARTS, FolderError, read_rows
 
 APPLY_TO_ALL = ("seeds", "preset")
 
@@ -46,20 +52,22 @@ class Group(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    console = Console(soft_wrap=True, emoji=False)
+    console = plain_console()
     try:
         own, rest = own_parser().parse_known_args(underscored(sys.argv[1:] if arguments is None else arguments))
         use_compilation_cache(own.compilation_cache)
+        out = Path(own.out)
         if own.merge:
-            merge_folders([Path(folder) for folder in own.merge], Path(own.out))
-            console.print(f"Merged: {own.out}", highlight=False)
+            merge_into(out, [Path(folder) for folder in own.merge])
+            console.print(f"Merged: {out}")
             return 0
-        groups = make_groups(read_axes(rest), Path(own.out))
-        tasks = [task for group in groups for task in open_tasks(group, own.runs_per_task)]
-        console.print(f"{len(groups)} groups, {len(tasks)} tasks to do, in {own.out}", highlight=False)
-        failures = LAUNCHERS[own.launcher]([task._replace(log=own.log) for task in tasks], console, own.cpus, own.gpus)
-        for group in groups:
-            merge_group(group)
+        groups = make_groups(read_axes(rest), out)
+        with hold_folder(out, make=True):
+            tasks = [task for group in groups for task in open_tasks(group, own.runs_per_task)]
+            console.print(f"{len(groups)} groups, {len(tasks)} tasks to do, in {out}")
+            failures = LAUNCHERS[own.launcher]([task._replace(log=own.log) for task in tasks], console, own.cpus, own.gpus)
+            for group in groups:
+                merge_group(group)
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -69,10 +77,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2 if failures else 0
 
 
+def merge_into(out: Path, folders: Sequence[Path]) -> None:
+    """Puts the runs of folders together in `out`, where nobody trains meanwhile."""
+    with hold_folder(out, make=True):
+        merge_folders(folders, out)
+
+
 def own_parser() -> Parser:
     """The options of the sweep itself."""
     parser = Parser(allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, help="folder of the sweep; with --launcher ray one that all machines see")
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=run.folder,
+        metavar="DIR",
+        help="folder of the sweep; with --launcher ray one that all machines see",
+    )
     parser.add_argument("--launcher", choices=tuple(LAUNCHERS), default="local", help="where to train (default local)")
     parser.add_argument("--runs_per_task", type=run.positive, help="runs of a group that one task trains (default all)")
     parser.add_argument("--cpus", type=float, default=1.0, help="CPU cores that Ray reserves for a task (default 1)")
@@ -98,6 +118,8 @@ def read_axes(arguments: Sequence[str]) -> dict[str, list[str]]:
     for name, values in axes.items():
         if not values:
             raise OptionError(f"--{name} has no value: give one or more.")
+    if "init_from" in axes:
+        raise OptionError("--init_from is an option of run.py alone: a sweep's runs begin from random parameters.")
     for name in ("resume", "distributed"):
         if name in axes:
             raise OptionError(f"--{name} is an option of run.py alone: a sweep goes on by the same command again.")
@@ -190,5 +212,6 @@ def summary(groups: Iterable[Group]) -> Table:
 
 
 if __name__ == "__main__":
+    exit_at_once()
     use_every_core()
     sys.exit(main())

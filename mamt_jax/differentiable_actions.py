@@ -24,8 +24,9 @@ class DifferentiableActions(NamedTuple):
         features: action -> (n, B, A) float32, what a critic reads: one-hot, or the action itself.
         kl: (parameters, other parameters) -> (n, B), KL in nats between the exploring policies.
         entropy: parameters -> (n, B), of the exploring policies, in nats.
-        squared_norm: parameters -> (n,), mean square of an agent's own outputs.
+        squared_norm: parameters -> (n, B), mean square of an agent's own outputs.
         parameter_sizes: each agent's own number of parameters.
+        restrict: as `ActionDistribution.restrict`.
     """
 
     explore: Callable[[jax.Array, jax.Array], jax.Array]
@@ -36,6 +37,7 @@ class DifferentiableActions(NamedTuple):
     entropy: Callable[[jax.Array], jax.Array]
     squared_norm: Callable[[jax.Array], jax.Array]
     parameter_sizes: tuple[int, ...]
+    restrict: Callable[[jax.Array, jax.Array | None], jax.Array]
 
 
 def straight_through(spec: EnvSpec, temperature: jax.Array | float) -> DifferentiableActions:
@@ -57,6 +59,7 @@ def straight_through(spec: EnvSpec, temperature: jax.Array | float) -> Different
         entropy=lambda logits: most - distribution.kl(logits, jnp.zeros_like(logits)),
         squared_norm=distribution.squared_norm,
         parameter_sizes=spec.action_sizes,
+        restrict=distribution.restrict,
     )
 
 
@@ -84,7 +87,7 @@ def noisy_tanh(spec: EnvSpec, noise: jax.Array | float) -> DifferentiableActions
         return jnp.where(mask, jnp.square((jnp.tanh(latent) - jnp.tanh(other)) / noise), 0.0).sum(-1) / 2
 
     def squared_norm(latent: jax.Array) -> jax.Array:
-        return jnp.where(mask, jnp.square(latent), 0.0).mean(1).sum(-1) / spec.action_mask.sum(-1)
+        return jnp.where(mask, jnp.square(latent), 0.0).sum(-1) / spec.action_mask.sum(-1, keepdims=True)
 
     return DifferentiableActions(
         explore=explore,
@@ -95,4 +98,5 @@ def noisy_tanh(spec: EnvSpec, noise: jax.Array | float) -> DifferentiableActions
         entropy=entropy,
         squared_norm=squared_norm,
         parameter_sizes=spec.action_sizes,
+        restrict=distribution.restrict,
     )

@@ -13,6 +13,8 @@ import numpy as np
 
 from envs_jax.environment import Box, EnvSpec
 
+LOWEST = float(np.finfo(np.float32).min)
+
 
 class Candidates(NamedTuple):
     """Actions over which an expectation under a policy is taken; K of them an agent and row.
@@ -59,8 +61,10 @@ class ActionDistribution(NamedTuple):
         candidates: (parameters, key) -> Candidates: every action, or samples.
         candidate_log_prob: (parameters, Candidates) -> (n, B, K), their log-densities under other parameters.
         features: action -> (n, B, A) float32, what a critic reads: one-hot, or the action itself.
-        squared_norm: parameters -> (n,), mean square of an agent's own outputs (the policies' L2 regulariser).
+        squared_norm: parameters -> (n, B), mean square of an agent's own outputs (the policies' L2 regulariser).
         parameter_sizes: each agent's own number of parameters.
+        restrict: (parameters, action mask (n, B, A) or None) -> parameters of the policy that takes no action that the mask
+            excludes; the other functions take these as they take any. An agent with no action allowed may take any.
     """
 
     sample: Callable[[jax.Array, jax.Array], jax.Array]
@@ -72,6 +76,7 @@ class ActionDistribution(NamedTuple):
     features: Callable[[jax.Array], jax.Array]
     squared_norm: Callable[[jax.Array], jax.Array]
     parameter_sizes: tuple[int, ...]
+    restrict: Callable[[jax.Array, jax.Array | None], jax.Array]
 
 
 def tsallis_log(log_prob: jax.Array, q: jax.Array | float) -> jax.Array:
@@ -89,7 +94,8 @@ def entropy(candidates: Candidates) -> jax.Array:
 def categorical(num_actions: tuple[int, ...]) -> ActionDistribution:
     """Categorical policies; parameters are logits (n, B, A), those past an agent's own `num_actions` count for nothing.
 
-    Masked logits take the dtype's finite minimum, so that no entropy or KL becomes nan.
+    Masked logits take the dtype's finite minimum, so that no entropy, KL or gradient becomes nan: what is excluded has
+    probability 0, and 0 times any finite number is 0.
     """
     size = max(num_actions)
     mask = np.arange(size) < np.array(num_actions)[:, None]
@@ -99,7 +105,11 @@ def categorical(num_actions: tuple[int, ...]) -> ActionDistribution:
         return jnp.where(mask[:, None], logits, fill)
 
     def log_probs(logits: jax.Array) -> jax.Array:
-        return jax.nn.log_softmax(own(logits, float(jnp.finfo(logits.dtype).min)))
+        return jax.nn.log_softmax(own(logits, LOWEST))
+
+    def squared_norm(logits: jax.Array) -> jax.Array:
+        counted = jnp.where(logits > LOWEST / 2, own(logits, 0.0), 0.0)
+        return jnp.square(counted).sum(-1) / np.array(num_actions, np.float32)[:, None]
 
     def log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
         return jnp.take_along_axis(log_probs(logits), action[..., None], -1)[..., 0]
@@ -124,9 +134,18 @@ def categorical(num_actions: tuple[int, ...]) -> ActionDistribution:
         candidates=candidates,
         candidate_log_prob=lambda logits, candidates: own(log_probs(logits), 0.0),
         features=lambda action: jax.nn.one_hot(action, size, dtype=jnp.float32),
-        squared_norm=lambda logits: jnp.square(own(logits, 0.0)).mean(1).sum(-1) / np.array(num_actions, np.float32),
+        squared_norm=squared_norm,
         parameter_sizes=num_actions,
+        restrict=restrict_logits,
     )
+
+
+def restrict_logits(logits: jax.Array, action_mask: jax.Array | None) -> jax.Array:
+    """Logits (..., A) with those that `action_mask` (..., A) excludes at the lowest float; an empty mask excludes nothing."""
+    if action_mask is None:
+        return logits
+    chex.assert_equal_shape([logits, action_mask])
+    return jnp.where(action_mask | ~action_mask.any(-1, keepdims=True), logits, LOWEST)
 
 
 def tanh_gaussian(spaces: tuple[Box, ...], num_samples: int = 8) -> ActionDistribution:
@@ -187,7 +206,7 @@ def tanh_gaussian(spaces: tuple[Box, ...], num_samples: int = 8) -> ActionDistri
 
     def squared_norm(parameters: jax.Array) -> jax.Array:
         own = np.repeat(mask, 2, -1)
-        return jnp.square(jnp.where(own[:, None], parameters, 0.0)).mean(1).sum(-1) / own.sum(-1).astype(np.float32)
+        return jnp.square(jnp.where(own[:, None], parameters, 0.0)).sum(-1) / own.sum(-1, keepdims=True).astype(np.float32)
 
     return ActionDistribution(
         sample=lambda parameters, key: squash(draw(parameters, key)[:, :, 0]),
@@ -199,6 +218,7 @@ def tanh_gaussian(spaces: tuple[Box, ...], num_samples: int = 8) -> ActionDistri
         features=lambda action: action,
         squared_norm=squared_norm,
         parameter_sizes=tuple(2 * space.size for space in spaces),
+        restrict=lambda parameters, action_mask: parameters,
     )
 
 

@@ -16,12 +16,12 @@ RewardNormalisation = Literal["standardise", "scale", "none"]
 
 @struct.dataclass
 class RunningStatistics:
-    """Moments of a stream of arrays of one shape.
+    """Moments of a stream of arrays of one shape, whose first axis is that of agents.
 
     Attributes:
         mean: that shape.
         variance: that shape.
-        count: () float32, rows seen, at most `MEMORY`: from there on the mean is an exponential one.
+        count: (n,) float32, rows seen of each agent, at most `MEMORY`: from there on the mean is an exponential one.
     """
 
     mean: jax.Array
@@ -31,21 +31,37 @@ class RunningStatistics:
 
 def init_statistics(shape: tuple[int, ...]) -> RunningStatistics:
     """Mean 0, variance 1, nothing seen."""
-    return RunningStatistics(jnp.zeros(shape), jnp.ones(shape), jnp.zeros(()))
+    return RunningStatistics(jnp.zeros(shape), jnp.ones(shape), jnp.zeros(shape[:1]))
 
 
-def update_statistics(statistics: RunningStatistics, batch: jax.Array) -> RunningStatistics:
-    """Merge the moments of a batch (B, *shape) (Chan et al. 1979)."""
+def update_statistics(statistics: RunningStatistics, batch: jax.Array, active: jax.Array | None = None) -> RunningStatistics:
+    """Merge the moments of a batch (B, *shape) (Chan et al. 1979); only rows that are `active` (B, n) count, None: all."""
     chex.assert_equal_shape_suffix([batch, statistics.mean[None]], statistics.mean.ndim)
-    share = batch.shape[0] / (statistics.count + batch.shape[0])
-    difference = batch.mean(0) - statistics.mean
-    variance = (1 - share) * statistics.variance + share * batch.var(0) + share * (1 - share) * jnp.square(difference)
-    count = jnp.minimum(statistics.count + batch.shape[0], MEMORY)
+    number_of_axes = statistics.mean.ndim
+    if active is None:
+        active = jnp.ones((len(batch), *statistics.count.shape), bool)
+    chex.assert_shape(active, (len(batch), *statistics.count.shape))
+    rows = active.sum(0, dtype=jnp.float32)
+    share = rows / jnp.maximum(statistics.count + rows, 1.0)
+    count = jnp.minimum(statistics.count + rows, MEMORY)
+
+    def by_agent(x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape, *(1,) * (number_of_axes - 1))
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jnp.where(by_agent(active), x, 0.0).sum(0) / by_agent(jnp.maximum(rows, 1.0))
+
+    share = by_agent(share)
+    batch_mean = mean(batch)
+    difference = batch_mean - statistics.mean
+    variance = (1 - share) * statistics.variance + share * mean(jnp.square(batch - batch_mean[None]))
+    variance = variance + share * (1 - share) * jnp.square(difference)
     return RunningStatistics(statistics.mean + share * difference, variance, count)
 
 
 def normalise(statistics: RunningStatistics, x: jax.Array) -> jax.Array:
     """`(x - mean) / std` within +-10, (..., *shape); zeros stay zero where only zeros were seen (padding)."""
+    chex.assert_equal_shape_suffix([x, statistics.mean], statistics.mean.ndim)
     mean, variance = (m.reshape((1,) * (x.ndim - m.ndim) + m.shape) for m in (statistics.mean, statistics.variance))
     return jnp.clip((x - mean) * jax.lax.rsqrt(variance + 1e-5), -LARGEST, LARGEST)
 

@@ -7,9 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import rel_entr
 
+from mamt_jax.active import active_mean
+
 
 def policy_divergence(
-    kl: Callable[[jax.Array, jax.Array], jax.Array], current: jax.Array, previous: jax.Array, old: jax.Array
+    kl: Callable[[jax.Array, jax.Array], jax.Array],
+    current: jax.Array,
+    previous: jax.Array,
+    old: jax.Array,
+    active: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """Each agent's mean KL in nats from its policy before the update and from its old policy.
 
@@ -18,10 +24,11 @@ def policy_divergence(
         current: (n, B, P) parameters after the update.
         previous: (n, B, P) before it.
         old: (n, B, P) of the old policy that trust regions are drawn around.
+        active: (n, B), the rows that count; None: all.
     """
     return {
-        "kl_consecutive": kl(current, previous).mean(1),
-        "kl_old": kl(current, old).mean(1),
+        "kl_consecutive": active_mean(kl(current, previous), active),
+        "kl_old": active_mean(kl(current, old), active),
     }
 
 

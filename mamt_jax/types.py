@@ -19,6 +19,10 @@ class Transition(NamedTuple):
         reward: (..., n) float32.
         next_observation: (..., n, d), the true successor, never the next episode's first observation.
         terminated: (..., n) bool. A time limit is not a termination.
+        active: (..., n) bool, the agents that act in this step: not those whose task has ended while others go on. Nothing is
+            learnt from the others' rows. None: all.
+        action_mask: (..., n, A) bool, the actions that were allowed; None in environments without action masks.
+        next_action_mask: (..., n, A) bool, those of the successor; None likewise.
     """
 
     observation: jax.Array
@@ -26,6 +30,9 @@ class Transition(NamedTuple):
     reward: jax.Array
     next_observation: jax.Array
     terminated: jax.Array
+    active: jax.Array | None = None
+    action_mask: jax.Array | None = None
+    next_action_mask: jax.Array | None = None
 
 
 class Trajectory(NamedTuple):

@@ -178,6 +178,14 @@ FAULTS: dict[str, tuple[Environment, str]] = {
         "`truncated` is set before the episode limit after step 3.",
     ),
     "over at reset": (timestep_with(terminated=lambda t: ~t.terminated), "The episode is over after reset."),
+    "revived": (
+        after_step(lambda state, t: (state, t._replace(terminated=jnp.array([False, True]) & (state["step"] == 2)))),
+        "`terminated` becomes False again within an episode after step 3.",
+    ),
+    "active": (
+        timestep_with(active=lambda t: jnp.ones(3, bool)),
+        "`active` from `reset(key)` is bool (3,) where bool (2,) was expected.",
+    ),
     "scripted dtype": (
         SOUND._replace(scripted=lambda key, state: state["place"]),
         "The action from `scripted` is float32 (2,)",
@@ -191,6 +199,23 @@ FAULTS: dict[str, tuple[Environment, str]] = {
 
 def test_the_sound_environment_has_no_fault() -> None:
     assert check_environment(SOUND) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "action"),
+    [
+        ("spread", {}, jnp.zeros((), int)),
+        ("spread", {}, jnp.zeros((2, 5), int)),
+        ("spread", {}, jnp.zeros(2)),
+        ("spread", {"continuous_actions": True}, jnp.zeros(5)),
+        ("matrix_game", {}, jnp.zeros(1, int)),
+    ],
+)
+def test_a_step_takes_an_action_of_each_agent_and_nothing_else(name: str, options: dict, action: jax.Array) -> None:
+    env = make(name, **options)
+    state, _ = env.reset(jax.random.key(0))
+    with pytest.raises(ValueError, match=rf"^action is \w+ \(.*\), which is not valid: {name} takes"):
+        env.step(jax.random.key(1), state, action)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -24,7 +24,7 @@ def test_categorical_agrees_with_its_definition() -> None:
         np.testing.assert_allclose(kl[agent], (p * np.log(p / p_other)).sum(-1), atol=1e-6)
         np.testing.assert_allclose(entropy(candidates)[agent], -(p * np.log(p)).sum(-1), atol=1e-6)
         np.testing.assert_allclose(
-            distribution.squared_norm(jnp.array(logits))[agent], np.square(logits[agent, :, :size]).mean(), rtol=1e-5
+            distribution.squared_norm(jnp.array(logits))[agent], np.square(logits[agent, :, :size]).mean(-1), rtol=1e-5
         )
 
 

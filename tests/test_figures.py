@@ -8,18 +8,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import figures
-from experiments.drawing import catalogue, results
+from experiments import compare, figures
+from experiments.drawing import catalogue, results, returns
 from experiments.drawing.intervals import bootstrap, interquartile_mean, probability_of_improvement
 from experiments.drawing.marl_eval import to_marl_eval
-from experiments.drawing.runs import read_folder, read_folders
+from experiments.drawing.runs import curve, read_folder, read_folders
+from experiments.reference_returns import committed_references
 
 RESULTS = Path(figures.__file__).parent / "results"
+TASK_OF = {"mappo_local": "pursuit_local", "mappo_local_shared": "pursuit_local", "mappo_events": "multiwalker_events"}
+"""Of committed runs whose environment has options that its folder does not tell."""
 
 
-def write_folder(folder: Path, algo: str, runs: list[dict], metrics: list[dict]) -> Path:
-    folder.mkdir()
-    experiment = {"env": "spread", "env_options": {"num_agents": 2}, "algo": algo, "runs": runs}
+def write_folder(
+    folder: Path, algo: str, runs: list[dict], metrics: list[dict], env: str = "spread", **env_options: object
+) -> Path:
+    folder.mkdir(parents=True)
+    experiment = {"env": env, "env_options": env_options or {"num_agents": 2}, "algo": algo, "runs": runs}
     config = {"experiment": experiment, "spec": {"agent_names": ["a", "b"]}, "references": {"random": -4.0, "scripted": 0.0}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
@@ -89,6 +94,67 @@ def test_a_missing_ingredient_is_named_with_the_command_that_makes_it(maac: Path
     assert [path.name for path in out.iterdir()] == ["learning_curves.png"]
     assert figures.main(["--runs", str(maac.parent / "nowhere")]) == 2
     assert "nowhere is no run's folder" in capsys.readouterr().err
+
+
+def test_lines_of_reference_policies_are_those_of_the_tables(maac: Path, tmp_path: Path) -> None:
+    played = results.read_result("reference_returns")["returns"]
+    tasks = {run.folder: TASK_OF.get(run.folder.name, run.folder.parent.name) for run in results.committed_runs()}
+    assert set(tasks.values()) - {"multiwalker_events"} <= played.keys(), "it takes the time of compiling Multi-Walker thrice"
+    for run in results.committed_runs():
+        if (policies := played.get(tasks[run.folder])) is not None:
+            expected = {name: (each["return"], each["return_std_error"]) for name, each in policies.items()}
+            assert {name: tuple(each) for name, each in run.references.items()} == expected, run.folder
+    assert read_folder(maac)[0].references["random"].value == played["spread"]["random"]["return"], "2 agents are the default"
+    rows = [{"run": 0, "seed": 0, "env_steps": 300, "episodes": 12, "updates": 12, "train_return": -1.0}]
+    other = write_folder(tmp_path / "other", "maac", [{"seed": 0}], rows, env="spread", num_agents=5)
+    assert read_folder(other)[0].references["random"].value == -4.0, "nobody has played it with 5 agents"
+    original = committed_references("pettingzoo/multiwalker", {"processes": 1})
+    assert original is not None and original["random"].value == played["multiwalker_original"]["random"]["return"]
+    assert committed_references("pettingzoo/multiwalker", {"n_walkers": 2}) is None
+    assert committed_references("spread:make", {}) is None
+
+
+def test_an_evaluation_without_a_value_is_in_no_curve(tmp_path: Path) -> None:
+    """The last interval is too short for one of two seeds to end an episode."""
+    points = [(12, -3.0, -5.0), (24, -1.0, -3.0), (24, None, 40.0)]
+    rows = [
+        {
+            "run": run, "seed": run, "env_steps": 300 * number, "episodes": episodes, "updates": number,
+            "train_return": values[run], "kl_old": [0.1, None if number == 3 else 0.2], "wall_seconds": number,
+        }
+        for number, (episodes, *values) in enumerate(points, 1) for run in range(2)
+    ]  # fmt: skip
+    folder = write_folder(tmp_path / "maac", "maac", [{"seed": 0}, {"seed": 1}], rows)
+    (run,) = read_folder(folder)
+    for metric, values in (("train_return", [[-3, -1], [-5, -3]]), ("kl_old", np.full((2, 2), 0.15))):
+        episodes, found = results.curves(results.read_rows(folder), metric)
+        np.testing.assert_array_equal(episodes, [12, 24])
+        np.testing.assert_allclose(found, values)
+        np.testing.assert_array_equal(curve(run, metric).episodes, [12, 24])
+    for against in compare.AGAINST:
+        line = compare.draw([run], "train_return", against).axes[0].lines[0]
+        assert np.shape(line.get_xdata()) == (2,) and np.isfinite(np.asarray(line.get_ydata())).all()
+
+
+def test_algorithms_are_compared_on_the_tasks_that_both_have(tmp_path: Path) -> None:
+    def folder(algo: str, env: str, value: float) -> Path:
+        rows = [
+            {"run": run, "seed": run, "env_steps": 300, "episodes": 12, "updates": 12, "train_return": value + run}
+            for run in range(3)
+        ]
+        return write_folder(tmp_path / env / algo, algo, [{"seed": run} for run in range(3)], rows, env=env, num_agents=4)
+
+    values = {"maac": {"a:e": -4.0, "b:e": -2.0, "c:e": -3.0}, "mamt": {"b:e": -4.0, "d:e": 9.0}}
+    runs = read_folders([folder(algo, env, value) for algo, tasks in values.items() for env, value in tasks.items()])
+    scores, chances = returns.improvement(runs)[""].axes
+    points = [line for line in scores.lines if line.get_marker() in ("o", "D")]
+    # On b:e alone; random earns -4 there and the scripted policy 0.
+    assert [np.asarray(line.get_xdata()).item() for line in points] == [pytest.approx(0.75), pytest.approx(0.25)]
+    assert [text.get_text() for text in scores.get_yticklabels()] == ["mamt: 1"]
+    assert [text.get_text() for text in chances.get_yticklabels()] == ["mamt: 1"]
+    title = scores.figure.get_suptitle()
+    assert title.startswith("Tasks: 1 b:e") and not any(env in title for env in ("a:e", "c:e", "d:e"))
+    assert returns.chance(*(returns.by_label(runs)[label] for label in ("mamt", "maac"))).value == pytest.approx(0.5 / 9)
 
 
 def test_marl_eval_layout(maac: Path) -> None:

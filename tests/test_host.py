@@ -150,7 +150,7 @@ def test_short_episodes_do_not_count_more_often() -> None:
     env = make()
     batch = env.open(4)
     try:
-        episodes = play_episodes(batch, lambda seen, step: seen[:, :, :3].argmax(-1), SEEDS, 3)
+        episodes = play_episodes(batch, lambda shown, step: np.asarray(shown.observation)[:, :, :3].argmax(-1), SEEDS, 3)
     finally:
         batch.close()
     lengths = np.where((SEEDS[:, None] + np.arange(3)) % 2, 3, LIMIT)
@@ -164,8 +164,8 @@ def test_a_round_ends_as_if_truncated_and_counts_its_episodes() -> None:
     first, action, timestep = played(env, 6)
     observation = np.concatenate([first[None], timestep.observation[:-1]])
     state: Any = type("State", (), {"env_batch": no_episode(env, 4)})
-    arrays = jax.tree.map(jnp.asarray, (observation, action, timestep))
-    after, seen = jax.jit(lambda played: make_rollout(state, played))(Played(*arrays))
+    arrays = jax.tree.map(jnp.asarray, Played(observation, None, action, timestep))
+    after, seen = jax.jit(lambda played: make_rollout(env.spec, state, played))(arrays)
     np.testing.assert_array_equal(seen.transitions.next_observation, timestep.final_observation)
     np.testing.assert_array_equal(seen.truncated[:-1], timestep.truncated[:-1])
     np.testing.assert_array_equal(seen.truncated[-1], ~timestep.terminated[-1].all(-1))

@@ -15,9 +15,9 @@ from jaxmarl.environments import MultiAgentEnv, State, spaces
 
 from envs_jax import Box, check_environment, make
 from envs_jax.adapters.from_jaxmarl import _native_space, from_jaxmarl
+from envs_jax.adapters.space_codec import decoder
 from envs_jax.adapters.to_jaxmarl import to_jaxmarl
 from envs_jax.environment import Discrete, Environment, TimeStep
-from envs_jax.native_spaces import decoder
 from envs_jax.reference_policies import sample_action
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.experiment import Experiment, build

@@ -91,7 +91,7 @@ def test_policy_gradient_is_each_agents_own_critic_by_finite_differences():
         parameters = parts.policy.apply(policy, batch.observation)
         joint = parts.actions.features(batch.action).at[agent].set(parts.actions.greedy(parameters)[agent])
         q = parts.critic.apply(jax.tree.map(lambda leaf: leaf[agent], learner.critic), batch.observation, joint)
-        return float(q.mean() - 1e-3 * parts.actions.squared_norm(parameters)[agent])
+        return float((q - 1e-3 * parts.actions.squared_norm(parameters)[agent]).mean())
 
     for agent in range(3):
         slope = (objective(agent, 1e-3) - objective(agent, -1e-3)) / 2e-3

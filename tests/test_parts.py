@@ -22,7 +22,7 @@ from rich.console import Console
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from experiments import run, sweep, train  # noqa: E402
+from experiments import crew, run, sweep, train  # noqa: E402
 from experiments.options import underscored  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
 from mamt_jax.training.merge import even_sizes, merge_folders  # noqa: E402
@@ -184,6 +184,34 @@ def test_processes_share_the_runs(together: Path, tmp_path: Path):
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "Process   1 of 2, 2 shares of up to 2 runs" in outputs[1]
     assert_same_results(folder, together)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "num_devices", "expected"),
+    [
+        ("aaaa", 4, [[0], [1], [2], [3]]),
+        ("aabb", 2, [[0], [1], [0], [1]]),
+        ("aab", 8, [[0, 2, 4, 6], [1, 3, 5, 7], None]),
+        ("abab", 3, [[0, 2], [0, 2], [1], [1]]),
+        ("aaa", 2, [[0], [1], [0]]),
+        ("aa", 0, [None, None]),
+    ],
+)
+def test_processes_on_one_host_have_devices_of_their_own(hosts: str, num_devices: int, expected: list[list[int] | None]):
+    assert [crew.own_devices(index, list(hosts), num_devices) for index in range(len(hosts))] == expected
+
+
+@pytest.mark.parametrize(("already", "used"), [(None, "1"), ("3", "all")])
+def test_devices_that_a_cluster_has_shared_out_stay_so(already: str | None, used: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if already:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", already)
+    monkeypatch.setattr(crew, "num_gpus", lambda: 2)
+    try:
+        crew.use_own_devices(1, ["a", "a"])
+        assert jax.config.read("jax_cuda_visible_devices") == used
+    finally:
+        jax.config.update("jax_cuda_visible_devices", "all")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from envs_jax import make  # noqa: E402
 from experiments import evaluate, pretrained_returns, run  # noqa: E402
 from experiments.options import underscored  # noqa: E402
 from mamt_jax.algorithms import registry  # noqa: E402
-from mamt_jax.training.best import merge_best, policy_leaves, policy_part, save_better  # noqa: E402
+from mamt_jax.training.best import describe_latest, merge_best, policy_leaves, policy_part, save_better  # noqa: E402
 from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
 from mamt_jax.training.merge import read_experiment  # noqa: E402
@@ -31,27 +31,79 @@ def read(path: Path) -> dict[str, np.ndarray]:
         return {name: archive[name] for name in archive.files if name != "record"}
 
 
-def test_the_first_of_the_highest_evaluations_is_kept(finished_run: Path):
+def test_the_last_of_the_highest_evaluations_is_kept(finished_run: Path):
     best, rows = read(finished_run / "best.npz"), read_rows(finished_run / "metrics.jsonl")
-    firsts = [max((row for row in rows if row["run"] == number), key=lambda row: row["eval_return"]) for number in range(4)]
-    np.testing.assert_array_equal(best[".eval_return"], [row["eval_return"] for row in firsts])
-    np.testing.assert_array_equal(best[".env_steps"], [row["env_steps"] for row in firsts])
-    assert set(best) == {".eval_return", ".env_steps", ".learner_state.value"} and (best[".env_steps"] < 300).any()
+    lasts = [
+        max((row for row in rows[::-1] if row["run"] == number), key=lambda row: row["eval_return"]) for number in range(4)
+    ]
+    np.testing.assert_array_equal(best[".eval_return"], [row["eval_return"] for row in lasts])
+    np.testing.assert_array_equal(best[".env_steps"], [row["env_steps"] for row in lasts])
+    assert set(best) == {".eval_return", ".env_steps", ".learner_state.value"}
 
 
 def test_each_run_keeps_its_own_best(tmp_path: Path):
     path, states = tmp_path / "best.npz", {"kept": np.arange(8.0).reshape(4, 2), "key": None}
-    for number, returns in enumerate([[1, np.nan, 3], [2, -5, np.nan], [1.5, -6, 3]]):
+    for number, returns in enumerate([[1, np.nan, 3], [2, -5, np.nan], [1.5, -6, 3], [2, np.inf, 2.9]]):
         save_better(path, {**states, "kept": states["kept"] + 100 * number}, returns, 10 * number)
     best = read(path)
     np.testing.assert_array_equal(best[".eval_return"], [2, -5, 3])
-    np.testing.assert_array_equal(best[".env_steps"], [10, 10, 0])
-    np.testing.assert_array_equal(best[".learner_state['kept']"], [[100, 101], [102, 103], [4, 5]])
+    np.testing.assert_array_equal(best[".env_steps"], [30, 10, 20])
+    np.testing.assert_array_equal(best[".learner_state['kept']"], [[300, 301], [102, 103], [204, 205]])
+    save_better(path, states, [2, -5, 2.9], 15)  # a run that was killed meets an evaluation again that a later one has equalled
+    np.testing.assert_array_equal(read(path)[".env_steps"], [30, 15, 20])
     merge_best([path, path], tmp_path / "merged.npz")
-    np.testing.assert_array_equal(read(tmp_path / "merged.npz")[".env_steps"], [10, 10, 0] * 2)
+    np.testing.assert_array_equal(read(tmp_path / "merged.npz")[".env_steps"], [30, 15, 20] * 2)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(CheckpointError, match="best.npz is damaged"):
         save_better(path, states, [9, 9, 9], 40)
+
+
+def test_equal_but_for_rounding_is_equal_and_does_not_add_up(tmp_path: Path):
+    path, states = tmp_path / "best.npz", {"kept": np.zeros((2, 1))}
+    for number in range(5):
+        save_better(path, states, [-6e-6 * number, 1e-6 * (-1) ** number], number, rounding=[1e-5, 1e-5])
+    np.testing.assert_array_equal(read(path)[".env_steps"], [1, 4])
+    np.testing.assert_array_equal(read(path)[".eval_return"], [0, 1e-6])
+
+
+def evaluations(agents: list[list[float]], sampled: list[float], training: list[float | None]) -> list[dict]:
+    """Rows of metrics.jsonl of one run."""
+    each = zip(agents, sampled, training, strict=True)
+    return [
+        {"run": 0, "eval_return": float(np.mean(greedy)), "eval_return_per_agent": greedy}
+        | {"eval_return_sampled": drawn, "train_return": trained}
+        for greedy, drawn, trained in each
+    ]
+
+
+@pytest.mark.parametrize(
+    ("agents", "sampled", "training", "reason"),
+    [
+        ([[8, -8.00001], [0, 0], [-3, 3]], [0, 1e-6, 0], [None, 0, 0], "the agents' returns sum to 0 in every evaluation"),
+        ([[7, 3, 5], [9, 1, 5]], [5, 5], [None, 5], "the agents' returns sum to 15 in every evaluation"),
+        ([[0, 0], [0, 0], [0, 0]], [0, 0, 0], [None, 0, 0], "the mean return was 0 at every evaluation"),
+        ([[0, 5], [5, 0]], [2.5, 3], [None, 2.8], "the mean return was 2.5 at every evaluation"),
+        ([[8, -8], [0, 0.1]], [0, 0], [None, 0], None),
+        ([[8, -8]], [0], [None], None),
+    ],
+    ids=["zero-sum", "constant-sum", "a reward nobody has found", "by chance", "nearly zero-sum", "one evaluation"],
+)
+def test_a_constant_sum_is_told_from_what_has_not_moved(agents: list, sampled: list, training: list, reason: str | None):
+    said = describe_latest(evaluations(agents, sampled, training))
+    assert (said == []) == (reason is None) and all(str(reason) in sentence for sentence in said)
+
+
+def test_the_best_policy_of_a_zero_sum_game_is_the_latest_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture):
+    game = "--env matrix_game --game matching_pennies --algo mappo --hidden-size 8 --policy-learning-rate 0.03 --seeds 2"
+    small = "--num-epochs 2 --num-minibatches 1 --episodes 40 --num-envs 4 --update-interval 100 --evaluation-interval 8"
+    assert run.main([*game.split(), *small.split(), "--evaluation-episodes", "4", "--out", str(tmp_path / "out")]) == 0
+    sentence = "Runs 0, 1: the agents' returns sum to 0 in every evaluation and in training, as in a zero-sum game."
+    assert sentence in capsys.readouterr().out
+    last = read_rows(tmp_path / "out" / "metrics.jsonl")[-1]
+    np.testing.assert_array_equal(read(tmp_path / "out" / "best.npz")[".env_steps"], [last["env_steps"]] * 2)
+    assert evaluate.main([str(tmp_path / "out"), "--policy", "best", "--run", "1", "--episodes", "2"]) == 0
+    said = capsys.readouterr().out
+    assert sentence.replace("Runs 0, 1", "Run 1") in said and "so best.npz keeps the latest." in said
 
 
 @pytest.mark.parametrize("algo", ["mamt", "maddpg", "mappo"])
@@ -76,6 +128,28 @@ def test_the_best_policy_is_loaded_and_a_missing_one_named(finished_run: Path, t
     (tmp_path / "best.npz").symlink_to(finished_run / "best.npz")
     with pytest.raises(FolderError, match="holds no checkpoint but its best policies: take those"):
         load_policy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            (np.zeros(3),),
+            r"observation has shape \(3,\), which is not valid: give \(..., 3, 3\), a row for each of namer_0, namer_1",
+        ),
+        ((np.zeros((3, 4)),), r"observation has shape \(3, 4\)"),
+        ((np.zeros((5, 1, 3)),), r"observation has shape \(5, 1, 3\)"),
+        ((np.zeros((3, 3), complex),), "observation is complex64, which is not valid: give real numbers"),
+        ((np.full((3, 3), "a"),), "observation is not valid: give an array of numbers"),
+        ((np.zeros((3, 3)), 7), "key is 7, which is not valid: give one key"),
+        ((np.zeros((3, 3)), jax.random.split(jax.random.key(0))), r"key is key<fry> \(2,\), which is not valid"),
+        ((np.zeros((3, 3)), None, np.ones((3, 2), bool)), r"action_mask has shape \(3, 2\), which is not valid: give \(3, 3\)"),
+        ((np.zeros((3, 3)), None, np.ones((3, 3))), "action_mask is float32, which is not valid: give bool"),
+    ],
+)
+def test_a_policy_refuses_what_it_cannot_read(finished_run: Path, arguments: tuple, sentence: str):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        load_policy(finished_run)(*arguments)
 
 
 CALL = """

@@ -13,7 +13,7 @@ from mamt_jax.training.replay import uniform_replay
 from mamt_jax.types import Transition
 
 LIMIT = 4
-SPEC = EnvSpec("counting", ("a_0", "a_1"), (2, 2), (Discrete(5),) * 2, LIMIT, observation_dtype="uint8")
+SPEC = EnvSpec("counting", ("a_0", "a_1"), (2, 2), (Discrete(5),) * 2, LIMIT, "uint8", has_action_masks=True)
 
 
 def stream(rng: np.random.Generator, steps: int, num_envs: int) -> dict[str, np.ndarray]:
@@ -48,12 +48,19 @@ def transitions(data: dict[str, np.ndarray], steps: slice) -> Transition:
     action = np.stack([number % 5, number % 3], -1)
     reward = np.stack([number, -number], -1)
     terminated = np.repeat(data["terminated"][steps, :, None], 2, -1)
+
+    def allowed(name: str) -> jax.Array:
+        return jnp.asarray(data[name][steps, :, None, None] % np.arange(1, 6) == np.arange(2)[:, None])
+
     return Transition(
-        seen("observation"),
-        jnp.asarray(action, jnp.int32),
-        jnp.asarray(reward, jnp.float32),
-        seen("next"),
-        jnp.asarray(terminated),
+        observation=seen("observation"),
+        action=jnp.asarray(action, jnp.int32),
+        reward=jnp.asarray(reward, jnp.float32),
+        next_observation=seen("next"),
+        terminated=jnp.asarray(terminated),
+        active=jnp.asarray(number[..., None] % 3 != np.arange(2)),
+        action_mask=allowed("observation"),
+        next_action_mask=allowed("next"),
     )
 
 
@@ -68,7 +75,8 @@ def test_memory_holds_and_samples_the_latest_transitions(steps: int, num_envs: i
         storage = replay.add(storage, transitions(data, part), jnp.asarray(data["truncated"][part]), jnp.asarray(number))
     shown = jnp.asarray(data["shown"][-1][:, None, None] + np.array([[0], [1]]), jnp.float32)
     shown = jnp.concatenate([shown, jnp.zeros_like(shown)], -1)
-    batch = jax.device_get(replay.sample(storage, jax.random.key(seed), shown, jnp.asarray(rounds)))
+    mask = jnp.asarray(data["shown"][-1][:, None, None] % np.arange(1, 6) == np.arange(2)[:, None])
+    batch = jax.device_get(replay.sample(storage, jax.random.key(seed), shown, jnp.asarray(rounds), mask))
 
     latest = transitions(data, slice(max(0, rounds - kept) * steps, None))
     expected = {int(row): place for place, row in np.ndenumerate(np.asarray(latest.observation[..., 0, 0]))}
@@ -76,9 +84,9 @@ def test_memory_holds_and_samples_the_latest_transitions(steps: int, num_envs: i
     assert set(drawn) == set(expected)
     truth: Any = jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)[expected[row]] for row in drawn]), latest)
     ended = truth.terminated.all(-1)
-    truth.next_observation[ended] = 0
+    truth.next_observation[ended], truth.next_action_mask[ended] = 0, False
     jax.tree.map(np.testing.assert_array_equal, batch, truth)
-    assert [leaf.dtype for leaf in batch] == [np.float32, np.int32, np.float32, np.float32, np.bool_]
+    assert [leaf.dtype for leaf in batch] == [np.float32, np.int32, np.float32, np.float32, *[np.bool_] * 4]
 
 
 def test_sampling_is_uniform():
@@ -87,7 +95,11 @@ def test_sampling_is_uniform():
     for number in range(2):
         part = slice(2 * number, 2 * number + 2)
         storage = replay.add(storage, transitions(data, part), jnp.asarray(data["truncated"][part]), jnp.asarray(number))
-    rows = replay.sample(storage, jax.random.key(1), jnp.zeros((2, 2, 2)), jnp.asarray(2)).observation[:, 0, 0].astype(int)
+    rows = (
+        replay.sample(storage, jax.random.key(1), jnp.zeros((2, 2, 2)), jnp.asarray(2), jnp.ones((2, 2, 5), bool))
+        .observation[:, 0, 0]
+        .astype(int)
+    )
     counts = np.bincount(rows, minlength=9)[1:]
     chi_square = ((counts - 1000) ** 2 / 1000).sum()
     assert chi_square < 24.3  # 0.1 % of fair draws exceed it with 7 degrees of freedom

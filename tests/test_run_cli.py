@@ -5,6 +5,8 @@ import dataclasses
 import json
 import os
 import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,11 +21,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from envs_jax import make  # noqa: E402
-from experiments import evaluate, run, train  # noqa: E402
+from experiments import evaluate, run, sweep, train  # noqa: E402
 from experiments.options import Option, config_options, converter, is_float_leaf, underscored  # noqa: E402
 from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
 from mamt_jax.training.config import TrainingConfig  # noqa: E402
 from mamt_jax.training.experiment import Experiment  # noqa: E402
+from mamt_jax.training.folder_lock import hold_folder  # noqa: E402
 from mamt_jax.training.load_policy import load_policy  # noqa: E402
 from mamt_jax.training.merge import read_experiment  # noqa: E402
 from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
@@ -63,8 +66,14 @@ def folder(finished_run: Path) -> Path:
         (["--env", "spread", "--algo", "maac", "--num-heads", "0"], "num_heads=0 is not valid: give a number above 0"),
         (["--env", "spread", "--algo", "mamd_op"], "mamd_op knows who depends on whom only in"),
         (["--resume", "absent"], "absent is no run's folder, it has no config.json"),
-        (["--resume", "absent", "--episodes", "9"], "--resume absent takes everything from that folder"),
+        (["--resume", "absent", "--episodes", "9"], "absent is no run's folder, it has no config.json"),
+        (
+            ["--resume", "absent", "--episodes", "9", "--gamma", "0"],
+            "absent takes everything from that folder: only --episodes",
+        ),
         (["--resume", "absent", "--compilation-cache", "none"], "absent is no run's folder, it has no config.json"),
+        (["--resume", ""], "--resume: The folder '' is not valid, it is empty"),
+        ([*PROBE, "--out", "two\nlines"], r"--out: The folder 'two\nlines' is not valid, it has '\n'"),
         ([*PROBE, "--compilation-cache", os.devnull + "/in"], "/in cannot be written: give a folder that can, or none"),
     ],
 )
@@ -99,6 +108,38 @@ def test_a_folder_in_use_is_left_alone(folder: Path, tmp_path: Path, capsys):
     (tmp_path / "file").write_text("mine")
     assert run.main([*PROBE, "--out", str(tmp_path / "file" / "below")]) == 2
     assert "cannot be written (Not a directory): give a folder that can" in capsys.readouterr().err
+
+
+def test_a_folder_in_training_is_named_and_can_be_read(folder: Path, tmp_path: Path, capsys):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    with hold_folder(copy):
+        for arguments in (["--resume", str(copy)], [*PROBE, "--out", str(copy)]):
+            assert run.main(arguments) == 2
+            assert f"error: {copy} is in use by process {os.getpid()} on " in capsys.readouterr().err
+        assert sweep.main(["--merge", str(folder), "--out", str(copy)]) == 2
+        assert "is in use by" in capsys.readouterr().err
+        assert sweep.main(["--merge", str(copy), "--out", str(tmp_path / "merged")]) == 0
+        load_policy(copy)
+    assert run.main(["--resume", str(copy)]) == 0
+
+
+@pytest.mark.parametrize("name", ["a[/b] it's", "exp[seed=1]", "-rf :smile:", "训练 Läufe"])
+def test_names_are_shown_as_they_are(name: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "train", lambda session, console, resume=False: 15)
+    assert run.main([*PROBE, f"--out={name}"]) == 143
+    lines = capsys.readouterr().out.splitlines()
+    assert f"Folder    {name}" in lines
+    hints = [line for line in lines if "--resume" in line]
+    assert len(hints) == 2
+    for line in hints:
+        hint = shlex.split(line.partition("o on with: ")[2])
+        assert hint[:3] == ["python", "experiments/run.py", "--resume"] and Path(hint[3]) == Path(name)
+        assert not hint[3].startswith("-") and len(hint) == 4
+    Path(name).mkdir(parents=True)
+    (Path(name) / "config.json").touch()
+    assert run.main([*PROBE, f"--out={name}"]) == 2
+    assert f"by --resume {shlex.quote(hint[3])}, or" in capsys.readouterr().err
 
 
 def test_config_says_all_there_is_to_know(folder: Path):

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+import threading
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,18 +16,30 @@ import jax.numpy as jnp
 import numpy as np
 import probe
 import pytest
+from conftest import PROBE, SMALL
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 from rich.console import Console
 
 from envs_jax.environment import Environment
+from experiments import run
+from mamt_jax.training import learning_curve, loop
 from mamt_jax.training import runs as runs_module
 from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.config import TrainingConfig, make_schedule, validate
 from mamt_jax.training.experiment import Experiment, build, experiment_from_json, experiment_to_json
 from mamt_jax.training.loop import slice_rounds, train
-from mamt_jax.training.memory import MemoryPlan, available_bytes, in_words, runs_that_fit, temporary_bytes
+from mamt_jax.training.memory import (
+    MemoryPlan,
+    available_bytes,
+    cgroup_available,
+    explaining_exhaustion,
+    in_words,
+    runs_that_fit,
+    temporary_bytes,
+)
+from mamt_jax.training.references import Reference
 from mamt_jax.training.runs import RunState, even_shares, make_runs, pad_runs, padded_runs, run_keys, stack_configs
 from mamt_jax.training.session import Session, open_session, plan_memory
 from mamt_jax.training.writers import CONFIG, METRICS, read_rows, write_json
@@ -49,7 +62,7 @@ def experiment(runs: Sequence[dict[str, Any]] = ({"seed": 0},), training: Traini
 
 def session(what: Experiment, folder: Path) -> Session:
     write_json(folder / CONFIG, {"experiment": experiment_to_json(what)})
-    return open_session(what, build(what), folder, {"random": 5 / 3})
+    return open_session(what, build(what), folder, {"random": Reference(5 / 3)})
 
 
 def trained(what: Experiment, rounds: Sequence[int] = (20,)) -> RunState:
@@ -119,6 +132,20 @@ def test_it_learns_and_files_what_it_saw(tmp_path: Path):
     assert (tmp_path / "learning_curve.png").stat().st_size > 10_000
     text = output.getvalue()
     assert "compiled training in" in text and text.count("return greedy") == 6 and "greedy 5.0 5.0" in text
+
+
+def test_a_thread_trains_as_the_main_thread_does(tmp_path: Path):
+    ends: list[int | None] = []
+    for name in ("main", "thread"):
+        (tmp_path / name).mkdir()
+        opened = session(experiment(), tmp_path / name)
+        thread = threading.Thread(target=lambda opened=opened: ends.append(train(opened, Console(file=io.StringIO()))))
+        thread.start() if name == "thread" else thread.run()
+        if name == "thread":
+            thread.join()
+    assert ends == [None, None]
+    rows, same = ([row | {"wall_seconds": 0} for row in read_rows(tmp_path / name / METRICS)] for name in ("main", "thread"))
+    assert rows == same and len(rows) == 6
 
 
 def test_one_trace_a_run(tmp_path: Path):
@@ -213,18 +240,32 @@ def test_memory_is_planned_to_the_byte(tmp_path: Path):
     apart = rounds * finals * opened.experiment.training.num_envs * observation
     assert plan.replay * 2 == sum(leaf.nbytes for leaf in jax.tree.leaves(states.replay))
     assert plan.replay == rows * (observation + rest) + apart
-    assert plan.total == 2 * (plan.replay + plan.learner + plan.environments + plan.update)
+    assert plan.total == 2 * (plan.replay + plan.learner + plan.environments + plan.rollout + plan.update)
+    # What is seen before and after a step, action, reward, termination and truncation; the statistics of its episode.
+    row = 3 * (2 * 12 + 4 + 4 + 1) + 1 + (1 + 3 * 4 + 4 + 4)
+    assert 1 <= plan.rollout / (opened.built.schedule.rows * row) < 1.2
     assert runs_that_fit(plan, 200, plan.total * 2) == runs_that_fit(plan, 200, None) == 2
     assert runs_that_fit(plan, 200, plan.total) == 1
     with pytest.raises(ValueError, match=r"A run needs .* this machine has 16 KB: try buffer_size=\d+\.$"):
         runs_that_fit(plan, 200, 16_000)
 
 
+def test_a_rollout_outside_jax_is_planned_twice_as_played_and_as_learnt_from(tmp_path: Path):
+    pytest.importorskip("pettingzoo")
+    what = Experiment("symbols_in_processes:make", "probe:make", {}, {}, ({"seed": 0}, {"seed": 1}), TINY)
+    opened = session(what, tmp_path)
+    spec, rows = opened.built.env.spec, opened.built.schedule.rows
+    seen = rows * spec.num_agents * spec.observation_size * 4
+    assert 5 * seen < plan_memory(opened).rollout < 10 * seen  # before, after and at the end of a step; before and after it
+
+
 def test_what_is_proposed_fits():
-    plan = MemoryPlan(replay=904_000_000, learner=30_000_000, environments=0, update=20_000_000, num_runs=4)
+    plan = MemoryPlan(replay=904_000_000, learner=30_000_000, environments=0, rollout=0, update=20_000_000, num_runs=4)
     assert runs_that_fit(plan, 1_000_000, 2_000_000_000) == 1
     with pytest.raises(ValueError, match="try buffer_size=442000"):
         runs_that_fit(plan, 1_000_000, 500_000_000)
+    with pytest.raises(ValueError, match="try a smaller network, fewer environments, a smaller update_interval or fewer"):
+        runs_that_fit(plan, 0, 500_000_000)
     smaller = plan._replace(replay=904 * 442_000)
     assert runs_that_fit(smaller, 442_000, 500_000_000) == 1
     assert in_words(904_000_000) == "904 MB"
@@ -247,10 +288,78 @@ def test_devices_have_their_memory_together():
         return SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
 
     assert available_bytes([device(bytes_limit=5), device(bytes_limit=5)]) == 10
+    assert available_bytes([device(bytes_limit=9, bytes_in_use=4), device(bytes_limit=9, bytes_in_use=1)]) == 10, (
+        "each takes as many runs, so that the fullest decides"
+    )
+    assert available_bytes([device(bytes_limit=5, bytes_in_use=6)]) == 0
     assert available_bytes([device(bytes_limit=5), device()]) is None
     assert available_bytes(jax.devices()) == pytest.approx(available_bytes(jax.devices()[:1]), rel=0.3), (
         "CPU devices share theirs"
     )
+
+
+def test_a_container_has_what_its_processes_leave(tmp_path: Path):
+    def write(**files: str) -> int | None:
+        for name, text in files.items():
+            (tmp_path / f"memory.{name}").write_text(text)
+        return cgroup_available(tmp_path)
+
+    assert write() is None
+    assert write(max="100\n", current="70\n", stat="anon 50\ninactive_file 20\n") == 50
+    assert write(max="max\n") is None
+
+
+@pytest.mark.parametrize(
+    ("env", "algo"), [("probe:symbols", "probe:make"), ("matrix_game", "mappo")], ids=["replay", "rollout"]
+)
+def test_the_plan_is_of_the_size_that_xla_finds(tmp_path: Path, env: str, algo: str):
+    training = dataclasses.replace(TINY, num_envs=100, episodes=1000, update_interval=2500, batch_size=2000, buffer_size=20_000)
+    opened = session(Experiment(env, algo, {}, {}, ({"seed": 0},), training), tmp_path)
+    states = jax.eval_shape(opened.runs.init, opened.configs, opened.keys)
+    found = opened.runs.advance.lower(opened.configs, states, 0, 1).compile().memory_analysis()
+    taken = found.argument_size_in_bytes + found.temp_size_in_bytes  # what comes out takes the place of what went in
+    assert taken / 2 < plan_memory(opened).total < 3 * taken
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 5 bytes."),
+        MemoryError("Unable to allocate 9. GiB"),
+    ],
+)
+def test_memory_that_runs_out_is_one_sentence_with_the_plan(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    def exhausted(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(loop, "work", exhausted)
+    folder = tmp_path / "out"
+    assert run.main([*PROBE, *SMALL, "--out", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "Memory has run out, though the plan was " in said
+    assert all(
+        part in said for part in ("replay ", "rollout ", "update ", "for each of 1 run: ", f"the checkpoints in {folder} are")
+    )
+    assert latest_checkpoint(folder / "checkpoints").exists()
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path):
+    with pytest.raises(RuntimeError, match="INTERNAL"), explaining_exhaustion(lambda: MemoryPlan(0, 0, 0, 0, 0, 1), tmp_path):
+        raise RuntimeError("INTERNAL: something else")
+
+
+def test_an_evaluation_before_any_further_episode_has_ended_takes_the_place_of_the_one_before():
+    rows = [
+        {"run": run, "env_steps": step, "episodes": episodes, "eval_return": value}
+        for step, points in ((0, [(0, 1.0), (0, 1.0)]), (9, [(4, 2.0), (5, 2.0)]), (10, [(4, 9.0), (6, 5.0)]))
+        for run, (episodes, value) in enumerate(points)
+    ]
+    first, second = (learning_curve._curve(rows, run) for run in range(2))
+    np.testing.assert_array_equal(first.points, [[0, 4], [1, 9]])
+    np.testing.assert_array_equal(second.points, [[0, 5, 6], [1, 2, 5]])
+    np.testing.assert_array_equal(learning_curve._mean([first, second]), [[0, 5], [1, 7]])
 
 
 def test_an_experiment_survives_json():

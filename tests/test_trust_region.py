@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from unlike_agents import DISCRETE, SMALL, observations, probe_batch
 
 from mamt_jax.algorithms import attention_actor_critic as base
 from mamt_jax.algorithms import mamt
+from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.mamd import trust_region
 from mamt_jax.algorithms.two_timescale import two_timescale
 from mamt_jax.distributions import action_distribution
@@ -18,6 +20,12 @@ from mamt_jax.losses.trust_region import decomposition_loss
 from mamt_jax.networks.trust_region_network import graph_convolution, symmetric_weights, trust_region_network
 
 N, BATCH = 3, 64
+
+
+def seen(observation: jax.Array, action: jax.Array | None = None) -> Batch:
+    """A batch of which only that is read."""
+    nothing: Any = None
+    return Batch(observation, nothing if action is None else action, nothing, nothing, nothing)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +50,7 @@ def test_gradients_through_a_step_are_those_of_finite_differences_and_not_zero(p
             lambda x: jnp.asarray(x, jnp.float64) if isinstance(x, jax.Array) and x.dtype == jnp.float32 else x, policy_phase
         )
         log_epsilon = log_epsilon.astype(jnp.float64)
-        effects = jax.jit(functools.partial(mamt.after_step, config, parts, learner, observation, joint))
+        effects = jax.jit(functools.partial(mamt.after_step, config, parts, learner, seen(observation), joint))
         step = 1e-4
         moved = [[effects(log_epsilon.at[i].add(s)) for s in (step, -step)] for i in range(N)]
         numeric = np.array([[(up[k] - down[k])[i] / (2 * step) for i, (up, down) in enumerate(moved)] for k in range(2)])
@@ -59,8 +67,8 @@ def test_what_trust_regions_follow_is_a_choice(policy_phase) -> None:
         chosen = dataclasses.replace(config, epsilon_delay=1, reward_normalisation="none", **options)
         own, key = mamt.trust_region_parts(DISCRETE, chosen), jax.random.key(8)
         fresh = dataclasses.replace(learner, trust_region=mamt.init(DISCRETE, chosen, jax.random.key(0)).trust_region)
-        dependence = mamt.measure_dependence(chosen, parts, own, fresh, observation, key)
-        state, metrics = mamt.trust_region_step(chosen, parts, own, fresh, observation, dependence)
+        dependence = mamt.measure_dependence(chosen, parts, own, fresh, seen(observation), key)
+        state, metrics = mamt.trust_region_step(chosen, parts, own, fresh, seen(observation), dependence)
         return dependence, metrics["cost_gradient"], state.params["log_epsilon"] - jnp.log(config.epsilon)
 
     values, of_network, _ = follow(coordination="values")
@@ -80,6 +88,26 @@ def test_what_trust_regions_follow_is_a_choice(policy_phase) -> None:
     np.testing.assert_allclose(config.epsilon * np.expm1(step), -0.05 * np.sign(of_network), rtol=1e-3)
 
 
+def test_no_draw_of_an_update_reuses_the_key_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+
+    def recording(function):
+        def record(*arguments, **named):
+            used.extend(x for x in arguments if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+            return function(*arguments, **named)
+
+        return record
+
+    for name in ("evaluate_policies", "critic_step"):
+        monkeypatch.setattr(base, name, recording(getattr(base, name)))
+    config, key = mamt.MAMTConfig(**SMALL), jax.random.key(4)
+    algorithm = mamt.make(DISCRETE)
+    with jax.debug_key_reuse(False):  # keys are looked at more than once here
+        algorithm.update(config, algorithm.init(config, jax.random.key(0)), probe_batch(DISCRETE, jax.random.key(3), 8), key)
+    drawn = {tuple(np.asarray(jax.random.key_data(each)).tolist()) for each in [key, *used]}
+    assert len(used) == 3 and len(drawn) == 4
+
+
 def test_smaller_trust_region_keeps_policies_closer_to_the_old_ones() -> None:
     config = mamt.MAMDConfig(**SMALL, old_policy_interval=1000, entropy_bonus=0.0)
     learner = base.init(DISCRETE, config, jax.random.key(0))
@@ -88,10 +116,9 @@ def test_smaller_trust_region_keeps_policies_closer_to_the_old_ones() -> None:
     def train(epsilon: jax.Array) -> jax.Array:
         def step(learner, key):
             batch_key, update_key = jax.random.split(key)
+            batch, keys = probe_batch(DISCRETE, batch_key, BATCH), base.split_update_key(update_key)
             regulariser = trust_region(config, jnp.full(N, epsilon))
-            learner, metrics = base.update(
-                DISCRETE, config, learner, probe_batch(DISCRETE, batch_key, BATCH), update_key, regulariser
-            )
+            learner, metrics = base.update(DISCRETE, config, learner, batch, keys, regulariser)
             return learner, metrics["kl_old"]
 
         return jax.lax.scan(step, learner, jax.random.split(jax.random.key(1), 60))[1][-1]
@@ -149,7 +176,7 @@ def test_modelling_policies_come_to_predict_what_others_do() -> None:
     action = jnp.stack([jnp.full(BATCH, 2), jnp.full(BATCH, 1), jnp.zeros(BATCH)]).astype(jnp.int32)
 
     def step(state, _):
-        return mamt.opponent_step(config, parts, state, observation, action)
+        return mamt.opponent_step(config, parts, state, seen(observation, action))
 
     state, losses = jax.lax.scan(step, state, None, 300)
     assert losses[0] > 0.7 and losses[-1] < 0.1

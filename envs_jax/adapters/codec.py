@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs_jax import native_spaces
+from envs_jax.adapters import space_codec
+from envs_jax.adapters.space_codec import SpaceError
 from envs_jax.environment import Box, Discrete, EnvSpec
-from envs_jax.native_spaces import NativeSpace, SpaceError
+from envs_jax.native_spaces import NativeSpace
 
 MASK = "action_mask"
 """The key of action masks in observation dicts and in infos."""
@@ -48,13 +49,13 @@ def make_codec(spec: EnvSpec) -> Codec:
         flatten = {name: _any_shape(size) for name, size in zip(names, spec.observation_sizes, strict=True)}
         decode = {name: _plain(space) for name, space in zip(names, spec.action_spaces, strict=True)}
         own = zip(names, spec.action_sizes, strict=True)
-        masks = {name: native_spaces.mask_reader(native_spaces.NativeDiscrete(size)) for name, size in own}
+        masks = {name: space_codec.mask_reader(space_codec.NativeDiscrete(size)) for name, size in own}
         return Codec(spec, flatten, decode, masks if spec.has_action_masks else {}, place, spec.action_mask)
     return Codec(
         spec,
-        {name: native_spaces.flattener(each) for name, each in zip(names, spec.native_observation_spaces, strict=True)},
-        {name: native_spaces.decoder(each) for name, each in zip(names, actions, strict=True)},
-        {name: native_spaces.mask_reader(each) for name, each in zip(names, actions, strict=True) if is_masked(each)},
+        {name: space_codec.flattener(each) for name, each in zip(names, spec.native_observation_spaces, strict=True)},
+        {name: space_codec.decoder(each) for name, each in zip(names, actions, strict=True)},
+        {name: space_codec.mask_reader(each) for name, each in zip(names, actions, strict=True) if is_masked(each)},
         place,
         spec.action_mask,
     )
@@ -67,7 +68,7 @@ def is_masked(space: NativeSpace) -> bool:
 
 def _any_shape(size: int) -> Callable[[Any], np.ndarray]:
     def flatten(observation: Any) -> np.ndarray:
-        array = native_spaces.numbers(observation)
+        array = space_codec.numbers(observation)
         if array.size != size:
             raise SpaceError(f"it has shape {array.shape}, {array.size} entries; the policy was trained on {size}.")
         return array.ravel().astype(np.float32, copy=False)

@@ -25,17 +25,9 @@ from jaxmarl.environments import (
     spaces,
 )
 
+from envs_jax.adapters.space_codec import SpaceError, is_rescaled, learning_space, native_box
 from envs_jax.environment import Box, Discrete, Environment, EnvironmentFactory, EnvSpec, TimeStep, make_timestep
-from envs_jax.native_spaces import (
-    NativeBox,
-    NativeDiscrete,
-    NativeMultiDiscrete,
-    NativeSpace,
-    SpaceError,
-    is_rescaled,
-    learning_space,
-    native_box,
-)
+from envs_jax.native_spaces import NativeBox, NativeDiscrete, NativeMultiDiscrete, NativeSpace
 from envs_jax.options import one_line, require_count, suggestion
 
 
@@ -167,7 +159,7 @@ def _native_space(env: MultiAgentEnv, agent: str) -> NativeSpace:
 
 
 def _decoder(space: NativeSpace) -> Callable[[jax.Array], jax.Array]:
-    """`native_spaces.decoder` in JAX: from an action with padding to the environment's own."""
+    """`space_codec.decoder` in JAX: from an action with padding to the environment's own."""
     if isinstance(space, NativeMultiDiscrete):
         return lambda action: jnp.stack(jnp.unravel_index(action, space.nvec)).astype(jnp.int32)
     if not isinstance(space, NativeBox):

@@ -13,9 +13,10 @@ from pettingzoo import ParallelEnv
 from envs_jax.adapters.codec import MASK, find_mask, is_masked, make_codec
 from envs_jax.adapters.pettingzoo_checks import check_environment_type, check_reset
 from envs_jax.adapters.pettingzoo_episodes import Episodes
+from envs_jax.adapters.space_codec import SpaceError, flat_size, learning_space, native_space
 from envs_jax.adapters.worker_processes import open_batch
 from envs_jax.environment import Discrete, EnvSpec, HostEnvironment
-from envs_jax.native_spaces import NativeDict, NativeSpace, SpaceError, flat_size, learning_space, native_space
+from envs_jax.native_spaces import NativeDict, NativeSpace
 from envs_jax.options import one_line, require_count
 
 MakeEnv = Callable[..., ParallelEnv]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from envs_jax.native_spaces import SpaceError
+from envs_jax.adapters.space_codec import SpaceError
 
 _RESULTS = ("observations", "rewards", "terminations", "truncations", "infos")
 

@@ -14,7 +14,7 @@ from envs_jax.adapters.pettingzoo_checks import (
     flag_of,
     reward_of,
 )
-from envs_jax.native_spaces import SpaceError
+from envs_jax.adapters.space_codec import SpaceError
 
 Row = dict[str, Any]
 """A TimeStep of one environment as a dict of arrays."""

@@ -24,8 +24,8 @@ from gymnasium.vector import async_vector_env
 
 from envs_jax.adapters.codec import make_codec
 from envs_jax.adapters.pettingzoo_episodes import Episodes, Row
+from envs_jax.adapters.space_codec import SpaceError
 from envs_jax.environment import EnvSpec, HostBatch, HostError, TimeStep
-from envs_jax.native_spaces import SpaceError
 
 SECONDS = 600.0
 """How long a step or reset may take before its process counts as hanging."""

@@ -27,8 +27,10 @@ from experiments.cores import use_every_core
 from mamt_jax.algorithms import registry
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.training.config import TrainingConfig, make_schedule
+from mamt_jax.training.rollout import EnvBatch
 from mamt_jax.training.runs import make_replay, make_runs, run_keys, runs_sharding, sample_shape, shard, stack_configs
 from mamt_jax.training.writers import describe_machine, read_rows
+from mamt_jax.types import Trajectory
 
 SHAPES = ((1024, 1024, 1024), (1024, 256, 128), (8192, 128, 128))
 SECONDS = 1.2  # a program's worth of updates in a row, as training makes them
@@ -53,7 +55,8 @@ def random_data(algorithm: Algorithm, spec: EnvSpec) -> Any:
     schedule = make_schedule(training, spec.episode_limit, algorithm.data)
     replay = make_replay(spec, algorithm, training, schedule._replace(replay_rounds=1))
     key, observation = jax.random.key(0), jnp.zeros((training.num_envs, spec.num_agents, spec.observation_size))
-    shapes, structure = jax.tree.flatten(sample_shape(replay, replay.init(), key, observation))
+    sampled = sample_shape(replay, replay.init(), key, EnvBatch(None, observation))
+    shapes, structure = jax.tree.flatten(sampled)
 
     def noise(key: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
         if shape.dtype == bool:
@@ -63,7 +66,15 @@ def random_data(algorithm: Algorithm, spec: EnvSpec) -> Any:
         return jax.random.normal(key, shape.shape, shape.dtype)
 
     keys = jax.random.split(key, len(shapes))
-    return jax.tree.unflatten(structure, [noise(k, shape) for k, shape in zip(keys, shapes, strict=True)])
+    data = jax.tree.unflatten(structure, [noise(k, shape) for k, shape in zip(keys, shapes, strict=True)])
+    return everyone_acts(data)
+
+
+def everyone_acts(data: Any) -> Any:
+    """A batch or rollout with every agent active in every row."""
+    if isinstance(data, Trajectory):
+        return data._replace(transitions=everyone_acts(data.transitions))
+    return data._replace(active=jnp.ones_like(data.active))
 
 
 def update_seconds(env: str, name: str, options: dict[str, Any], num_runs: int = 1) -> dict[str, Any]:

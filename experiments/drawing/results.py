@@ -13,6 +13,7 @@ from experiments.drawing.intervals import over_seeds
 from experiments.drawing.original import ORIGINAL, original_curve
 from experiments.drawing.returns import DILEMMA
 from experiments.drawing.runs import Run, read_folders
+from mamt_jax.training.references import Reference
 
 RESULTS = Path(__file__).parents[1] / "results"
 ALGORITHMS = (
@@ -96,11 +97,14 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def curves(rows: list[dict[str, Any]], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Episodes (T,), mean of the runs, and `metric` of every run (R, T) where all have it; metrics of agents are averaged."""
+    """Episodes (T,), mean of the runs, and `metric` of every run (R, T); metrics of agents are averaged.
+
+    Evaluations at which a run has no value are left out: none of its episodes has ended since the one before, say.
+    """
     runs = {row["run"] for row in rows}
     points: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
-        if row["updates"] and row[metric] is not None:
+        if row["updates"] and np.isfinite(np.array(row[metric], float)).all():
             points.setdefault(row["updates"], []).append(row)
     kept = [sorted(point, key=lambda row: row["run"]) for point in points.values() if len(point) == len(runs)]
     values = np.array([[np.mean(np.array(row[metric], float)) for row in point] for point in kept])
@@ -139,7 +143,10 @@ def draw(folder: Path, shown: Shown, references: dict[str, Any]) -> Figure:
         episodes, values = original_curve(folder / ORIGINAL)
         same = episodes <= max(lengths)
         returns.plot(episodes[same], values[same], color="0.4", linewidth=1, label="original MAAC (PyTorch), 1 seed")
-    style.draw_references(returns, {policy: references[policy]["return"] for policy in shown.references})
+    style.draw_references(
+        returns,
+        {name: Reference(references[name]["return"], references[name]["return_std_error"]) for name in shown.references},
+    )
     returns.set(ylabel="training return per agent and episode", title=shown.title)
     right.set_ylabel(shown.right[1].replace(", ", ",\n"))
     if shown.right[0] == "kl_old":

@@ -1,5 +1,7 @@
 """What algorithms reach: learning curves (Fig. 4), the dilemma (Fig. 1a and 10), and how sure one is better (Sec. 6)."""
 
+import itertools
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,7 +71,7 @@ def dilemma(runs: Sequence[Run]) -> dict[str, Figure]:
 
 def normalised(run: Run) -> np.ndarray:
     """Return over the last fifth of training, 0 where random plays and 1 where the scripted policy does; (R,)."""
-    random, scripted = run.references["random"], run.references["scripted"]
+    random, scripted = run.references["random"].value, run.references["scripted"].value
     return (last_fifth(curve(run, RETURN)) - random) / (scripted - random)
 
 
@@ -81,45 +83,64 @@ def by_label(runs: Sequence[Run]) -> dict[str, dict[Task, Run]]:
     return labels
 
 
+def common_tasks(runs: dict[Task, Run], others: dict[Task, Run]) -> list[Task]:
+    """Tasks that both have been trained on."""
+    return [task for task in runs if task in others]
+
+
+def has_scale(run: Run) -> bool:
+    """Whether its return can be normalised."""
+    return {"random", "scripted"} <= run.references.keys()
+
+
 def improvement(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Normalised returns over tasks, and the probability that an algorithm's run beats one of MAAC on a task that both have."""
+    """Each algorithm beside MAAC on the tasks that both have: normalised returns, and the probability that it ends above."""
     labels = by_label(runs)
-    figure, (scores, chances) = style.panels(2, size=(5.2, 0.9 + 0.36 * len(labels)))
-    looks = style.looks(list(labels))
-    rows: dict[int, str] = {}
-    for row, (label, tasks) in enumerate(labels.items()):
-        known = [run for run in tasks.values() if {"random", "scripted"} <= run.references.keys()]
-        if known:
-            draw_point(scores, row, bootstrap(interquartile_mean, [normalised(run) for run in known]), looks[label])
-        rows[row] = f"{label}, {len(known)} task{'s' if len(known) > 1 else ''}"
-    scores.set_yticks(list(rows), list(rows.values()), fontsize=8)
-    scores.set_xlabel("normalised return (0 random, 1 scripted), IQM")
-    compared = draw_chances(chances, labels, looks)
-    chances.set_yticks(range(len(compared)), compared, fontsize=8)
-    chances.axvline(0.5, color="0.45", linestyle="--", linewidth=1)
-    chances.set(xlabel=f"probability that it ends above {BASELINE}", xlim=(-0.03, 1.03))
-    for axes in (scores, chances):
+    baseline = labels.pop(BASELINE)
+    common = {label: tasks for label, own in labels.items() if (tasks := common_tasks(own, baseline))}
+    numbers = {task: number for number, task in enumerate(dict.fromkeys(itertools.chain(*common.values())), 1)}
+    key = textwrap.wrap(", ".join(f"{number} {task.title}" for task, number in numbers.items()), 120, break_on_hyphens=False)
+    figure, (scores, chances) = style.panels(2, size=(5.2, 1.3 + 0.36 * len(common) + 0.17 * len(key)))
+    looks = style.looks([BASELINE, *common])
+    for axes, draw in ((scores, draw_score), (chances, draw_chance)):
+        rows = []
+        for label, tasks in common.items():
+            covered = draw(axes, len(rows), labels[label], baseline, tasks, looks[label])
+            rows += [f"{label}: {' '.join(map(str, sorted(numbers[task] for task in covered)))}"] if covered else []
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.invert_yaxis()
+    scores.set_xlabel(f"normalised return (0 random, 1 scripted), IQM;\nhollow: {BASELINE} on the same tasks")
+    chances.axvline(0.5, color="0.45", linestyle="--", linewidth=1)
+    chances.set(xlabel=f"probability that it ends above {BASELINE}\non the tasks of its row", xlim=(-0.03, 1.03))
+    figure.suptitle("\n".join(["Tasks: " + key[0], *key[1:]]), fontsize=8)
     return {"": figure}
+
+
+def draw_score(
+    axes: Axes, row: int, runs: dict[Task, Run], baseline: dict[Task, Run], tasks: Sequence[Task], look: style.Look
+) -> list[Task]:
+    """Normalised returns over those of `tasks` that have a scale, the baseline's hollow; returns these tasks."""
+    covered = [task for task in tasks if has_scale(runs[task])]
+    if covered:
+        both = [bootstrap(interquartile_mean, [normalised(which[task]) for task in covered]) for which in (runs, baseline)]
+        axes.plot([both[1].value], [row], color="black", marker="o", markersize=6, markerfacecolor="none")
+        draw_point(axes, row, both[0], look)
+    return covered
+
+
+def draw_chance(
+    axes: Axes, row: int, runs: dict[Task, Run], baseline: dict[Task, Run], tasks: Sequence[Task], look: style.Look
+) -> list[Task]:
+    """P(x > baseline) over all of `tasks`, which it returns."""
+    draw_point(axes, row, chance(runs, baseline), look)
+    return list(tasks)
 
 
 def chance(runs: dict[Task, Run], others: dict[Task, Run]) -> Interval:
     """P(a run ends above one of the others on a task that both have)."""
-    strata = [last_fifth(curve(which[task], RETURN)) for which in (runs, others) for task in runs if task in others]
+    strata = [last_fifth(curve(which[task], RETURN)) for which in (runs, others) for task in common_tasks(runs, others)]
     return bootstrap(probability_of_improvement, strata)
-
-
-def draw_chances(axes: Axes, labels: dict[str, dict[Task, Run]], looks: dict[str, style.Look]) -> list[str]:
-    """P(x > baseline) for every other label; their names in order."""
-    names = []
-    for label, tasks in labels.items():
-        common = [task for task in tasks if task in labels.get(BASELINE, {})]
-        if label == BASELINE or not common:
-            continue
-        draw_point(axes, len(names), chance(tasks, labels[BASELINE]), looks[label])
-        names.append(f"{label}, {len(common)} task{'s' if len(common) > 1 else ''}")
-    return names
 
 
 def draw_point(axes: Axes, row: int, found: Interval, look: style.Look) -> None:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.reference_returns import HOW, committed_references
+from mamt_jax.training.references import Reference, read_references
 from mamt_jax.training.writers import METRICS, FolderError, read_config, read_rows
 
 TITLES = {
@@ -60,7 +62,7 @@ class Run(NamedTuple):
         algo: its algorithm.
         label: its name in figures.
         agents: their names.
-        references: returns of the reference policies, by name.
+        references: what the reference policies earn, by name: as `reference_returns` found, else as the run itself did.
         numbers: of its R runs in the folder.
         seeds: of those runs.
         episodes: (T,), of each evaluation after the first update, mean over runs.
@@ -73,7 +75,7 @@ class Run(NamedTuple):
     algo: str
     label: str
     agents: tuple[str, ...]
-    references: Mapping[str, float]
+    references: Mapping[str, Reference]
     numbers: tuple[int, ...]
     seeds: tuple[int, ...]
     episodes: np.ndarray
@@ -98,7 +100,8 @@ def read_folder(folder: Path) -> list[Run]:
     settings: dict[tuple[tuple[str, Any], ...], list[int]] = {}
     for number, run in enumerate(experiment["runs"]):
         settings.setdefault(tuple((name, value) for name, value in run.items() if name != "seed"), []).append(number)
-    task = Task(experiment["env"], tuple((name, str(value)) for name, value in experiment["env_options"].items()))
+    options = [(name, value) for name, value in experiment["env_options"].items() if name not in HOW]
+    task = Task(experiment["env"], tuple((name, str(value)) for name, value in options))
     runs = []
     for setting, numbers in settings.items():
         text = "".join(f" {name}={value:g}" for name, value in setting) if len(settings) > 1 else ""
@@ -109,7 +112,7 @@ def read_folder(folder: Path) -> list[Run]:
             algo=experiment["algo"],
             label=experiment["algo"] + text,
             agents=tuple(config["spec"]["agent_names"]),
-            references=config.get("references") or {},
+            references=committed_references(task.env, experiment["env_options"]) or read_references(config),
             numbers=tuple(numbers),
             seeds=tuple(experiment["runs"][number]["seed"] for number in numbers),
             episodes=np.array([np.mean([row["episodes"] for row in point]) for point in found]),
@@ -165,11 +168,16 @@ def having(runs: Sequence[Run], *metrics: str) -> list[Run]:
     return [run for run in runs if all(name in run.metrics and np.isfinite(run.metrics[name]).any() for name in metrics)]
 
 
+def known(run: Run, metric: str) -> np.ndarray:
+    """(T,) bool, the evaluations at which every seed has a value of `metric`."""
+    values = run.metrics[metric]
+    return np.asarray(np.isfinite(np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)).all(1))
+
+
 def curve(run: Run, metric: str) -> Curve:
     """`metric` over training, evaluations without a value left out."""
-    values = run.metrics[metric]
-    finite = np.isfinite(values).all(axis=tuple(axis for axis in range(values.ndim) if axis != 1))
-    return Curve(run.episodes[finite], values[:, finite])
+    there = known(run, metric)
+    return Curve(run.episodes[there], run.metrics[metric][:, there])
 
 
 def last_fifth(found: Curve) -> np.ndarray:

@@ -1,6 +1,7 @@
 """How figures look: colours that the colour-blind tell apart, lines and markers that hold in grey."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 from experiments.drawing.intervals import Interval
+from mamt_jax.training.references import Reference
 
 # Okabe & Ito's colours. Each algorithm keeps its own look in every figure.
 LOOKS = {
@@ -94,11 +96,13 @@ def draw_line(axes: Axes, x: np.ndarray, found: Interval, look: Look, label: str
     )  # fmt: skip
 
 
-def draw_references(axes: Axes, references: Mapping[str, float]) -> None:
-    """Returns of the reference policies, as grey lines named where they end."""
+def draw_references(axes: Axes, references: Mapping[str, Reference]) -> None:
+    """What the reference policies earn: grey lines, and bands of one standard error to each side."""
     for name, line in REFERENCE_LINES.items():
         if name in references:
-            value = references[name]
+            value, error = references[name]
+            if math.isfinite(error):
+                axes.axhspan(value - error, value + error, color="0.45", alpha=0.15, linewidth=0, zorder=0)
             axes.axhline(value, color="0.45", linestyle=line, linewidth=1, zorder=1, label=name.replace("_", " "))
 
 

@@ -13,6 +13,7 @@ import optax
 from flax import struct
 
 from envs_jax.environment import EnvSpec
+from mamt_jax.active import active_mean
 from mamt_jax.algorithms import agent_major, optimizers
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.ranges import require_positive, require_sound
@@ -21,7 +22,7 @@ from mamt_jax.losses.actor import counterfactual_advantage, policy_loss
 from mamt_jax.losses.critic import critic_loss, soft_td_target
 from mamt_jax.networks.agent_axis import Network
 from mamt_jax.networks.attention_critic import SHARED, AttentionCritic, attention_critic
-from mamt_jax.networks.policy import mlp_per_agent
+from mamt_jax.networks.policy import mlp_per_agent, restricted
 from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
 from mamt_jax.stationarity import policy_divergence
 from mamt_jax.types import Metrics, Params, Transition
@@ -107,6 +108,19 @@ class Evaluated(NamedTuple):
     q: jax.Array
 
 
+class UpdateKeys(NamedTuple):
+    """What an update draws with, split once: next actions, own actions, and where MAMT measures dependence its own."""
+
+    critic: jax.Array
+    policy: jax.Array
+    dependence: jax.Array
+
+
+def split_update_key(key: jax.Array) -> UpdateKeys:
+    """The same keys for all variants, so that each follows the one that it is made of."""
+    return UpdateKeys(*jax.random.split(key, len(UpdateKeys._fields)))
+
+
 def validate(config: ActorCriticConfig) -> None:
     """Refuse what no algorithm takes, sizes and scales of zero, and heads that do not divide the hidden layer."""
     require_sound(config)
@@ -121,7 +135,9 @@ def actor_critic(spec: EnvSpec, config: ActorCriticConfig) -> ActorCritic:
 
     return ActorCritic(
         distribution=distribution,
-        policy=mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size),
+        policy=restricted(
+            mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size), distribution.restrict
+        ),
         critic=attention_critic(spec, config.hidden_size, config.num_heads, distribution.features),
         policy_optimizer=optimizers.clipped_adam_per_agent(
             config.policy_learning_rate, config.policy_clip, config.adam_b1, config.adam_epsilon
@@ -154,22 +170,34 @@ def init(spec: EnvSpec, config: ActorCriticConfig, key: jax.Array) -> ActorCriti
 
 
 def act(
-    spec: EnvSpec, config: ActorCriticConfig, learner: ActorCriticState, observation: jax.Array, key: jax.Array
+    spec: EnvSpec,
+    config: ActorCriticConfig,
+    learner: ActorCriticState,
+    observation: jax.Array,
+    key: jax.Array,
+    action_mask: jax.Array | None = None,
 ) -> jax.Array:
-    """Sample every agent's action; observation (..., n, d) -> (..., n) or (..., n, k)."""
+    """Sample every agent's action, of those that `action_mask` (..., n, A) allows; observation (..., n, d) -> (..., n[, k])."""
     parts = actor_critic(spec, config)
 
     def choose(parameters: jax.Array) -> jax.Array:
         return parts.distribution.sample(parameters, key)
 
-    return agent_major.act_by(choose, parts.policy, learner.policy, learner.observation_statistics, observation)
+    statistics = learner.observation_statistics
+    return agent_major.act_by(choose, parts.policy, learner.policy, statistics, observation, action_mask)
 
 
-def greedy(spec: EnvSpec, config: ActorCriticConfig, learner: ActorCriticState, observation: jax.Array) -> jax.Array:
-    """Every agent's most likely action; observation (..., n, d) -> (..., n) or (..., n, k)."""
+def greedy(
+    spec: EnvSpec,
+    config: ActorCriticConfig,
+    learner: ActorCriticState,
+    observation: jax.Array,
+    action_mask: jax.Array | None = None,
+) -> jax.Array:
+    """Every agent's most likely action, of those allowed; shapes as in `act`."""
     parts = actor_critic(spec, config)
-    choose = parts.distribution.mode
-    return agent_major.act_by(choose, parts.policy, learner.policy, learner.observation_statistics, observation)
+    choose, statistics = parts.distribution.mode, learner.observation_statistics
+    return agent_major.act_by(choose, parts.policy, learner.policy, statistics, observation, action_mask)
 
 
 def prepare(config: ActorCriticConfig, learner: ActorCriticState, batch: Transition) -> Batch:
@@ -181,16 +209,22 @@ def observe(learner: ActorCriticState, batch: Transition) -> ActorCriticState:
     """Let the running statistics see a replayed batch."""
     return dataclasses.replace(
         learner,
-        observation_statistics=update_statistics(learner.observation_statistics, batch.observation),
-        reward_statistics=update_statistics(learner.reward_statistics, batch.reward),
+        observation_statistics=update_statistics(learner.observation_statistics, batch.observation, batch.active),
+        reward_statistics=update_statistics(learner.reward_statistics, batch.reward, batch.active),
     )
 
 
-def evaluate_policies(parts: ActorCritic, learner: ActorCriticState, observation: jax.Array, key: jax.Array) -> Evaluated:
+def evaluate_policies(
+    parts: ActorCritic,
+    learner: ActorCriticState,
+    observation: jax.Array,
+    key: jax.Array,
+    action_mask: jax.Array | None = None,
+) -> Evaluated:
     """Draw the joint action from the current policies and value every agent's own alternatives to it."""
-    parameters = parts.policy.apply(learner.policy, observation)
+    parameters = parts.policy.apply(learner.policy, observation, action_mask)
     candidates = parts.distribution.candidates(parameters, key)
-    old_parameters = parts.policy.apply(learner.old_policy, observation)
+    old_parameters = parts.policy.apply(learner.old_policy, observation, action_mask)
     features = parts.distribution.features(candidates.drawn_action)
     return Evaluated(
         candidates=candidates,
@@ -203,7 +237,7 @@ def critic_step(
     config: ActorCriticConfig, parts: ActorCritic, learner: ActorCriticState, batch: Batch, key: jax.Array
 ) -> tuple[ActorCriticState, Metrics]:
     """One step on Eq. 9. The gradients of the maps that agents share are scaled by 1 / n."""
-    next_parameters = parts.policy.apply(learner.target_policy, batch.next_observation)
+    next_parameters = parts.policy.apply(learner.target_policy, batch.next_observation, batch.next_action_mask)
     drawn = parts.distribution.candidates(next_parameters, key)
     next_action = drawn.drawn_action
     next_q = parts.critic.values(
@@ -216,7 +250,8 @@ def critic_step(
     def loss(params: Params) -> tuple[jax.Array, jax.Array]:
         features = parts.distribution.features(batch.action)
         output = parts.critic.values(params, batch.observation, features, batch.action[:, :, None])
-        return critic_loss(output.q[..., 0], target, output.squared_logits, config.critic_regularisation), output.attention
+        value = critic_loss(output.q[..., 0], target, output.squared_logits, config.critic_regularisation, batch.active)
+        return value, output.attention
 
     (value, attention), gradient = jax.value_and_grad(loss, has_aux=True)(learner.critic)
     num_agents = batch.reward.shape[0]
@@ -230,7 +265,7 @@ def policy_step(
     config: ActorCriticConfig,
     parts: ActorCritic,
     learner: ActorCriticState,
-    observation: jax.Array,
+    batch: Batch,
     evaluated: Evaluated,
     regulariser: Regulariser,
 ) -> tuple[Params, optax.OptState, jax.Array]:
@@ -246,9 +281,9 @@ def policy_step(
     probability = candidates.probability if config.policy_gradient == "expected" else candidates.drawn_probability
 
     def loss(params: Params) -> tuple[jax.Array, jax.Array]:
-        parameters = parts.policy.apply(params, observation)
+        parameters = parts.policy.apply(params, batch.observation, batch.action_mask)
         log_prob = parts.distribution.candidate_log_prob(parameters, candidates)
-        losses = policy_loss(log_prob, weight, probability, parts.distribution.squared_norm(parameters))
+        losses = policy_loss(log_prob, weight, probability, parts.distribution.squared_norm(parameters), batch.active)
         return losses.sum(), losses
 
     gradient, losses = jax.grad(loss, has_aux=True)(learner.policy)
@@ -273,22 +308,24 @@ def update(
     config: ActorCriticConfig,
     learner: ActorCriticState,
     batch: Transition,
-    key: jax.Array,
+    keys: UpdateKeys,
     regulariser: Regulariser,
 ) -> tuple[ActorCriticState, Metrics]:
     """Critics, then policies, then targets (Alg. 1, lines 13-18)."""
-    critic_key, policy_key = jax.random.split(key)
     parts = actor_critic(spec, config)
     learner = observe(learner, batch)
     prepared = prepare(config, learner, batch)
-    learner, critic_metrics = critic_step(config, parts, learner, prepared, critic_key)
-    evaluated = evaluate_policies(parts, learner, prepared.observation, policy_key)
-    policy, optimizer_state, policy_losses = policy_step(config, parts, learner, prepared.observation, evaluated, regulariser)
+    learner, critic_metrics = critic_step(config, parts, learner, prepared, keys.critic)
+    evaluated = evaluate_policies(parts, learner, prepared.observation, keys.policy, prepared.action_mask)
+    policy, optimizer_state, policy_losses = policy_step(config, parts, learner, prepared, evaluated, regulariser)
 
-    rows = prepared.observation[:, :PANEL_ROWS]
-    divergence = policy_divergence(
-        parts.distribution.kl, *(parts.policy.apply(params, rows) for params in (policy, learner.policy, learner.old_policy))
+    panel = jax.tree.map(lambda leaf: leaf[:, :PANEL_ROWS], prepared)
+    current, previous, old = (
+        parts.policy.apply(params, panel.observation, panel.action_mask)
+        for params in (policy, learner.policy, learner.old_policy)
     )
-    metrics = critic_metrics | {"policy_loss": policy_losses, "entropy": entropy(evaluated.candidates).mean(1)}
+    divergence = policy_divergence(parts.distribution.kl, current, previous, old, panel.active)
+    entropies = active_mean(entropy(evaluated.candidates), prepared.active)
+    metrics = critic_metrics | {"policy_loss": policy_losses, "entropy": entropies}
     learner = dataclasses.replace(learner, policy=policy, policy_optimizer=optimizer_state)
     return update_targets(config, learner), metrics | divergence

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from envs_jax.environment import EnvSpec
+from mamt_jax.active import active_mean
 from mamt_jax.algorithms import on_policy, optimizers
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.contract import Algorithm
@@ -60,6 +61,11 @@ def validate(config: LOLAConfig) -> None:
     require_positive(config, ("hidden_size", "num_action_samples"))
 
 
+def of_active(batch: Batch, x: jax.Array) -> jax.Array:
+    """`x` (2, B), 0 where an agent does not act."""
+    return x if batch.active is None else jnp.where(batch.active, x, 0.0)
+
+
 def policy_gradient(
     config: LOLAConfig, parts: OnPolicy, policy: Params, batch: Batch, baseline: jax.Array, truncated: jax.Array
 ) -> Params:
@@ -69,7 +75,8 @@ def policy_gradient(
     def value(agent: jax.Array, own: Params, other: Params) -> jax.Array:
         """What `agent` is worth with its own parameters and the other's."""
         both = jax.tree.map(lambda a, b: jnp.where(agent == 0, jnp.stack([a, b]), jnp.stack([b, a])), own, other)
-        log_prob = parts.distribution.log_prob(parts.policy.apply(both, batch.observation), batch.action)
+        parameters = parts.policy.apply(both, batch.observation, batch.action_mask)
+        log_prob = of_active(batch, parts.distribution.log_prob(parameters, batch.action))
         rows = (log_prob.sum(0), batch.reward[agent], baseline[agent])
         return dice_value(*(by_time(x, truncated)[0] for x in rows), done=done, gamma=config.gamma)
 
@@ -82,12 +89,13 @@ def policy_gradient(
 
 
 def entropy_gradient(
-    config: LOLAConfig, parts: OnPolicy, policy: Params, observation: jax.Array, key: jax.Array
+    config: LOLAConfig, parts: OnPolicy, policy: Params, batch: Batch, key: jax.Array
 ) -> tuple[Params, jax.Array]:
     """Gradient of the entropy bonus, and each agent's entropy (n,)."""
 
     def bonus(params: Params) -> tuple[jax.Array, jax.Array]:
-        each = entropy(parts.distribution.candidates(parts.policy.apply(params, observation), key)).mean(1)
+        parameters = parts.policy.apply(params, batch.observation, batch.action_mask)
+        each = active_mean(entropy(parts.distribution.candidates(parameters, key)), batch.active)
         return config.entropy_coefficient * each.sum(), each
 
     return jax.grad(bonus, has_aux=True)(policy)
@@ -100,19 +108,21 @@ def update(
     parts = on_policy.build(spec, config)
     batch = on_policy.prepare(config, learner, trajectory)
     baseline, advantage = on_policy.advantages(config, parts, learner, batch, trajectory.truncated)
-    gradient = policy_gradient(config, parts, learner.policy, batch, baseline, trajectory.truncated)
-    bonus, entropies = entropy_gradient(config, parts, learner.policy, batch.observation, key)
+    gradient = policy_gradient(config, parts, learner.policy, batch, of_active(batch, baseline), trajectory.truncated)
+    bonus, entropies = entropy_gradient(config, parts, learner.policy, batch, key)
     slope = jax.tree.map(lambda value, bonus: -value - bonus, gradient, bonus)
     policy, policy_optimizer = optimizers.descend(parts.policy_optimizer, slope, learner.policy_optimizer, learner.policy)
 
     def value_loss(params: Params) -> jax.Array:
-        return squared_error(parts.values(params, batch.observation), baseline + advantage)
+        return squared_error(parts.values(params, batch.observation), baseline + advantage, batch.active)
 
     loss, slope = jax.value_and_grad(value_loss)(learner.critic)
     critic, critic_optimizer = optimizers.descend(parts.critic_optimizer, slope, learner.critic_optimizer, learner.critic)
-    current, previous = (parts.policy.apply(params, batch.observation) for params in (policy, learner.policy))
+    current, previous = (
+        parts.policy.apply(params, batch.observation, batch.action_mask) for params in (policy, learner.policy)
+    )
     metrics = {"critic_loss": loss, "entropy": entropies}
-    metrics |= policy_divergence(parts.distribution.kl, current, previous, previous)
+    metrics |= policy_divergence(parts.distribution.kl, current, previous, previous, batch.active)
     learner = dataclasses.replace(
         learner, policy=policy, critic=critic, policy_optimizer=policy_optimizer, critic_optimizer=critic_optimizer
     )

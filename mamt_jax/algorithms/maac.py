@@ -20,7 +20,7 @@ def make(spec: EnvSpec) -> Algorithm:
         def regulariser(log_prob: jax.Array, old_log_prob: jax.Array) -> jax.Array:
             return entropy_penalty(log_prob, 1.0 / config.reward_scale)
 
-        return base.update(spec, config, learner, batch, key, regulariser)
+        return base.update(spec, config, learner, batch, base.split_update_key(key), regulariser)
 
     return Algorithm(
         config=base.ActorCriticConfig,

@@ -14,6 +14,7 @@ import optax
 from flax import struct
 
 from envs_jax.environment import EnvSpec
+from mamt_jax.active import active_mean
 from mamt_jax.algorithms import agent_major, optimizers, sharing
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.contract import Algorithm
@@ -24,7 +25,7 @@ from mamt_jax.losses.actor import deterministic_policy_loss
 from mamt_jax.losses.critic import squared_error
 from mamt_jax.networks.agent_axis import Network
 from mamt_jax.networks.joint_critic import joint_critic
-from mamt_jax.networks.policy import mlp_per_agent
+from mamt_jax.networks.policy import mlp_per_agent, restricted
 from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
 from mamt_jax.returns import td_target
 from mamt_jax.stationarity import policy_divergence
@@ -117,7 +118,7 @@ def build(spec: EnvSpec, config: MADDPGConfig) -> MADDPG:
     adam = functools.partial(optimizers.clipped_adam_per_agent, b1=config.adam_b1, epsilon=config.adam_epsilon)
     return MADDPG(
         actions=actions,
-        policy=mlp_per_agent(spec.observation_sizes, actions.parameter_sizes, config.hidden_size),
+        policy=restricted(mlp_per_agent(spec.observation_sizes, actions.parameter_sizes, config.hidden_size), actions.restrict),
         critic=joint_critic(spec, config.hidden_size, actions=True),
         policy_optimizer=adam(config.policy_learning_rate, config.policy_clip),
         critic_optimizer=adam(config.critic_learning_rate, config.critic_clip),
@@ -144,21 +145,35 @@ def init(spec: EnvSpec, config: MADDPGConfig, key: jax.Array) -> MADDPGState:
     )
 
 
-def act(spec: EnvSpec, config: MADDPGConfig, learner: MADDPGState, observation: jax.Array, key: jax.Array) -> jax.Array:
-    """Every agent's exploring action; observation (..., n, d) -> (..., n) or (..., n, k)."""
+def act(
+    spec: EnvSpec,
+    config: MADDPGConfig,
+    learner: MADDPGState,
+    observation: jax.Array,
+    key: jax.Array,
+    action_mask: jax.Array | None = None,
+) -> jax.Array:
+    """Every agent's exploring action, of those in `action_mask` (..., n, A); observation (..., n, d) -> (..., n[, k])."""
     parts = build(spec, config)
 
     def choose(parameters: jax.Array) -> jax.Array:
         return parts.actions.explore(parameters, key)
 
-    return agent_major.act_by(choose, parts.policy, learner.policy, learner.observation_statistics, observation)
+    statistics = learner.observation_statistics
+    return agent_major.act_by(choose, parts.policy, learner.policy, statistics, observation, action_mask)
 
 
-def greedy(spec: EnvSpec, config: MADDPGConfig, learner: MADDPGState, observation: jax.Array) -> jax.Array:
-    """Every agent's best action; observation (..., n, d) -> (..., n) or (..., n, k)."""
+def greedy(
+    spec: EnvSpec,
+    config: MADDPGConfig,
+    learner: MADDPGState,
+    observation: jax.Array,
+    action_mask: jax.Array | None = None,
+) -> jax.Array:
+    """Every agent's best action, of those allowed; shapes as in `act`."""
     parts = build(spec, config)
-    choose = parts.actions.greedy
-    return agent_major.act_by(choose, parts.policy, learner.policy, learner.observation_statistics, observation)
+    choose, statistics = parts.actions.greedy, learner.observation_statistics
+    return agent_major.act_by(choose, parts.policy, learner.policy, statistics, observation, action_mask)
 
 
 def critic_step(
@@ -166,12 +181,13 @@ def critic_step(
 ) -> tuple[MADDPGState, jax.Array]:
     """One step of every critic towards `r_i + gamma Q_i'(o', mu'(o'))`."""
     values = jax.vmap(parts.critic.apply, (0, None, None))
-    next_action = parts.actions.relaxed(parts.policy.apply(learner.target_policy, batch.next_observation), key)
+    next_parameters = parts.policy.apply(learner.target_policy, batch.next_observation, batch.next_action_mask)
+    next_action = parts.actions.relaxed(next_parameters, key)
     next_value = values(learner.target_critic, batch.next_observation, next_action)
     target = td_target(batch.reward, batch.terminated, next_value, config.gamma)
 
     def loss(params: Params) -> jax.Array:
-        return squared_error(values(params, batch.observation, parts.actions.features(batch.action)), target)
+        return squared_error(values(params, batch.observation, parts.actions.features(batch.action)), target, batch.active)
 
     value, gradient = jax.value_and_grad(loss)(learner.critic)
     critic, optimizer_state = optimizers.descend(parts.critic_optimizer, gradient, learner.critic_optimizer, learner.critic)
@@ -186,10 +202,10 @@ def policy_step(
     own = jnp.eye(len(features), dtype=bool)[..., None, None]
 
     def loss(params: Params) -> tuple[jax.Array, jax.Array]:
-        parameters = parts.policy.apply(params, batch.observation)
+        parameters = parts.policy.apply(params, batch.observation, batch.action_mask)
         joint = jnp.where(own, parts.actions.relaxed(parameters, key)[None], features[None])
         q = jax.vmap(parts.critic.apply, (0, None, 0))(learner.critic, batch.observation, joint)
-        losses = deterministic_policy_loss(q, parts.actions.squared_norm(parameters))
+        losses = deterministic_policy_loss(q, parts.actions.squared_norm(parameters), batch.active)
         return losses.sum(), losses
 
     gradient, losses = jax.grad(loss, has_aux=True)(learner.policy)
@@ -203,14 +219,15 @@ def update(
     """Critics, then policies, then targets."""
     critic_key, policy_key = jax.random.split(key)
     parts = build(spec, config)
-    observations = update_statistics(learner.observation_statistics, batch.observation)
-    rewards = update_statistics(learner.reward_statistics, batch.reward)
+    observations = update_statistics(learner.observation_statistics, batch.observation, batch.active)
+    rewards = update_statistics(learner.reward_statistics, batch.reward, batch.active)
     prepared = agent_major.prepare(observations, rewards, config.reward_normalisation, batch)
     learner, loss = critic_step(config, parts, learner, prepared, critic_key)
     policy, optimizer_state, losses = policy_step(spec, config, parts, learner, prepared, policy_key)
 
     current, previous, old = (
-        parts.policy.apply(params, prepared.observation) for params in (policy, learner.policy, learner.old_policy)
+        parts.policy.apply(params, prepared.observation, prepared.action_mask)
+        for params in (policy, learner.policy, learner.old_policy)
     )
     updates = learner.updates + 1
     renew = updates % config.old_policy_interval == 0
@@ -226,5 +243,6 @@ def update(
         reward_statistics=rewards,
         updates=updates,
     )
-    metrics = {"critic_loss": loss, "policy_loss": losses, "entropy": parts.actions.entropy(previous).mean(1)}
-    return learner, metrics | policy_divergence(parts.actions.kl, current, previous, old)
+    entropies = active_mean(parts.actions.entropy(previous), prepared.active)
+    metrics = {"critic_loss": loss, "policy_loss": losses, "entropy": entropies}
+    return learner, metrics | policy_divergence(parts.actions.kl, current, previous, old, prepared.active)

@@ -46,7 +46,8 @@ def mirror_descent(spec: EnvSpec, constrained: np.ndarray) -> Algorithm:
         config: MAMDConfig, learner: base.ActorCriticState, batch: Transition, key: jax.Array
     ) -> tuple[base.ActorCriticState, Metrics]:
         epsilon = jnp.where(constrained, config.epsilon, jnp.inf)
-        learner, metrics = base.update(spec, config, learner, batch, key, trust_region(config, epsilon))
+        keys = base.split_update_key(key)
+        learner, metrics = base.update(spec, config, learner, batch, keys, trust_region(config, epsilon))
         return learner, metrics | {"epsilon": epsilon}
 
     return Algorithm(

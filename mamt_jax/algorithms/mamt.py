@@ -12,8 +12,10 @@ import optax
 from flax import struct
 
 from envs_jax.environment import EnvSpec
+from mamt_jax.active import active_mean
 from mamt_jax.algorithms import attention_actor_critic as base
 from mamt_jax.algorithms import optimizers
+from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.algorithms.mamd import MAMDConfig, trust_region
 from mamt_jax.algorithms.ranges import require_positive
@@ -24,6 +26,7 @@ from mamt_jax.losses.opponent_model import non_stationarity, opponent_loss
 from mamt_jax.losses.trust_region import decomposition_loss, divergence_cost, expected_value
 from mamt_jax.networks.agent_axis import Network
 from mamt_jax.networks.opponent_model import opponent_models, ordered_pairs
+from mamt_jax.networks.policy import restricted
 from mamt_jax.networks.trust_region_network import symmetric_weights, trust_region_network
 from mamt_jax.normalisation import reward_unit
 from mamt_jax.types import Metrics, Params, Transition
@@ -152,7 +155,7 @@ def trust_region_parts(spec: EnvSpec, config: MAMTConfig) -> TrustRegionParts:
             horizon=config.decay_horizon,
             labels={"log_epsilon": "slow", "network": "fast"},
         ),
-        opponents=opponent_models(spec.observation_sizes, parameter_sizes, config.hidden_size),
+        opponents=restricted(opponent_models(spec.observation_sizes, parameter_sizes, config.hidden_size), modelled.restrict),
         opponent_distribution=modelled,
         opponent_optimizer=optimizers.clipped_adam_per_agent(
             config.opponent_learning_rate, config.opponent_clip, config.adam_b1, config.adam_epsilon
@@ -180,12 +183,13 @@ def measure_dependence(
     actor_critic: base.ActorCritic,
     parts: TrustRegionParts,
     learner: MAMTState,
-    observation: jax.Array,
+    batch: Batch,
     key: jax.Array,
 ) -> Dependence:
-    """C (Eq. 14) and D (Eq. 12) under the current policies and critics; observation (n, B, d)."""
+    """C (Eq. 14) and D (Eq. 12) under the current policies and critics."""
+    observation = batch.observation
     n = observation.shape[0]
-    joint = base.evaluate_policies(actor_critic, learner.base, observation, key)
+    joint = base.evaluate_policies(actor_critic, learner.base, observation, key, batch.action_mask)
     candidates = joint.candidates
     features = actor_critic.distribution.features(candidates.drawn_action)
     q = jnp.take_along_axis(joint.q, candidates.drawn[..., None], -1)[..., 0]
@@ -198,32 +202,39 @@ def measure_dependence(
         marginal = marginal_values(swapped, candidates.probability) * unit[..., None]
     else:
         marginal = jnp.broadcast_to((candidates.probability * joint.q).sum(-1) * unit, (n, *q.shape))
-    coordination = coordination_coefficients(marginal, q * unit, config.coordination_threshold)
+    coordination = coordination_coefficients(marginal, q * unit, config.coordination_threshold, batch.active)
 
     observers, observed = np.array(ordered_pairs(n)).T
-    expected = parts.opponents.apply(learner.trust_region.opponents, observation)
-    actual = actor_critic.policy.apply(learner.base.policy, observation)[observed]
+    expected = parts.opponents.apply(learner.trust_region.opponents, observation, of_agents(batch.action_mask, observed))
+    actual = actor_critic.policy.apply(learner.base.policy, observation, batch.action_mask)[observed]
     surprise = parts.opponent_distribution.kl(expected, actual)
     divergence = jnp.zeros_like(coordination).at[observers, observed].set(surprise)
     return Dependence(joint, features, coordination, non_stationarity(coordination, divergence, config.non_stationarity_clip))
+
+
+def of_agents(x: jax.Array | None, agents: np.ndarray) -> jax.Array | None:
+    """The rows of `agents` of (n, ...), where there is any."""
+    return None if x is None else x[agents]
 
 
 def after_step(
     config: MAMTConfig,
     actor_critic: base.ActorCritic,
     learner: base.ActorCriticState,
-    observation: jax.Array,
+    batch: Batch,
     joint: base.Evaluated,
     log_epsilon: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """V_i and KL_i from the old policies, (n,) each, of the policies that one step under eps (n,) would give (Eq. 15)."""
     regulariser = trust_region(config, jnp.exp(log_epsilon))
-    policy, _, _ = base.policy_step(config, actor_critic, learner, observation, joint, regulariser)
+    policy, _, _ = base.policy_step(config, actor_critic, learner, batch, joint, regulariser)
     candidates = joint.candidates
-    parameters, old = (actor_critic.policy.apply(params, observation) for params in (policy, learner.old_policy))
+    parameters, old = (
+        actor_critic.policy.apply(params, batch.observation, batch.action_mask) for params in (policy, learner.old_policy)
+    )
     log_prob = actor_critic.distribution.candidate_log_prob(parameters, candidates)
-    value = expected_value(candidates.probability * jnp.exp(log_prob - candidates.log_prob), joint.q)
-    return value, actor_critic.distribution.kl(parameters, old).mean(1)
+    value = expected_value(candidates.probability * jnp.exp(log_prob - candidates.log_prob), joint.q, batch.active)
+    return value, active_mean(actor_critic.distribution.kl(parameters, old), batch.active)
 
 
 def step_gradients(
@@ -245,21 +256,22 @@ def trust_region_step(
     actor_critic: base.ActorCritic,
     parts: TrustRegionParts,
     learner: MAMTState,
-    observation: jax.Array,
+    batch: Batch,
     dependence: Dependence,
 ) -> tuple[TrustRegionState, Metrics]:
     """One step of eps and of the decomposition network, each on its timescale, then eps back into its bounds (Eq. 15)."""
     state, weights = learner.trust_region, symmetric_weights(dependence.coordination)
 
     def estimate(params: dict[str, Any]) -> jax.Array:
-        return parts.network.apply(params["network"], observation, dependence.features, params["log_epsilon"], weights)
+        shares = parts.network.apply(params["network"], batch.observation, dependence.features, params["log_epsilon"], weights)
+        return shares if batch.active is None else jnp.where(batch.active, shares, 0.0)
 
     def loss(params: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
         estimated = estimate(params)
         return decomposition_loss(estimated, dependence.non_stationarity), estimated
 
     (network_loss, estimated), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-    effects = functools.partial(after_step, config, actor_critic, learner.base, observation, dependence.joint)
+    effects = functools.partial(after_step, config, actor_critic, learner.base, batch, dependence.joint)
     gain, cost_gradient = step_gradients(effects, state.params["log_epsilon"])
     if config.divergence == "network":
         cost_gradient = jax.grad(lambda log_epsilon: divergence_cost(estimate(state.params | {"log_epsilon": log_epsilon})))(
@@ -276,7 +288,7 @@ def trust_region_step(
     }
     metrics = {
         "decomposition_loss": network_loss,
-        "estimated_divergence": estimated.mean(1),
+        "estimated_divergence": active_mean(estimated, batch.active),
         "non_stationarity": dependence.non_stationarity.sum(0).mean(),
         "coordination_mean": dependence.coordination.mean(-1),
         "coordination_variance": dependence.coordination.var(-1),
@@ -287,16 +299,17 @@ def trust_region_step(
 
 
 def opponent_step(
-    config: MAMTConfig, parts: TrustRegionParts, state: TrustRegionState, observation: jax.Array, action: jax.Array
+    config: MAMTConfig, parts: TrustRegionParts, state: TrustRegionState, batch: Batch
 ) -> tuple[TrustRegionState, jax.Array]:
-    """One step of the modelling policies on what the others did; observation (n, B, d), action (n, B, ...)."""
-    observed = np.array(ordered_pairs(observation.shape[0]))[:, 1]
+    """One step of the modelling policies on what the others did."""
+    observers, observed = np.array(ordered_pairs(batch.observation.shape[0])).T
+    both_act = None if batch.active is None else batch.active[observers] & batch.active[observed]
 
     def loss(params: Params) -> tuple[jax.Array, jax.Array]:
-        parameters = parts.opponents.apply(params, observation)
-        log_prob = parts.opponent_distribution.log_prob(parameters, action[observed])
+        parameters = parts.opponents.apply(params, batch.observation, of_agents(batch.action_mask, observed))
+        log_prob = parts.opponent_distribution.log_prob(parameters, batch.action[observed])
         squared_norm = parts.opponent_distribution.squared_norm(parameters)
-        losses = opponent_loss(log_prob, squared_norm, config.opponent_regularisation)
+        losses = opponent_loss(log_prob, squared_norm, config.opponent_regularisation, both_act)
         return losses.sum(), losses
 
     gradient, losses = jax.grad(loss, has_aux=True)(state.opponents)
@@ -311,16 +324,36 @@ def update(
     spec: EnvSpec, config: MAMTConfig, learner: MAMTState, batch: Transition, key: jax.Array
 ) -> tuple[MAMTState, Metrics]:
     """C, D, eps and the decomposition network, modelling policies, then MAMD's update under the new eps (Alg. 2)."""
+    keys = base.split_update_key(key)
     actor_critic, parts = base.actor_critic(spec, config), trust_region_parts(spec, config)
     rows = config.trust_region_batch_size or batch.reward.shape[0]
     sample = base.prepare(config, learner.base, jax.tree.map(lambda x: x[:rows], batch))
-    dependence = measure_dependence(config, actor_critic, parts, learner, sample.observation, jax.random.fold_in(key, 1))
-    trust_state, metrics = trust_region_step(config, actor_critic, parts, learner, sample.observation, dependence)
-    trust_state, model_loss = opponent_step(config, parts, trust_state, sample.observation, sample.action)
+    dependence = measure_dependence(config, actor_critic, parts, learner, sample, keys.dependence)
+    trust_state, metrics = trust_region_step(config, actor_critic, parts, learner, sample, dependence)
+    trust_state, model_loss = opponent_step(config, parts, trust_state, sample)
     epsilon = jnp.exp(trust_state.params["log_epsilon"])
-    base_state, base_metrics = base.update(spec, config, learner.base, batch, key, trust_region(config, epsilon))
+    base_state, base_metrics = base.update(spec, config, learner.base, batch, keys, trust_region(config, epsilon))
     metrics |= {"epsilon": epsilon, "opponent_loss": model_loss}
     return MAMTState(base_state, trust_state), base_metrics | metrics
+
+
+def act(
+    spec: EnvSpec,
+    config: MAMTConfig,
+    learner: MAMTState,
+    observation: jax.Array,
+    key: jax.Array,
+    action_mask: jax.Array | None = None,
+) -> jax.Array:
+    """As MAAC's."""
+    return base.act(spec, config, learner.base, observation, key, action_mask)
+
+
+def greedy(
+    spec: EnvSpec, config: MAMTConfig, learner: MAMTState, observation: jax.Array, action_mask: jax.Array | None = None
+) -> jax.Array:
+    """As MAAC's."""
+    return base.greedy(spec, config, learner.base, observation, action_mask)
 
 
 def make(spec: EnvSpec) -> Algorithm:
@@ -336,8 +369,8 @@ def make(spec: EnvSpec) -> Algorithm:
     return Algorithm(
         config=MAMTConfig,
         init=functools.partial(init, spec),
-        act=lambda config, learner, observation, key: base.act(spec, config, learner.base, observation, key),
-        greedy=lambda config, learner, observation: base.greedy(spec, config, learner.base, observation),
+        act=functools.partial(act, spec),
+        greedy=functools.partial(greedy, spec),
         update=functools.partial(update, spec),
         validate=validate,
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from envs_jax.environment import EnvSpec
+from mamt_jax.active import active_mean, active_standardise
 from mamt_jax.algorithms import on_policy, optimizers, sharing
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.algorithms.on_policy import OnPolicy, OnPolicyConfig, OnPolicyState
@@ -44,6 +45,8 @@ class Rows(NamedTuple):
     log_prob: jax.Array
     value: jax.Array
     advantage: jax.Array
+    active: jax.Array | None
+    action_mask: jax.Array | None
 
 
 def make(spec: EnvSpec) -> Algorithm:
@@ -78,8 +81,9 @@ def value_rollout(config: MAPPOConfig, parts: OnPolicy, learner: OnPolicyState, 
     """What there is to learn from a rollout of T steps of E environments, B = T x E."""
     batch = on_policy.prepare(config, learner, trajectory)
     value, advantage = on_policy.advantages(config, parts, learner, batch, trajectory.truncated)
-    log_prob = parts.distribution.log_prob(parts.policy.apply(learner.policy, batch.observation), batch.action)
-    return Rows(batch.observation, batch.action, log_prob, value, advantage)
+    parameters = parts.policy.apply(learner.policy, batch.observation, batch.action_mask)
+    log_prob = parts.distribution.log_prob(parameters, batch.action)
+    return Rows(batch.observation, batch.action, log_prob, value, advantage, batch.active, batch.action_mask)
 
 
 def step(
@@ -87,19 +91,18 @@ def step(
 ) -> tuple[OnPolicyState, Metrics]:
     """One step of every policy and critic on a minibatch, whose advantages are standardised for each agent."""
     parts = on_policy.build(spec, config, config.num_epochs * config.num_minibatches)
-    mean, deviation = rows.advantage.mean(1, keepdims=True), rows.advantage.std(1, keepdims=True)
-    advantage = (rows.advantage - mean) / (deviation + 1e-8)
+    advantage = active_standardise(rows.advantage, rows.active)
 
     def policy_loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        parameters = parts.policy.apply(params, rows.observation)
+        parameters = parts.policy.apply(params, rows.observation, rows.action_mask)
         log_prob = parts.distribution.log_prob(parameters, rows.action)
-        losses = clipped_policy_loss(log_prob, rows.log_prob, advantage, config.clip_ratio)
-        bonus = entropy(parts.distribution.candidates(parameters, key)).mean(1)
+        losses = clipped_policy_loss(log_prob, rows.log_prob, advantage, config.clip_ratio, rows.active)
+        bonus = active_mean(entropy(parts.distribution.candidates(parameters, key)), rows.active)
         return (losses - config.entropy_coefficient * bonus).sum(), (losses, bonus)
 
     def value_loss(params: Params) -> jax.Array:
         value, target = parts.values(params, rows.observation), rows.value + rows.advantage
-        return clipped_value_loss(value, rows.value, target, config.clip_value).sum()
+        return clipped_value_loss(value, rows.value, target, config.clip_value, rows.active).sum()
 
     slope, (losses, bonus) = jax.grad(policy_loss, has_aux=True)(learner.policy)
     slope = sharing.average_over_kinds(spec, slope) if config.share_policy else slope
@@ -138,7 +141,9 @@ def update(
 
     order = jax.vmap(shuffle)(jax.random.split(order_key, config.num_epochs)).reshape(-1, size)
     learner, metrics = jax.lax.scan(on_part, learner, (jnp.arange(len(order)), order))
-    current, previous = (parts.policy.apply(params, rows.observation) for params in (learner.policy, before.policy))
+    current, previous = (
+        parts.policy.apply(params, rows.observation, rows.action_mask) for params in (learner.policy, before.policy)
+    )
     metrics = jax.tree.map(lambda leaf: leaf.mean(0), metrics)
-    metrics |= policy_divergence(parts.distribution.kl, current, previous, previous)
+    metrics |= policy_divergence(parts.distribution.kl, current, previous, previous, rows.active)
     return on_policy.observe(learner, trajectory), metrics

@@ -16,7 +16,7 @@ from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.distributions import ActionDistribution, action_distribution
 from mamt_jax.networks.agent_axis import Network
 from mamt_jax.networks.joint_critic import joint_critic
-from mamt_jax.networks.policy import mlp_per_agent
+from mamt_jax.networks.policy import mlp_per_agent, restricted
 from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
 from mamt_jax.returns import generalised_advantage
 from mamt_jax.types import Params, Trajectory, Transition
@@ -96,8 +96,9 @@ def build(spec: EnvSpec, config: OnPolicyConfig, steps_per_update: int = 1) -> O
     adam = functools.partial(optimizers.clipped_adam_per_agent, b1=config.adam_b1, epsilon=config.adam_epsilon)
     return OnPolicy(
         distribution=distribution,
-        policy=mlp_per_agent(
-            spec.observation_sizes, distribution.parameter_sizes, config.hidden_size, config.policy_output_scale
+        policy=restricted(
+            mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size, config.policy_output_scale),
+            distribution.restrict,
         ),
         critic=joint_critic(spec, config.hidden_size, actions=False),
         policy_optimizer=adam(annealed(config.policy_learning_rate), config.policy_clip),
@@ -120,21 +121,35 @@ def init(spec: EnvSpec, config: OnPolicyConfig, key: jax.Array) -> OnPolicyState
     )
 
 
-def act(spec: EnvSpec, config: OnPolicyConfig, learner: OnPolicyState, observation: jax.Array, key: jax.Array) -> jax.Array:
-    """Sample every agent's action; observation (..., n, d) -> (..., n) or (..., n, k)."""
+def act(
+    spec: EnvSpec,
+    config: OnPolicyConfig,
+    learner: OnPolicyState,
+    observation: jax.Array,
+    key: jax.Array,
+    action_mask: jax.Array | None = None,
+) -> jax.Array:
+    """Sample every agent's action, of those that `action_mask` (..., n, A) allows; observation (..., n, d) -> (..., n[, k])."""
     parts = build(spec, config)
 
     def choose(parameters: jax.Array) -> jax.Array:
         return parts.distribution.sample(parameters, key)
 
-    return agent_major.act_by(choose, parts.policy, learner.policy, learner.observation_statistics, observation)
+    statistics = learner.observation_statistics
+    return agent_major.act_by(choose, parts.policy, learner.policy, statistics, observation, action_mask)
 
 
-def greedy(spec: EnvSpec, config: OnPolicyConfig, learner: OnPolicyState, observation: jax.Array) -> jax.Array:
-    """Every agent's most likely action; observation (..., n, d) -> (..., n) or (..., n, k)."""
+def greedy(
+    spec: EnvSpec,
+    config: OnPolicyConfig,
+    learner: OnPolicyState,
+    observation: jax.Array,
+    action_mask: jax.Array | None = None,
+) -> jax.Array:
+    """Every agent's most likely action, of those allowed; shapes as in `act`."""
     parts = build(spec, config)
-    choose = parts.distribution.mode
-    return agent_major.act_by(choose, parts.policy, learner.policy, learner.observation_statistics, observation)
+    choose, statistics = parts.distribution.mode, learner.observation_statistics
+    return agent_major.act_by(choose, parts.policy, learner.policy, statistics, observation, action_mask)
 
 
 def rows(trajectory: Trajectory) -> Transition:
@@ -147,8 +162,8 @@ def observe(learner: OnPolicyState, trajectory: Trajectory) -> OnPolicyState:
     seen = rows(trajectory)
     return dataclasses.replace(
         learner,
-        observation_statistics=update_statistics(learner.observation_statistics, seen.observation),
-        reward_statistics=update_statistics(learner.reward_statistics, seen.reward),
+        observation_statistics=update_statistics(learner.observation_statistics, seen.observation, seen.active),
+        reward_statistics=update_statistics(learner.reward_statistics, seen.reward, seen.active),
     )
 
 

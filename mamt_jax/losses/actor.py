@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mamt_jax.active import active_mean
 from mamt_jax.distributions import tsallis_log
 
 
@@ -47,29 +48,46 @@ def mixed_penalty(
     return jnp.where(constrained, mirror + entropy_bonus * soft, soft)
 
 
-def policy_loss(log_prob: jax.Array, weight: jax.Array, probability: jax.Array, squared_norm: jax.Array) -> jax.Array:
+def policy_loss(
+    log_prob: jax.Array,
+    weight: jax.Array,
+    probability: jax.Array,
+    squared_norm: jax.Array,
+    active: jax.Array | None = None,
+) -> jax.Array:
     """Eq. 10 as a loss of each agent: `E[log pi_i(a) w_i] + 1e-3 mean(logits^2)`; (n,).
 
     Args:
         log_prob: (n, B, K), differentiable in the policy's parameters.
         weight: (n, B, K), w_i = R_i - A_i, constant in them.
         probability: (n, B, K), the law of a: the policy itself (expected gradient) or all mass on one sample (sampled).
-        squared_norm: (n,), mean square of the policy's outputs.
+        squared_norm: (n, B), mean square of the policy's outputs.
+        active: (n, B), the rows that count; None: all.
     """
     chex.assert_equal_shape([log_prob, weight, probability])
-    return (probability * log_prob * weight).sum(-1).mean(1) + 1e-3 * squared_norm
+    return active_mean((probability * log_prob * weight).sum(-1) + 1e-3 * squared_norm, active)
 
 
-def deterministic_policy_loss(q: jax.Array, squared_norm: jax.Array) -> jax.Array:
-    """MADDPG's loss of each agent: `-E[Q_i(o, (mu_i(o_i), a_-i))] + 1e-3 mean(outputs^2)`; q (n, B), the rest (n,)."""
-    return -q.mean(1) + 1e-3 * squared_norm
+def deterministic_policy_loss(q: jax.Array, squared_norm: jax.Array, active: jax.Array | None = None) -> jax.Array:
+    """MADDPG's loss of each agent: `-E[Q_i(o, (mu_i(o_i), a_-i))] + 1e-3 mean(outputs^2)`.
+
+    All (n, B), `active` the rows that count (None: all) -> (n,).
+    """
+    return active_mean(1e-3 * squared_norm - q, active)
 
 
 def clipped_policy_loss(
-    log_prob: jax.Array, old_log_prob: jax.Array, advantage: jax.Array, clip: jax.Array | float
+    log_prob: jax.Array,
+    old_log_prob: jax.Array,
+    advantage: jax.Array,
+    clip: jax.Array | float,
+    active: jax.Array | None = None,
 ) -> jax.Array:
-    """PPO's `-E[min(rho A, clip(rho, 1 - c, 1 + c) A)]` of each agent (Schulman et al. 2017, Eq. 7); (n, B) -> (n,)."""
+    """PPO's `-E[min(rho A, clip(rho, 1 - c, 1 + c) A)]` of each agent (Schulman et al. 2017, Eq. 7); (n, B) -> (n,).
+
+    `active` (n, B) are the rows that count; None: all.
+    """
     chex.assert_equal_shape([log_prob, old_log_prob, advantage])
     # Within bounds, since an infinite ratio has a gradient of nan even where it is clipped.
     ratio = jnp.exp(jnp.clip(log_prob - old_log_prob, -30.0, 30.0))
-    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage).mean(1)
+    return -active_mean(jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage), active)

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mamt_jax.active import active_mean
 from mamt_jax.returns import td_target
 
 
@@ -25,26 +26,38 @@ def soft_td_target(
     return td_target(reward, terminated, soft_value(next_q, next_log_prob, alpha), gamma)
 
 
-def squared_error(value: jax.Array, target: jax.Array) -> jax.Array:
-    """Sum over agents of the mean squared error; both (n, B), `target` constant."""
+def squared_error(value: jax.Array, target: jax.Array, active: jax.Array | None = None) -> jax.Array:
+    """Sum over agents of the mean squared error; (n, B), `target` constant, `active` the rows that count (None: all)."""
     chex.assert_equal_shape([value, target])
-    return jnp.square(value - target).mean(1).sum()
+    return active_mean(jnp.square(value - target), active).sum()
 
 
-def critic_loss(q: jax.Array, target: jax.Array, squared_logits: jax.Array, regularisation: jax.Array | float) -> jax.Array:
+def critic_loss(
+    q: jax.Array,
+    target: jax.Array,
+    squared_logits: jax.Array,
+    regularisation: jax.Array | float,
+    active: jax.Array | None = None,
+) -> jax.Array:
     """Eq. 9: sum over agents of the mean squared error, plus 1e-3 x `regularisation` x squared attention logits.
 
     Args:
         q: (n, B) values of the actions taken.
         target: (n, B) `soft_td_target`, constant.
-        squared_logits: (n,), from the critic.
+        squared_logits: (n, B), from the critic.
         regularisation: Table 1's critic regularisation coefficient.
+        active: (n, B), the rows that count; None: all.
     """
-    return squared_error(q, target) + 1e-3 * regularisation * squared_logits.sum()
+    return squared_error(q, target, active) + 1e-3 * regularisation * active_mean(squared_logits, active).sum()
 
 
-def clipped_value_loss(value: jax.Array, old_value: jax.Array, target: jax.Array, clip: jax.Array | float) -> jax.Array:
-    """PPO's value loss, the larger of the squared errors with and without a clipped step; (n, B) -> (n,)."""
+def clipped_value_loss(
+    value: jax.Array, old_value: jax.Array, target: jax.Array, clip: jax.Array | float, active: jax.Array | None = None
+) -> jax.Array:
+    """PPO's value loss, the larger of the squared errors with and without a clipped step; (n, B) -> (n,).
+
+    `active` (n, B) are the rows that count; None: all.
+    """
     chex.assert_equal_shape([value, old_value, target])
     clipped = old_value + jnp.clip(value - old_value, -clip, clip)
-    return 0.5 * jnp.maximum(jnp.square(value - target), jnp.square(clipped - target)).mean(1)
+    return 0.5 * active_mean(jnp.maximum(jnp.square(value - target), jnp.square(clipped - target)), active)

@@ -4,10 +4,17 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mamt_jax.active import active_mean
 
-def opponent_loss(log_prob: jax.Array, squared_norm: jax.Array, regularisation: jax.Array | float) -> jax.Array:
-    """Cross-entropy of each h_i^j on j's actions, plus L2 on its outputs; (pairs, B), (pairs,) -> (pairs,)."""
-    return -log_prob.mean(1) + regularisation * squared_norm
+
+def opponent_loss(
+    log_prob: jax.Array, squared_norm: jax.Array, regularisation: jax.Array | float, active: jax.Array | None = None
+) -> jax.Array:
+    """Cross-entropy of each h_i^j on j's actions, plus L2 on its outputs; (pairs, B) both -> (pairs,).
+
+    `active` (pairs, B) are the rows in which both act; None: all.
+    """
+    return active_mean(regularisation * squared_norm - log_prob, active)
 
 
 def non_stationarity(coordination: jax.Array, divergence: jax.Array, clip: jax.Array | float) -> jax.Array:

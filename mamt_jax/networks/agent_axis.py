@@ -41,9 +41,3 @@ def init_agents(init: Callable[[jax.Array, Size], Params], sizes: Sequence[Size]
         return jnp.concatenate(padded)[order]
 
     return jax.tree.map(join, *stacked)
-
-
-def over_rows(function: Callable[[jax.Array], jax.Array], observation: jax.Array) -> jax.Array:
-    """An agent-major function, (n, B, d) -> (n, B, ...), of observations (..., n, d): (..., n, ...)."""
-    result = function(observation.reshape(-1, *observation.shape[-2:]).swapaxes(0, 1)).swapaxes(0, 1)
-    return result.reshape(*observation.shape[:-1], *result.shape[2:])

@@ -23,7 +23,7 @@ class CriticOutput(NamedTuple):
 
     Attributes:
         q: (n, B, K), Q_i(o, (candidate, a_-i)).
-        squared_logits: (n,), each agent's squared attention logits, mean over batch and others, summed over heads.
+        squared_logits: (n, B), each agent's squared attention logits, mean over others, summed over heads.
         attention: (n, n), [i, j] is the weight that i's critic gives to j, mean over batch and heads; a row adds up to 1.
     """
 
@@ -170,7 +170,7 @@ def values(
     others = ~np.eye(n, dtype=bool)[..., None, None]
     weights = jax.nn.softmax(jnp.where(others, logits / np.sqrt(key.shape[-1]), LOWEST), 1)
     attended = jnp.einsum("ijbh,jbhm->ibhm", weights, value).reshape(state.shape)
-    squared_logits = jnp.where(others, jnp.square(logits), 0.0).sum((1, 3)).mean(1) / (n - 1)
+    squared_logits = jnp.where(others, jnp.square(logits), 0.0).sum((1, 3)) / (n - 1)
     q = jax.vmap(partial(own_values, sizes))(agents_only(params), state, attended, candidates)
     return CriticOutput(q, squared_logits, weights.mean((2, 3)))
 

@@ -1,5 +1,7 @@
 """Policies: one MLP an agent, from its own observation to the parameters of its action distribution."""
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,18 @@ import jax.numpy as jnp
 from mamt_jax.networks.agent_axis import Network, init_agents
 from mamt_jax.networks.layers import MLP, layer
 from mamt_jax.types import Params
+
+Restrict = Callable[[jax.Array, jax.Array | None], jax.Array]
+"""(parameters (n, B, P), action mask (n, B, A) or None) -> parameters of a policy that takes no masked action."""
+
+
+def restricted(network: Network, restrict: Restrict) -> Network:
+    """`network` as a policy that heeds action masks: `apply(params, inputs (n, B, d), action mask (n, B, A) or None)`."""
+
+    def apply(params: Params, inputs: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
+        return restrict(network.apply(params, inputs), action_mask)
+
+    return Network(network.init, apply)
 
 
 def mlp_per_agent(

@@ -75,8 +75,7 @@ def save_checkpoint(folder: Path, rounds: int, state: Any, record: dict[str, Any
     """
     path = _round_path(folder, rounds)
     write_archive(path, named_arrays(state), record)
-    for old in list_checkpoints(folder)[:-_KEPT]:
-        old.unlink()
+    _remove_old(folder)
     return path
 
 
@@ -104,6 +103,7 @@ def merge_checkpoints(paths: Sequence[Path], folder: Path, without: str) -> Path
     }
     path = _round_path(folder, record["rounds"])
     write_archive(path, arrays, record)
+    _remove_old(folder)
     return path
 
 
@@ -139,7 +139,7 @@ def write_archive(path: Path, arrays: dict[str, np.ndarray], record: dict[str, A
 
 def named_arrays(tree: Any) -> dict[str, np.ndarray]:
     """The leaves of a tree as an archive holds them, by their place in it."""
-    return {name: to_numpy(leaf) for name, leaf in _named_leaves(tree).items()}
+    return {name: to_numpy(leaf) for name, leaf in named_leaves(tree).items()}
 
 
 def load_checkpoint(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
@@ -156,13 +156,19 @@ def load_checkpoint(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
         CheckpointError: if the file is damaged, of another format, or holds something else.
     """
     with _reading(path) as (archive, record):
-        leaves = [_read_leaf(archive, name, leaf, path) for name, leaf in _named_leaves(like).items()]
+        leaves = [_read_leaf(archive, name, leaf, path) for name, leaf in named_leaves(like).items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), record
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """The JSON record of a checkpoint alone; raises CheckpointError as `load_checkpoint` does."""
     return load_checkpoint(path, ())[1]
+
+
+def holds(path: Path, field: str) -> bool:
+    """Whether a checkpoint holds a field of the state; raises CheckpointError as `load_checkpoint` does."""
+    with _reading(path) as (archive, _):
+        return any(name.startswith(f".{field}") for name in archive.files)
 
 
 def to_numpy(leaf: jax.Array) -> np.ndarray:
@@ -188,11 +194,18 @@ def _reading(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         raise CheckpointError(f"{path} is damaged or no checkpoint ({error}).") from error
 
 
+def _remove_old(folder: Path) -> None:
+    """Removes all checkpoints but the latest two."""
+    for old in list_checkpoints(folder)[:-_KEPT]:
+        old.unlink()
+
+
 def _round_path(folder: Path, rounds: int) -> Path:
     return folder / f"round_{rounds:09d}.npz"
 
 
-def _named_leaves(tree: Any) -> dict[str, Any]:
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their place in it."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 

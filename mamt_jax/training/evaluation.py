@@ -6,11 +6,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from envs_jax.environment import Environment, EnvState
+from envs_jax.environment import Environment
 from envs_jax.wrappers import EpisodeStatistics
+from mamt_jax.training.rollout import EnvBatch, env_batch, reset_batch
 
-Policy = Callable[[EnvState, jax.Array, jax.Array], jax.Array]
-"""(environment states, observation (E, n, d), key) -> action (E, n) or (E, n, k)."""
+Policy = Callable[..., jax.Array]
+"""(environment states, observation (E, n, d), key[, action mask (E, n, A)]) -> action (E, n) or (E, n, k)."""
 
 
 class Evaluation(NamedTuple):
@@ -41,18 +42,17 @@ def first_episodes(env: Environment, policy: Policy, key: jax.Array, num_episode
         num_episodes: E.
     """
     start_key, steps_key = jax.random.split(key)
-    env_state, timestep = jax.vmap(env.reset)(jax.random.split(start_key, num_episodes))
+    opened = reset_batch(env, start_key, num_episodes)
 
-    def step(carry: tuple[EnvState, jax.Array, EpisodeStatistics], number: jax.Array) -> tuple[tuple, None]:
-        env_state, observation, first = carry
+    def step(carry: tuple[EnvBatch, EpisodeStatistics], number: jax.Array) -> tuple[tuple[EnvBatch, EpisodeStatistics], None]:
+        batch, first = carry
         act_key, env_key = jax.random.split(jax.random.fold_in(steps_key, number))
-        action = policy(env_state.env_state, observation, act_key)
-        env_state, timestep = jax.vmap(env.step)(jax.random.split(env_key, num_episodes), env_state, action)
+        action = policy(batch.env_state.env_state, batch.observation, act_key, *batch.shown)
+        env_state, timestep = jax.vmap(env.step)(jax.random.split(env_key, num_episodes), batch.env_state, action)
         first = jax.vmap(keep_first)(first, env_state.statistics)
-        return (env_state, timestep.observation, first), None
+        return (env_batch(env.spec, env_state, timestep), first), None
 
-    carry = (env_state, timestep.observation, env_state.statistics)
-    (_, _, first), _ = jax.lax.scan(step, carry, jnp.arange(env.spec.episode_limit))
+    (_, first), _ = jax.lax.scan(step, (opened, opened.env_state.statistics), jnp.arange(env.spec.episode_limit))
     return first
 
 

@@ -8,8 +8,9 @@ import jax
 
 from envs_jax import registry as environments
 from envs_jax.environment import Environment, HostEnvironment
+from envs_jax.wrappers import declare_action_masks
 from mamt_jax.algorithms import registry as algorithms
-from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms.contract import Algorithm, require_action_masks
 from mamt_jax.algorithms.ranges import LARGEST, require_representable
 from mamt_jax.precision import with_bfloat16_products
 from mamt_jax.training.config import Schedule, TrainingConfig, make_schedule, validate
@@ -66,7 +67,9 @@ def build(experiment: Experiment) -> Built:
         ValueError: one sentence that names what is wrong and what would be right.
     """
     env = environments.make_any(experiment.env, **experiment.env_options)
+    env = declare_action_masks(env) if isinstance(env, Environment) else env
     algorithm = algorithms.make(experiment.algo, env.spec)
+    require_action_masks(algorithm, experiment.algo, env.spec)
     validate(experiment.training, env.spec.episode_limit, algorithm.data)
     if experiment.training.precision == "bfloat16":
         algorithm = algorithm._replace(update=with_bfloat16_products(algorithm.update))

@@ -15,13 +15,14 @@ def export_policy(folder: str | Path, run: int = 0, which: Which = "latest", sam
     """A policy of a run's folder with its weights, serialised by `jax.export`.
 
     `jax.export.deserialize(content).call` takes a float32 observation (B, n, d) of any batch size B, zero-padded to the widest
-    agent, and gives actions (B, n) int32 or (B, n, k) float32. It runs on CPUs, GPUs and TPUs.
+    agent, and gives actions (B, n) int32 or (B, n, k) float32. Where the environment masks actions, a mask (B, n, A) bool
+    follows the observation. It runs on CPUs, GPUs and TPUs.
 
     Args:
         folder: the folder of a run of experiments/run.py.
         run: which of its runs, as metrics.jsonl numbers them.
         which: the latest policy or the best one, as `load_policy` has it.
-        sample: whether actions are drawn instead of being each policy's mode: `call` then takes a seed, too, a uint32 scalar.
+        sample: whether actions are drawn instead of being each policy's mode: `call` then takes a seed last, a uint32 scalar.
 
     Raises:
         FolderError: if it is no such folder, or has no such run or no such policy.
@@ -29,15 +30,13 @@ def export_policy(folder: str | Path, run: int = 0, which: Which = "latest", sam
     """
     policy, spec = load_policy(folder, run, which), load_spec(folder)
     (batch,) = jax.export.symbolic_shape("batch")
-    observation = jax.ShapeDtypeStruct((batch, spec.num_agents, spec.observation_size), jnp.float32)
+    shown = [jax.ShapeDtypeStruct((batch, spec.num_agents, spec.observation_size), jnp.float32)]
+    if spec.has_action_masks:
+        shown.append(jax.ShapeDtypeStruct((batch, spec.num_agents, spec.action_size), bool))
+    seed = [jax.ShapeDtypeStruct((), jnp.uint32)] if sample else []
 
-    seed = jax.ShapeDtypeStruct((), jnp.uint32)
+    def choose(observation: jax.Array, *rest: jax.Array) -> jax.Array:
+        masks, seeds = rest[: len(shown) - 1], rest[len(shown) - 1 :]
+        return policy(observation, jax.random.key(seeds[0]) if seeds else None, *masks)
 
-    def mode(observation: jax.Array) -> jax.Array:
-        return policy(observation)
-
-    def draw(observation: jax.Array, seed: jax.Array) -> jax.Array:
-        return policy(observation, jax.random.key(seed))
-
-    function, arguments = (draw, (observation, seed)) if sample else (mode, (observation,))
-    return bytes(jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments).serialize())
+    return bytes(jax.export.export(jax.jit(choose), platforms=PLATFORMS)(*shown, *seed).serialize())

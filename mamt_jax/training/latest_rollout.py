@@ -23,16 +23,20 @@ def latest_rollout(spec: EnvSpec, num_steps: int, num_envs: int) -> Replay:
             reward=jnp.zeros(steps),
             next_observation=jnp.zeros(observation),
             terminated=jnp.zeros(steps, bool),
+            active=jnp.zeros(steps, bool),
+            action_mask=jnp.zeros((*steps, spec.action_size), bool) if spec.has_action_masks else None,
+            next_action_mask=jnp.zeros((*steps, spec.action_size), bool) if spec.has_action_masks else None,
         )
         return Trajectory(transitions, jnp.zeros(steps[:-1], bool))
 
     def add(storage: Trajectory, transitions: Transition, truncated: jax.Array, rounds: jax.Array) -> Trajectory:
         del rounds
-        latest = Trajectory(transitions, truncated)
+        active = jnp.ones_like(transitions.terminated) if transitions.active is None else transitions.active
+        latest = Trajectory(transitions._replace(active=active), truncated)
         return jax.tree.map(lambda new, old: new[None].astype(old.dtype), latest, storage)
 
-    def sample(storage: Trajectory, key: jax.Array, observation: jax.Array, rounds: jax.Array) -> Trajectory:
-        del key, observation, rounds
+    def sample(storage: Trajectory, key: jax.Array, observation: jax.Array, rounds: jax.Array, *masks: jax.Array) -> Trajectory:
+        del key, observation, rounds, masks
         return jax.tree.map(lambda leaf: leaf[0], storage)
 
     return Replay(init, add, sample)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mamt_jax.training.references import Reference
 from mamt_jax.training.report import STOPPED
 from mamt_jax.training.writers import whole_file
 
@@ -25,18 +26,19 @@ class _Curve(NamedTuple):
 
 
 def draw_learning_curve(
-    path: Path, title: str, rows: Sequence[Mapping[str, Any]], labels: Sequence[str], references: Mapping[str, float]
+    path: Path, title: str, rows: Sequence[Mapping[str, Any]], labels: Sequence[str], references: Mapping[str, Reference]
 ) -> None:
     """Draws greedy evaluation returns over episodes: a thin line for each run, a thick one for the mean of each label.
 
-    A run that broke ends with a cross and is left out of the mean.
+    A run that broke ends with a cross and is left out of the mean. Of several evaluations between which no episode of a run has
+    ended the last is shown, so that the line does not turn upwards or downwards on the spot.
 
     Args:
         path: the image file.
         title: above the axes.
         rows: of metrics.jsonl.
         labels: one a run; runs that share one are averaged.
-        references: name -> return, drawn as dotted lines.
+        references: what reference policies earn, by name, drawn as dotted lines.
     """
     from matplotlib.figure import Figure
 
@@ -54,7 +56,7 @@ def draw_learning_curve(
         text = f"{label}, mean of {counted}" if len(runs) > 1 else label
         axes.plot(*_mean(going), color=color, linewidth=2, label=text)
     for number, (name, value) in enumerate(references.items()):
-        axes.axhline(value, color="0.4", linestyle=(":", "--", "-.")[number % 3], linewidth=1, label=f"{name} ({value:.1f})")
+        axes.axhline(value.value, color="0.4", linestyle=(":", "--", "-.")[number % 3], linewidth=1, label=f"{name} ({value})")
     axes.set(title=title, xlabel="episodes", ylabel="return per agent and episode (greedy)")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
@@ -65,9 +67,10 @@ def draw_learning_curve(
 def _curve(rows: Sequence[Mapping[str, Any]], run: int) -> _Curve:
     """That of one run, up to where it broke."""
     own = [row for row in rows if row["run"] == run]
-    shown = [row for row in own if STOPPED not in row]
+    going = [row for row in own if STOPPED not in row]
+    shown = list({row["episodes"]: row for row in going}.values())
     values = [[row["episodes"], np.nan if row["eval_return"] is None else row["eval_return"]] for row in shown]
-    return _Curve([row["env_steps"] for row in shown], np.array(values, float).reshape(-1, 2).T, len(shown) < len(own))
+    return _Curve([row["env_steps"] for row in shown], np.array(values, float).reshape(-1, 2).T, len(going) < len(own))
 
 
 def _mean(curves: Sequence[_Curve]) -> np.ndarray:

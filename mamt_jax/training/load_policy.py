@@ -3,9 +3,10 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import registry as algorithms
@@ -35,8 +36,10 @@ def load_policy(folder: str | Path, run: int = 0, which: Which = "latest") -> Po
         which: as they were at the latest checkpoint, or at the evaluation with the highest greedy return so far.
 
     Returns:
-        A jitted function `policy(observation, key=None)` from observations (..., n, d), zero-padded to the widest agent, to
-        actions (..., n) or (..., n, k): the mode of each policy, or with a key a sample.
+        A jitted function `policy(observation, key=None, action_mask=None)` from observations (..., n, d), zero-padded to the
+        widest agent, to actions (..., n) or (..., n, k): the mode of each policy, or with a key a sample. A policy that was
+        trained with action masks needs one, (..., n, A) bool, and takes no masked action. It raises ValueError for an
+        argument of another shape or dtype.
 
     Raises:
         FolderError: if it is no such folder, or has no such run or no such policy.
@@ -58,12 +61,72 @@ def load_policy(folder: str | Path, run: int = 0, which: Which = "latest") -> Po
     config, learner_state = configs[run], jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[run]), learner_states)
 
     @jax.jit
-    def policy(observation: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def choose(observation: jax.Array, key: jax.Array | None, *masks: jax.Array) -> jax.Array:
         if key is None:
-            return algorithm.greedy(config, learner_state, observation)
-        return algorithm.act(config, learner_state, observation, key)
+            return algorithm.greedy(config, learner_state, observation, *masks)
+        return algorithm.act(config, learner_state, observation, key, *masks)
+
+    def policy(
+        observation: jax.typing.ArrayLike, key: jax.Array | None = None, action_mask: jax.typing.ArrayLike | None = None
+    ) -> jax.Array:
+        observation = check_observation(spec, observation)
+        check_key(key)
+        return choose(observation, key, *check_action_mask(spec, observation, action_mask))
 
     return policy
+
+
+def check_observation(spec: EnvSpec, observation: Any) -> jax.Array:
+    """`observation` as float32; raises ValueError unless it is numbers of shape (..., n, d)."""
+    observation = _as_array("observation", observation)
+    if not jnp.issubdtype(observation.dtype, jnp.floating) and not jnp.issubdtype(observation.dtype, jnp.integer):
+        raise ValueError(f"observation is {observation.dtype}, which is not valid: give real numbers, float32.")
+    expected = (spec.num_agents, spec.observation_size)
+    if observation.shape[-2:] != expected:
+        raise ValueError(
+            f"observation has shape {observation.shape}, which is not valid: give (..., {expected[0]}, {expected[1]}), a row "
+            f"for each of {_listed(spec)}, zero-padded to the widest agent."
+        )
+    return observation.astype(jnp.float32)
+
+
+def check_key(key: Any) -> None:
+    """Raises ValueError unless `key` is None or one key of `jax.random`."""
+    if key is None:
+        return
+    shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", jnp.dtype(object))
+    typed = jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    if not typed and not (dtype == jnp.uint32 and shape == (2,)):
+        found = f"{key.dtype} {key.shape}" if hasattr(key, "dtype") else repr(key)
+        raise ValueError(f"key is {found}, which is not valid: give one key, jax.random.key(seed), or None for the mode.")
+
+
+def check_action_mask(spec: EnvSpec, observation: jax.Array, action_mask: Any) -> tuple[jax.Array, ...]:
+    """The mask as what `act` takes after a key; raises ValueError unless it fits `observation`, or is missing."""
+    if action_mask is None:
+        if spec.has_action_masks:
+            raise ValueError(f"action_mask=None is not valid: {spec.name} masks actions, so give its action_mask (..., n, A).")
+        return ()
+    mask, expected = _as_array("action_mask", action_mask), (*observation.shape[:-1], spec.action_size)
+    if not spec.discrete:
+        raise ValueError(f"action_mask is not valid: the actions of {spec.name} are continuous, leave it out.")
+    if mask.shape != expected:
+        raise ValueError(f"action_mask has shape {mask.shape}, which is not valid: give {expected}, as the observation has it.")
+    if not (mask.dtype == bool or jnp.issubdtype(mask.dtype, jnp.integer)):
+        raise ValueError(f"action_mask is {mask.dtype}, which is not valid: give bool, True where an action is allowed.")
+    return (mask.astype(bool) & jnp.asarray(spec.action_mask).reshape((1,) * (mask.ndim - 2) + spec.action_mask.shape),)
+
+
+def _as_array(name: str, value: Any) -> jax.Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is not valid: give an array of numbers ({str(error).partition(chr(10))[0]}).") from error
+
+
+def _listed(spec: EnvSpec) -> str:
+    names = spec.agent_names
+    return ", ".join(names if len(names) <= 6 else [*names[:5], "..."])
 
 
 def _load(folder: Path, which: Which, like: _Learner) -> _Learner:

@@ -1,8 +1,10 @@
 """The host loop: slices of compiled training, and between them evaluation, checkpoints, progress and signals."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,13 +12,15 @@ import numpy as np
 from rich.console import Console
 
 from mamt_jax.training.breakdown import BreakdownError, Broken, describe_breakdown, read_breakdowns, stopped_at
+from mamt_jax.training.initial import begin_from
 from mamt_jax.training.interrupt import deferred_signals
 from mamt_jax.training.loggers import LOGGERS, Logger
+from mamt_jax.training.memory import explaining_exhaustion
 from mamt_jax.training.progress import Display, duration
 from mamt_jax.training.report import STOPPED, make_rows
 from mamt_jax.training.runs import RunState
-from mamt_jax.training.saving import finish, keep_best, log_rows, restore, save_or_warn, write_rows
-from mamt_jax.training.session import Counters, Session
+from mamt_jax.training.saving import finish, hold_best, keep_best, log_rows, restore, save_or_warn, write_rows
+from mamt_jax.training.session import Counters, Session, plan_memory
 
 SLICE_SECONDS = 5.0
 """How long a slice of training should take: what Ctrl-C waits for."""
@@ -45,6 +49,7 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         CheckpointError: there is no checkpoint to resume from that can be used.
         FolderError: the folder cannot be written at the end, or at the start of what is resumed.
         HostError: an environment outside JAX broke.
+        OutOfMemoryError: memory ran out, on a device or on the host.
     """
     schedule, training = session.built.schedule, session.experiment.training
 
@@ -52,24 +57,29 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         display.note(f"Signal {number}: stopping after the work in hand, with a checkpoint. Once more stops at once.")
 
     with ExitStack() as stack:
+        stack.enter_context(explaining_exhaustion(partial(plan_memory, session), session.folder))
         stack.callback(session.runs.close)
         display = stack.enter_context(Display(console, training.episodes))
-        stopped = stack.enter_context(deferred_signals(announce))
         began = time.monotonic()
         states, counters = restore(session, display) if resume else begin(session, display)
         say_broken(session, counters.breakdowns, display)
         session = session._replace(loggers=open_loggers(session, stack))
         started = began - counters.wall_seconds
+        going = counters.rounds < schedule.total_rounds
         evaluate = compile_program(display, "evaluation", session.runs.evaluate, session.configs, states, 0, effort=1)
+        advance = session.runs.advance
+        if going:
+            advance = compile_program(display, "training", advance, session.configs, states, 0, 1)
         if not resume:
             counters = counters._replace(wall_seconds=time.monotonic() - started)
             states, counters = report(session, evaluate, states, counters, display)
+        stopped = stack.enter_context(deferred_signals(announce))
+        if not resume:
             counters = save_or_warn(session, states, counters, display)
-        if counters.rounds < schedule.total_rounds and not stopped():
-            advance = compile_program(display, "training", session.runs.advance, session.configs, states, 0, 1)
+        if going:
             programs, states = Programs(evaluate, advance), session.runs.begin(states, counters.rounds)
             states, counters = work(session, programs, states, counters, display, started, stopped)
-        finish(session, states, counters)
+        finish(session, states, counters, display)
     if all(counters.breakdowns):
         raise BreakdownError(f"All runs have stopped. {' '.join(sentences(session, counters.breakdowns))}")
     return stopped()
@@ -101,6 +111,9 @@ def begin(session: Session, display: Display) -> tuple[RunState, Counters]:
     init = compile_program(display, "the initial state", session.runs.init, session.configs, session.keys, effort=0)
     states = init(session.configs, session.keys)
     num_runs = len(session.experiment.runs)
+    if session.initial is not None:
+        learner_state = begin_from(session.initial, states.learner_state, num_runs)
+        states = dataclasses.replace(states, learner_state=jax.device_put(learner_state, session.runs.sharding))
     return states, Counters(rounds=0, episodes=(0,) * num_runs, wall_seconds=0.0, breakdowns=(None,) * num_runs)
 
 
@@ -151,6 +164,11 @@ def is_evaluation(session: Session, rounds: int) -> bool:
     return rounds % schedule.evaluation_rounds == 0 or rounds == schedule.total_rounds
 
 
+def ends_interval(session: Session, counters: Counters) -> bool:
+    """Whether a run of any length is evaluated here, and not only one that ends here, or whose runs have all broken."""
+    return counters.rounds % session.built.schedule.evaluation_rounds == 0 and not all(counters.breakdowns)
+
+
 def slice_rounds(session: Session, rounds: int, seconds_per_round: float | None) -> int:
     """How many rounds to do at once: never past the end of warm-up or the next evaluation."""
     schedule = session.built.schedule
@@ -173,17 +191,25 @@ def show_pace(session: Session, display: Display, rounds: int, seconds_per_round
 def report(
     session: Session, evaluate: Callable[..., Any], states: RunState, counters: Counters, display: Display
 ) -> tuple[RunState, Counters]:
-    """Evaluates, writes rows, shows them, and starts the next interval."""
-    rounds = counters.rounds
+    """Evaluates, writes rows, shows them, and starts the next interval.
+
+    Where training ends within an interval, its sums and counters stay as they are: a longer run goes on with them.
+    """
+    rounds, interval = counters.rounds, counters
     finished = np.asarray(states.sums.episodes.episodes)[: len(session.experiment.runs)]
     counters = counters._replace(episodes=tuple(int(a + b) for a, b in zip(counters.episodes, finished, strict=True)))
     heads = [row_head(session, counters, run) for run in range(len(finished))]
     rows = make_rows(heads, evaluate(session.configs, states, rounds), states.sums)
     log_rows(session, rows, display)
+    interval_over = ends_interval(session, counters)
+    if not interval_over:
+        hold_best(session, display)
     keep_best(session, states, rows, display)
     display.evaluated(rows)
     counters = write_rows(session, counters._replace(unwritten=(*counters.unwritten, *rows)), display)
-    return session.runs.reset_sums(states), counters
+    if not interval_over:
+        return states, counters._replace(episodes=interval.episodes)
+    return session.runs.reset_sums(states), counters._replace(evaluated=rounds)
 
 
 def row_head(session: Session, counters: Counters, run: int) -> dict[str, Any]:

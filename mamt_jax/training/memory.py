@@ -1,7 +1,8 @@
 """How much memory training will take, known before any is taken."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ class MemoryPlan(NamedTuple):
         replay: one run's replay memory.
         learner: one run's networks and optimisers.
         environments: one run's environments, in training and in evaluation.
+        rollout: what one run's environments show in a round, before it is learnt from.
         update: what an update of one run takes while it lasts.
         num_runs: how many runs there are.
     """
@@ -27,13 +29,14 @@ class MemoryPlan(NamedTuple):
     replay: int
     learner: int
     environments: int
+    rollout: int
     update: int
     num_runs: int
 
     @property
     def total(self) -> int:
         """Bytes of all runs."""
-        return (self.replay + self.learner + self.environments + self.update) * self.num_runs
+        return (self.replay + self.learner + self.environments + self.rollout + self.update) * self.num_runs
 
     def __str__(self) -> str:
         """The plan in one line."""
@@ -78,11 +81,16 @@ def temporary_bytes(jaxpr: Jaxpr) -> int:
 
 
 def available_bytes(devices: Collection[Any]) -> int | None:
-    """Bytes that a program may take on `devices` together, None where nobody says."""
+    """Bytes that a program may still take on `devices` together, the same on each; None where nobody says.
+
+    What XLA has reserved for itself in advance is free until arrays lie in it.
+    """
     if {device.platform for device in devices} != {"cpu"}:
         stats = [device.memory_stats() or {} for device in devices]
-        return sum(each["bytes_limit"] for each in stats) if all("bytes_limit" in each for each in stats) else None
-    limits = [limit for limit in (psutil.virtual_memory().available, _cgroup_limit()) if limit is not None]
+        if not all("bytes_limit" in each for each in stats):
+            return None
+        return len(stats) * max(0, min(each["bytes_limit"] - each.get("bytes_in_use", 0) for each in stats))
+    limits = [limit for limit in (psutil.virtual_memory().available, cgroup_available()) if limit is not None]
     return min(limits, default=None)
 
 
@@ -91,7 +99,7 @@ def runs_that_fit(plan: MemoryPlan, capacity: int, available: int | None) -> int
 
     Args:
         plan: what is wanted.
-        capacity: rows of the replay memory.
+        capacity: rows of the replay memory; 0 for an algorithm that learns from rollouts.
         available: bytes, None if unknown.
 
     Raises:
@@ -103,18 +111,50 @@ def runs_that_fit(plan: MemoryPlan, capacity: int, available: int | None) -> int
     fitting = int(_USABLE * available / one)
     if fitting:
         return fitting
-    row = plan.replay / capacity
-    rows = int((_USABLE * available - (one - plan.replay)) / row)
-    proposal = f"buffer_size={rows // 1000 * 1000 or rows}" if rows > 0 else "a smaller network or fewer environments"
+    rows = int((_USABLE * available - (one - plan.replay)) * capacity / max(1, plan.replay))
+    smaller = "a smaller network, fewer environments" + ("" if capacity else ", a smaller update_interval")
+    proposal = f"buffer_size={rows // 1000 * 1000 or rows}" if rows > 0 else f"{smaller} or fewer evaluation_episodes"
     raise ValueError(
         f"A run needs {in_words(one)} of memory ({plan._replace(num_runs=1)}) and this machine has {in_words(available)}: "
         f"try {proposal}."
     )
 
 
-def _cgroup_limit() -> int | None:
+def cgroup_available(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that this container may still take, None without a limit; files that are only cached make room."""
     try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
+        limit, used = ((folder / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        cached = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines()).get("inactive_file", 0)
+    except (OSError, ValueError):
         return None
-    return int(text) if text.isdigit() else None
+    return max(0, int(limit) - int(used) + int(cached)) if limit.isdigit() else None
+
+
+class OutOfMemoryError(Exception):
+    """Memory ran out; says what was planned and what to do."""
+
+
+@contextmanager
+def explaining_exhaustion(plan: Callable[[], MemoryPlan], folder: Path) -> Iterator[None]:
+    """Within it, memory that runs out on a device or on the host raises OutOfMemoryError.
+
+    Args:
+        plan: () -> what training was to take.
+        folder: of the run.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_exhaustion(error):
+            raise
+        raise OutOfMemoryError(
+            f"Memory has run out, though the plan was {plan()}: train fewer runs at once, or with a smaller buffer_size, "
+            f"batch_size, network or num_envs; the checkpoints in {folder} are as they were."
+        ) from error
+
+
+def is_exhaustion(error: Exception) -> bool:
+    """Whether memory has run out, at compile time or at run time."""
+    signs = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "Out of memory")
+    from_device = isinstance(error, RuntimeError | ValueError) and any(sign in str(error) for sign in signs)
+    return from_device or isinstance(error, MemoryError)

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from mamt_jax.training.best import merge_best
 from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, merge_checkpoints
 from mamt_jax.training.experiment import Experiment, experiment_from_json, experiment_to_json
 from mamt_jax.training.learning_curve import draw_learning_curve
+from mamt_jax.training.references import read_references
 from mamt_jax.training.writers import (
     BEST,
     CHECKPOINTS,
@@ -18,6 +19,7 @@ from mamt_jax.training.writers import (
     CURVE,
     METRICS,
     FolderError,
+    quoted,
     read_config,
     read_rows,
     replace_rows,
@@ -26,6 +28,10 @@ from mamt_jax.training.writers import (
 )
 
 REPLAY = "replay"
+INIT_FROM = "init_from"
+"""In config.json: the parameters from which a folder's runs began, if not from random ones."""
+OF_EACH_RUN = ("runs", "env_steps")
+"""What it says of each run; the rest is of all."""
 
 
 def even_sizes(number: int, largest: int) -> list[int]:
@@ -77,15 +83,22 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
     configs, experiments = [read_config(folder) for folder in folders], [read_experiment(folder) for folder in folders]
     for folder in folders:
         if not is_finished(folder):
-            raise FolderError(f"{folder} has not come to its end: go on with it by experiments/run.py --resume {folder}.")
+            raise FolderError(
+                f"{folder} has not come to its end: go on with it by experiments/run.py --resume {quoted(folder)}."
+            )
     experiments = _with_own_fields(experiments, configs)
     for folder, experiment in zip(folders, experiments, strict=True):
         if not same_but_for_runs(experiment, experiments[0]):
             raise FolderError(f"{folder} trained something else than {folders[0]}: only seeds and float fields may differ.")
+    origins = [config.get(INIT_FROM) for config in configs]
+    for folder, origin in zip(folders, origins, strict=True):
+        if not same_origin([origins[0], origin]):
+            raise FolderError(f"{folder} began from other parameters than {folders[0]}: they must be the same.")
     whole = dataclasses.replace(experiments[0], runs=tuple(run for each in experiments for run in each.runs))
     algorithm_configs = [config for each in configs for config in each["algorithm_configs"]]
     rows = _merged_rows(folders, experiments)
-    content = configs[0] | {"experiment": experiment_to_json(whole), "algorithm_configs": algorithm_configs} | (extra or {})
+    content = configs[0] | {"experiment": experiment_to_json(whole), "algorithm_configs": algorithm_configs}
+    content = content | joined_origin(origins) | (extra or {})
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         try:
@@ -97,7 +110,21 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
         replace_rows(out / METRICS, rows)
         write_json(out / CONFIG, content)
         title = f"{configs[0]['spec']['name']} · {whole.algo}"
-        draw_learning_curve(out / CURVE, title, rows, whole.labels, configs[0]["references"])
+        draw_learning_curve(out / CURVE, title, rows, whole.labels, read_references(configs[0]))
+
+
+def same_origin(records: Sequence[Mapping[str, Any] | None]) -> bool:
+    """Whether runs with these entries in config.json began from the same parameters, each from one of its own."""
+    rest = [record and {name: value for name, value in record.items() if name not in OF_EACH_RUN} for record in records]
+    return all(each == rest[0] for each in rest)
+
+
+def joined_origin(records: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """The entry in config.json of runs put together, those of one origin; nothing where they began from random parameters."""
+    if records[0] is None:
+        return {}
+    of_each = {name: [value for record in records if record for value in record[name]] for name in OF_EACH_RUN}
+    return {INIT_FROM: {**records[0], **of_each}}
 
 
 def _with_own_fields(experiments: Sequence[Experiment], configs: Sequence[dict[str, Any]]) -> list[Experiment]:

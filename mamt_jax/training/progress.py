@@ -11,6 +11,16 @@ from mamt_jax.training.report import STOPPED
 _LISTED = 6
 
 
+def plain_console() -> Console:
+    """A console that prints text as it is, however wide: names are no markup, and a command can be copied in one piece."""
+    return Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
+def say(console: Console, text: str) -> None:
+    """Prints text as it is on any console."""
+    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 class Display:
     """Progress of one training session. Use as a context manager.
 
@@ -21,7 +31,7 @@ class Display:
     def __init__(self, console: Console, total_episodes: int) -> None:
         """Shows progress towards `total_episodes`."""
         self.console = console
-        columns = (BarColumn(bar_width=30), TextColumn("{task.description}"))
+        columns = (BarColumn(bar_width=30), TextColumn("{task.description}", markup=False))
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("starting", total=total_episodes)
         self._status = ""
@@ -37,7 +47,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """One line of text."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        say(self.console, text)
 
     def doing(self, what: str) -> None:
         """What takes a while just now; on a terminal only."""

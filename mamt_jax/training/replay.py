@@ -33,6 +33,9 @@ class Storage(NamedTuple):
         successor: (R, T, E) int8, what the step led to: `FOLLOWING`, what the next step saw; k > 0, the k-th of its
             environment's final observations in that round; `NOTHING`, no step at all.
         final_observation: (R, K, E, n, d), where time limits cut episodes.
+        active: (R, T, E, n).
+        action_mask: (R, T, E, n, A), stored as observations are; None in environments without action masks.
+        final_action_mask: (R, K, E, n, A), likewise.
     """
 
     observation: jax.Array
@@ -41,6 +44,9 @@ class Storage(NamedTuple):
     terminated: jax.Array
     successor: jax.Array
     final_observation: jax.Array
+    active: jax.Array
+    action_mask: jax.Array | None
+    final_action_mask: jax.Array | None
 
 
 class Replay(NamedTuple):
@@ -50,14 +56,14 @@ class Replay(NamedTuple):
         init: () -> empty storage.
         add: (storage, transitions (T, E, ...), truncated (T, E), rounds () int32 added before) -> storage; the oldest round
             goes first.
-        sample: (storage, key, observation (E, n, d) where the latest round ended, rounds () int32 added so far) -> a batch of
-            transitions drawn uniformly with replacement. The `next_observation` of a step that ended an episode by
-            termination is zero: nothing may bootstrap from it.
+        sample: (storage, key, observation (E, n, d) where the latest round ended, rounds () int32 added so far, action mask
+            (E, n, A) there where there are any) -> a batch of transitions drawn uniformly with replacement. The
+            `next_observation` of a step that ended an episode by termination is zero: nothing may bootstrap from it.
     """
 
     init: Callable[[], Any]
     add: Callable[[Any, Transition, jax.Array, jax.Array], Any]
-    sample: Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
+    sample: Callable[..., Any]
 
 
 def most_truncations(num_steps: int, episode_limit: int) -> int:
@@ -74,6 +80,7 @@ def uniform_replay(
     """
     num_finals = num_finals or most_truncations(num_steps, spec.episode_limit)
     steps, seen = (num_rounds, num_steps, num_envs, spec.num_agents), (spec.num_agents, spec.observation_size)
+    allowed = (spec.num_agents, spec.action_size)
     narrow_action = jnp.int8 if spec.discrete and spec.action_size <= 127 else jnp.int32 if spec.discrete else jnp.float32
 
     def init() -> Storage:
@@ -84,6 +91,9 @@ def uniform_replay(
             terminated=jnp.zeros(steps, bool),
             successor=jnp.zeros(steps[:-1], jnp.int8),
             final_observation=jnp.zeros((num_rounds, num_finals, num_envs, *seen), spec.observation_dtype),
+            active=jnp.zeros(steps, bool),
+            action_mask=jnp.zeros((*steps, spec.action_size), bool) if spec.has_action_masks else None,
+            final_action_mask=jnp.zeros((num_rounds, num_finals, num_envs, *allowed), bool) if spec.has_action_masks else None,
         )
 
     def add(storage: Storage, transitions: Transition, truncated: jax.Array, rounds: jax.Array) -> Storage:
@@ -93,34 +103,51 @@ def uniform_replay(
         # The k-th truncation of each environment: there is one at most, so that argmax finds it.
         kth = truncated[None] & (number[None] == jnp.arange(1, num_finals + 1)[:, None, None])
         step = jnp.argmax(kth, 1)[..., None, None]
-        final = jnp.take_along_axis(transitions.next_observation, step, 0)
-        observation, action, reward, _, terminated = transitions
-        new = Storage(observation, action, reward, terminated, successor, final)
+        new = Storage(
+            observation=transitions.observation,
+            action=transitions.action,
+            reward=transitions.reward,
+            terminated=transitions.terminated,
+            successor=successor,
+            final_observation=jnp.take_along_axis(transitions.next_observation, step, 0),
+            active=jnp.ones_like(transitions.terminated) if transitions.active is None else transitions.active,
+            action_mask=transitions.action_mask,
+            final_action_mask=jax.tree.map(lambda mask: jnp.take_along_axis(mask, step, 0), transitions.next_action_mask),
+        )
 
         def write(old: jax.Array, new: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_index_in_dim(old, new.astype(old.dtype), rounds % num_rounds, 0)
 
         return jax.tree.map(write, storage, new)
 
-    def sample(storage: Storage, key: jax.Array, observation: jax.Array, rounds: jax.Array) -> Transition:
+    def sample(
+        storage: Storage, key: jax.Array, observation: jax.Array, rounds: jax.Array, action_mask: jax.Array | None = None
+    ) -> Transition:
         chex.assert_shape(observation, (num_envs, *seen))
         index = jax.random.randint(key, (batch_size,), 0, jnp.minimum(rounds, num_rounds) * num_steps * num_envs)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), storage)
         step, env = jnp.divmod(index, num_envs)
         next_step = (step + 1) % (num_rounds * num_steps)
         is_latest = next_step == rounds * num_steps % (num_rounds * num_steps)
-        following = flat.observation[next_step * num_envs + env].astype(jnp.float32)
-        following = jnp.where(is_latest[:, None, None], observation[env], following)
         successor = flat.successor[index].astype(jnp.int32)
         final_step = step // num_steps * num_finals + jnp.maximum(successor - 1, 0)
-        final = flat.final_observation[final_step * num_envs + env].astype(jnp.float32)
-        successor = successor[:, None, None]
+
+        def led_to(seen: jax.Array, latest: jax.Array, final: jax.Array) -> jax.Array:
+            """What the steps led to (B, n, ...), of what the steps saw, the environments show now, and episodes ended with."""
+            following = jnp.where(is_latest[:, None, None], latest[env], seen[next_step * num_envs + env].astype(latest.dtype))
+            at_end = final[final_step * num_envs + env].astype(latest.dtype)
+            kind = successor[:, None, None]
+            return jnp.where(kind > 0, at_end, jnp.where(kind == NOTHING, jnp.zeros_like(following), following))
+
         return Transition(
             observation=flat.observation[index].astype(jnp.float32),
             action=flat.action[index].astype(jnp.int32 if spec.discrete else jnp.float32),
             reward=flat.reward[index],
-            next_observation=jnp.where(successor > 0, final, jnp.where(successor == NOTHING, 0.0, following)),
+            next_observation=led_to(flat.observation, observation, flat.final_observation),
             terminated=flat.terminated[index],
+            active=flat.active[index],
+            action_mask=jax.tree.map(lambda mask: mask[index], flat.action_mask),
+            next_action_mask=jax.tree.map(led_to, flat.action_mask, action_mask, flat.final_action_mask),
         )
 
     return Replay(init, add, sample)

@@ -7,12 +7,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from envs_jax.environment import Environment, EnvState
+from envs_jax.environment import Environment, EnvSpec, EnvState, TimeStep
 from envs_jax.wrappers import EpisodeStatistics, auto_reset, episode_statistics
 from mamt_jax.types import Transition
 
-Act = Callable[[jax.Array, jax.Array], jax.Array]
-"""(observation (E, n, d), key) -> action (E, n) or (E, n, k)."""
+Act = Callable[..., jax.Array]
+"""(observation (E, n, d), key[, action mask (E, n, A)]) -> action (E, n) or (E, n, k)."""
 
 
 class Rollout(NamedTuple):
@@ -30,10 +30,22 @@ class Rollout(NamedTuple):
 
 
 class EnvBatch(NamedTuple):
-    """Parallel environments between two steps: their states and what the agents see, (E, n, d)."""
+    """Parallel environments between two steps.
+
+    Attributes:
+        env_state: their states, (E, ...).
+        observation: (E, n, d), what the agents see.
+        action_mask: (E, n, A), what they may do; None in environments without action masks.
+    """
 
     env_state: EnvState
     observation: jax.Array
+    action_mask: jax.Array | None = None
+
+    @property
+    def shown(self) -> tuple[jax.Array, ...]:
+        """What a policy reads besides a key: the action mask, where there is one."""
+        return () if self.action_mask is None else (self.action_mask,)
 
 
 @flax.struct.dataclass
@@ -58,8 +70,26 @@ def with_episodes(env: Environment) -> Environment:
 
 def reset_batch(env: Environment, key: jax.Array, num_envs: int) -> EnvBatch:
     """Opens `num_envs` parallel environments."""
-    env_state, timestep = jax.vmap(env.reset)(jax.random.split(key, num_envs))
-    return EnvBatch(env_state, timestep.observation)
+    return env_batch(env.spec, *jax.vmap(env.reset)(jax.random.split(key, num_envs)))
+
+
+def env_batch(spec: EnvSpec, env_state: EnvState, timestep: TimeStep) -> EnvBatch:
+    """Environments after a reset or a step."""
+    return EnvBatch(env_state, timestep.observation, timestep.action_mask if spec.has_action_masks else None)
+
+
+def make_transition(spec: EnvSpec, before: EnvBatch, active: jax.Array, action: jax.Array, after: TimeStep) -> Transition:
+    """A step of environments (..., n); an agent that did not act earns nothing and stays ended."""
+    return Transition(
+        observation=before.observation,
+        action=action,
+        reward=jnp.where(active, after.reward, 0.0),
+        next_observation=after.final_observation,
+        terminated=after.terminated | ~active,
+        active=active,
+        action_mask=before.action_mask,
+        next_action_mask=after.final_action_mask if spec.has_action_masks else None,
+    )
 
 
 def no_episodes(statistics: EpisodeStatistics) -> EpisodeSums:
@@ -98,11 +128,11 @@ def rollout(env: Environment, act: Act, batch: EnvBatch, key: jax.Array, num_ste
 
     def step(batch: EnvBatch, number: jax.Array) -> tuple[EnvBatch, tuple[Transition, jax.Array, EpisodeStatistics]]:
         act_key, env_key = jax.random.split(jax.random.fold_in(key, number))
-        action = act(batch.observation, act_key)
+        action = act(batch.observation, act_key, *batch.shown)
         env_keys = jax.random.split(env_key, action.shape[0])
         env_state, timestep = jax.vmap(env.step)(env_keys, batch.env_state, action)
-        transition = Transition(batch.observation, action, timestep.reward, timestep.final_observation, timestep.terminated)
-        return EnvBatch(env_state, timestep.observation), (transition, timestep.truncated, env_state.statistics)
+        transition = make_transition(env.spec, batch, batch.env_state.statistics.active, action, timestep)
+        return env_batch(env.spec, env_state, timestep), (transition, timestep.truncated, env_state.statistics)
 
     batch, (transitions, truncated, statistics) = jax.lax.scan(step, batch, jnp.arange(num_steps))
     return batch, Rollout(transitions, truncated, sum_finished(statistics))

@@ -170,9 +170,9 @@ def make_replay(
     )
 
 
-def sample_shape(replay: Replay, storage: Any, key: Any, observation: Any) -> Any:
-    """The shapes of what an algorithm learns from at once; arguments as `Replay.sample`, arrays or shapes."""
-    return jax.eval_shape(replay.sample, storage, key, observation, jnp.ones((), jnp.int32))
+def sample_shape(replay: Replay, storage: Any, key: Any, batch: EnvBatch) -> Any:
+    """The shapes of what an algorithm learns from at once; arguments as `Replay.sample` and environments, arrays or shapes."""
+    return jax.eval_shape(replay.sample, storage, key, batch.observation, jnp.ones((), jnp.int32), *batch.shown)
 
 
 def make_init(
@@ -185,7 +185,7 @@ def make_init(
         learner_state = algorithm.init(algorithm_config, learner_key)
         env_batch = open_batch(env_key)
         storage = replay.init()
-        batch = sample_shape(replay, storage, train_key, env_batch.observation)
+        batch = sample_shape(replay, storage, train_key, env_batch)
         _, metrics = jax.eval_shape(algorithm.update, algorithm_config, learner_state, batch, train_key)
         return RunState(
             key=train_key,
@@ -225,7 +225,7 @@ def make_learning(
         def update(number: jax.Array, carry: tuple[LearnerState, Metrics]) -> tuple[LearnerState, Metrics]:
             learner_state, sums = carry
             sample_key, update_key = jax.random.split(jax.random.fold_in(updates_key, number))
-            batch = replay.sample(storage, sample_key, env_batch.observation, index + 1)
+            batch = replay.sample(storage, sample_key, env_batch.observation, index + 1, *env_batch.shown)
             learner_state, metrics = algorithm.update(algorithm_config, learner_state, batch, update_key)
             return learner_state, jax.tree.map(jnp.add, sums, metrics)
 
@@ -272,13 +272,13 @@ def make_evaluation(
     def evaluate_run(algorithm_config: Config, state: RunState, index: jax.Array) -> dict[str, Evaluation]:
         learner_state = state.learner_state
 
-        def greedy(env_state: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
+        def greedy(env_state: Any, observation: jax.Array, key: jax.Array, *masks: jax.Array) -> jax.Array:
             del env_state, key
-            return algorithm.greedy(algorithm_config, learner_state, observation)
+            return algorithm.greedy(algorithm_config, learner_state, observation, *masks)
 
-        def sampled(env_state: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
+        def sampled(env_state: Any, observation: jax.Array, key: jax.Array, *masks: jax.Array) -> jax.Array:
             del env_state
-            return algorithm.act(algorithm_config, learner_state, observation, key)
+            return algorithm.act(algorithm_config, learner_state, observation, key, *masks)
 
         greedy_key, sampled_key = jax.random.split(jax.random.fold_in(state.evaluation_key, index))
         return {

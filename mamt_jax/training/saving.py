@@ -9,16 +9,31 @@ from typing import Any
 import jax
 import numpy as np
 
-from mamt_jax.training.best import policy_part, save_better
+from mamt_jax.training.best import describe_latest, policy_part, rounding_of, save_better
 from mamt_jax.training.breakdown import Broken, stack_breakdowns
 from mamt_jax.training.checkpoint import load_checkpoint, newest_usable, read_record, save_checkpoint, to_numpy
+from mamt_jax.training.extension import record_length
 from mamt_jax.training.learning_curve import draw_learning_curve
 from mamt_jax.training.progress import Display
 from mamt_jax.training.runs import RunState, pad_runs
 from mamt_jax.training.session import Counters, Session
-from mamt_jax.training.writers import BEST, CHECKPOINTS, CURVE, METRICS, FolderError, append_rows, cut_rows, read_rows, writing
+from mamt_jax.training.writers import (
+    BEST,
+    CHECKPOINTS,
+    CURVE,
+    METRICS,
+    FolderError,
+    append_rows,
+    cut_rows,
+    quoted,
+    read_rows,
+    whole_file,
+    writing,
+)
 
 UNUSABLE = ".unusable"
+BEFORE_END = "best_before_end.npz"
+"""Beside the checkpoints: best.npz as it was before the end of training was evaluated, where no longer run would be."""
 APART = {"replay": None, "breakdown": None}
 """Of a state, what is not saved as it is: the filled part of the memory alone, and breakdowns in the record."""
 
@@ -45,10 +60,23 @@ def log_rows(session: Session, rows: Sequence[dict[str, Any]], display: Display)
 def keep_best(session: Session, states: RunState, rows: list[dict[str, Any]], display: Display) -> None:
     """Saves the policies that have just done better than ever; a full disk does not end training."""
     path, policies = session.folder / BEST, policy_part(states.learner_state, session.policy_leaves)
+    rounding = [rounding_of(row["eval_return_per_agent"]) for row in rows]
     try:
-        save_better(path, policies, [row["eval_return"] for row in rows], rows[0]["env_steps"])
+        save_better(path, policies, [row["eval_return"] for row in rows], rows[0]["env_steps"], rounding)
     except OSError as error:
         display.note(f"The best policies cannot be saved ({error.strerror}); the file before is untouched, training goes on.")
+
+
+def hold_best(session: Session, display: Display) -> None:
+    """Keeps a copy of best.npz, which a longer run goes on with; a full disk does not end training."""
+    best = session.folder / BEST
+    if not best.exists():
+        return
+    try:
+        with whole_file(session.folder / CHECKPOINTS / BEFORE_END) as file:
+            file.write(best.read_bytes())
+    except OSError as error:
+        display.note(f"{BEFORE_END} cannot be written ({error.strerror}); training goes on.")
 
 
 def save(session: Session, states: RunState, counters: Counters) -> Counters:
@@ -81,28 +109,40 @@ def save_or_warn(session: Session, states: RunState, counters: Counters, display
         return counters
 
 
-def finish(session: Session, states: RunState, counters: Counters) -> None:
-    """The last checkpoint of a session; raises FolderError if it cannot be written."""
+def finish(session: Session, states: RunState, counters: Counters, display: Display) -> None:
+    """The last checkpoint of a session, and which best policies are only the latest.
+
+    Raises FolderError if it cannot be written.
+    """
     try:
         save(session, states, counters)
     except OSError as error:
         raise FolderError(
             f"The last checkpoint cannot be written to {session.folder} ({error.strerror}); earlier ones are untouched: "
-            f"make room, then --resume {session.folder}."
+            f"make room, then --resume {quoted(session.folder)}."
         ) from error
+    for sentence in describe_latest(read_rows(session.folder / METRICS)):
+        display.note(sentence)
 
 
 def restore(session: Session, display: Display) -> tuple[RunState, Counters]:
     """States and counters of the newest checkpoint that can be used; later rows of metrics.jsonl are cut off.
 
-    Newer ones that cannot be used are said and set aside.
+    Newer ones that cannot be used are said and set aside. If training goes on beyond an earlier end, config.json then says
+    so, and what was evaluated at that end alone is taken back.
     """
     path, (states, counters), refused = newest_usable(session.folder / CHECKPOINTS, partial(read_states, session))
+    schedule = session.built.schedule
     with writing(session.folder):
+        record_length(session.folder, session.experiment, schedule)
         for other, error in refused.items():
             aside = other.rename(other.with_suffix(UNUSABLE))
             display.note(f"{error} It is now {aside.name}; going on from {path.name}.")
-        cut_rows(session.folder / METRICS, session.built.schedule.env_steps(counters.rounds))
+        before_end = session.folder / CHECKPOINTS / BEFORE_END
+        if counters.rounds < schedule.total_rounds and before_end.exists():
+            before_end.replace(session.folder / BEST)
+        kept = counters.evaluated if counters.rounds < schedule.total_rounds else counters.rounds
+        cut_rows(session.folder / METRICS, schedule.env_steps(kept))
     return jax.device_put(pad_runs(states, len(session.keys)), session.runs.sharding), counters
 
 
@@ -111,7 +151,9 @@ def read_states(session: Session, path: Path) -> tuple[RunState, Counters]:
     record = read_record(path)
     num_runs = len(session.experiment.runs)
     broken = [None if pair is None else Broken(*pair) for pair in record.get("breakdowns", [None] * num_runs)]
-    counters = Counters(record["rounds"], tuple(record["episodes"]), record["wall_seconds"], tuple(broken))
+    rounds = record["rounds"]
+    evaluated = record.get("evaluated", rounds)
+    counters = Counters(rounds, tuple(record["episodes"]), record["wall_seconds"], tuple(broken), evaluated)
     filled = min(counters.rounds, session.built.schedule.replay_rounds)
     shapes = jax.eval_shape(session.runs.init, session.configs, session.keys)
 

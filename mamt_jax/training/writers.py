@@ -6,6 +6,8 @@ import json
 import math
 import os
 import platform
+import shlex
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,9 +19,11 @@ from envs_jax.environment import Box, Discrete, EnvSpec
 from envs_jax.native_spaces import space_from_json, space_to_json
 
 CONFIG, METRICS, CHECKPOINTS, CURVE = "config.json", "metrics.jsonl", "checkpoints", "learning_curve.png"
-BEST = "best.npz"
+BEST, PARTS, LOCK = "best.npz", "parts", ".lock"
 _UNFINISHED = "unfinished.tmp"
 _NATIVE = ("native_action_spaces", "native_observation_spaces")
+OURS = (CONFIG, METRICS, CHECKPOINTS, CURVE, BEST, PARTS, _UNFINISHED, "tensorboard", "wandb", "wandb.json")
+"""All that a run writes in its folder, but for the lock."""
 _PACKAGES = ("mamt_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -27,17 +31,30 @@ class FolderError(Exception):
     """A run's folder that cannot be used; says which, why, and what to do."""
 
 
+def folder_name(text: str) -> Path:
+    """The folder that a person has named; raises FolderError for a name that no line of text can show."""
+    odd = [character for character in text if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")]
+    if not text or odd:
+        found = f"it has {odd[0]!a}" if odd else "it is empty"
+        raise FolderError(f"The folder {text!a} is not valid, {found}: give a name without line breaks and the like.")
+    return Path(text)
+
+
+def quoted(folder: Path) -> str:
+    """The folder as a shell and an option parser take it."""
+    text = str(folder)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
 def check_unused(folder: Path) -> None:
     """Raises FolderError if there is something in `folder`."""
-    if folder.is_dir() and any(folder.iterdir()):
-        hint = f"go on with its run by --resume {folder}, or " if (folder / CONFIG).exists() else ""
+    try:
+        used = folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
+    except OSError as error:
+        raise FolderError(f"--out {folder} cannot be read ({error.strerror}): give another folder.") from error
+    if used:
+        hint = f"go on with its run by --resume {quoted(folder)}, or " if (folder / CONFIG).exists() else ""
         raise FolderError(f"--out {folder} exists and is not empty: {hint}give another folder.")
-
-
-def create_folder(folder: Path) -> None:
-    """Makes the folder of a new run; raises FolderError if it holds something or cannot be written."""
-    check_unused(folder)
-    make_folder(folder)
 
 
 def make_folder(folder: Path) -> None:

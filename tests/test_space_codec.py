@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from unlike_agents import DISCRETE
 
 from envs_jax import environment
-from envs_jax.native_spaces import (
+from envs_jax.adapters.space_codec import (
     SpaceError,
     decoder,
     encoder,
@@ -23,9 +23,8 @@ from envs_jax.native_spaces import (
     learning_space,
     mask_reader,
     native_space,
-    space_from_json,
-    space_to_json,
 )
+from envs_jax.native_spaces import space_from_json, space_to_json
 from mamt_jax.training.writers import spec_from_json, spec_to_json
 
 SHAPES = st.sampled_from([(), (1,), (3,), (2, 2), (1, 3)])

@@ -1,0 +1,362 @@
+"""Conversions between spaces of environments outside JAX and the arrays that policies see.
+
+A space of Gymnasium becomes a frozen dataclass of `envs_jax.native_spaces`, which is stored with a run's `EnvSpec`. Training
+and deployment build their conversions from the same dataclass, so that a policy acts in both alike:
+
+- `flattener`: an observation of the environment -> float32 vector, as `gymnasium.spaces.utils.flatten`.
+- `decoder`: an action of a policy, in `learning_space(space)` -> the environment's own action.
+- `encoder`: its inverse.
+- `mask_reader`: which actions the environment allows -> bool vector.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from envs_jax.environment import Box, Discrete
+from envs_jax.native_spaces import (
+    KINDS,
+    NativeBox,
+    NativeDict,
+    NativeDiscrete,
+    NativeMultiBinary,
+    NativeMultiDiscrete,
+    NativeSpace,
+    NativeText,
+    NativeTuple,
+)
+
+if TYPE_CHECKING:
+    import gymnasium
+
+MOST_COMBINATIONS = 4096
+"""Actions that a MultiDiscrete or MultiBinary space may have in all."""
+_LARGEST_INTEGER = 2**53
+_FLOAT32 = np.finfo(np.float32)
+
+
+class SpaceError(ValueError):
+    """A space, or a value that is not of its space; one sentence, or the end of one that begins with what the value is."""
+
+
+def native_space(space: "gymnasium.Space") -> NativeSpace:
+    """A space of Gymnasium as plain data; raises SpaceError for kinds without a flat form of fixed size."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Box):
+        low, high = (space.low, space.high) if space.is_bounded() else (-np.inf, np.inf)  # integers hold no infinity
+        return native_box(space.shape, space.dtype, low, high)
+    if isinstance(space, spaces.Discrete):
+        return NativeDiscrete(int(space.n), int(space.start))
+    if isinstance(space, spaces.MultiDiscrete):
+        nvec, start = (tuple(map(int, array.ravel())) for array in (space.nvec, space.start))
+        return NativeMultiDiscrete(tuple(space.shape), nvec, start, space.dtype.name)
+    if isinstance(space, spaces.MultiBinary):
+        return NativeMultiBinary(tuple(space.shape))
+    if isinstance(space, spaces.Text):
+        return NativeText(space.max_length, "".join(space.character_list))
+    if isinstance(space, spaces.Dict):
+        return NativeDict(tuple(space.spaces), tuple(map(native_space, space.spaces.values())))
+    if isinstance(space, spaces.Tuple):
+        return NativeTuple(tuple(map(native_space, space.spaces)))
+    raise SpaceError(f"{space} is not supported: it must be built of {', '.join(KINDS)}.")
+
+
+def native_box(shape: Sequence[int], dtype: np.dtype, low: Any, high: Any) -> NativeBox:
+    """A box from bounds that are numbers or of its shape."""
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        return NativeBox(tuple(shape), dtype.name)
+    flat = (np.broadcast_to(bound, shape).ravel().tolist() for bound in (low, high))
+    return NativeBox(tuple(shape), dtype.name, *(tuple(each[:1] if len(set(each)) == 1 else each) for each in flat))
+
+
+def flat_size(space: NativeSpace) -> int:
+    """The width of a flat observation."""
+    match space:
+        case NativeBox() | NativeMultiBinary():
+            return math.prod(space.shape)
+        case NativeDiscrete():
+            return space.n
+        case NativeMultiDiscrete():
+            return sum(space.nvec)
+        case NativeText():
+            return space.max_length
+        case NativeDict() | NativeTuple():
+            return sum(map(flat_size, space.spaces))
+
+
+def flattener(space: NativeSpace) -> Callable[[Any], np.ndarray]:
+    """The function from an observation to (`flat_size(space)`,) float32, equal to Gymnasium's `flatten`.
+
+    It raises SpaceError for what is not of the space: another shape, a missing entry, None, an integer out of range, a
+    fraction where integers are declared. Numbers may come as lists. The bounds of a Box are not checked.
+    """
+    match space:
+        case NativeBox():
+            dtype = np.dtype(space.dtype)
+            return lambda value: _array(value, space.shape, dtype).ravel().astype(np.float32, copy=False)
+        case NativeMultiBinary():
+            return lambda value: _binary(value, space.shape).ravel().astype(np.float32)
+        case NativeDiscrete():
+            return _one_hots((space.n,), (space.start,), ())
+        case NativeMultiDiscrete():
+            return _one_hots(space.nvec, space.start, space.shape)
+        case NativeText():
+            return lambda value: _characters(space, value)
+        case NativeDict():
+            return _dict_flattener(space)
+        case NativeTuple():
+            return _tuple_flattener(space)
+
+
+def numbers(value: Any) -> np.ndarray:
+    """An array or nested lists as an array; raises SpaceError unless they are numbers."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of several lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "biuf":
+        raise SpaceError(f"an array of numbers is expected, the value is {_short(value)}.")
+    return array
+
+
+def _array(value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """`value` as an array of that shape, but for axes of length 1, and of that dtype, which must hold it exactly."""
+    array = numbers(value)
+    if array.shape != shape:
+        if [axis for axis in array.shape if axis != 1] != [axis for axis in shape if axis != 1]:
+            raise SpaceError(f"its space declares shape {shape}, the value has shape {array.shape}.")
+        array = array.reshape(shape)
+    if array.dtype == dtype:
+        return array
+    with np.errstate(all="ignore"):
+        cast = array.astype(dtype)
+    if dtype.kind != "f" and (cast != array).any():
+        raise SpaceError(f"its space declares {dtype.name}, the value has the entry {array[cast != array][0]!s}.")
+    return cast
+
+
+def _binary(value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    array = _array(value, shape, np.dtype(np.int64))
+    if ((array != 0) & (array != 1)).any():
+        raise SpaceError(f"zeros and ones are declared, the value has the entry {array[(array != 0) & (array != 1)][0]}.")
+    return array
+
+
+def _one_hots(nvec: tuple[int, ...], start: tuple[int, ...], shape: tuple[int, ...]) -> Callable[[Any], np.ndarray]:
+    sizes, first, dtype = np.array(nvec), np.array(start), np.dtype(np.int64)
+    offsets = np.cumsum([0, *nvec[:-1]])
+
+    def flatten(value: Any) -> np.ndarray:
+        place = _array(value, shape, dtype).ravel() - first
+        outside = (place < 0) | (place >= sizes)
+        if outside.any():
+            i = int(outside.argmax())
+            raise SpaceError(
+                f"integers from {start[i]} to {start[i] + nvec[i] - 1} are declared, the value is {place[i] + first[i]}."
+            )
+        flat = np.zeros(sum(nvec), np.float32)
+        flat[offsets + place] = 1.0
+        return flat
+
+    return flatten
+
+
+def _characters(space: NativeText, value: Any) -> np.ndarray:
+    if not isinstance(value, str) or len(value) > space.max_length or not set(value) <= set(space.characters):
+        raise SpaceError(f"at most {space.max_length} of {space.characters!r} are declared, the value is {_short(value)}.")
+    flat = np.full(space.max_length, len(space.characters), np.float32)
+    flat[: len(value)] = [space.characters.index(each) for each in value]
+    return flat
+
+
+def _dict_flattener(space: NativeDict) -> Callable[[Any], np.ndarray]:
+    parts = {key: flattener(each) for key, each in zip(space.keys, space.spaces, strict=True)}
+
+    def flatten(value: Any) -> np.ndarray:
+        missing = [key for key in parts if key not in value] if isinstance(value, Mapping) else list(parts)
+        if missing:
+            raise SpaceError(f"a dict with {', '.join(map(repr, parts))} is declared, the value is {_short(value)}.")
+        return np.concatenate([_entry(key, part, value[key]) for key, part in parts.items()])
+
+    return flatten
+
+
+def _tuple_flattener(space: NativeTuple) -> Callable[[Any], np.ndarray]:
+    parts = [flattener(each) for each in space.spaces]
+
+    def flatten(value: Any) -> np.ndarray:
+        if not isinstance(value, tuple | list) or len(value) != len(parts):
+            raise SpaceError(f"a tuple of {len(parts)} is declared, the value is {_short(value)}.")
+        return np.concatenate([_entry(i, part, each) for i, (part, each) in enumerate(zip(parts, value, strict=True))])
+
+    return flatten
+
+
+def _entry(key: Any, part: Callable[[Any], np.ndarray], value: Any) -> np.ndarray:
+    try:
+        return part(value)
+    except SpaceError as error:
+        raise SpaceError(f"of its entry {key!r} {error}") from None
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a dict with {', '.join(map(repr, value)) or 'nothing'}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def learning_space(space: NativeSpace) -> Discrete | Box:
+    """What algorithms act in for a native action space; raises SpaceError if there is nothing.
+
+    A Box with the same bounds for all components keeps them, another becomes one from -1 to 1. A MultiDiscrete or MultiBinary
+    space becomes one Discrete over all combinations.
+    """
+    match space:
+        case NativeDiscrete():
+            return Discrete(space.n)
+        case NativeMultiDiscrete() | NativeMultiBinary():
+            nvec = _nvec(space)
+            if math.prod(nvec) > MOST_COMBINATIONS:
+                raise SpaceError(
+                    f"it has {' x '.join(map(str, nvec)) if len(nvec) < 10 else f'{len(nvec)} components, together'} = "
+                    f"{math.prod(nvec)} combinations, which must be at most {MOST_COMBINATIONS}."
+                )
+            return Discrete(math.prod(nvec))
+        case NativeBox():
+            _check_box(space)
+            bounds = (-1.0, 1.0) if is_rescaled(space) else (float(space.low[0]), float(space.high[0]))
+            return Box(math.prod(space.shape), *bounds)
+    raise SpaceError("it must be Discrete, MultiDiscrete, MultiBinary, or a Box with bounds.")
+
+
+def _nvec(space: NativeMultiDiscrete | NativeMultiBinary) -> tuple[int, ...]:
+    return space.nvec if isinstance(space, NativeMultiDiscrete) else (2,) * math.prod(space.shape)
+
+
+def _check_box(space: NativeBox) -> None:
+    if not space.low:
+        raise SpaceError("it must be Discrete, MultiDiscrete, MultiBinary, or a Box with bounds: give finite low and high.")
+    if not math.prod(space.shape):
+        raise SpaceError("it has no components.")
+    if np.dtype(space.dtype).kind in "iu" and max(map(abs, [*space.low, *space.high])) > _LARGEST_INTEGER:
+        raise SpaceError("bounds of integers must be within 2**53, beyond which not all of them are reached.")
+
+
+def is_rescaled(space: NativeBox) -> bool:
+    """Whether policies act from -1 to 1 in place of the space's own bounds."""
+    alike = len(space.low) == len(space.high) == 1
+    return not alike or not 0 < float(space.high[0]) - float(space.low[0]) <= _FLOAT32.max
+
+
+def decoder(space: NativeSpace) -> Callable[[np.ndarray], Any]:
+    """The function from an action in `learning_space(space)`, padded or not, to one that the environment takes.
+
+    Numbers beyond the bounds become the bounds. An integer Box divides the interval into equal parts, one for each integer.
+    """
+    match space:
+        case NativeDiscrete():
+            return lambda action: int(action) + space.start
+        case NativeMultiDiscrete() | NativeMultiBinary():
+            table = _combinations(space)
+            return lambda action: table[int(action)].copy()
+        case NativeBox():
+            return _integer_decoder(space) if np.dtype(space.dtype).kind in "biu" else _real_decoder(space)
+    raise SpaceError("it is not a space of actions.")
+
+
+def _combinations(space: NativeMultiDiscrete | NativeMultiBinary) -> np.ndarray:
+    """(number of combinations, *shape): every action, the last component changing fastest."""
+    nvec = _nvec(space)
+    table = np.stack(np.unravel_index(np.arange(math.prod(nvec)), nvec), -1)
+    start, dtype = (space.start, space.dtype) if isinstance(space, NativeMultiDiscrete) else ((0,), "int8")
+    return (table + np.array(start)).astype(dtype).reshape(-1, *space.shape)
+
+
+def _real_decoder(space: NativeBox) -> Callable[[np.ndarray], np.ndarray]:
+    low, high = (np.array(bound, np.float64) for bound in (space.low, space.high))
+    size, dtype, rescaled = math.prod(space.shape), np.dtype(space.dtype), is_rescaled(space)
+
+    def decode(action: np.ndarray) -> np.ndarray:
+        value = np.asarray(action, np.float64)[:size]
+        if rescaled:
+            share = (value.clip(-1.0, 1.0) + 1.0) / 2.0
+            value = low * (1.0 - share) + high * share  # exact at both ends
+        return value.clip(low, high).astype(dtype).reshape(space.shape)
+
+    return decode
+
+
+def _integer_decoder(space: NativeBox) -> Callable[[np.ndarray], np.ndarray]:
+    own = learning_space(space)
+    assert isinstance(own, Box)
+    low, high = (np.array(bound, np.float64) for bound in (space.low, space.high))
+    dtype = np.dtype(space.dtype)
+
+    def decode(action: np.ndarray) -> np.ndarray:
+        value = np.fmin(np.fmax(np.asarray(action, np.float64)[: own.size], own.low), own.high)  # a NaN is `low`
+        share = (value - own.low) / (own.high - own.low)
+        offset = np.minimum(np.floor(share * (high - low + 1)), high - low)
+        return (low + offset).astype(dtype).reshape(space.shape)
+
+    return decode
+
+
+def encoder(space: NativeSpace) -> Callable[[Any], np.ndarray]:
+    """The inverse of `decoder`: () int32, or (size,) float32, the middle of an integer's part of the interval."""
+    own = learning_space(space)
+    match space:
+        case NativeDiscrete():
+            return lambda action: np.asarray(int(action) - space.start, np.int32)
+        case NativeMultiDiscrete() | NativeMultiBinary():
+            nvec, start = _nvec(space), np.array(space.start if isinstance(space, NativeMultiDiscrete) else 0)
+            return lambda action: np.asarray(np.ravel_multi_index(tuple(np.ravel(action) - start), nvec), np.int32)
+        case NativeBox():
+            assert isinstance(own, Box)
+            return _box_encoder(space, own)
+    raise SpaceError("it is not a space of actions.")
+
+
+def _box_encoder(space: NativeBox, own: Box) -> Callable[[Any], np.ndarray]:
+    low, high = (np.array(bound, np.float64) for bound in (space.low, space.high))
+    integer, rescaled = np.dtype(space.dtype).kind in "biu", is_rescaled(space)
+
+    def encode(action: Any) -> np.ndarray:
+        value = np.asarray(action, np.float64).ravel()
+        if integer:
+            share = (value - low + 0.5) / (high - low + 1)
+        elif rescaled:
+            width = np.where(high > low, high - low, 1.0)
+            share = (value - low) / width
+        else:
+            return value.astype(np.float32)
+        return (own.low + share * (own.high - own.low)).astype(np.float32)
+
+    return encode
+
+
+def mask_reader(space: NativeSpace) -> Callable[[Any], np.ndarray]:
+    """The function from an environment's action mask to (A,) bool; where nothing is allowed, everything is.
+
+    The mask of a MultiDiscrete or MultiBinary space is a tuple of one mask for each component, or all of them one after
+    another; an action is allowed if each of its components is. It raises SpaceError for another length, or for anything but
+    zeros and ones.
+    """
+    if isinstance(space, NativeDiscrete):
+        size, table = space.n, np.arange(space.n)[:, None]
+    elif isinstance(space, NativeMultiDiscrete | NativeMultiBinary):
+        nvec = _nvec(space)
+        size, table = sum(nvec), np.stack(np.unravel_index(np.arange(math.prod(nvec)), nvec), -1) + np.cumsum([0, *nvec[:-1]])
+    else:
+        raise SpaceError("only actions that are numbered can be masked.")
+
+    def read(mask: Any) -> np.ndarray:
+        if isinstance(mask, tuple | list) and mask and np.ndim(mask[0]):
+            mask = np.concatenate([np.ravel(each) for each in mask])
+        allowed: np.ndarray = np.all(_binary(mask, (size,)).astype(bool)[table], axis=1)
+        return allowed if allowed.any() else np.ones_like(allowed)
+
+    return read

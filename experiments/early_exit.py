@@ -1,0 +1,16 @@
+"""Ctrl-C and SIGTERM while a command imports its modules, which takes seconds."""
+
+import os
+import signal
+
+
+def exit_while_importing() -> None:
+    """Makes them end the process with one line and exit code 128 + signal, until `interrupt.exit_at_once` takes over."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _exit)
+
+
+def _exit(number: int, frame: object) -> None:
+    del frame
+    os.write(2, f"Stopped by {signal.Signals(number).name}.\n".encode())
+    os._exit(128 + number)

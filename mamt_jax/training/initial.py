@@ -1,0 +1,309 @@
+"""Parameters from which new runs begin instead of random ones: those of a folder of other runs."""
+
+import dataclasses
+import hashlib
+import operator
+from collections.abc import Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.environment import EnvSpec
+from mamt_jax.algorithms import registry as algorithms
+from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.training.best import policy_leaves, policy_part
+from mamt_jax.training.checkpoint import (
+    concatenate_archives,
+    list_checkpoints,
+    load_checkpoint,
+    named_arrays,
+    named_leaves,
+    newest_usable,
+    write_archive,
+)
+from mamt_jax.training.experiment import Built, Experiment, make_configs
+from mamt_jax.training.load_policy import load_spec
+from mamt_jax.training.merge import INIT_FROM, OF_EACH_RUN, read_experiment
+from mamt_jax.training.writers import BEST, CHECKPOINTS, FolderError, read_config
+from mamt_jax.types import Config, LearnerState
+
+INITIAL = "initial.npz"
+"""In a folder of parts: the parameters from which parts begin that have not begun yet."""
+
+
+class Source(NamedTuple):
+    """A folder of runs whose parameters others begin from.
+
+    Attributes:
+        name: as it was typed.
+        folder: where it is.
+        best: whether its best policies are meant, and not its latest checkpoint.
+        experiment: what it trained.
+        spec: of the environment in which it did.
+    """
+
+    name: str
+    folder: Path
+    best: bool
+    experiment: Experiment
+    spec: EnvSpec
+
+
+class Parameters(NamedTuple):
+    """Parameters from which runs begin.
+
+    Attributes:
+        arrays: by their place in a learner state, leading axis of the source's runs.
+        record: what config.json says of them; "runs" names for each new run the one of the source, "env_steps" its age.
+        notes: sentences for people.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    record: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def part(self, start: int, stop: int) -> "Parameters":
+        """Those of some of the new runs."""
+        return self._replace(record={**self.record, **{name: self.record[name][start:stop] for name in OF_EACH_RUN}})
+
+
+class _Learner(NamedTuple):
+    """The part of a file that holds a learner state, under the name it has there."""
+
+    learner_state: LearnerState
+
+
+class _Age(NamedTuple):
+    """The part of best.npz that says when each policy was evaluated."""
+
+    env_steps: Any
+
+
+def open_source(name: str, folder: Path) -> Source:
+    """The latest checkpoint of a folder of runs, or its best policies where it holds no other or the path names that file.
+
+    Raises:
+        FolderError: if it is no such folder, or holds neither.
+    """
+    best = folder.name == BEST
+    folder = folder.parent if best else folder
+    experiment, spec = read_experiment(folder), load_spec(folder)
+    if not list_checkpoints(folder / CHECKPOINTS):
+        best = True
+    if best and not (folder / BEST).exists():
+        raise FolderError(f"{folder} holds neither a checkpoint nor {BEST}: give the folder of a run that has begun to train.")
+    return Source(name, folder, best, experiment, spec)
+
+
+def static_fields(source: Source, config: type) -> dict[str, Any]:
+    """The static fields of an algorithm's config, sizes among them, with which a source was trained, where it has them."""
+    theirs = make_configs(algorithms.make(source.experiment.algo, source.spec), source.experiment)[0]
+    names = [field.name for field in dataclasses.fields(config) if not field.metadata.get("pytree_node", True)]
+    return {name: getattr(theirs, name) for name in names if hasattr(theirs, name)}
+
+
+def read_parameters(source: Source, built: Built) -> Parameters:
+    """The parameters of a source from which the runs of `built` begin, run k from its run k modulo their number.
+
+    Raises:
+        ValueError: if they do not fit; one sentence that names what does not.
+        CheckpointError: if the source's file cannot be used.
+    """
+    _check_spec(source, built.env.spec)
+    algorithm, config, spec = built.algorithm, built.configs[0], built.env.spec
+    theirs = algorithms.make(source.experiment.algo, source.spec)
+    their_configs = make_configs(theirs, source.experiment)
+    wanted = wanted_part(algorithm, spec, config, policies=source.best)
+    notes = _check_fields(source, algorithm, config, their_configs[0], named_leaves(wanted).keys())
+    _check_leaves(source, wanted, jax.eval_shape(theirs.init, their_configs[0], jax.eval_shape(jax.random.key, 0)))
+    number = len(their_configs)
+    like = _Learner(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype), wanted))
+    if source.best:
+        path, (learner, _) = source.folder / BEST, load_checkpoint(source.folder / BEST, like)
+        ages = load_checkpoint(path, _Age(jax.ShapeDtypeStruct((number,), np.int64)))[0].env_steps.tolist()
+        notes.append(f"{BEST} holds policies alone: all else, such as critics, begins anew.")
+    else:
+        path, (learner, record), refused = newest_usable(source.folder / CHECKPOINTS, lambda path: load_checkpoint(path, like))
+        ages = [record["rounds"] * read_config(source.folder)["schedule"]["rows"]] * number
+        notes += [f"{error} Its place takes {path.name}." for error in refused.values()]
+    arrays = named_arrays(learner.learner_state)
+    runs = [run % number for run in range(len(built.configs))]
+    record = {
+        "folder": source.name,
+        "file": path.name,
+        "parameters": "policies" if source.best else "all",
+        "sha256": fingerprint(arrays),
+        "runs": runs,
+        "env_steps": [ages[run] for run in runs],
+    }
+    return Parameters(arrays, record, tuple(notes))
+
+
+def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of arrays and their names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def save_parameters(folder: Path, parameters: Parameters) -> None:
+    """Writes them into a folder of parts; raises OSError if that cannot be."""
+    write_archive(folder / INITIAL, dict(parameters.arrays), {})
+
+
+def saved_parameters(folder: Path) -> Parameters | None:
+    """What `save_parameters` wrote; None where the folder's parts began from nothing else.
+
+    Raises:
+        CheckpointError: if the file cannot be used.
+    """
+    record = read_config(folder).get(INIT_FROM)
+    if record is None:
+        return None
+    return Parameters(concatenate_archives([folder / INITIAL])[0], record)
+
+
+def parameter_leaves(learner_state: LearnerState) -> Any:
+    """Which leaves of a learner state are what was learnt, a tree of bools: all but optimizers' states, counters and keys.
+
+    The state of an optimizer is what optax makes, or lies in a field with "optimizer" or "opt_state" in its name. Counters are
+    integers without an axis.
+    """
+
+    def is_optimizer(path: Any, node: Any) -> bool:
+        name = jax.tree_util.keystr(path).lower()
+        return type(node).__module__.startswith("optax") or "optimizer" in name or "opt_state" in name
+
+    def learnt(path: Any, node: Any) -> Any:
+        if is_optimizer(path, node):
+            return jax.tree.map(lambda _: False, node)
+        counter = node.ndim == 0 and jnp.issubdtype(node.dtype, jnp.integer)
+        return not counter and not jnp.issubdtype(node.dtype, jax.dtypes.prng_key)
+
+    return jax.tree_util.tree_map_with_path(
+        learnt, learner_state, is_leaf=lambda node: type(node).__module__.startswith("optax")
+    )
+
+
+def wanted_part(algorithm: Algorithm, spec: EnvSpec, config: Config, policies: bool) -> LearnerState:
+    """Shapes of the leaves of one run's learner state that are taken over, None for the others: all parameters or policies'."""
+    shapes = jax.eval_shape(algorithm.init, config, jax.eval_shape(jax.random.key, 0))
+    leaves = parameter_leaves(shapes)
+    if policies:
+        leaves = jax.tree.map(operator.and_, leaves, policy_leaves(algorithm, spec, config, shapes))
+    return policy_part(shapes, leaves)
+
+
+def begin_from(parameters: Parameters, learner_states: LearnerState, num_runs: int) -> LearnerState:
+    """Fresh learner states, leading axis of padded runs, with the parameters in their places.
+
+    Where policies alone are known, fields that an algorithm makes as copies of them, such as targets, become copies of them.
+    """
+    places = {name: name for name in parameters.arrays} | find_copies(learner_states, parameters.arrays.keys())
+    runs = [parameters.record["runs"][min(run, num_runs - 1)] for run in range(len(jax.tree.leaves(learner_states)[0]))]
+
+    def choose(path: Any, fresh: jax.Array) -> Any:
+        place = places.get(jax.tree_util.keystr(path))
+        if place is None:
+            return fresh
+        array = parameters.arrays[place][np.array(runs)]
+        return array.view(fresh.dtype) if array.dtype.kind == "V" else array  # numpy reads bfloat16 as plain bytes
+
+    return jax.tree_util.tree_map_with_path(choose, learner_states)
+
+
+def find_copies(learner_state: LearnerState, taken: Collection[str]) -> dict[str, str]:
+    """Where a field is a copy of another field that is taken over at least in part: place of a leaf -> place of the other's.
+
+    A copy has the same structure and values, and not all of them constant, as biases are.
+    """
+    fields: dict[tuple[str, ...], dict[str, Any]] = {}
+    for path, leaf in jax.tree.leaves_with_path(learner_state):
+        keys = [jax.tree_util.keystr((key,)) for key in path]
+        for depth in range(1, len(keys) + 1):
+            fields.setdefault(tuple(keys[:depth]), {})["".join(keys[depth:])] = leaf
+    held = {field for field, leaves in fields.items() if any("".join(field) + rest in taken for rest in leaves)}
+    copies = {}
+    for field in held:
+        for other in fields.keys() - held:
+            if other[:-1] == field[:-1] and _are_copies(fields[field], fields[other]):
+                names = [rest for rest in fields[field] if "".join(field) + rest in taken]
+                copies |= {"".join(other) + rest: "".join(field) + rest for rest in names}
+    return copies
+
+
+def _are_copies(one: Mapping[str, jax.Array], other: Mapping[str, jax.Array]) -> bool:
+    """Whether two fields hold the same, and something that is no constant."""
+    if one.keys() != other.keys() or any(one[name].shape != other[name].shape for name in one):
+        return False
+    if any(one[name].dtype != other[name].dtype or jnp.issubdtype(one[name].dtype, jax.dtypes.prng_key) for name in one):
+        return False
+    pairs = [(np.asarray(one[name]), np.asarray(other[name])) for name in one]
+    return all((a == b).all() for a, b in pairs) and any((a != a.flat[0]).any() for a, _ in pairs)
+
+
+def _check_spec(source: Source, spec: EnvSpec) -> None:
+    """Raises ValueError that names the first agent or space in which the environments differ."""
+    theirs, name = source.spec, f"--init_from {source.name} does not fit {spec.name}"
+    if theirs.num_agents != spec.num_agents:
+        raise ValueError(f"{name}: its policies are of {theirs.num_agents} agents and {spec.name} has {spec.num_agents}.")
+    for what, ours, other in (
+        ("observations of size", spec.observation_sizes, theirs.observation_sizes),
+        ("actions of kind and size", *([_kind(space) for space in each.action_spaces] for each in (spec, theirs))),
+    ):
+        for agent, here, there in zip(spec.agent_names, ours, other, strict=True):
+            if here != there:
+                raise ValueError(f"{name}: for {agent} it knows {what} {there}, and {spec.name} has {here}.")
+
+
+def _kind(space: Any) -> str:
+    """The kind of an action space and its size."""
+    sizes = [value for name, value in dataclasses.asdict(space).items() if name not in ("low", "high", "idle")]
+    return " ".join(map(str, [type(space).__name__, *sizes]))
+
+
+def _check_fields(source: Source, algorithm: Algorithm, config: Config, theirs: Config, wanted: Collection[str]) -> list[str]:
+    """Raises ValueError that names a static field which would make other parameters; notes on floats that have no effect.
+
+    `wanted` are the places of the parameters that count.
+    """
+    notes = []
+
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # it runs once or twice
+    def init(config: Config) -> dict[str, jax.Array]:
+        leaves = named_leaves(algorithm.init(config, jax.random.key(0)))
+        return {name: leaf for name, leaf in leaves.items() if name in wanted}
+
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        ours, other = getattr(config, field.name), getattr(theirs, field.name, None)
+        if other is None or ours == other:
+            continue
+        here, there = (init(each) for each in (config, dataclasses.replace(config, **{field.name: other})))  # type: ignore[type-var]
+        if here.keys() == there.keys() and all(np.array_equal(here[name], there[name]) for name in here):
+            continue
+        if not field.metadata.get("pytree_node", True):
+            raise ValueError(
+                f"--init_from {source.name} does not fit {field.name}={ours}: it was trained with {field.name}={other}, "
+                f"leave out --{field.name}."
+            )
+        notes.append(f"{field.name}={ours} has no effect at the start: what was learnt with {field.name}={other} goes on.")
+    return notes
+
+
+def _check_leaves(source: Source, wanted: LearnerState, theirs: LearnerState) -> None:
+    """Raises ValueError that names the first parameter that a source does not have in the same shape."""
+    there = named_leaves(theirs)
+    for name, leaf in named_leaves(wanted).items():
+        other = there.get(name)
+        if other is None or (other.shape, other.dtype) != (leaf.shape, leaf.dtype):
+            found = "is not there" if other is None else f"has shape {list(other.shape)} there and {list(leaf.shape)} here"
+            only = "" if source.best else f", or its policies alone by {source.name}/{BEST}"
+            raise ValueError(
+                f"--init_from {source.name} does not fit: {name} {found}; it was trained by {source.experiment.algo}, "
+                f"give --algo {source.experiment.algo}{only}."
+            )
