@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -16,7 +17,9 @@ import numpy as np
 import psutil
 import pytest
 from conftest import RunPython
+from PIL import Image
 from symbols_in_processes import LIMIT, Symbols, make
+from test_pettingzoo_episodes import FAULTS, Broken, Masked
 
 from envs_jax import make as make_environment
 from envs_jax.adapters import worker_processes
@@ -26,6 +29,7 @@ from envs_jax.adapters.pettingzoo_episodes import episode_seed
 from envs_jax.environment import Box, HostEnvironment, HostError, TimeStep
 from envs_jax.host import play_episodes
 from envs_jax.registry import make_any
+from experiments import evaluate
 from mamt_jax.training.host_runs import Played, check_truncations, make_rollout, no_episode
 from mamt_jax.training.writers import METRICS, read_rows
 
@@ -174,6 +178,37 @@ def test_a_round_ends_as_if_truncated_and_counts_its_episodes() -> None:
         check_truncations(env, timestep, 0)
 
 
+def masked(processes: int) -> HostEnvironment:
+    return from_pettingzoo(partial(Masked, ("", "", "ab"), ("", "ab", "")), 9, processes=processes)
+
+
+def test_masks_and_who_acts_come_out_of_processes() -> None:
+    env = masked(2)
+    assert env.spec.has_action_masks
+    batch = env.open(2)
+    try:
+        steps = [batch.reset(SEEDS[:2]), *(batch.step(np.zeros((2, 3), int)) for _ in range(2))]
+    finally:
+        batch.close()
+    for step, now, last in zip(steps, (0, 1, 0), (0, 1, 2), strict=True):
+        mask = [[action != (now + agent) % 3 for action in range(3)] for agent in range(2)]
+        final = [[action != (last + agent) % 3 for action in range(3)] for agent in range(2)]
+        assert step.final_action_mask is not None
+        np.testing.assert_array_equal(step.action_mask[1], [*mask, [True] * 3])
+        np.testing.assert_array_equal(step.final_action_mask[1], [*final, [True] * 3])
+        np.testing.assert_array_equal(step.active, [[True, True, False]] * 2)
+    assert [step.truncated.tolist() for step in steps] == [[False] * 2, [False] * 2, [True] * 2]
+
+
+def test_what_a_process_refuses_is_one_sentence() -> None:
+    with pytest.raises(HostError) as failure:
+        batch = from_pettingzoo(partial(Broken, FAULTS["wide"][0]), 5, processes=1).open(1)
+        batch.reset(SEEDS[:1])
+    assert str(failure.value) == (
+        "script: The observation of b is not valid: its space declares shape (2,), the value has shape (5,)."
+    )
+
+
 def test_multiwalker_tells_its_time_limit_and_displacement() -> None:
     pytest.importorskip("Box2D")
     ends = []
@@ -213,7 +248,26 @@ def test_any_module_with_a_parallel_env_is_found() -> None:
         make_any("pettingzoo/symbols_in_processes")
 
 
-def test_training_in_processes_learns_is_repeatable_and_goes_on(tmp_path: Path, run_python: RunPython) -> None:
+def check_film(folder: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trained policy names its symbols, so that pictures of an episode are what its first seed draws."""
+    assert evaluate.main([str(folder), "--gif", str(path), "--episodes", "2", "--seed", "4"]) == 0
+    env, expected = Symbols(), []
+    env.reset(seed=4)
+    while env.agents:
+        expected.append(env.render())
+        env.step({agent: 7 + env.symbol[agent] for agent in env.agents})
+    with Image.open(path) as film:
+        for number, picture in enumerate(expected):
+            film.seek(number)
+            np.testing.assert_array_equal(np.asarray(film.convert("RGB")), picture)
+        assert film.info["duration"] == 250
+    monkeypatch.setattr(Symbols, "render", lambda self: None)
+    assert evaluate.main([str(folder), "--gif", str(path), "--episodes", "2"]) == 2
+
+
+def test_training_in_processes_learns_is_repeatable_and_goes_on(
+    tmp_path: Path, run_python: RunPython, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = Path(__file__).parents[1] / "experiments" / "run.py"
     arguments = ["--env", "symbols_in_processes:make", "--algo", "probe:make", "--seeds", "2", "--episodes", "300"]
     arguments += ["--num-envs", "4", "--update-interval", "10", "--num-updates", "2", "--buffer-size", "400"]
@@ -226,6 +280,7 @@ def test_training_in_processes_learns_is_repeatable_and_goes_on(tmp_path: Path, 
     best = (LIMIT + (3 + 1) / 2) / 2
     assert all(row["eval_return"] == best and row["task/named"] == 1 for row in rows[-2:]), rows[-2:]
     assert rows[0]["eval_return"] < 0.9 * best
+    check_film(tmp_path / "one", tmp_path / "film.gif", monkeypatch)
 
     content = json.loads((tmp_path / "two" / "config.json").read_text())
     content["experiment"]["training"]["episodes"] = 400

@@ -38,7 +38,7 @@ class Script(ParallelEnv):
         return self.moves
 
     def look(self, agents: Any) -> dict[str, Any]:
-        return {agent: np.float32([self.t + 1, "abc".find(agent)]) for agent in agents}
+        return {agent: np.array([self.t + 1, "abc".find(agent)], np.float32) for agent in agents}
 
     def inform(self, agents: Any) -> dict[str, Any]:
         return {agent: {} for agent in agents}
@@ -163,7 +163,7 @@ FAULTS: dict[str, tuple[Callable[[Any, int], Any], str]] = {
     "late": (at(3, 0, lambda seen: seen | {"b": np.zeros(5)}), "observation of b is not valid: its space declares shape (2,)"),
     "none": (at(1, 0, lambda seen: seen | {"a": None}), "observation of a is not valid: an array of numbers is expected"),
     "missing": (at(2, 0, without("a")), "observation of a is missing"),
-    "nan": (at(0, 0, lambda seen: seen | {"b": np.float32([0, np.nan])}), "observation after reset of b is not valid: finite"),
+    "nan": (at(0, 0, lambda seen: seen | {"b": np.array([0, np.nan])}), "observation after reset of b is not valid: finite"),
     "infinite": (at(1, 0, lambda seen: seen | {"b": [np.inf, 0]}), "observation after a step of b is not valid: finite"),
     "reward nan": (at(1, 1, lambda reward: reward | {"a": np.nan}), "reward of a is not valid: finite numbers"),
     "reward none": (

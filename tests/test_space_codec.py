@@ -1,5 +1,6 @@
 """Foreign spaces as plain data: flattening against Gymnasium's, actions and masks there and back, JSON, refusals."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -23,7 +24,6 @@ from envs_jax.adapters.space_codec import (
     mask_reader,
     native_space,
 )
-from envs_jax.environment import EnvSpec
 from envs_jax.native_spaces import space_from_json, space_to_json
 from mamt_jax.training.writers import spec_from_json, spec_to_json
 
@@ -114,7 +114,7 @@ def test_integers_of_a_box_are_equally_likely(low: Any, high: Any, dtype: Any) -
     own, decode = learning_space(native), decoder(native)
     assert isinstance(own, environment.Box)
     even = own.low + (np.arange(300) + 0.5) / 300 * (own.high - own.low)
-    drawn = np.stack([decode(np.float32([value, value])) for value in even]).astype(int)
+    drawn = np.stack([decode(np.array([value, value], np.float32)) for value in even]).astype(int)
     for column, first, last in zip(drawn.T, *(np.broadcast_to(bound, 2) for bound in (low, high)), strict=True):
         values, counts = np.unique(column, return_counts=True)
         assert values.tolist() == list(range(int(first), int(last) + 1))
@@ -193,8 +193,9 @@ def test_masks_of_components_are_joined() -> None:
 
 def test_a_spec_is_stored_whole_and_old_ones_stay_readable() -> None:
     spaces = tuple(native_space(each) for each in (Dict(x=Box(0, 1, (2,)), y=Discrete(2)), Box(-1, 1, (2, 2)), Text(3)))
-    spec = EnvSpec(**vars(DISCRETE) | {"native_observation_spaces": spaces, "has_action_masks": True})
-    spec = EnvSpec(**vars(spec) | {"native_action_spaces": tuple(native_space(Discrete(n)) for n in spec.action_sizes)})
+    actions = tuple(native_space(Discrete(n)) for n in DISCRETE.action_sizes)
+    native = {"native_observation_spaces": spaces, "native_action_spaces": actions, "has_action_masks": True}
+    spec = dataclasses.replace(DISCRETE, **native)
     content = json.loads(json.dumps(spec_to_json(spec)))
     assert spec_from_json(content) == spec and hash(spec_from_json(content)) == hash(spec)
     for name in ("native_action_spaces", "native_observation_spaces", "has_action_masks"):

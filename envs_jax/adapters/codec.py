@@ -25,12 +25,16 @@ class Codec(NamedTuple):
         flatten: its observation -> (its own width,).
         decode: a row of the joint action -> the environment's own action.
         read_mask: its action mask -> (number of its actions,) bool; only agents of whom the environment gives one.
+        place: its row in joint arrays.
+        own_actions: (n, A) bool, which actions each has.
     """
 
     spec: EnvSpec
     flatten: dict[str, Callable[[Any], np.ndarray]]
     decode: dict[str, Callable[[np.ndarray], Any]]
     read_mask: dict[str, Callable[[Any], np.ndarray]]
+    place: dict[str, int]
+    own_actions: np.ndarray
 
 
 def make_codec(spec: EnvSpec) -> Codec:
@@ -40,17 +44,20 @@ def make_codec(spec: EnvSpec) -> Codec:
     vector of the agent's own width.
     """
     names, actions = spec.agent_names, spec.native_action_spaces
+    place = {name: i for i, name in enumerate(names)}
     if not actions:
         flatten = {name: _any_shape(size) for name, size in zip(names, spec.observation_sizes, strict=True)}
         decode = {name: _plain(space) for name, space in zip(names, spec.action_spaces, strict=True)}
         own = zip(names, spec.action_sizes, strict=True)
         masks = {name: space_codec.mask_reader(space_codec.NativeDiscrete(size)) for name, size in own}
-        return Codec(spec, flatten, decode, masks if spec.has_action_masks else {})
+        return Codec(spec, flatten, decode, masks if spec.has_action_masks else {}, place, spec.action_mask)
     return Codec(
         spec,
         {name: space_codec.flattener(each) for name, each in zip(names, spec.native_observation_spaces, strict=True)},
         {name: space_codec.decoder(each) for name, each in zip(names, actions, strict=True)},
         {name: space_codec.mask_reader(each) for name, each in zip(names, actions, strict=True) if is_masked(each)},
+        place,
+        spec.action_mask,
     )
 
 
@@ -85,7 +92,7 @@ def joint_observation(codec: Codec, observations: Mapping[str, Any], agents: Ite
                 f"The observation of {agent} is missing: every agent that acts next, or that was truncated, must have one; "
                 f"there are those of {', '.join(map(str, observations)) or 'nobody'}."
             )
-        i = spec.agent_names.index(agent)
+        i = codec.place[agent]
         try:
             joint[i, : spec.observation_sizes[i]] = codec.flatten[agent](observations[agent])
         except SpaceError as error:
@@ -95,7 +102,7 @@ def joint_observation(codec: Codec, observations: Mapping[str, Any], agents: Ite
 
 def joint_mask(codec: Codec, observations: Mapping[str, Any], infos: Mapping[str, Any], agents: Iterable[str]) -> np.ndarray:
     """(n, A) bool: which actions each of `agents` may take; all of their own for the others. Raises SpaceError."""
-    joint = np.array(codec.spec.action_mask)
+    joint = codec.own_actions.copy()
     for agent in agents:
         mask = find_mask(observations.get(agent), infos.get(agent))
         read = codec.read_mask.get(agent)
@@ -103,7 +110,7 @@ def joint_mask(codec: Codec, observations: Mapping[str, Any], infos: Mapping[str
             if mask is not None and codec.spec.discrete:
                 raise SpaceError(f"{agent} has an action_mask, which its first observation and info did not have.")
             continue
-        i = codec.spec.agent_names.index(agent)
+        i = codec.place[agent]
         if mask is None:
             raise SpaceError(f"The action_mask of {agent} is missing: it is neither in its observation nor in its info.")
         try:
@@ -116,12 +123,11 @@ def joint_mask(codec: Codec, observations: Mapping[str, Any], infos: Mapping[str
 def find_mask(observation: Any, info: Any) -> Any:
     """The action mask in an observation dict or in an info; None where there is none."""
     for place in (observation, info):
-        if isinstance(place, Mapping) and place.get(MASK) is not None:
+        if (type(place) is dict or isinstance(place, Mapping)) and place.get(MASK) is not None:
             return place[MASK]
     return None
 
 
 def own_actions(codec: Codec, action: np.ndarray, agents: Iterable[str]) -> dict[str, Any]:
     """The environment's own actions of `agents` from a joint one, (n,) or (n, k)."""
-    names = codec.spec.agent_names
-    return {agent: codec.decode[agent](action[names.index(agent)]) for agent in agents}
+    return {agent: codec.decode[agent](action[codec.place[agent]]) for agent in agents}

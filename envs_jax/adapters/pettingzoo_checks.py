@@ -50,7 +50,7 @@ def _count(result: Any) -> str:
 
 def _dicts(names: tuple[str, ...], result: tuple) -> tuple:
     for name, value in zip(names, result, strict=True):
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):
             raise SpaceError(f"{name} must be a dict over the agents, they are of type {type(value).__name__}.")
     return result
 
@@ -71,6 +71,8 @@ def reward_of(agent: str, rewards: Mapping[str, Any], required: bool) -> float:
     if agent not in rewards and not required:
         return 0.0
     value = rewards.get(agent)
+    if type(value) is float:
+        return value
     number = np.asarray(value)
     if number.dtype.kind not in "biuf" or number.size != 1:
         raise SpaceError(f"The reward of {agent} is not valid: a number is expected, it is {value!r}.")

@@ -34,7 +34,7 @@ class Agents(NamedTuple):
     @property
     def living(self) -> tuple[str, ...]:
         """Those whose task goes on."""
-        return tuple(agent for agent in self.listed if agent not in self.ended)
+        return tuple(agent for agent in self.listed if agent not in self.ended) if self.ended else self.listed
 
 
 class Change(NamedTuple):
@@ -60,10 +60,11 @@ def change_agents(
     before: Agents, terminations: Mapping[str, Any], truncations: Mapping[str, Any], listed: tuple[str, ...]
 ) -> Change:
     """Reads the flags of the agents that lived before a step; raises SpaceError if one left without an end."""
-    terminated = frozenset(agent for agent in before.living if flag_of(agent, "termination", terminations))
-    truncated = frozenset(agent for agent in before.living if flag_of(agent, "truncation", truncations)) - terminated
+    living = before.living
+    terminated = frozenset([agent for agent in living if flag_of(agent, "termination", terminations)])
+    truncated = frozenset([agent for agent in living if flag_of(agent, "truncation", truncations)]) - terminated
     ended = before.ended | terminated | truncated
-    for agent in before.living:
+    for agent in living:
         if agent not in ended and agent not in listed:
             raise SpaceError(f"{agent} has left agents in a step that neither terminated nor truncated it.")
     return Change(Agents(listed, ended & set(listed)), terminated, truncated)
@@ -96,6 +97,7 @@ class Episodes:
     def step(self, action: np.ndarray) -> Row:
         """A step of all, (n,) or (n, k); the next episode begins where it ends one."""
         before, names = self._agents, self._spec.agent_names
+        acting = before.living
         result = self.env.step(own_actions(self._codec, action, before.listed))
         self._steps += 1
         observations, rewards, terminations, truncations, infos = check_step(result)
@@ -103,12 +105,12 @@ class Episodes:
         living = change.after.living
         over = not living or self._steps >= self._spec.episode_limit
         lasting = [agent for agent in names if agent in living or (over and agent in change.truncated)]
-        ended = [agent for agent in before.living if agent not in lasting and observations.get(agent) is not None]
+        ended = [agent for agent in acting if agent not in lasting and observations.get(agent) is not None]
         final = {
             "final_observation": joint_observation(self._codec, observations, [*lasting, *ended]),
             "final_action_mask": joint_mask(self._codec, observations, infos, lasting),
         }
-        reward = np.array([reward_of(agent, rewards, agent in before.living) for agent in names])
+        reward = np.array([reward_of(agent, rewards, agent in acting) for agent in names])
         if not self._checked:
             self._checked = True
             check_finite("observation after a step", names, final["final_observation"])
@@ -117,7 +119,7 @@ class Episodes:
             "reward": reward,
             "terminated": [agent not in lasting for agent in names],
             "truncated": over and bool(lasting),
-            "metrics": [_mean(name, infos, before.living) for name in self._metrics],
+            "metrics": [_mean(name, infos, acting) for name in self._metrics],
         }
         if over:
             return row | self._begin()
