@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unlike_agents import DISCRETE, DUO, SMALL, observations, probe_batch
 
-from envs_jax import Discrete, Environment, EnvSpec, evaluate_policy, make, make_timestep, reference_policies
+from envs_jax import Discrete, Environment, EnvSpec, evaluate_policy, make, make_timestep, random_policy, reference_policies
 from envs_jax.environment import TimeStep
 from envs_jax.wrappers import declare_action_masks
 from experiments import run
@@ -160,6 +160,25 @@ def test_training_evaluation_and_export_heed_masks(tmp_path: Path, algo: str) ->
     assert (called(seen, seen == 0, np.uint32(3)) != seen.argmax(-1)).all()
     with pytest.raises(ValueError, match="action_mask=None is not valid: gates masks actions"):
         policy(seen)
+
+
+@pytest.mark.parametrize("name", ["SMAX", "hanabi"])
+def test_available_actions_of_jaxmarl_are_heeded(name: str) -> None:
+    pytest.importorskip("jaxmarl")
+    env = make(f"jaxmarl/{name}", episode_limit=80)
+    keys = jax.random.split(jax.random.key(0), 16)
+    state, first = jax.jit(jax.vmap(env.reset))(keys)
+    algorithm, mask = registry.make("mappo", env.spec), first.action_mask
+    config = algorithm.config()
+    learner = algorithm.init(config, jax.random.key(1))
+    choices = (
+        algorithm.act(config, learner, first.observation, jax.random.key(2), mask),
+        algorithm.greedy(config, learner, first.observation, mask),
+        jax.vmap(random_policy(env.spec))(keys, state, mask),
+    )
+    assert not mask.all()
+    for action in choices:
+        assert jnp.take_along_axis(mask, action[..., None], -1).all()
 
 
 def test_reference_policies_heed_masks() -> None:

@@ -222,6 +222,8 @@ def test_the_checker_says_it_before_training() -> None:
         setattr(env, name, None)
         with pytest.raises(ValueError, match=words):
             check_pettingzoo(env)
+    with pytest.raises(ValueError, match=r"Unseeded.reset takes no seed: define it as reset\(self, seed=None"):
+        check_pettingzoo(type("Unseeded", (Broken,), {"reset": lambda self: None})(lambda result, t: result))
     with pytest.raises(ValueError, match="int is not a PettingZoo ParallelEnv: it has no reset, step"):
         from_pettingzoo(lambda: 3, 5)  # pyright: ignore[reportArgumentType]
 

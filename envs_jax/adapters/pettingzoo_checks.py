@@ -1,5 +1,6 @@
 """What a PettingZoo environment has to show to be understood: each check raises SpaceError with one sentence."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ def check_environment_type(env: Any) -> None:
     ]
     if missing:
         raise SpaceError(f"{kind} is not a PettingZoo ParallelEnv: it has no {', '.join(missing)}.")
+    parameters = inspect.signature(env.reset).parameters.values()
+    if not any(each.name == "seed" or each.kind is each.VAR_KEYWORD for each in parameters):
+        raise SpaceError(f"{kind}.reset takes no seed: define it as reset(self, seed=None, options=None).")
     agents = getattr(env, "possible_agents", None)
     names = list(agents) if isinstance(agents, Iterable) else []
     if not names or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):

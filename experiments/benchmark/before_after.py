@@ -1,6 +1,6 @@
-"""Seconds per update before and after a change: two revisions by turns on the same machine, a row in the file of results.
+"""Seconds per update or round before and after a change: two revisions by turns on the same machine, a row in the results.
 
-python experiments/benchmark/before_after.py BEFORE AFTER --what "what was changed" [--update maac]
+python experiments/benchmark/before_after.py BEFORE AFTER --what "what was changed" [--update maac] [--round]
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,18 @@ ROOT = Path(__file__).parents[2]
 TURNS, UPDATES_A_TURN = 30, 5
 
 
-def serve(update: str) -> None:
-    """Makes as many updates as each line of standard input says, and answers with the seconds that one took."""
+def serve(update: str, rounds: bool) -> None:
+    """Makes as many updates, or rounds, as each line of standard input says, and answers with the seconds that one took."""
+    advance = training_rounds(update) if rounds else updates(update)
+    advance(1)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        advance(int(line))
+        print((time.perf_counter() - began) / int(line), flush=True)
+
+
+def updates(update: str) -> Callable[[int], None]:
+    """A function that makes so many updates on one batch, and waits for them."""
     import jax
 
     import envs_jax
@@ -37,20 +48,47 @@ def serve(update: str) -> None:
 
     # An axis of one run, as training has it: layouts depend on it.
     steps = jax.vmap(step, in_axes=(None, 0))
-    advance = jax.jit(lambda states, count: jax.lax.fori_loop(0, count, steps, states), donate_argnums=0)
-    state = advance(jax.jit(jax.vmap(lambda key: algorithm.init(config, key)))(jax.random.split(jax.random.key(1), 1)), 1)
-    for line in sys.stdin:
-        began = time.perf_counter()
-        state = jax.block_until_ready(advance(state, int(line)))
-        print((time.perf_counter() - began) / int(line), flush=True)
+    program = jax.jit(lambda states, count: jax.lax.fori_loop(0, count, steps, states), donate_argnums=0)
+    state = [jax.jit(jax.vmap(lambda key: algorithm.init(config, key)))(jax.random.split(jax.random.key(1), 1))]
+
+    def advance(count: int) -> None:
+        state[0] = jax.block_until_ready(program(state[0], count))
+
+    return advance
 
 
-def open_server(revision: str, folder: Path, update: str) -> subprocess.Popen[str]:
+def training_rounds(update: str) -> Callable[[int], None]:
+    """A function that trains for so many rounds, each a rollout into memory and its updates, and waits for them."""
+    import jax
+
+    import envs_jax
+    from experiments.benchmark.core import UPDATES
+    from mamt_jax.algorithms import registry
+    from mamt_jax.training.config import TrainingConfig, make_schedule
+    from mamt_jax.training.runs import make_runs, run_keys, stack_configs
+
+    name, algo, options = UPDATES[update]
+    env = envs_jax.make(name)
+    algorithm = registry.make(algo, env.spec)
+    training = TrainingConfig(**{"batch_size": 256, **algorithm.training})
+    schedule = make_schedule(training, env.spec.episode_limit, algorithm.data)
+    runs, configs = make_runs(env, algorithm, training, schedule, 1), stack_configs([algorithm.config(**options)])
+    state, done = [runs.init(configs, run_keys([0]))], [0]
+
+    def advance(count: int) -> None:
+        state[0] = jax.block_until_ready(runs.advance(configs, state[0], done[0], count))
+        done[0] += count
+
+    advance(schedule.warmup_rounds)
+    return advance
+
+
+def open_server(revision: str, folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
     """A process that serves updates of the code of `revision`."""
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", revision], check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(folder, filter="data")
-    command = [sys.executable, __file__, "--serve", "--update", update]
+    command = [sys.executable, __file__, "--serve", *arguments]
     environment = os.environ | {"PYTHONPATH": str(folder)}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder)
 
@@ -80,11 +118,12 @@ def main() -> None:
     parser.add_argument("revisions", nargs="*", metavar="REVISION", help="before and after")
     parser.add_argument("--what", help="the change, in words")
     parser.add_argument("--update", default="maac", help="which update of core.py")
+    parser.add_argument("--round", action="store_true", help="whole rounds of training with it, in batches of 256")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "benchmark_changes.json")
     asked = parser.parse_args()
     if asked.serve:
-        return serve(asked.update)
+        return serve(asked.update, asked.round)
     if len(asked.revisions) != 2 or not asked.what:
         parser.error("give the revisions before and after the change, and --what was changed")
 
@@ -94,13 +133,15 @@ def main() -> None:
 
     names = [commit(revision) for revision in asked.revisions]
     with tempfile.TemporaryDirectory() as folder:
-        servers = [open_server(name, Path(folder, name), asked.update) for name in names]
+        arguments = ["--update", asked.update, *(["--round"] if asked.round else [])]
+        servers = [open_server(name, Path(folder, name), arguments) for name in names]
         seconds = take_turns(servers)
         for server in servers:
             server.kill()
             server.wait()
     before, after = ({"revision": name} | spread(taken) for name, taken in zip(names, seconds, strict=True))
-    row = {"what": asked.what, "update": asked.update, "before": before, "after": after, "machine": describe_machine()}
+    measured = {"round_with" if asked.round else "update": asked.update}
+    row = {"what": asked.what, **measured, "before": before, "after": after, "machine": describe_machine()}
     print(json.dumps(row, indent=2))
     rows = json.loads(asked.out.read_text()) if asked.out.exists() else []
     asked.out.write_text(json.dumps([*rows, row], indent=2) + "\n")
