@@ -27,10 +27,11 @@ ORIGINALS = {"multiwalker_original": "pettingzoo/multiwalker"}
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in envs_jax.environment_names()} | {
     "spread_n3": ("spread", {"num_agents": 3}),
     "pursuit_local": ("pursuit", {"shared_reward": False}),
-    "multiwalker_events": ("multiwalker", {"contact_events": True}),
 }
 HOW = {"processes"}
 """Options that say how an environment runs and not what it is."""
+OBSERVED = {"contact_events"}
+"""Options that change observations alone, which reference policies do not read."""
 
 
 def committed_references(env: str, options: Mapping[str, Any]) -> dict[str, Reference] | None:
@@ -49,7 +50,7 @@ def _whole(env: str, options: Mapping[str, Any]) -> Any:
     """All options as JSON has them, defaults included where they are known without another package."""
     parameters = inspect.signature(find_factory(env)).parameters if env in envs_jax.environment_names() else {}
     options = {name: parameter.default for name, parameter in parameters.items()} | dict(options)
-    return json.loads(json.dumps({name: value for name, value in options.items() if name not in HOW}, default=str))
+    return json.loads(json.dumps({name: value for name, value in options.items() if name not in HOW | OBSERVED}, default=str))
 
 
 def host_returns(name: str) -> dict[str, dict[str, Any]]:

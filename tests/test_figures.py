@@ -16,7 +16,7 @@ from experiments.drawing.runs import curve, read_folder, read_folders
 from experiments.reference_returns import committed_references
 
 RESULTS = Path(figures.__file__).parent / "results"
-TASK_OF = {"mappo_local": "pursuit_local", "mappo_local_shared": "pursuit_local", "mappo_events": "multiwalker_events"}
+TASK_OF = {"mappo_local": "pursuit_local", "mappo_local_shared": "pursuit_local", "mappo_events": "multiwalker"}
 """Of committed runs whose environment has options that its folder does not tell."""
 
 
@@ -99,11 +99,9 @@ def test_a_missing_ingredient_is_named_with_the_command_that_makes_it(maac: Path
 def test_lines_of_reference_policies_are_those_of_the_tables(maac: Path, tmp_path: Path) -> None:
     played = results.read_result("reference_returns")["returns"]
     tasks = {run.folder: TASK_OF.get(run.folder.name, run.folder.parent.name) for run in results.committed_runs()}
-    assert set(tasks.values()) - {"multiwalker_events"} <= played.keys(), "it takes the time of compiling Multi-Walker thrice"
     for run in results.committed_runs():
-        if (policies := played.get(tasks[run.folder])) is not None:
-            expected = {name: (each["return"], each["return_std_error"]) for name, each in policies.items()}
-            assert {name: tuple(each) for name, each in run.references.items()} == expected, run.folder
+        expected = {name: (each["return"], each["return_std_error"]) for name, each in played[tasks[run.folder]].items()}
+        assert {name: tuple(each) for name, each in run.references.items()} == expected, run.folder
     assert read_folder(maac)[0].references["random"].value == played["spread"]["random"]["return"], "2 agents are the default"
     rows = [{"run": 0, "seed": 0, "env_steps": 300, "episodes": 12, "updates": 12, "train_return": -1.0}]
     other = write_folder(tmp_path / "other", "maac", [{"seed": 0}], rows, env="spread", num_agents=5)
