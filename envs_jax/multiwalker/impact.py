@@ -170,12 +170,12 @@ def _stop(legs: _Legs, stops: _Stops, moved: jax.Array, velocity: jax.Array) -> 
         before = velocity
         for edge, meeting in enumerate(meetings):
             _, velocity, pressed[edge] = sweep_meeting(meeting, still, velocity, pressed[edge])
-        change = jnp.abs(jnp.stack(velocity) - jnp.stack(before)).max()
+        change = jnp.abs(jnp.stack(velocity) - jnp.stack(before)).max(0)
         return velocity, pressed, change > STILL
 
     nothing = jnp.zeros(velocity.shape[1:])
     pressed = [Pressed((nothing, nothing), (nothing, nothing)) for _ in range(MANIFOLDS)]
-    start = tuple(velocity), pressed, jnp.ones((), bool)
+    start = tuple(velocity), pressed, jnp.ones(nothing.shape, bool)
     return jnp.stack(while_any(SWEEPS, lambda carry: carry[2], again, start)[0])
 
 
