@@ -15,7 +15,6 @@ from envs_jax import Box, Environment, EnvSpec, auto_reset, episode_statistics, 
 from envs_jax.adapters.from_pettingzoo import from_pettingzoo
 from envs_jax.adapters.to_jaxmarl import to_jaxmarl
 from envs_jax.batching import separately
-from envs_jax.multiwalker.selecting import only_where, while_any
 
 RUNS, ENVS = 2, 3
 BATCH, STEPS = RUNS * ENVS, 3
@@ -226,19 +225,6 @@ def test_a_formula_compiled_apart_is_computed_whatever_its_numbers() -> None:
     np.testing.assert_array_equal(doubled, 2 * numbers)
     counts = jax.jit(lambda counts: separately(lambda counts, none: (counts + 1, none), counts, counts[:0]))(jnp.arange(3))[0]
     np.testing.assert_array_equal(counts, [1, 2, 3])
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
-def test_columns_go_on_by_themselves(value: float) -> None:
-    def halve(numbers: jax.Array) -> jax.Array:
-        return while_any(20, lambda numbers: ~(jnp.abs(numbers) < 1), lambda numbers: 0.5 * numbers - 0.1, numbers)
-
-    halves = jax.jit(lambda numbers: only_where(numbers > -9, lambda _, few: halve(few), (), numbers, 0.4))
-    numbers = jnp.array([5.0, -20.0, 0.3, -7.0, 3.0, 40.0])
-    alone = [halves(numbers[i : i + 1])[0] for i in range(6)]
-    for element in range(6):
-        mixed = np.delete(halves(numbers.at[element].set(value)), element)
-        np.testing.assert_array_equal(mixed, np.delete(alone, element))
 
 
 class Drift(ParallelEnv):

@@ -32,24 +32,13 @@ def only_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: An
 
 
 def while_any(count: int, goes_on: Callable[[Any], jax.Array], function: Callable[[Any], Any], start: Any) -> Any:
-    """`function` of `start`, of what that gives and so on, in each column while it `goes_on` there, `count` times at most.
+    """`function` of `start`, of what that gives and so on, while it `goes_on` in any column, `count` times at most.
 
-    Args:
-        count: how often.
-        goes_on: of the tree to (..., E) bool; a column goes on while any of its entries does, and then stays as it is, however
-            long others go on.
-        function: of the tree, column by column.
-        start: tree of arrays (..., E).
+    `function` must leave a column in which it does not go on as it is, bit for bit: else the others would change it.
     """
-
-    def columns(carry: Any) -> jax.Array:
-        going = goes_on(carry)
-        return going.any(tuple(range(going.ndim - 1)))
-
-    def again(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
-        number, old = carry
-        going = columns(old)
-        return number + 1, jax.tree.map(lambda new, old: jnp.where(going, new, old), function(old), old)
-
-    start = jnp.zeros((), jnp.int32), start
-    return jax.lax.while_loop(lambda carry: (carry[0] < count) & columns(carry[1]).any(), again, start)[1]
+    end = jax.lax.while_loop(
+        lambda carry: (carry[0] < count) & goes_on(carry[1]).any(),
+        lambda carry: (carry[0] + 1, function(carry[1])),
+        (jnp.zeros((), jnp.int32), start),
+    )
+    return end[1]

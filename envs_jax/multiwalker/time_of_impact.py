@@ -136,7 +136,7 @@ def _root(
         late, gap_late = jnp.where(above, late, share), jnp.where(above, gap_late, now)
         return ~by_secant, early, gap_early, late, gap_late, found, searching & (jnp.abs(now - TARGET) >= TOLERANCE)
 
-    return while_any(ROOTS, lambda carry: carry[-1], look, (jnp.zeros_like(needed), *low, *high, high[0], needed))[5]
+    return while_any(ROOTS, lambda carry: carry[-1], look, (jnp.zeros((), bool), *low, *high, high[0], needed))[5]
 
 
 class _Search(NamedTuple):
