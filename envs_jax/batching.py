@@ -53,18 +53,15 @@ def separately(function: Callable[..., Any], *arguments: Any) -> Any:
     """`function(*arguments)`, compiled apart from what is around it.
 
     XLA computes sums and products anew for each of their uses, and again for each use of those: what follows a long formula
-    may cost, and take to compile, many times what it should. A branch, here one that is always taken, ends that.
+    may cost, and take to compile, many times what it should. A branch, here one that is always taken, ends that. What takes it
+    is a constant that XLA may not look into: whatever elements of a batch are, one cannot turn the branch for the others.
     """
-    probes = [leaf for leaf in jax.tree.leaves(arguments) if leaf.size and jnp.issubdtype(leaf.dtype, jnp.floating)]
-    if not probes:
-        return function(*arguments)
-    first = probes[0].reshape(-1)[0]
     shapes = jax.eval_shape(function, *arguments)
 
     def never(*_: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    return jax.lax.cond(first == first, function, never, *arguments)
+    return jax.lax.cond(jax.lax.optimization_barrier(True), function, never, *arguments)
 
 
 def fold(function: Callable[[jax.Array, jax.Array], jax.Array], values: Iterable[jax.Array]) -> jax.Array:

@@ -64,28 +64,27 @@ def auto_reset(env: Environment) -> Environment:
 
 
 def replace_where(make: Callable[[jax.Array], Any], wanted: jax.Array, key: jax.Array, old: Any) -> Any:
-    """`make(key)` where `wanted`, else `old`; a batch makes nothing while nobody wants it, and few while few do.
+    """`make(key)` where `wanted`, else `old`; a batch makes nothing while nobody wants it, and few at a time.
 
     `vmap` turns a `cond` into both its branches. So the batch is carried along as one leading axis instead, into which each
-    further `vmap` is folded.
+    further `vmap` is folded. What two programs make, or two rows of one, may differ in its last bits: each element is made by
+    one row of one program, so that it does not depend on who else is made.
     """
 
     def of_batch(wanted: jax.Array, key: jax.Array, old: Any) -> Any:
         few = -(-len(wanted) // FEW)
+        slot = jnp.arange(few)
 
-        def replace_few() -> Any:
-            (row,) = jnp.nonzero(wanted, size=few, fill_value=len(wanted))
+        def replace_few(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+            left, old = carry
+            turn = left.argmax(0)
+            row = jnp.where(left.any(0), turn * few + slot, len(wanted))
             new = jax.vmap(make)(key[jnp.minimum(row, len(wanted) - 1)])
-            return jax.tree.map(lambda old, new: old.at[row].set(new, mode="drop"), old, new)
+            replaced = jax.tree.map(lambda old, new: old.at[row].set(new, mode="drop"), old, new)
+            return left.at[turn, slot].set(False), replaced
 
-        def replace() -> Any:
-            def select(new: jax.Array, old: jax.Array) -> jax.Array:
-                return jnp.where(wanted.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-
-            return jax.tree.map(select, jax.vmap(make)(key), old)
-
-        count = wanted.sum()
-        return jax.lax.switch((count > 0).astype(int) + (count > few), (lambda: old, replace_few, replace))
+        left = jnp.pad(wanted, (0, FEW * few - len(wanted))).reshape(FEW, few)
+        return jax.lax.while_loop(lambda carry: carry[0].any(), replace_few, (left, old))[1]
 
     return batchwise(of_batch)(wanted, key, old)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.batching import fold
+from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import body, terrain
 from envs_jax.multiwalker.body import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
 from envs_jax.multiwalker.collision import Manifold, Placed, Vector, clearance, cross, ground_manifold, rotate
@@ -149,7 +149,7 @@ def _push_out(legs: _Legs, stops: _Stops) -> jax.Array:
             torque = cross(arm, normal)
             push = push_of(separation, wrong, SHARE) / (light + turning * torque**2)
             moved = moved + jnp.stack([light * normal[0] * push, light * normal[1] * push, turning * torque * push])
-        return moved, wrong & (deepest < -1.5 * PUSH_SLOP)
+        return jnp.where(wrong, moved, carry[0]), wrong & (deepest < -1.5 * PUSH_SLOP)
 
     start = jnp.zeros((3, *light.shape)), stops.touching.any((0, 1))
     return while_any(PUSHES, lambda carry: carry[1], again, start)[0]
@@ -166,16 +166,16 @@ def _stop(legs: _Legs, stops: _Stops, moved: jax.Array, velocity: jax.Array) -> 
         meetings.append(meet(normal, stops.touching[edge], arm, _weight(legs), (nowhere, nowhere), (zero, zero), friction))
 
     def again(carry: tuple) -> tuple:
-        velocity, pressed, _ = carry
-        before = velocity
+        velocity, pressed, moving = carry
+        before, pressed = velocity, list(pressed)
         for edge, meeting in enumerate(meetings):
-            _, velocity, pressed[edge] = sweep_meeting(meeting, still, velocity, pressed[edge])
-        change = jnp.abs(jnp.stack(velocity) - jnp.stack(before)).max()
-        return velocity, pressed, change > STILL
+            _, velocity, pressed[edge] = separately(sweep_meeting, meeting, still, velocity, pressed[edge])
+        change = jnp.abs(jnp.stack(velocity) - jnp.stack(before)).max(0)
+        return jax.tree.map(lambda new, old: jnp.where(moving, new, old), (velocity, pressed, change > STILL), carry)
 
     nothing = jnp.zeros(velocity.shape[1:])
     pressed = [Pressed((nothing, nothing), (nothing, nothing)) for _ in range(MANIFOLDS)]
-    start = tuple(velocity), pressed, jnp.ones((), bool)
+    start = tuple(velocity), pressed, jnp.ones(nothing.shape, bool)
     return jnp.stack(while_any(SWEEPS, lambda carry: carry[2], again, start)[0])
 
 

@@ -229,15 +229,15 @@ def _settle(fixed: _Fixed, places: _Places, sweeps: int, package: body.Package, 
         if pairs:
             from_pairs, of_pairs = contacts.push_from_neighbours(*touch.neighbours, moved)
             change, deepest = change + from_pairs, jnp.minimum(deepest, of_pairs)
-        pushed = places.pose + jnp.where(active, change, 0.0)
+        pushed = places.pose + change
         parts = [Part(*pushed[:, b]) for b in range(NUM_BODIES)]
         parts, good, gap = separately(joints.pull_together, parts, fixed.limits, active)
         good &= deepest >= NEAR_ENOUGH
         wrong_together = (carrying & ~good & active).any(0)
         carried = (carrying & active).any(0)
         return _Places(
-            pose=jnp.stack([jnp.stack(part) for part in parts], 1),
-            package_pose=places.package_pose + jnp.where(carried, its_change, 0.0),
+            pose=jnp.where(active, jnp.stack([jnp.stack(part) for part in parts], 1), places.pose),
+            package_pose=jnp.where(carried, places.package_pose + its_change, places.package_pose),
             active=active & (~good | (carrying & wrong_together)),
             gap=gap,
         )

@@ -32,7 +32,10 @@ def only_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: An
 
 
 def while_any(count: int, goes_on: Callable[[Any], jax.Array], function: Callable[[Any], Any], start: Any) -> Any:
-    """`function` of `start`, of what that gives and so on, while it `goes_on` in any column, `count` times at most."""
+    """`function` of `start`, of what that gives and so on, while it `goes_on` in any column, `count` times at most.
+
+    `function` must leave a column in which it does not go on as it is, bit for bit: else the others would change it.
+    """
     end = jax.lax.while_loop(
         lambda carry: (carry[0] < count) & goes_on(carry[1]).any(),
         lambda carry: (carry[0] + 1, function(carry[1])),
