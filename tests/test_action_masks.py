@@ -24,7 +24,8 @@ from mamt_jax.distributions import categorical, entropy
 from mamt_jax.training.writers import METRICS, read_rows
 from mamt_jax.types import Trajectory, Transition
 
-ALGORITHMS = ("maac", "mamd", "mamd_op", "mamt", "maddpg", "mappo", "lola")
+ALGORITHMS: list[Any] = ["maac", "mamt", "maddpg", "mappo", "lola"]
+ALGORITHMS += [pytest.param(name, marks=pytest.mark.slow) for name in ("mamd", "mamd_op")]
 
 
 def gates(num_agents: int = 2, episode_limit: int = 4) -> Environment:
@@ -133,7 +134,7 @@ def test_masks_are_found_in_the_programs_of_an_environment() -> None:
         assert not declare_action_masks(make(name)).spec.has_action_masks
 
 
-@pytest.mark.parametrize("algo", ["maac", "mappo"])
+@pytest.mark.parametrize("algo", [pytest.param("maac", marks=pytest.mark.slow), "mappo"])
 def test_training_evaluation_and_export_heed_masks(tmp_path: Path, algo: str) -> None:
     options = [
         "--env",
