@@ -216,7 +216,7 @@ def on_ground(state: Any) -> np.ndarray:
     (feet,) = (
         leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if jax.tree_util.keystr(path).endswith(".feet")
     )
-    return np.asarray(feet >= 0).any(1)
+    return np.asarray(jnp.any(feet >= 0, 1))
 
 
 def test_a_formula_compiled_apart_is_computed_whatever_its_numbers() -> None:
