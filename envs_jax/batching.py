@@ -18,10 +18,10 @@ def batchwise(function: Callable[..., Any]) -> Callable[..., Any]:
     def of_batches(axis_size: int, is_batched: Any, *arguments: Any) -> tuple[Any, Any]:
         def fold(leaf: jax.Array, batched: bool) -> jax.Array:
             leaf = leaf if batched else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
-            return leaf.reshape(-1, *leaf.shape[2:])
+            return leaf.reshape(axis_size * leaf.shape[1], *leaf.shape[2:])  # no -1, which arrays without entries lack
 
         result = of_batch(*jax.tree.map(fold, arguments, tuple(is_batched)))
-        result = jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), result)
+        result = jax.tree.map(lambda leaf: leaf.reshape(axis_size, leaf.shape[0] // axis_size, *leaf.shape[1:]), result)
         return result, jax.tree.map(lambda _: True, result)
 
     of_batch = jax.custom_batching.custom_vmap(function)
