@@ -166,9 +166,10 @@ def test_training_evaluation_and_export_heed_masks(tmp_path: Path, algo: str) ->
 @pytest.mark.parametrize("name", ["SMAX", "hanabi"])
 def test_available_actions_of_jaxmarl_are_heeded(name: str) -> None:
     pytest.importorskip("jaxmarl")
-    env = make(f"jaxmarl/{name}", episode_limit=80)
     keys = jax.random.split(jax.random.key(0), 16)
-    state, first = jax.jit(jax.vmap(env.reset))(keys)
+    with jax.numpy_rank_promotion("allow"):  # JaxMARL promotes ranks
+        env = make(f"jaxmarl/{name}", episode_limit=80)
+        state, first = jax.jit(jax.vmap(env.reset))(keys)
     algorithm, mask = registry.make("mappo", env.spec), first.action_mask
     config = algorithm.config()
     learner = algorithm.init(config, jax.random.key(1))
