@@ -142,16 +142,14 @@ def make_timestep(
 ) -> TimeStep:
     """A TimeStep whose omitted fields are those of a running episode: no reward, no end, every own action allowed."""
     n = spec.num_agents
-    allowed = jnp.asarray(spec.action_mask) if action_mask is None else action_mask
     return TimeStep(
         observation=observation,
         reward=jnp.zeros(n, observation.dtype) if reward is None else reward,
         terminated=jnp.zeros(n, bool) if terminated is None else terminated,
         truncated=jnp.zeros((), bool) if truncated is None else truncated,
-        action_mask=allowed,
+        action_mask=jnp.asarray(spec.action_mask) if action_mask is None else action_mask,
         final_observation=observation,
         metrics={} if metrics is None else metrics,
-        final_action_mask=allowed,
     )
 
 
