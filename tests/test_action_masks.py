@@ -24,8 +24,8 @@ from mamt_jax.distributions import categorical, entropy
 from mamt_jax.training.writers import METRICS, read_rows
 from mamt_jax.types import Trajectory, Transition
 
-ALGORITHMS: list[Any] = ["maac", "mamt", "maddpg", "mappo", "lola"]
-ALGORITHMS += [pytest.param(name, marks=pytest.mark.slow) for name in ("mamd", "mamd_op")]
+ALGORITHMS: list[Any] = ["mamt", "maddpg", "mappo"]
+ALGORITHMS += [pytest.param(name, marks=pytest.mark.slow) for name in ("maac", "mamd", "mamd_op", "lola")]
 
 
 def gates(num_agents: int = 2, episode_limit: int = 4) -> Environment:

@@ -66,7 +66,9 @@ def test_an_agent_that_ends_first_learns_as_well_as_the_others(tmp_path: Path, a
     assert leaves > 0.95 and stays > 0.95 * LIMIT, (stays, leaves)
 
 
-@pytest.mark.parametrize("name", ["mamt", "maddpg", "mappo", "lola"])  # MAAC's update is a part of MAMT's
+@pytest.mark.parametrize(
+    "name", ["mamt", "mappo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("maddpg", "lola"))]
+)
 def test_no_update_depends_on_rewards_after_an_end(name: str) -> None:
     spec = DUO if name == "lola" else DISCRETE
     algorithm = registry.make(name, spec)

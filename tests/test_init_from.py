@@ -111,7 +111,9 @@ def fresh_states(name: str) -> tuple[Algorithm, Any, Any]:
 
 
 @pytest.mark.parametrize("policies", [False, True], ids=["all parameters", "policies alone"])
-@pytest.mark.parametrize("name", sorted({*registry.algorithm_names()} - {"mamd_op"}))  # which does not play spread
+@pytest.mark.parametrize(
+    "name", ["mamt", "mappo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("maac", "mamd", "maddpg", "lola"))]
+)
 def test_what_was_learnt_is_taken_over_and_nothing_else(name: str, policies: bool):
     algorithm, config, fresh = fresh_states(name)
     learnt = named_arrays(jax.tree.map(lambda leaf: (leaf[:1] + 1).astype(leaf.dtype), fresh))

@@ -29,7 +29,10 @@ def states(name: str, length: int = 4) -> tuple[Any, Any]:
     return env, program(jax.random.split(jax.random.key(0), length))
 
 
-@pytest.mark.parametrize("name", environment_names())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "multiwalker" else name for name in environment_names()],
+)
 def test_every_environment_has_a_picture(name: str) -> None:
     env, several = states(name)
     film = frames(env, several, size=240)

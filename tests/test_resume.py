@@ -92,7 +92,11 @@ def length_in_config(folder: Path) -> tuple[int, int, int]:
     return content["experiment"]["training"]["episodes"], content["training"]["episodes"], content["schedule"]["total_rounds"]
 
 
-@pytest.mark.parametrize("buffer", ["100", "200"], ids=["full replay memory", "replay memory cut to the length"])
+@pytest.mark.parametrize(
+    "buffer",
+    [pytest.param("100", marks=pytest.mark.slow), "200"],
+    ids=["full replay memory", "replay memory cut to the length"],
+)
 def test_an_extended_run_ends_as_one_of_that_length(buffer: str, tmp_path: Path, capsys):
     arguments, long, short = [*SLOW_LEARNERS, "--buffer-size", buffer], tmp_path / "long", tmp_path / "short"
     assert run.main([*arguments, "--episodes", "92", "--out", str(long)]) == 0
@@ -111,6 +115,7 @@ def test_an_extended_run_ends_as_one_of_that_length(buffer: str, tmp_path: Path,
     assert (change["from_episodes"], change["to_episodes"]) == (32, 92)
 
 
+@pytest.mark.slow
 def test_waves_are_extended_and_go_on_where_that_was_stopped(tmp_path: Path, monkeypatch):
     arguments, long, short = [*SLOW_LEARNERS, "--seeds", "4"], tmp_path / "long", tmp_path / "short"
     monkeypatch.setattr(train, "runs_that_fit", lambda plan, capacity, available: 2)
@@ -131,6 +136,7 @@ def test_waves_are_extended_and_go_on_where_that_was_stopped(tmp_path: Path, mon
     assert len(json.loads((short / "config.json").read_text())["extended"]) == 1
 
 
+@pytest.mark.slow
 def test_a_group_of_a_sweep_is_extended_and_what_was_merged_by_hand_is_not(tmp_path: Path, capsys):
     short = [*SLOW_LEARNERS, "--episodes", "32"]
     assert sweep.main([*short, "--runs-per-task", "1", "--out", str(tmp_path / "sweep")]) == 0

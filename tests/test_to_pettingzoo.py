@@ -72,7 +72,9 @@ def play(env: Any, seed: int, episodes: int = 2) -> list[Any]:
     return seen
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "multiwalker" else name for name in NAMES]
+)
 def test_a_seed_settles_whole_episodes(name: str) -> None:
     env = parallel_env(name)
     first, again, other = play(env, 1), play(parallel_env(name), 1), play(env, 2)
