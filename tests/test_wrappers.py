@@ -147,9 +147,7 @@ def test_statistics_are_complete_at_the_end_of_every_episode(terminate_at: tuple
     for run in range(3):
         for end in np.flatnonzero(statistics.done[run]):
             episode = slice(end + 1 - length, end + 1)
-            acted = np.arange(1, length + 1)[:, None] <= np.array(
-                terminate_at
-            )  # what comes after its own end is not an agent's
+            acted = np.arange(1, length + 1)[:, None] <= np.array(terminate_at)  # later rewards are not the agent's
             earned = np.where(acted, timestep.reward[run, episode], 0).sum(0)
             np.testing.assert_allclose(statistics.episode_return[run, end], earned, rtol=1e-6)
             np.testing.assert_allclose(statistics.metrics["step"][run, end], (length + 1) / 2, rtol=1e-6)
