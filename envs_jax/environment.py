@@ -130,6 +130,10 @@ class TimeStep(NamedTuple):
         """() bool: the episode is over, for every agent or by the clock."""
         return self.truncated | self.terminated.all(-1)
 
+    def next_active(self, active: Any) -> Any:
+        """(..., n) bool: who acts in the next step, after one in which `active` did; arrays of JAX or of numpy."""
+        return self.done[..., None] | (active & ~self.terminated) if self.active is None else self.active
+
 
 def make_timestep(
     spec: EnvSpec,

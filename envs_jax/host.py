@@ -44,20 +44,13 @@ def play_episodes(batch: HostBatch, policy: HostPolicy, seeds: np.ndarray, episo
     while (number < episodes).any():
         timestep, step = batch.step(policy(timestep, step)), step + 1
         total[everyone, number] += np.where(active, timestep.reward, 0.0)
-        active = next_active(active, timestep)
+        active = timestep.next_active(active)
         length[everyone, number] += 1
         for name, metric in timestep.metrics.items():
             sums.setdefault(name, np.zeros_like(length))[everyone, number] += metric
         number = np.minimum(number + timestep.done, episodes)
     metrics = {name: (value / np.maximum(length, 1))[:, :episodes] for name, value in sums.items()}
     return Episodes(total[:, :episodes], metrics, length[:, :episodes])
-
-
-def next_active(active: np.ndarray, timestep: TimeStep) -> np.ndarray:
-    """(E, n): who acts after a step in which `active` did."""
-    if timestep.active is not None:
-        return np.asarray(timestep.active)
-    return np.asarray(timestep.done)[:, None] | (active & ~np.asarray(timestep.terminated))
 
 
 def play_host_references(env: HostEnvironment, seed: int, num_envs: int, episodes: int) -> dict[str, Episodes]:

@@ -159,7 +159,7 @@ def add_step(statistics: EpisodeStatistics, timestep: TimeStep) -> EpisodeStatis
         episode_return=started.episode_return + jnp.where(acted, timestep.reward, 0.0),
         episode_length=length,
         metrics={name: mean + (timestep.metrics[name] - mean) / length for name, mean in started.metrics.items()},
-        active=timestep.done | (acted & ~timestep.terminated) if timestep.active is None else timestep.active,
+        active=timestep.next_active(acted),
     )
 
 
