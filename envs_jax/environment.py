@@ -47,6 +47,8 @@ class EnvSpec:
             environments show is float32 all the same.
         has_action_masks: whether `TimeStep.action_mask` may differ from `action_mask` below. Training finds this out by
             itself for environments that run in JAX; adapters declare it.
+        ends_together: whether every agent acts until the episode ends, for all of them at once: `TimeStep.terminated` is one
+            flag and `TimeStep.active` is None. Training finds this out by itself for environments that run in JAX.
         native_action_spaces: the action space of each agent as an environment outside JAX has it, () for any other.
         native_observation_spaces: likewise of observations.
     """
@@ -58,6 +60,7 @@ class EnvSpec:
     episode_limit: int
     observation_dtype: str = "float32"
     has_action_masks: bool = False
+    ends_together: bool = False
     native_action_spaces: tuple[NativeSpace, ...] = ()
     native_observation_spaces: tuple[NativeSpace, ...] = ()
 

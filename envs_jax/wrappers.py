@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Var
+from jax.extend.core.primitives import broadcast_in_dim_p
 
 from envs_jax.batching import batchwise
 from envs_jax.environment import Environment, EnvState, Noise, TimeStep
@@ -89,25 +90,38 @@ def replace_where(make: Callable[[jax.Array], Any], wanted: jax.Array, key: jax.
     return batchwise(of_batch)(wanted, key, old)
 
 
-def declare_action_masks(env: Environment) -> Environment:
-    """`env` whose spec says whether its action masks ever differ from the spec's own, as its traced programs show.
+def infer_spec(env: Environment) -> Environment:
+    """`env` whose spec says what its traced programs show: whether it has action masks, and whether its agents end together.
 
-    Where all own actions are always allowed, nobody has to carry masks along. Boxes have no masks but their own widths.
+    Where all own actions are always allowed, nobody has to carry masks along (boxes have no masks but their own widths). Where
+    agents end together, nobody has to tell those that act from those that have ended.
     """
-    if env.spec.has_action_masks or not env.spec.discrete:
-        return env
+    spec = env.spec
 
-    def masks(key: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def show(key: jax.Array, action: jax.Array) -> tuple[jax.Array, ...]:
         reset_key, step_key = jax.random.split(key)
         state, first = env.reset(reset_key)
-        return first.action_mask, env.step(step_key, state, action)[1].action_mask
+        _, after = env.step(step_key, state, action)
+        active = (timestep.active for timestep in (first, after) if timestep.active is not None)
+        return after.terminated, first.action_mask, after.action_mask, *active
 
-    action = jax.ShapeDtypeStruct((env.spec.num_agents,), jnp.int32)
-    program = jax.make_jaxpr(masks)(jax.eval_shape(lambda: jax.random.key(0)), action)
+    shape, dtype = ((), jnp.int32) if spec.discrete else ((spec.action_size,), jnp.float32)
+    action = jax.ShapeDtypeStruct((spec.num_agents, *shape), dtype)
+    program = jax.make_jaxpr(show)(jax.eval_shape(lambda: jax.random.key(0)), action)
+    terminated, *masks = program.jaxpr.outvars[:3]
     constants = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
-    fixed = (constants.get(variable) for variable in program.jaxpr.outvars if isinstance(variable, Var))
-    same = [mask is not None and np.array_equal(mask, env.spec.action_mask) for mask in fixed]
-    return env._replace(spec=dataclasses.replace(env.spec, has_action_masks=not (len(same) == 2 and all(same))))
+    own = all(isinstance(mask, Var) and np.array_equal(constants.get(mask, ()), spec.action_mask) for mask in masks)
+    one_flag = any(
+        equation.outvars == [terminated] and equation.primitive is broadcast_in_dim_p and not equation.invars[0].aval.shape
+        for equation in program.jaxpr.eqns
+    )
+    return env._replace(
+        spec=dataclasses.replace(
+            spec,
+            has_action_masks=spec.has_action_masks or (spec.discrete and not own),
+            ends_together=one_flag and len(program.jaxpr.outvars) == 3,
+        )
+    )
 
 
 @flax.struct.dataclass

@@ -31,7 +31,7 @@ from envs_jax import registry as environments
 from envs_jax.environment import Environment, EnvSpec, EnvState, HostEnvironment, HostError, TimeStep
 from envs_jax.host import play_episodes
 from envs_jax.rendering import FORMATS, frames, save, scenes
-from envs_jax.wrappers import declare_action_masks
+from envs_jax.wrappers import infer_spec
 from experiments.compilation_cache import use_compilation_cache
 from experiments.options import OptionError, Parser, nearest
 from mamt_jax.training.best import describe_latest
@@ -249,7 +249,7 @@ def evaluate(values: argparse.Namespace) -> None:
     content = read_config(values.folder)
     experiment = experiment_from_json(content["experiment"])
     env = environments.make_any(experiment.env, **experiment.env_options)
-    env = declare_action_masks(env) if isinstance(env, Environment) else env
+    env = infer_spec(env) if isinstance(env, Environment) else env
     if values.gif:
         check_picture(env, values.views)
     play_original = in_original(experiment, env.spec, policy, values.sample) if values.original else None

@@ -15,7 +15,7 @@ from unlike_agents import DISCRETE, DUO, SMALL, observations, probe_batch
 
 from envs_jax import Discrete, Environment, EnvSpec, evaluate_policy, make, make_timestep, random_policy, reference_policies
 from envs_jax.environment import TimeStep
-from envs_jax.wrappers import declare_action_masks
+from envs_jax.wrappers import infer_spec
 from experiments import run
 from mamt_jax import export_policy, load_policy, load_spec
 from mamt_jax.algorithms import registry
@@ -129,9 +129,9 @@ def test_masked_distributions_are_those_of_the_remaining_actions() -> None:
 
 
 def test_masks_are_found_in_the_programs_of_an_environment() -> None:
-    assert declare_action_masks(gates()).spec.has_action_masks
+    assert infer_spec(gates()).spec.has_action_masks
     for name in ("spread", "matrix_game"):
-        assert not declare_action_masks(make(name)).spec.has_action_masks
+        assert not infer_spec(make(name)).spec.has_action_masks
 
 
 @pytest.mark.parametrize("algo", [pytest.param("maac", marks=pytest.mark.slow), "mappo"])

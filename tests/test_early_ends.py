@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from unlike_agents import DISCRETE, DUO, SMALL, probe_batch
 
-from envs_jax import Discrete, Environment, EnvSpec, auto_reset, episode_statistics, make_timestep
+from envs_jax import Discrete, Environment, EnvSpec, auto_reset, episode_statistics, make, make_timestep
 from envs_jax.environment import TimeStep
+from envs_jax.wrappers import infer_spec
 from experiments import run
 from mamt_jax.active import active_mean, active_standardise
 from mamt_jax.algorithms import registry
@@ -93,6 +94,18 @@ def test_no_update_depends_on_rewards_after_an_end(name: str) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nobody)), "an agent without a single row"
 
 
+def test_that_agents_end_together_is_found_in_the_programs_of_an_environment() -> None:
+    together = [make(name) for name in ("spread", "rover_tower", "pursuit", "multiwalker", "matrix_game")]
+    spread = together[0]
+
+    def reset(key: jax.Array) -> tuple[Any, TimeStep]:
+        state, timestep = spread.reset(key)
+        return state, timestep._replace(active=~timestep.terminated)
+
+    apart = [relay(2), spread._replace(reset=reset), make("multiwalker", terminate_on_fall=False)]
+    assert [infer_spec(env).spec.ends_together for env in together + apart] == [True] * 5 + [False] * 3
+
+
 def test_rollouts_say_who_acts_and_pay_nobody_else() -> None:
     env = with_episodes(relay(2))
     batch = reset_batch(env, jax.random.key(0), 3)
@@ -103,19 +116,19 @@ def test_rollouts_say_who_acts_and_pay_nobody_else() -> None:
     np.testing.assert_array_equal(seen.finished.episode_return, [6 * LIMIT, 12])
 
 
-def test_births_are_told_by_the_environment() -> None:
-    """The second agent acts in steps 2 and 3 of each episode only."""
-    env = relay(LIMIT)
+def with_births(env: Environment) -> Environment:
+    """`relay` whose second agent acts in steps 2 and 3 of each episode only."""
 
-    def with_births(result: tuple[Any, TimeStep]) -> tuple[Any, TimeStep]:
+    def tell(result: tuple[Any, TimeStep]) -> tuple[Any, TimeStep]:
         state, timestep = result
         there = (state[1] >= 2) & (state[1] < 4)
         return state, timestep._replace(active=jnp.stack([jnp.ones((), bool), there]))
 
-    born = env._replace(
-        reset=lambda key: with_births(env.reset(key)), transition=lambda *given: with_births(env.transition(*given))
-    )
-    counted = episode_statistics(auto_reset(born))
+    return env._replace(reset=lambda key: tell(env.reset(key)), transition=lambda *given: tell(env.transition(*given)))
+
+
+def test_births_are_told_by_the_environment() -> None:
+    counted = episode_statistics(auto_reset(with_births(relay(LIMIT))))
     state, _ = counted.reset(jax.random.key(0))
     acts = []
     for number in range(2 * LIMIT):

@@ -197,8 +197,10 @@ def _transition(
 ) -> tuple[MultiWalkerState, TimeStep]:
     state, observation, outcome, grown = batch_last(functools.partial(_advance, rules=rules))(state, action, noise)
     truncated = (state.step >= rules.spec.episode_limit) & ~outcome.terminated.all()
+    ended = outcome.terminated
+    terminated = jnp.broadcast_to(ended[0], ended.shape) if rules.terminate_on_fall else ended
     metrics = {"displacement": grown}
-    return state, make_timestep(rules.spec, observation, outcome.reward, outcome.terminated, truncated, metrics=metrics)
+    return state, make_timestep(rules.spec, observation, outcome.reward, terminated, truncated, metrics=metrics)
 
 
 def _open(bits: jax.Array, push: jax.Array, noise: jax.Array, rules: Rules) -> tuple[MultiWalkerState, jax.Array]:

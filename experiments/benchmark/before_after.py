@@ -1,12 +1,13 @@
 """Seconds per update or round before and after a change: two revisions by turns on the same machine, a row in the results.
 
-python experiments/benchmark/before_after.py BEFORE AFTER --what "what was changed" [--update maac] [--round]
+python experiments/benchmark/before_after.py BEFORE AFTER --what "what was changed" [--update maac] [--round] [--turns 30]
 """
 
 import argparse
 import io
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-TURNS, UPDATES_A_TURN = 30, 5
+UPDATES_A_TURN = 5
 
 
 def serve(update: str, rounds: bool) -> None:
@@ -30,18 +31,27 @@ def serve(update: str, rounds: bool) -> None:
         print((time.perf_counter() - began) / int(line), flush=True)
 
 
+def described(update: str) -> tuple[Any, Any]:
+    """What is trained in batches of 256 with an update of core.py, as training builds it; and its static facts."""
+    import envs_jax
+    from experiments.benchmark.core import UPDATES
+    from mamt_jax.algorithms import registry
+    from mamt_jax.training.config import TrainingConfig
+    from mamt_jax.training.experiment import Experiment, build
+
+    env, algo, options = UPDATES[update]
+    training = TrainingConfig(**{"batch_size": 256, **registry.make(algo, envs_jax.make(env).spec).training})
+    return build(Experiment(env, algo, {}, options, ({"seed": 0},), training)), training
+
+
 def updates(update: str) -> Callable[[int], None]:
     """A function that makes so many updates on one batch, and waits for them."""
     import jax
 
-    import envs_jax
-    from experiments.benchmark.core import UPDATES, random_data
-    from mamt_jax.algorithms import registry
+    from experiments.benchmark.core import random_data
 
-    env, name, options = UPDATES[update]
-    spec = envs_jax.make(env).spec
-    algorithm = registry.make(name, spec)
-    data, config = random_data(algorithm, spec), algorithm.config(**options)
+    (env, algorithm, (config,), _), _ = described(update)
+    data = random_data(algorithm, env.spec)
 
     def step(number: jax.Array, state: Any) -> Any:
         return algorithm.update(config, state, data, jax.random.fold_in(jax.random.key(0), number))[0]
@@ -61,18 +71,10 @@ def training_rounds(update: str) -> Callable[[int], None]:
     """A function that trains for so many rounds, each a rollout into memory and its updates, and waits for them."""
     import jax
 
-    import envs_jax
-    from experiments.benchmark.core import UPDATES
-    from mamt_jax.algorithms import registry
-    from mamt_jax.training.config import TrainingConfig, make_schedule
     from mamt_jax.training.runs import make_runs, run_keys, stack_configs
 
-    name, algo, options = UPDATES[update]
-    env = envs_jax.make(name)
-    algorithm = registry.make(algo, env.spec)
-    training = TrainingConfig(**{"batch_size": 256, **algorithm.training})
-    schedule = make_schedule(training, env.spec.episode_limit, algorithm.data)
-    runs, configs = make_runs(env, algorithm, training, schedule, 1), stack_configs([algorithm.config(**options)])
+    (env, algorithm, own, schedule), training = described(update)
+    runs, configs = make_runs(env, algorithm, training, schedule, 1), stack_configs(own)
     state, done = [runs.init(configs, run_keys([0]))], [0]
 
     def advance(count: int) -> None:
@@ -93,10 +95,10 @@ def open_server(revision: str, folder: Path, arguments: list[str]) -> subprocess
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder)
 
 
-def take_turns(servers: list[subprocess.Popen[str]]) -> list[list[float]]:
+def take_turns(servers: list[subprocess.Popen[str]], turns: int) -> list[list[float]]:
     """Seconds per update of each, turn by turn."""
     seconds: list[list[float]] = [[] for _ in servers]
-    for turn in range(TURNS + 1):
+    for turn in range(turns + 1):
         for server, taken in zip(servers, seconds, strict=True):
             assert server.stdin is not None and server.stdout is not None
             print(UPDATES_A_TURN, file=server.stdin, flush=True)
@@ -119,6 +121,7 @@ def main() -> None:
     parser.add_argument("--what", help="the change, in words")
     parser.add_argument("--update", default="maac", help="which update of core.py")
     parser.add_argument("--round", action="store_true", help="whole rounds of training with it, in batches of 256")
+    parser.add_argument("--turns", type=int, default=30, help="how often each is timed")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "benchmark_changes.json")
     asked = parser.parse_args()
@@ -135,13 +138,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--update", asked.update, *(["--round"] if asked.round else [])]
         servers = [open_server(name, Path(folder, name), arguments) for name in names]
-        seconds = take_turns(servers)
+        seconds = take_turns(servers, asked.turns)
         for server in servers:
             server.kill()
             server.wait()
     before, after = ({"revision": name} | spread(taken) for name, taken in zip(names, seconds, strict=True))
     measured = {"round_with" if asked.round else "update": asked.update}
-    row = {"what": asked.what, **measured, "before": before, "after": after, "machine": describe_machine()}
+    ratio = statistics.median(new / old for old, new in zip(*seconds, strict=True))
+    row = {"what": asked.what, **measured, "before": before, "after": after, "median_ratio_of_turns": ratio}
+    row["machine"] = describe_machine()
     print(json.dumps(row, indent=2))
     rows = json.loads(asked.out.read_text()) if asked.out.exists() else []
     asked.out.write_text(json.dumps([*rows, row], indent=2) + "\n")

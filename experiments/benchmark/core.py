@@ -27,10 +27,10 @@ from experiments.cores import use_every_core
 from mamt_jax.algorithms import registry
 from mamt_jax.algorithms.contract import Algorithm
 from mamt_jax.training.config import TrainingConfig, make_schedule
+from mamt_jax.training.experiment import Experiment, build
 from mamt_jax.training.rollout import EnvBatch
 from mamt_jax.training.runs import make_replay, make_runs, run_keys, runs_sharding, sample_shape, shard, stack_configs
 from mamt_jax.training.writers import describe_machine, read_rows
-from mamt_jax.types import Trajectory
 
 SHAPES = ((1024, 1024, 1024), (1024, 256, 128), (8192, 128, 128))
 SECONDS = 1.2  # a program's worth of updates in a row, as training makes them
@@ -47,6 +47,12 @@ UPDATES: dict[str, tuple[str, str, dict[str, Any]]] = {
 SIDE_BY_SIDE = {"maac": (1, 2, 4, 16, 64), "mappo": (1, 2, 4, 16, 64)}
 ROUNDS = {"maac": 10, "mamt": 5, "mappo": 10}  # of training, each time that it is timed
 FIRST_EVALUATIONS = ("maac", "mamt")
+
+
+def built(env: str, algo: str, options: dict[str, Any]) -> Any:
+    """What training with the algorithm's defaults builds."""
+    training = TrainingConfig(**dict(registry.make(algo, envs_jax.make(env).spec).training))
+    return build(Experiment(env, algo, {}, options, ({"seed": 0},), training))
 
 
 def random_data(algorithm: Algorithm, spec: EnvSpec) -> Any:
@@ -66,24 +72,14 @@ def random_data(algorithm: Algorithm, spec: EnvSpec) -> Any:
         return jax.random.normal(key, shape.shape, shape.dtype)
 
     keys = jax.random.split(key, len(shapes))
-    data = jax.tree.unflatten(structure, [noise(k, shape) for k, shape in zip(keys, shapes, strict=True)])
-    return everyone_acts(data)
+    return jax.tree.unflatten(structure, [noise(k, shape) for k, shape in zip(keys, shapes, strict=True)])
 
 
-def everyone_acts(data: Any) -> Any:
-    """A batch or rollout with every agent active in every row."""
-    if isinstance(data, Trajectory):
-        return data._replace(transitions=everyone_acts(data.transitions))
-    return data._replace(active=jnp.ones_like(data.active))
-
-
-def update_seconds(env: str, name: str, options: dict[str, Any], num_runs: int = 1) -> dict[str, Any]:
+def update_seconds(*what: Any, num_runs: int = 1) -> dict[str, Any]:
     """Wall seconds of an update of `num_runs` runs side by side, and the GFLOP of its matrix products, of one run."""
-    spec = envs_jax.make(env).spec
-    algorithm = registry.make(name, spec)
-    data, sharding = random_data(algorithm, spec), runs_sharding(num_runs)
+    env, algorithm, (config,), _ = built(*what)
+    data, sharding = random_data(algorithm, env.spec), runs_sharding(num_runs)
     keys = jax.device_put(jax.random.split(jax.random.key(2), num_runs), sharding)
-    config = algorithm.config(**options)
 
     def update(state: Any, key: jax.Array, number: jax.Array) -> Any:
         return algorithm.update(config, state, data, jax.random.fold_in(key, number))[0]
@@ -106,12 +102,9 @@ def update_seconds(env: str, name: str, options: dict[str, Any], num_runs: int =
 
 def end_to_end(name: str, rounds: int) -> dict[str, Any]:
     """Rover-Tower training with the paper's settings: compile seconds, then environment steps a second."""
-    env = envs_jax.make("rover_tower")
-    algorithm = registry.make(name, env.spec)
-    training = TrainingConfig(**dict(algorithm.training))
-    schedule = make_schedule(training, env.spec.episode_limit, algorithm.data)
-    runs = make_runs(env, algorithm, training, schedule, 1)
-    configs, keys = stack_configs([algorithm.config()]), run_keys([0])
+    env, algorithm, own, schedule = built("rover_tower", name, {})
+    runs = make_runs(env, algorithm, TrainingConfig(**dict(algorithm.training)), schedule, 1)
+    configs, keys = stack_configs(own), run_keys([0])
     start = time.perf_counter()
     effort: list[Any] = [{"xla_backend_optimization_level": level} for level in (0, 1)]  # as training does
     init = runs.init.lower(configs, keys).compile(effort[0])

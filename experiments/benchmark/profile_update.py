@@ -17,9 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 
-import envs_jax
-from experiments.benchmark.core import UPDATES, random_data
-from mamt_jax.algorithms import registry
+from experiments.benchmark.core import UPDATES, built, random_data
 from mamt_jax.training.writers import describe_machine
 
 COUNT = 10
@@ -30,10 +28,8 @@ INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\S+) ([\w\-]+)\(")
 
 def compile_updates(update: str) -> tuple[jax.stages.Compiled, Any]:
     """A compiled (state, how many) -> state after so many updates, and the state to begin with."""
-    env, name, options = UPDATES[update]
-    spec = envs_jax.make(env).spec
-    algorithm = registry.make(name, spec)
-    data, config = random_data(algorithm, spec), algorithm.config(**options)
+    env, algorithm, (config,), _ = built(*UPDATES[update])
+    data = random_data(algorithm, env.spec)
 
     def step(number: jax.Array, state: Any) -> Any:
         return algorithm.update(config, state, data, jax.random.fold_in(jax.random.key(0), number))[0]

@@ -8,7 +8,7 @@ import jax
 
 from envs_jax import registry as environments
 from envs_jax.environment import Environment, HostEnvironment
-from envs_jax.wrappers import declare_action_masks
+from envs_jax.wrappers import infer_spec
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.contract import Algorithm, require_action_masks
 from mamt_jax.algorithms.ranges import LARGEST, require_representable
@@ -67,7 +67,7 @@ def build(experiment: Experiment) -> Built:
         ValueError: one sentence that names what is wrong and what would be right.
     """
     env = environments.make_any(experiment.env, **experiment.env_options)
-    env = declare_action_masks(env) if isinstance(env, Environment) else env
+    env = infer_spec(env) if isinstance(env, Environment) else env
     algorithm = algorithms.make(experiment.algo, env.spec)
     require_action_masks(algorithm, experiment.algo, env.spec)
     validate(experiment.training, env.spec.episode_limit, algorithm.data)

@@ -23,7 +23,7 @@ def latest_rollout(spec: EnvSpec, num_steps: int, num_envs: int) -> Replay:
             reward=jnp.zeros(steps),
             next_observation=jnp.zeros(observation),
             terminated=jnp.zeros(steps, bool),
-            active=jnp.zeros(steps, bool),
+            active=None if spec.ends_together else jnp.zeros(steps, bool),
             action_mask=jnp.zeros((*steps, spec.action_size), bool) if spec.has_action_masks else None,
             next_action_mask=jnp.zeros((*steps, spec.action_size), bool) if spec.has_action_masks else None,
         )
@@ -31,8 +31,7 @@ def latest_rollout(spec: EnvSpec, num_steps: int, num_envs: int) -> Replay:
 
     def add(storage: Trajectory, transitions: Transition, truncated: jax.Array, rounds: jax.Array) -> Trajectory:
         del rounds
-        active = jnp.ones_like(transitions.terminated) if transitions.active is None else transitions.active
-        latest = Trajectory(transitions._replace(active=active), truncated)
+        latest = Trajectory(transitions, truncated)
         return jax.tree.map(lambda new, old: new[None].astype(old.dtype), latest, storage)
 
     def sample(storage: Trajectory, key: jax.Array, observation: jax.Array, rounds: jax.Array, *masks: jax.Array) -> Trajectory:

@@ -33,7 +33,7 @@ class Storage(NamedTuple):
         successor: (R, T, E) int8, what the step led to: `FOLLOWING`, what the next step saw; k > 0, the k-th of its
             environment's final observations in that round; `NOTHING`, no step at all.
         final_observation: (R, K, E, n, d), where time limits cut episodes.
-        active: (R, T, E, n).
+        active: (R, T, E, n); None in environments whose agents end together.
         action_mask: (R, T, E, n, A), stored as observations are; None in environments without action masks.
         final_action_mask: (R, K, E, n, A), likewise.
     """
@@ -44,7 +44,7 @@ class Storage(NamedTuple):
     terminated: jax.Array
     successor: jax.Array
     final_observation: jax.Array
-    active: jax.Array
+    active: jax.Array | None
     action_mask: jax.Array | None
     final_action_mask: jax.Array | None
 
@@ -91,7 +91,7 @@ def uniform_replay(
             terminated=jnp.zeros(steps, bool),
             successor=jnp.zeros(steps[:-1], jnp.int8),
             final_observation=jnp.zeros((num_rounds, num_finals, num_envs, *seen), spec.observation_dtype),
-            active=jnp.zeros(steps, bool),
+            active=None if spec.ends_together else jnp.zeros(steps, bool),
             action_mask=jnp.zeros((*steps, spec.action_size), bool) if spec.has_action_masks else None,
             final_action_mask=jnp.zeros((num_rounds, num_finals, num_envs, *allowed), bool) if spec.has_action_masks else None,
         )
@@ -110,7 +110,7 @@ def uniform_replay(
             terminated=transitions.terminated,
             successor=successor,
             final_observation=jnp.take_along_axis(transitions.next_observation, step, 0),
-            active=jnp.ones_like(transitions.terminated) if transitions.active is None else transitions.active,
+            active=transitions.active,
             action_mask=transitions.action_mask,
             final_action_mask=jax.tree.map(lambda mask: jnp.take_along_axis(mask, step, 0), transitions.next_action_mask),
         )
@@ -145,7 +145,7 @@ def uniform_replay(
             reward=flat.reward[index],
             next_observation=led_to(flat.observation, observation, flat.final_observation),
             terminated=flat.terminated[index],
-            active=flat.active[index],
+            active=None if flat.active is None else flat.active[index],
             action_mask=jax.tree.map(lambda mask: mask[index], flat.action_mask),
             next_action_mask=jax.tree.map(led_to, flat.action_mask, action_mask, flat.final_action_mask),
         )

@@ -152,6 +152,7 @@ def spec_from_json(content: dict[str, Any]) -> EnvSpec:
         episode_limit=content["episode_limit"],
         observation_dtype=content.get("observation_dtype", "float32"),
         has_action_masks=content.get("has_action_masks", False),
+        ends_together=content.get("ends_together", False),
         **{name: tuple(map(space_from_json, content.get(name, []))) for name in _NATIVE},
     )
 
