@@ -235,7 +235,7 @@ def test_memory_is_planned_to_the_byte(tmp_path: Path):
     plan = plan_memory(opened)
     states = trained(what, [0])
     rows, rounds = 200, 200 // opened.built.schedule.rows
-    observation, rest = 3 * 12, 3 * (1 + 4 + 1 + 1) + 1
+    observation, rest = 3 * 12, 3 * (1 + 4 + 1) + 1
     finals = math.ceil(opened.built.schedule.vector_steps / opened.built.env.spec.episode_limit)
     apart = rounds * finals * opened.experiment.training.num_envs * observation
     assert plan.replay * 2 == sum(leaf.nbytes for leaf in jax.tree.leaves(states.replay))
