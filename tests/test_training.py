@@ -241,8 +241,8 @@ def test_memory_is_planned_to_the_byte(tmp_path: Path):
     assert plan.replay * 2 == sum(leaf.nbytes for leaf in jax.tree.leaves(states.replay))
     assert plan.replay == rows * (observation + rest) + apart
     assert plan.total == 2 * (plan.replay + plan.learner + plan.environments + plan.rollout + plan.update)
-    # What is seen before and after a step, action, reward, termination, who acts and truncation; its episode's statistics.
-    row = 3 * (2 * 12 + 4 + 4 + 1 + 1) + 1 + (1 + 3 * 4 + 4 + 4 + 3)
+    # What is seen before and after a step, action, reward, termination and truncation; its episode's statistics.
+    row = 3 * (2 * 12 + 4 + 4 + 1) + 1 + (1 + 3 * 4 + 4 + 4 + 3)
     assert 1 <= plan.rollout / (opened.built.schedule.rows * row) < 1.2
     assert runs_that_fit(plan, 200, plan.total * 2) == runs_that_fit(plan, 200, None) == 2
     assert runs_that_fit(plan, 200, plan.total) == 1
