@@ -53,8 +53,8 @@ def separately(function: Callable[..., Any], *arguments: Any) -> Any:
     """`function(*arguments)`, compiled apart from what is around it.
 
     XLA computes sums and products anew for each of their uses, and again for each use of those: what follows a long formula
-    may cost, and take to compile, many times what it should. A branch, here one that is always taken, ends that. What takes it
-    is a constant that XLA may not look into: whatever elements of a batch are, one cannot turn the branch for the others.
+    may cost, and take to compile, many times what it should. A branch, here one that is always taken, ends that. Its
+    condition is a constant behind an optimization barrier, so XLA keeps the branch and no data can change it.
     """
     shapes = jax.eval_shape(function, *arguments)
 

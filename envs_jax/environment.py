@@ -47,8 +47,8 @@ class EnvSpec:
             environments show is float32 all the same.
         has_action_masks: whether `TimeStep.action_mask` may differ from `action_mask` below. Training finds this out by
             itself for environments that run in JAX; adapters declare it.
-        ends_together: whether every agent acts until the episode ends, for all of them at once: `TimeStep.terminated` is one
-            flag and `TimeStep.active` is None. Training finds this out by itself for environments that run in JAX.
+        ends_together: whether all agents act until the episode ends. Then all entries of `TimeStep.terminated` are the same,
+            and `TimeStep.active` is None. Training infers this from the programs of environments that run in JAX.
         native_action_spaces: the action space of each agent as an environment outside JAX has it, () for any other.
         native_observation_spaces: likewise of observations.
     """

@@ -91,10 +91,10 @@ def replace_where(make: Callable[[jax.Array], Any], wanted: jax.Array, key: jax.
 
 
 def infer_spec(env: Environment) -> Environment:
-    """`env` whose spec says what its traced programs show: whether it has action masks, and whether its agents end together.
+    """Completes the spec by what the traced programs of `env` show: `has_action_masks` and `ends_together`.
 
-    Where all own actions are always allowed, nobody has to carry masks along (boxes have no masks but their own widths). Where
-    agents end together, nobody has to tell those that act from those that have ended.
+    An environment without action masks needs none in rollouts, memories and networks. An environment whose agents end together
+    needs no `active`. Where the programs do not show that all agents end together, they are assumed to end one by one.
     """
     spec = env.spec
 

@@ -27,17 +27,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax import registry as environments
 from envs_jax.environment import Environment, EnvSpec, EnvState, HostEnvironment, HostError, TimeStep
 from envs_jax.host import play_episodes
 from envs_jax.rendering import FORMATS, frames, save, scenes
-from envs_jax.wrappers import infer_spec
 from experiments.compilation_cache import use_compilation_cache
 from experiments.options import OptionError, Parser, nearest
 from mamt_jax.training.best import describe_latest
 from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.evaluation import first_episodes
-from mamt_jax.training.experiment import Experiment, experiment_from_json
+from mamt_jax.training.experiment import Experiment, experiment_from_json, make_env
 from mamt_jax.training.export_policy import export_policy
 from mamt_jax.training.interrupt import exit_at_once
 from mamt_jax.training.load_policy import Policy, Which, load_policy
@@ -248,8 +246,7 @@ def evaluate(values: argparse.Namespace) -> None:
     policy = load_policy(values.folder, values.run, values.policy)
     content = read_config(values.folder)
     experiment = experiment_from_json(content["experiment"])
-    env = environments.make_any(experiment.env, **experiment.env_options)
-    env = infer_spec(env) if isinstance(env, Environment) else env
+    env = make_env(experiment)
     if values.gif:
         check_picture(env, values.views)
     play_original = in_original(experiment, env.spec, policy, values.sample) if values.original else None

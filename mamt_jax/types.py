@@ -20,7 +20,7 @@ class Transition(NamedTuple):
         next_observation: (..., n, d), the true successor, never the next episode's first observation.
         terminated: (..., n) bool. A time limit is not a termination.
         active: (..., n) bool, the agents that act in this step: not those whose task has ended while others go on. Nothing is
-            learnt from the others' rows. None, all, in environments whose agents end together.
+            learnt from the others' rows. None where agents end together: all act.
         action_mask: (..., n, A) bool, the actions that were allowed; None in environments without action masks.
         next_action_mask: (..., n, A) bool, those of the successor; None likewise.
     """

@@ -26,7 +26,7 @@ class Codec(NamedTuple):
         decode: a row of the joint action -> the environment's own action.
         read_mask: its action mask -> (number of its actions,) bool; only agents of whom the environment gives one.
         place: its row in joint arrays.
-        own_actions: (n, A) bool, which actions each has.
+        action_mask: (n, A) bool, which actions each has.
     """
 
     spec: EnvSpec
@@ -34,7 +34,7 @@ class Codec(NamedTuple):
     decode: dict[str, Callable[[np.ndarray], Any]]
     read_mask: dict[str, Callable[[Any], np.ndarray]]
     place: dict[str, int]
-    own_actions: np.ndarray
+    action_mask: np.ndarray
 
 
 def make_codec(spec: EnvSpec) -> Codec:
@@ -102,7 +102,7 @@ def joint_observation(codec: Codec, observations: Mapping[str, Any], agents: Ite
 
 def joint_mask(codec: Codec, observations: Mapping[str, Any], infos: Mapping[str, Any], agents: Iterable[str]) -> np.ndarray:
     """(n, A) bool: which actions each of `agents` may take; all of their own for the others. Raises SpaceError."""
-    joint = codec.own_actions.copy()
+    joint = codec.action_mask.copy()
     for agent in agents:
         mask = find_mask(observations.get(agent), infos.get(agent))
         read = codec.read_mask.get(agent)

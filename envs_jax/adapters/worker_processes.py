@@ -225,7 +225,7 @@ class _Group(gymnasium.Env):
         return self._all[number]
 
     def _seen(self, play: Callable[[int], Row]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """What `play` shows of all, and what goes wrong in it as a text that reaches the other process whole."""
+        """What `play` shows of all environments, and its errors as a text that reaches the other process whole."""
         spaces = self.observation_space
         assert isinstance(spaces, gymnasium.spaces.Dict)
         seen = {name: np.zeros(space.shape or (), np.float32) for name, space in spaces.items()}

@@ -198,6 +198,7 @@ def _transition(
     state, observation, outcome, grown = batch_last(functools.partial(_advance, rules=rules))(state, action, noise)
     truncated = (state.step >= rules.spec.episode_limit) & ~outcome.terminated.all()
     ended = outcome.terminated
+    # All flags are equal then. A broadcast shows it, and `infer_spec` finds it.
     terminated = jnp.broadcast_to(ended[0], ended.shape) if rules.terminate_on_fall else ended
     metrics = {"displacement": grown}
     return state, make_timestep(rules.spec, observation, outcome.reward, terminated, truncated, metrics=metrics)

@@ -1,4 +1,4 @@
-"""Seconds per update or round before and after a change: two revisions by turns on the same machine, a row in the results.
+"""Measures a change: runs two revisions in turns on the same machine and adds their seconds per update or round to the results.
 
 python experiments/benchmark/before_after.py BEFORE AFTER --what "what was changed" [--update maac] [--round] [--turns 30]
 """
@@ -22,7 +22,7 @@ UPDATES_A_TURN = 5
 
 
 def serve(update: str, rounds: bool) -> None:
-    """Makes as many updates, or rounds, as each line of standard input says, and answers with the seconds that one took."""
+    """Reads a count per line of standard input, makes as many updates or rounds, and prints the seconds per update or round."""
     advance = training_rounds(update) if rounds else updates(update)
     advance(1)
     for line in sys.stdin:
@@ -31,26 +31,27 @@ def serve(update: str, rounds: bool) -> None:
         print((time.perf_counter() - began) / int(line), flush=True)
 
 
-def described(update: str) -> tuple[Any, Any]:
-    """What is trained in batches of 256 with an update of core.py, as training builds it; and its static facts."""
+def experiment(update: str) -> Any:
+    """One run of an update of core.py, in batches of 256. An earlier core.py may lack a function for this."""
     import envs_jax
     from experiments.benchmark.core import UPDATES
     from mamt_jax.algorithms import registry
     from mamt_jax.training.config import TrainingConfig
-    from mamt_jax.training.experiment import Experiment, build
+    from mamt_jax.training.experiment import Experiment
 
     env, algo, options = UPDATES[update]
     training = TrainingConfig(**{"batch_size": 256, **registry.make(algo, envs_jax.make(env).spec).training})
-    return build(Experiment(env, algo, {}, options, ({"seed": 0},), training)), training
+    return Experiment(env, algo, {}, options, ({"seed": 0},), training)
 
 
 def updates(update: str) -> Callable[[int], None]:
-    """A function that makes so many updates on one batch, and waits for them."""
+    """Returns a function that makes `count` updates on one batch and waits for them."""
     import jax
 
     from experiments.benchmark.core import random_data
+    from mamt_jax.training.experiment import build
 
-    (env, algorithm, (config,), _), _ = described(update)
+    env, algorithm, (config,), _ = build(experiment(update))
     data = random_data(algorithm, env.spec)
 
     def step(number: jax.Array, state: Any) -> Any:
@@ -68,13 +69,17 @@ def updates(update: str) -> Callable[[int], None]:
 
 
 def training_rounds(update: str) -> Callable[[int], None]:
-    """A function that trains for so many rounds, each a rollout into memory and its updates, and waits for them."""
+    """Returns a function that trains for `count` rounds, each a rollout into memory and its updates, and waits for them."""
     import jax
 
+    from envs_jax.environment import Environment
+    from mamt_jax.training.experiment import build
     from mamt_jax.training.runs import make_runs, run_keys, stack_configs
 
-    (env, algorithm, own, schedule), training = described(update)
-    runs, configs = make_runs(env, algorithm, training, schedule, 1), stack_configs(own)
+    what = experiment(update)
+    env, algorithm, own, schedule = build(what)
+    assert isinstance(env, Environment)
+    runs, configs = make_runs(env, algorithm, what.training, schedule, 1), stack_configs(own)
     state, done = [runs.init(configs, run_keys([0]))], [0]
 
     def advance(count: int) -> None:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 import envs_jax
-from envs_jax.environment import EnvSpec
+from envs_jax.environment import Environment, EnvSpec
 from experiments.benchmark.matmul import matmul_gflop, matmul_gflops, spread, timed
 from experiments.cores import use_every_core
 from mamt_jax.algorithms import registry
@@ -49,10 +49,10 @@ ROUNDS = {"maac": 10, "mamt": 5, "mappo": 10}  # of training, each time that it 
 FIRST_EVALUATIONS = ("maac", "mamt")
 
 
-def built(env: str, algo: str, options: dict[str, Any]) -> Any:
-    """What training with the algorithm's defaults builds."""
+def experiment(env: str, algo: str, options: dict[str, Any]) -> Experiment:
+    """One run of an algorithm with its defaults."""
     training = TrainingConfig(**dict(registry.make(algo, envs_jax.make(env).spec).training))
-    return build(Experiment(env, algo, {}, options, ({"seed": 0},), training))
+    return Experiment(env, algo, {}, options, ({"seed": 0},), training)
 
 
 def random_data(algorithm: Algorithm, spec: EnvSpec) -> Any:
@@ -75,9 +75,9 @@ def random_data(algorithm: Algorithm, spec: EnvSpec) -> Any:
     return jax.tree.unflatten(structure, [noise(k, shape) for k, shape in zip(keys, shapes, strict=True)])
 
 
-def update_seconds(*what: Any, num_runs: int = 1) -> dict[str, Any]:
+def update_seconds(env_name: str, algo: str, options: dict[str, Any], num_runs: int = 1) -> dict[str, Any]:
     """Wall seconds of an update of `num_runs` runs side by side, and the GFLOP of its matrix products, of one run."""
-    env, algorithm, (config,), _ = built(*what)
+    env, algorithm, (config,), _ = build(experiment(env_name, algo, options))
     data, sharding = random_data(algorithm, env.spec), runs_sharding(num_runs)
     keys = jax.device_put(jax.random.split(jax.random.key(2), num_runs), sharding)
 
@@ -102,8 +102,10 @@ def update_seconds(*what: Any, num_runs: int = 1) -> dict[str, Any]:
 
 def end_to_end(name: str, rounds: int) -> dict[str, Any]:
     """Rover-Tower training with the paper's settings: compile seconds, then environment steps a second."""
-    env, algorithm, own, schedule = built("rover_tower", name, {})
-    runs = make_runs(env, algorithm, TrainingConfig(**dict(algorithm.training)), schedule, 1)
+    what = experiment("rover_tower", name, {})
+    env, algorithm, own, schedule = build(what)
+    assert isinstance(env, Environment)
+    runs = make_runs(env, algorithm, what.training, schedule, 1)
     configs, keys = stack_configs(own), run_keys([0])
     start = time.perf_counter()
     effort: list[Any] = [{"xla_backend_optimization_level": level} for level in (0, 1)]  # as training does

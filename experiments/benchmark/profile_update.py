@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 
-from experiments.benchmark.core import UPDATES, built, random_data
+from experiments.benchmark.core import UPDATES, experiment, random_data
+from mamt_jax.training.experiment import build
 from mamt_jax.training.writers import describe_machine
 
 COUNT = 10
@@ -28,7 +29,7 @@ INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\S+) ([\w\-]+)\(")
 
 def compile_updates(update: str) -> tuple[jax.stages.Compiled, Any]:
     """A compiled (state, how many) -> state after so many updates, and the state to begin with."""
-    env, algorithm, (config,), _ = built(*UPDATES[update])
+    env, algorithm, (config,), _ = build(experiment(*UPDATES[update]))
     data = random_data(algorithm, env.spec)
 
     def step(number: jax.Array, state: Any) -> Any:

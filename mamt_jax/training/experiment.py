@@ -66,8 +66,7 @@ def build(experiment: Experiment) -> Built:
     Raises:
         ValueError: one sentence that names what is wrong and what would be right.
     """
-    env = environments.make_any(experiment.env, **experiment.env_options)
-    env = infer_spec(env) if isinstance(env, Environment) else env
+    env = make_env(experiment)
     algorithm = algorithms.make(experiment.algo, env.spec)
     require_action_masks(algorithm, experiment.algo, env.spec)
     validate(experiment.training, env.spec.episode_limit, algorithm.data)
@@ -79,6 +78,12 @@ def build(experiment: Experiment) -> Built:
         configs=make_configs(algorithm, experiment),
         schedule=make_schedule(experiment.training, env.spec.episode_limit, algorithm.data),
     )
+
+
+def make_env(experiment: Experiment) -> Environment | HostEnvironment:
+    """The environment of an Experiment, its spec completed by what its programs show; raises ValueError if there is none."""
+    env = environments.make_any(experiment.env, **experiment.env_options)
+    return infer_spec(env) if isinstance(env, Environment) else env
 
 
 def make_configs(algorithm: Algorithm, experiment: Experiment) -> tuple[Config, ...]:

@@ -145,8 +145,8 @@ def uniform_replay(
             reward=flat.reward[index],
             next_observation=led_to(flat.observation, observation, flat.final_observation),
             terminated=flat.terminated[index],
-            active=None if flat.active is None else flat.active[index],
-            action_mask=jax.tree.map(lambda mask: mask[index], flat.action_mask),
+            active=jax.tree.map(lambda leaf: leaf[index], flat.active),
+            action_mask=jax.tree.map(lambda leaf: leaf[index], flat.action_mask),
             next_action_mask=jax.tree.map(led_to, flat.action_mask, action_mask, flat.final_action_mask),
         )
 

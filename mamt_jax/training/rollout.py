@@ -80,17 +80,19 @@ def env_batch(spec: EnvSpec, env_state: EnvState, timestep: TimeStep) -> EnvBatc
 
 def make_transition(spec: EnvSpec, before: EnvBatch, active: jax.Array, action: jax.Array, after: TimeStep) -> Transition:
     """A step of environments (..., n); an agent that did not act earns nothing and stays ended."""
-    together = spec.ends_together
-    return Transition(
+    transition = Transition(
         observation=before.observation,
         action=action,
-        reward=after.reward if together else jnp.where(active, after.reward, 0.0),
+        reward=after.reward,
         next_observation=after.final_observation,
-        terminated=after.terminated if together else after.terminated | ~active,
-        active=None if together else active,
+        terminated=after.terminated,
         action_mask=before.action_mask,
         next_action_mask=after.final_action_mask if spec.has_action_masks else None,
     )
+    if spec.ends_together:
+        return transition
+    reward, terminated = jnp.where(active, after.reward, 0.0), after.terminated | ~active
+    return transition._replace(reward=reward, terminated=terminated, active=active)
 
 
 def no_episodes(statistics: EpisodeStatistics) -> EpisodeSums:
