@@ -6,7 +6,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PRETRAINED = "experiments/pretrained/README.md"
+PRETRAINED = "mamt_jax/pretrained/README.md"
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -15,7 +15,7 @@ def on_files(files: Files, config: Any) -> Files:
         (ROOT / "README.md")
         .read_text()
         .replace("](docs/", "](")
-        .replace("](experiments/pretrained/README.md)", "](pretrained.md)")
+        .replace("](mamt_jax/pretrained/README.md)", "](pretrained.md)")
     )
     files.append(File.generated(config, "index.md", content=readme))
     pretrained = (ROOT / "experiments" / "pretrained" / "README.md").read_text().replace("](../../docs/", "](")

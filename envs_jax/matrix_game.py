@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.environment import Discrete, Environment, EnvSpec, Noise, TimeStep, make_timestep
-from envs_jax.options import require_count
 from envs_jax.scene import INK, Scene, Shape, colour
+from envs_jax.validation import require_count
 
 Game = Literal["prisoners_dilemma", "stag_hunt", "matching_pennies"]
 

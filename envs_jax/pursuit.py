@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.environment import Discrete, Environment, EnvSpec, TimeStep, make_timestep
-from envs_jax.options import require_count, require_each, require_number, require_share, require_size, require_switch
 from envs_jax.scene import INK, WALL, Scene, colour, shape_at
+from envs_jax.validation import require_count, require_each, require_number, require_share, require_size, require_switch
 
 # What actions 0 to 4 do to (x, y). The first four also are the sides from which an evader is caught.
 MOVES = np.array([[-1, 0], [1, 0], [0, 1], [0, -1], [0, 0]], np.int32)

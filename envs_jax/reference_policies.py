@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.environment import Box, Discrete, Environment, EnvSpec, EnvState, takes_action_mask
-from envs_jax.options import require_count
+from envs_jax.validation import require_count
 from envs_jax.wrappers import EpisodeStatistics, episode_statistics
 
 Policy = Callable[..., jax.Array]

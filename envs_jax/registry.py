@@ -9,10 +9,10 @@ from typing import Any
 from envs_jax.environment import Environment, EnvironmentFactory, HostEnvironment
 from envs_jax.matrix_game import matrix_game
 from envs_jax.multiwalker import multiwalker
-from envs_jax.options import one_line, suggestion
 from envs_jax.particle.rover_tower import rover_tower
 from envs_jax.particle.spread import spread, spread3_ful, spread3_mix, spread3_sep
 from envs_jax.pursuit import pursuit
+from envs_jax.validation import one_line, suggestion
 
 _FACTORIES: dict[str, EnvironmentFactory] = {
     "spread": spread,

@@ -15,12 +15,12 @@ import numpy as np
 import optax
 
 from envs_jax.environment import Discrete, EnvSpec
+from mamt_jax.divergence import joint_divergence, own_divergence
 from mamt_jax.losses.coordination import coordination_coefficients
 from mamt_jax.losses.opponent_model import non_stationarity
 from mamt_jax.losses.trust_region import decomposition_loss
-from mamt_jax.networks.agent_axis import Network
+from mamt_jax.networks.per_agent import Network
 from mamt_jax.networks.trust_region_network import symmetric_weights, trust_region_network
-from mamt_jax.stationarity import joint_divergence, own_divergence
 
 AGENTS, ACTIONS = 3, 3
 COUPLINGS = (0.0, 0.5, 1.0, 2.0, 4.0)

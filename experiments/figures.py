@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from experiments.drawing import catalogue, results, stated, style, theory, two_samples
-from experiments.drawing.marl_eval import to_marl_eval
-from experiments.drawing.runs import Run, read_folders
-from experiments.drawing.tables import STATISTICS, tables
-from mamt_jax.training.writers import FolderError
+from experiments.analysis import results, theory, two_samples
+from experiments.analysis.tables import STATISTICS, tables
+from mamt_jax.analysis import catalogue, style
+from mamt_jax.analysis.marl_eval import to_marl_eval
+from mamt_jax.analysis.runs import Run, read_folders
+from mamt_jax.training.references import RETURNS
+from mamt_jax.training.run_folder import FolderError
 
 __all__ = ["tables"]
 THEORY = "theory"
@@ -60,7 +60,7 @@ def draw_theory(path: Path) -> list[str]:
 
 def redraw_results() -> None:
     """The two-panel figure of each environment, and Multi-Walker beside the original."""
-    references = results.read_result("reference_returns")["returns"]
+    references = json.loads(RETURNS.read_text())["returns"]
     for name in results.shown_environments():
         figure = results.draw(results.RESULTS / name, results.ENVIRONMENTS[name], references[name])
         style.save(figure, results.RESULTS / f"{name}.png")
@@ -84,8 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if everything:
         redraw_results()
         print("\n\n".join(tables()))
-        for page, words in stated.missing():
-            print(f"{page} should say: {words}", file=sys.stderr)
     elif sentences:
         print("\n".join(sentences), file=sys.stderr)
     return 0

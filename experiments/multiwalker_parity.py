@@ -9,12 +9,9 @@ import argparse
 import functools
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +27,7 @@ from envs_jax.multiwalker.world import FAST, ORIGINAL, Solver
 from envs_jax.reference_policies import random_policy
 from experiments.multiwalker_states import SLOTS, Compared, column, control, feet_flags, read_bodies, read_world
 from experiments.multiwalker_statistics import TRAINED, Act, policies
-from mamt_jax.training.writers import describe_machine
+from mamt_jax.training.run_folder import describe_machine
 
 RESULTS = Path(__file__).parent / "results"
 N, NEAR, AT_ONCE = 3, 1e-3, 10_000

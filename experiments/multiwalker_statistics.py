@@ -8,12 +8,9 @@ Needs the extra `pettingzoo`. Writes experiments/results/multiwalker_statistics.
 import argparse
 import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 import numpy as np
@@ -24,10 +21,10 @@ from envs_jax.host import play_episodes
 from envs_jax.reference_policies import do_nothing_policy, random_policy
 from envs_jax.registry import make_any
 from envs_jax.wrappers import episode_statistics
-from experiments.drawing import style
-from experiments.drawing.two_samples import QUANTITIES, SOLVERS, draw, table
-from mamt_jax.training.load_policy import load_policy
-from mamt_jax.training.writers import BEST, CONFIG, describe_machine
+from experiments.analysis.two_samples import QUANTITIES, SOLVERS, draw, table
+from mamt_jax.analysis import style
+from mamt_jax.training.policies import load_policy
+from mamt_jax.training.run_folder import BEST, CONFIG, describe_machine
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -1,33 +1,30 @@
-"""Returns of the policies that come with the repository, and the tables of experiments/pretrained/README.md.
+"""Returns of the policies that come with the repository, and the tables of mamt_jax/pretrained/README.md.
 
-python experiments/pretrained_returns.py           # plays them again and writes experiments/pretrained/returns.json
-python experiments/pretrained_returns.py --only rover_tower/mamt  # that policy; the others stay as they are in the file
-python experiments/pretrained_returns.py --tables  # prints the tables
+python mamt_jax/pretrained_returns.py           # plays them again and writes mamt_jax/pretrained/returns.json
+python mamt_jax/pretrained_returns.py --only rover_tower/mamt  # that policy; the others stay as they are in the file
+python mamt_jax/pretrained_returns.py --tables  # prints the tables
 """
 
 import argparse
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 
 from envs_jax import registry as environments
 from envs_jax.environment import Environment
-from experiments.compilation_cache import use_compilation_cache
-from experiments.evaluate import PRETRAINED, play_all, standard_error
-from experiments.presets import tuned
-from experiments.reference_returns import TASKS
-from mamt_jax.training.load_policy import load_policy
-from mamt_jax.training.writers import BEST, CONFIG, METRICS, describe_machine, read_config, read_rows, write_json
+from mamt_jax.cli.compilation_cache import use_compilation_cache
+from mamt_jax.cli.evaluate import PRETRAINED, play_all, standard_error
+from mamt_jax.presets import tuned
+from mamt_jax.training import references
+from mamt_jax.training.policies import load_policy
+from mamt_jax.training.references import TASKS
+from mamt_jax.training.run_folder import BEST, CONFIG, METRICS, describe_machine, read_config, read_rows, write_json
 
 EPISODES = 5_000
 RETURNS = PRETRAINED / "returns.json"
-REFERENCES = PRETRAINED.parent / "results" / "reference_returns.json"
 
 
 def folders() -> list[Path]:
@@ -57,12 +54,12 @@ def play(folder: Path) -> dict[str, Any]:
 
 def table(returns: dict[str, dict[str, Any]]) -> str:
     """A policy a row, with the reference policies of its environment."""
-    references = json.loads(REFERENCES.read_text())["returns"]
+    earned = json.loads(references.RETURNS.read_text())["returns"]
     titles = ("greedy return", "random", "scripted", "task metrics", "trained on, episodes", "in minutes", "kB")
     lines = [f"| | {' | '.join(titles)} |", "| --- " * (len(titles) + 1) + "|"]
     for folder in folders():
         played, last = returns[name_of(folder)], read_rows(folder / METRICS)[-1]
-        others = references[folder.parent.name]
+        others = earned[folder.parent.name]
         cells = [
             f"{played['return']:.2f} ± {played['return_std_error']:.2f}",
             *(f"{others[name]['return']:.2f}" if name in others else "" for name in ("random", "scripted")),

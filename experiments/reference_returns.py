@@ -1,12 +1,10 @@
 """Returns of the reference policies of every environment: random, do nothing, scripted.
 
-python experiments/reference_returns.py [--out experiments/results/reference_returns.json]
+python experiments/reference_returns.py [--out mamt_jax/reference_returns.json]
 """
 
 import argparse
-import inspect
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +14,12 @@ import envs_jax
 from envs_jax.environment import HostEnvironment
 from envs_jax.host import play_host_references
 from envs_jax.reference_policies import evaluate_policy, reference_policies
-from envs_jax.registry import find_factory, make_any
-from mamt_jax.training.references import Reference
-from mamt_jax.training.writers import describe_machine
+from envs_jax.registry import make_any
+from mamt_jax.training.references import ORIGINALS, RETURNS, TASKS
+from mamt_jax.training.run_folder import describe_machine
 
-OUT = Path(__file__).parent / "results" / "reference_returns.json"
 STEPS = 125_000  # an environment: 5,000 episodes of 25 steps, 250 of 500
 HOST_ENVS, HOST_EPISODES = 12, 20
-ORIGINALS = {"multiwalker_original": "pettingzoo/multiwalker"}
-TASKS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in envs_jax.environment_names()} | {
-    "spread_n3": ("spread", {"num_agents": 3}),
-    "pursuit_local": ("pursuit", {"shared_reward": False}),
-}
-HOW = {"processes"}
-"""Options that say how an environment runs and not what it is."""
-OBSERVED = {"contact_events"}
-"""Options that change observations alone, which reference policies do not read."""
-
-
-def committed_references(env: str, options: Mapping[str, Any]) -> dict[str, Reference] | None:
-    """What reference policies earn in `env` with `options`, from the committed file; None where that has no such task."""
-    if not OUT.exists():
-        return None
-    returns = json.loads(OUT.read_text())["returns"]
-    tasks = TASKS | {name: (original, {}) for name, original in ORIGINALS.items()}
-    for name, (other, own) in tasks.items():
-        if name in returns and env == other and _whole(env, options) == _whole(env, own):
-            return {policy: Reference(each["return"], each["return_std_error"]) for policy, each in returns[name].items()}
-    return None
-
-
-def _whole(env: str, options: Mapping[str, Any]) -> Any:
-    """All options as JSON has them, defaults included where they are known without another package."""
-    parameters = inspect.signature(find_factory(env)).parameters if env in envs_jax.environment_names() else {}
-    options = {name: parameter.default for name, parameter in parameters.items()} | dict(options)
-    return json.loads(json.dumps({name: value for name, value in options.items() if name not in HOW | OBSERVED}, default=str))
 
 
 def host_returns(name: str) -> dict[str, dict[str, Any]]:
@@ -72,7 +41,7 @@ def host_returns(name: str) -> dict[str, dict[str, Any]]:
 def main() -> None:
     """Play every policy in every environment, print it, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=RETURNS)
     every = [*TASKS, *ORIGINALS]
     parser.add_argument("--only", nargs="+", choices=every, metavar="TASK", help="play these, keep the rest")
     asked = parser.parse_args()

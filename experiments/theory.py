@@ -4,19 +4,16 @@ python experiments/theory.py
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import estimation
-from mamt_jax.stationarity import joint_divergence, others_divergence, own_divergence, transition_divergence
-from mamt_jax.training.writers import describe_machine, write_json
+from mamt_jax.divergence import joint_divergence, others_divergence, own_divergence, transition_divergence
+from mamt_jax.training.run_folder import describe_machine, write_json
 
 OUT = Path(__file__).parent / "results" / "theory.json"
 FIRST_STATE = np.array([[0.4, 0.2], [0.5, 0.7]])

@@ -18,7 +18,6 @@ _FLAGS = {
     "--xla_backend_optimization_level": "0",  # tests spend their time compiling: this halves it
 }
 _ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(_ROOT))
 
 for _name, _value in _FLAGS.items():
     if _name not in os.environ.get("XLA_FLAGS", ""):
@@ -44,7 +43,7 @@ SMALL = [
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run: two seeds times two learning rates, three agents. Only to be read."""
-    from experiments import run
+    from mamt_jax.cli import train as run
 
     folder = tmp_path_factory.mktemp("run") / "out"
     arguments = [*PROBE, *SMALL, "--seeds", "2", "--seed", "3", "--learning-rate", "0.1", "0.5", "--num_agents=3"]

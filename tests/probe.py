@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from envs_jax.environment import Discrete, Environment, EnvSpec, TimeStep, make_timestep
-from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.types import Metrics, Transition
 
 SYMBOLS = 3

@@ -3,19 +3,18 @@
 import dataclasses
 import math
 import re
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from mamt_jax.cli import train as run
+from mamt_jax.options import OptionError, add_groups
+from mamt_jax.training import launch as train
+from mamt_jax.validation import LARGEST
 
-from experiments import run, train  # noqa: E402
-from experiments.options import OptionError, add_groups  # noqa: E402
-from mamt_jax.algorithms.ranges import LARGEST  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 PAIRS = (("spread", "mamt"), ("matrix_game", "lola"), ("matrix_game", "mappo"), ("spread", "maddpg"))
 ABSURD = [

@@ -16,12 +16,12 @@ from unlike_agents import DISCRETE, DUO, SMALL, observations, probe_batch
 from envs_jax import Discrete, Environment, EnvSpec, evaluate_policy, make, make_timestep, random_policy, reference_policies
 from envs_jax.environment import TimeStep
 from envs_jax.wrappers import infer_spec
-from experiments import run
 from mamt_jax import export_policy, load_policy, load_spec
 from mamt_jax.algorithms import registry
-from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms.base import Algorithm
+from mamt_jax.cli import train as run
 from mamt_jax.distributions import categorical, entropy
-from mamt_jax.training.writers import METRICS, read_rows
+from mamt_jax.training.run_folder import METRICS, read_rows
 from mamt_jax.types import Trajectory, Transition
 
 ALGORITHMS: list[Any] = ["mamt", "maddpg", "mappo"]

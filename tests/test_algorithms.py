@@ -12,7 +12,7 @@ from unlike_agents import CONTINUOUS, CONTINUOUS_DUO, DISCRETE, DUO, SMALL, obse
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import mamd, registry
-from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms.base import Algorithm
 
 RUNS, UPDATES, BATCH = 2, 300, 64
 LEARNING = SMALL | {"policy_learning_rate": 1e-2, "critic_learning_rate": 1e-2, "tau": 0.1}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from mamt_jax.cli import train as run
+from mamt_jax.options import underscored
+from mamt_jax.training import launch as train
+from mamt_jax.training.checkpoint import latest_checkpoint
+from mamt_jax.training.merge import is_finished
+from mamt_jax.training.nan_guard import BreakdownError, find_breakdown, no_breakdown
+from mamt_jax.training.policies import load_policy
+from mamt_jax.training.rollout import Rollout
+from mamt_jax.training.run_folder import read_rows
+from mamt_jax.types import Transition
 
-from experiments import run, train  # noqa: E402
-from experiments.options import underscored  # noqa: E402
-from mamt_jax.training.breakdown import BreakdownError, find_breakdown, no_breakdown  # noqa: E402
-from mamt_jax.training.checkpoint import latest_checkpoint  # noqa: E402
-from mamt_jax.training.load_policy import load_policy  # noqa: E402
-from mamt_jax.training.merge import is_finished  # noqa: E402
-from mamt_jax.training.rollout import Rollout  # noqa: E402
-from mamt_jax.training.writers import read_rows  # noqa: E402
-from mamt_jax.types import Transition  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 # Rounds of 5 steps of 4 environments; 30 rounds, an evaluation after every 10.
 ARGUMENTS = [

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments.drawing import claimed, claims
-from experiments.drawing.results import RESULTS
+from experiments.analysis import claimed, claims
+from experiments.analysis.results import RESULTS
 
 ROVER_TOWER_MAMT = "tuned/rover_tower/mamt"
 

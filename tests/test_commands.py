@@ -21,8 +21,8 @@ import pytest
 from conftest import RunPython
 from pages import PAGES, ROOT, blocks, write_files
 
-from experiments import run
-from experiments.options import underscored
+from mamt_jax.cli import train as run
+from mamt_jax.options import underscored
 from mamt_jax.training.experiment import build
 
 COPIED = ["README.md", "docs", "envs_jax", "experiments", "mamt_jax"]
@@ -59,7 +59,7 @@ def only_look(command: list[str], check: bool) -> subprocess.CompletedProcess[by
 
 SMALL: dict[str, dict[str, object]] = {
     "theory": {"EPISODES": 100, "REPEATS": 2, "GAMES": 10, "estimation.SEEDS": 1, "estimation.STEPS": 2},
-    "pretrained_returns": {"EPISODES": 10, "RETURNS": Path("experiments/pretrained/returns.json")},
+    "pretrained_returns": {"EPISODES": 10, "RETURNS": Path("mamt_jax/pretrained/returns.json")},
     "reference_returns": {"STEPS": 100},
     "benchmark/core": {
         **{"SHAPES": ((8, 8, 8),), "SECONDS": 0.01, "GROUPS": 2, "FIRST_EVALUATIONS": ("mappo",)},
@@ -71,7 +71,7 @@ SMALL: dict[str, dict[str, object]] = {
 }
 SLOW = [
     *(f"docs/{name}.md" for name in ("faults", "many_runs", "multiwalker", "other_libraries", "results", "speed")),
-    "experiments/pretrained/README.md",
+    "mamt_jax/pretrained/README.md",
 ]
 APART = ("--out", "--checkpoint-minutes")
 NEEDED = {

@@ -1,15 +1,13 @@
 """experiments/compare.py on runs that come with the repository."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from experiments.analysis.tables import final
+from mamt_jax.cli import compare
 
-from experiments import compare  # noqa: E402
-from experiments.drawing.tables import final  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 RESULTS = ROOT / "experiments" / "results"
 MAAC, MAPPO, TAUS = (

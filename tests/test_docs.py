@@ -6,8 +6,6 @@ from pathlib import Path
 from conftest import RunPython
 from pages import FILES, PAGES, ROOT, blocks, write_files
 
-from experiments.drawing import stated
-
 
 def test_python_blocks_run_one_after_another(run_python: RunPython, tmp_path: Path):
     small = "--env spread --algo mappo --hidden-size 8 --episodes 256 --evaluation-interval 256 --evaluation-episodes 4"
@@ -33,10 +31,6 @@ def test_tables_are_those_of_the_results(run_python: RunPython):
     pages = "".join(page.read_text() for page in PAGES)
     for table in printed.strip().split("\n\n"):
         assert table in pages, f"README and docs lack this table:\n{table}"
-
-
-def test_sentences_state_what_was_measured():
-    assert stated.missing() == []
 
 
 def test_site_builds_with_its_notebook(run_python: RunPython, tmp_path: Path):

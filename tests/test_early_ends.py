@@ -13,12 +13,12 @@ from unlike_agents import DISCRETE, DUO, SMALL, probe_batch
 from envs_jax import Discrete, Environment, EnvSpec, auto_reset, episode_statistics, make, make_timestep
 from envs_jax.environment import TimeStep
 from envs_jax.wrappers import infer_spec
-from experiments import run
 from mamt_jax.active import active_mean, active_standardise
 from mamt_jax.algorithms import registry
-from mamt_jax.normalisation import init_statistics, update_statistics
+from mamt_jax.cli import train as run
+from mamt_jax.running_statistics import init_statistics, update_statistics
 from mamt_jax.training.rollout import reset_batch, rollout, with_episodes
-from mamt_jax.training.writers import METRICS, read_rows
+from mamt_jax.training.run_folder import METRICS, read_rows
 from mamt_jax.types import Trajectory
 
 LIMIT = 6

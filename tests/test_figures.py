@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import compare, figures
-from experiments.drawing import catalogue, results, returns
-from experiments.drawing.intervals import bootstrap, interquartile_mean, probability_of_improvement
-from experiments.drawing.marl_eval import to_marl_eval
-from experiments.drawing.runs import curve, read_folder, read_folders
-from experiments.reference_returns import committed_references
+from experiments import figures
+from experiments.analysis import results
+from mamt_jax.analysis import catalogue, returns
+from mamt_jax.analysis.marl_eval import to_marl_eval
+from mamt_jax.analysis.runs import curve, read_folder, read_folders
+from mamt_jax.analysis.statistics import bootstrap, interquartile_mean, probability_of_improvement
+from mamt_jax.cli import compare
+from mamt_jax.training.references import measured_references
 
 RESULTS = Path(figures.__file__).parent / "results"
 TASK_OF = {"mappo_local": "pursuit_local", "mappo_local_shared": "pursuit_local", "mappo_events": "multiwalker"}
@@ -106,10 +108,10 @@ def test_lines_of_reference_policies_are_those_of_the_tables(maac: Path, tmp_pat
     rows = [{"run": 0, "seed": 0, "env_steps": 300, "episodes": 12, "updates": 12, "train_return": -1.0}]
     other = write_folder(tmp_path / "other", "maac", [{"seed": 0}], rows, env="spread", num_agents=5)
     assert read_folder(other)[0].references["random"].value == -4.0, "nobody has played it with 5 agents"
-    original = committed_references("pettingzoo/multiwalker", {"processes": 1})
+    original = measured_references("pettingzoo/multiwalker", {"processes": 1})
     assert original is not None and original["random"].value == played["multiwalker_original"]["random"]["return"]
-    assert committed_references("pettingzoo/multiwalker", {"n_walkers": 2}) is None
-    assert committed_references("spread:make", {}) is None
+    assert measured_references("pettingzoo/multiwalker", {"n_walkers": 2}) is None
+    assert measured_references("spread:make", {}) is None
 
 
 def test_an_evaluation_without_a_value_is_in_no_curve(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mamt_jax.training.folder_lock import clear_folder, crew_hosts, hold_folder, hold_new_folder, let_go, others_hold
-from mamt_jax.training.writers import CHECKPOINTS, CONFIG, LOCK, METRICS, FolderError, append_rows, check_unused
+from mamt_jax.training.run_folder import CHECKPOINTS, CONFIG, LOCK, METRICS, FolderError, append_rows, check_unused
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """if True:

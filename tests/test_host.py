@@ -29,9 +29,9 @@ from envs_jax.adapters.pettingzoo_episodes import episode_seed
 from envs_jax.environment import Box, HostEnvironment, HostError, TimeStep
 from envs_jax.host import play_episodes
 from envs_jax.registry import make_any
-from experiments import evaluate
-from mamt_jax.training.host_runs import Played, check_truncations, make_rollout, no_episode
-from mamt_jax.training.writers import METRICS, read_rows
+from mamt_jax.cli import evaluate
+from mamt_jax.training.host_training import Played, check_truncations, make_rollout, no_episode
+from mamt_jax.training.run_folder import METRICS, read_rows
 
 ROOT = Path(__file__).parents[1]
 SEEDS = np.array([4, 5, 6, 7])

@@ -3,7 +3,6 @@
 import functools
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,17 @@ import numpy as np
 import pytest
 from conftest import PROBE, SMALL
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from envs_jax import make
+from mamt_jax.algorithms import registry
+from mamt_jax.algorithms.base import Algorithm
+from mamt_jax.cli import train as run
+from mamt_jax.training import launch as train
+from mamt_jax.training.checkpoint import latest_checkpoint, named_arrays, named_leaves
+from mamt_jax.training.initial import Parameters, begin_from, wanted_part
+from mamt_jax.training.merge import read_experiment
+from mamt_jax.training.run_folder import read_rows
 
-from envs_jax import make  # noqa: E402
-from experiments import run, train  # noqa: E402
-from mamt_jax.algorithms import registry  # noqa: E402
-from mamt_jax.algorithms.contract import Algorithm  # noqa: E402
-from mamt_jax.training.checkpoint import latest_checkpoint, named_arrays, named_leaves  # noqa: E402
-from mamt_jax.training.initial import Parameters, begin_from, wanted_part  # noqa: E402
-from mamt_jax.training.merge import read_experiment  # noqa: E402
-from mamt_jax.training.writers import read_rows  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 SPEC = make("spread", num_agents=2).spec
 FRESH = ("optimizer", "updates")

@@ -21,7 +21,7 @@ from envs_jax.environment import Discrete, Environment, TimeStep
 from envs_jax.reference_policies import sample_action
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.experiment import Experiment, build
-from mamt_jax.training.runs import make_runs, run_keys, stack_configs
+from mamt_jax.training.vectorized import make_runs, run_keys, stack_configs
 
 SPREAD, SPEAKER = "MPE_simple_spread_v3", "MPE_simple_speaker_listener_v4"
 

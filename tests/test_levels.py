@@ -1,4 +1,4 @@
-"""Who may import whom, and how long a file or a function may be: read from the source, nothing is run."""
+"""Who may import whom, and how long a function may be: read from the source, nothing is run."""
 
 import ast
 import re
@@ -17,12 +17,15 @@ FOLDERS = ("mamt_jax", "envs_jax", "experiments", "tests")
 FILES = {str(path.relative_to(ROOT)): path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))}
 LEVELS = [
     {
-        *{"types", "active", "distributions", "differentiable_actions", "returns", "stationarity", "normalisation"},
-        *{"precision", "xla_flags"},
+        *{"types", "active", "distributions", "divergence", "reparameterized_actions", "returns", "running_statistics"},
+        *{"options", "precision", "presets", "validation", "xla_flags"},
     },
     {"networks", "losses"},
     {"algorithms"},
     {"training"},
+    {"analysis"},
+    {"api"},
+    {"cli", "__main__"},
 ]
 FROM_ENVS = {"envs_jax.environment", "envs_jax.registry", "envs_jax.native_spaces"}
 
@@ -75,9 +78,11 @@ def is_door(file: str) -> bool:
 
 
 def level(module: str) -> int:
-    """Where a module stands: the levels of mamt_jax, then mamt_jax itself and experiments on top."""
+    """Where a module stands: the levels of mamt_jax, then experiments on top; mamt_jax itself shows the names of `api`."""
     parts = module.split(".")
-    if parts[0] != "mamt_jax" or len(parts) == 1:
+    if module == "mamt_jax":
+        return level("mamt_jax.api")
+    if parts[0] != "mamt_jax":
         return len(LEVELS)
     found = [i for i, names in enumerate(LEVELS) if parts[1] in names]
     assert found, f"{module} has no level: give it one in LEVELS"
@@ -124,8 +129,8 @@ def test_imports_are_acyclic():
 
 def test_mamt_jax_takes_the_contract_and_the_registry_of_envs_jax():
     def wrong(file: str, each: Import) -> bool:
-        allowed = FROM_ENVS | ({"envs_jax.wrappers", "envs_jax.host"} if file.startswith("mamt_jax/training/") else set())
-        return within(each.name, "envs_jax") and each.name not in allowed
+        user = file.startswith(("mamt_jax/training/", "mamt_jax/api.py", "mamt_jax/cli/"))
+        return within(each.name, "envs_jax") and each.name not in FROM_ENVS and not user
 
     assert not offenders("mamt_jax", wrong)
 
@@ -139,10 +144,9 @@ def test_only_networks_see_flax_and_only_one_file_sees_jraph():
     assert not offenders("mamt_jax", wrong) + offenders("experiments", wrong)
 
 
-def test_files_and_functions_are_short():
+def test_functions_are_short():
     trees = {file: ast.parse(path.read_text()) for file, path in FILES.items()}
     functions = [(file, node) for file, tree in trees.items() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    assert not [file for file, path in FILES.items() if path.read_text().count("\n") > 700]
     assert not [(file, f.name) for file, f in functions if (f.end_lineno or f.lineno) - f.lineno >= 80]
 
 

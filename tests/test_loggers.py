@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from mamt_jax.cli import train as run
+from mamt_jax.training import loggers
+from mamt_jax.training.config import TrainingConfig
+from mamt_jax.training.experiment import Experiment
+from mamt_jax.training.loggers import check_logger, scalars, tensorboard, wandb
+from mamt_jax.training.run_folder import METRICS, append_rows
 
-from experiments import run  # noqa: E402
-from mamt_jax.training import loggers  # noqa: E402
-from mamt_jax.training.config import TrainingConfig  # noqa: E402
-from mamt_jax.training.experiment import Experiment  # noqa: E402
-from mamt_jax.training.loggers import check_logger, scalars, tensorboard, wandb  # noqa: E402
-from mamt_jax.training.writers import METRICS, append_rows  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 RUNS = ({"seed": 3, "gamma": 0.9}, {"seed": 4, "gamma": 0.9})
 EXPERIMENT = Experiment("spread", "maac", {}, {}, RUNS, TrainingConfig())

@@ -10,7 +10,7 @@ from envs_jax import make
 from mamt_jax.algorithms import lola
 from mamt_jax.algorithms.on_policy import OnPolicyState
 from mamt_jax.training.config import TrainingConfig, make_schedule
-from mamt_jax.training.runs import make_runs, run_keys, stack_configs
+from mamt_jax.training.vectorized import make_runs, run_keys, stack_configs
 
 ENVS, ROUNDS, LENGTH = 128, 200, 25
 SEEDS, LOOKAHEADS = [0, 1, 2, 0], [1.0, 1.0, 1.0, 0.0]

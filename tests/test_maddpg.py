@@ -10,8 +10,8 @@ from unlike_agents import CONTINUOUS, DISCRETE, observations, probe_batch
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import maddpg
-from mamt_jax.differentiable_actions import noisy_tanh, straight_through
-from mamt_jax.networks.joint_critic import joint_critic
+from mamt_jax.networks.centralized_critic import joint_critic
+from mamt_jax.reparameterized_actions import noisy_tanh, straight_through
 
 LOGITS = jnp.array([[1.0, -0.5, 0.3], [0.2, 0.9, 7.0], [-1.0, 0.0, 1.0]])[:, None]  # agent 1 has two actions
 

@@ -19,14 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from mamt_jax.cli import distributed as crew
+from mamt_jax.cli import sweep
+from mamt_jax.cli import train as run
+from mamt_jax.options import underscored
+from mamt_jax.training import launch as train
+from mamt_jax.training.merge import even_sizes, merge_folders
+from mamt_jax.training.policies import load_policy
+from mamt_jax.training.run_folder import FolderError, read_rows
 
-from experiments import crew, run, sweep, train  # noqa: E402
-from experiments.options import underscored  # noqa: E402
-from mamt_jax.training.load_policy import load_policy  # noqa: E402
-from mamt_jax.training.merge import even_sizes, merge_folders  # noqa: E402
-from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 PROBE = ["--env", "probe:symbols", "--algo", "probe:make"]
 SMALL = [

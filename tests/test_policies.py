@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import jax
@@ -12,18 +11,17 @@ import probe
 import pytest
 from conftest import RunPython
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from envs_jax import make  # noqa: E402
-from experiments import evaluate, pretrained_returns, run  # noqa: E402
-from experiments.options import underscored  # noqa: E402
-from mamt_jax.algorithms import registry  # noqa: E402
-from mamt_jax.training.best import describe_latest, merge_best, policy_leaves, policy_part, save_better  # noqa: E402
-from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
-from mamt_jax.training.load_policy import load_policy  # noqa: E402
-from mamt_jax.training.merge import read_experiment  # noqa: E402
-from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
+from envs_jax import make
+from experiments import pretrained_returns
+from mamt_jax.algorithms import registry
+from mamt_jax.cli import evaluate
+from mamt_jax.cli import train as run
+from mamt_jax.options import underscored
+from mamt_jax.training.best import describe_latest, merge_best, policy_leaves, policy_part, save_better
+from mamt_jax.training.checkpoint import CheckpointError
+from mamt_jax.training.merge import read_experiment
+from mamt_jax.training.policies import load_policy
+from mamt_jax.training.run_folder import FolderError, read_rows
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -156,6 +154,8 @@ CALL = """
 import sys
 sys.modules.update(dict.fromkeys(["mamt_jax", "envs_jax", "flax", "chex", "optax", "jraph"]))  # None: importing them fails
 import json, pathlib, jax.export, numpy as np
+
+ROOT = Path(__file__).parents[1]
 mode, draw = (jax.export.deserialize(pathlib.Path(name).read_bytes()) for name in ("mode", "draw"))
 observation = np.array(json.loads(sys.argv[1]), np.float32)
 actions = mode.call(observation), mode.call(observation[:1]), draw.call(observation, np.uint32(7))

@@ -15,20 +15,19 @@ from mpe2 import simple_spread_v3
 from rich.console import Console
 from unlike_agents import CONTINUOUS, DISCRETE
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+import mamt_jax
+from envs_jax import Environment, evaluate_policy, make, random_policy
+from envs_jax.adapters.originals import make_original, original_options
+from envs_jax.adapters.pettingzoo_episodes import episode_seed
+from envs_jax.adapters.policy_in_pettingzoo import Policy, aec_actor, episode_returns, parallel_actor
+from mamt_jax.cli import evaluate
+from mamt_jax.training.config import TrainingConfig
+from mamt_jax.training.experiment import Experiment, build, experiment_to_json
+from mamt_jax.training.loop import train
+from mamt_jax.training.run_folder import CHECKPOINTS, CONFIG, spec_to_json, write_json
+from mamt_jax.training.session import open_session
 
-import mamt_jax  # noqa: E402
-from envs_jax import Environment, evaluate_policy, make, random_policy  # noqa: E402
-from envs_jax.adapters.originals import make_original, original_options  # noqa: E402
-from envs_jax.adapters.pettingzoo_episodes import episode_seed  # noqa: E402
-from envs_jax.adapters.policy_in_pettingzoo import Policy, aec_actor, episode_returns, parallel_actor  # noqa: E402
-from experiments import evaluate  # noqa: E402
-from mamt_jax.training.config import TrainingConfig  # noqa: E402
-from mamt_jax.training.experiment import Experiment, build, experiment_to_json  # noqa: E402
-from mamt_jax.training.loop import train  # noqa: E402
-from mamt_jax.training.session import open_session  # noqa: E402
-from mamt_jax.training.writers import CHECKPOINTS, CONFIG, spec_to_json, write_json  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "spread": {"num_agents": 3, "local_ratio": 0.2, "episode_limit": 20},

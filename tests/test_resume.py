@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from conftest import PROBE, SMALL, RunPython
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from mamt_jax.cli import sweep
+from mamt_jax.cli import train as run
+from mamt_jax.training import launch as train
+from mamt_jax.training.checkpoint import latest_checkpoint
 
-from experiments import run, sweep, train  # noqa: E402
-from mamt_jax.training.checkpoint import latest_checkpoint  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 SCRIPT = ROOT / "experiments" / "run.py"
 ARGUMENTS = [

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import jax
@@ -17,19 +16,20 @@ import probe
 import pytest
 from conftest import PROBE, RunPython
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from envs_jax import make
+from mamt_jax.cli import evaluate, sweep
+from mamt_jax.cli import train as run
+from mamt_jax.options import Option, config_options, converter, is_float_leaf, underscored
+from mamt_jax.training import launch as train
+from mamt_jax.training.checkpoint import CheckpointError
+from mamt_jax.training.config import TrainingConfig
+from mamt_jax.training.experiment import Experiment
+from mamt_jax.training.folder_lock import hold_folder
+from mamt_jax.training.merge import read_experiment
+from mamt_jax.training.policies import load_policy
+from mamt_jax.training.run_folder import FolderError, read_rows
 
-from envs_jax import make  # noqa: E402
-from experiments import evaluate, run, sweep, train  # noqa: E402
-from experiments.options import Option, config_options, converter, is_float_leaf, underscored  # noqa: E402
-from mamt_jax.training.checkpoint import CheckpointError  # noqa: E402
-from mamt_jax.training.config import TrainingConfig  # noqa: E402
-from mamt_jax.training.experiment import Experiment  # noqa: E402
-from mamt_jax.training.folder_lock import hold_folder  # noqa: E402
-from mamt_jax.training.load_policy import load_policy  # noqa: E402
-from mamt_jax.training.merge import read_experiment  # noqa: E402
-from mamt_jax.training.writers import FolderError, read_rows  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_what_is_wrong_is_named_once(arguments: list[str], message: str, tmp_pat
 def test_compiled_programs_are_kept_where_told(named: str, kept: bool, tmp_path: Path, run_python):
     folder = tmp_path / "kept"
     code = f"""if True:
-        from experiments.compilation_cache import use_compilation_cache
+        from mamt_jax.cli.compilation_cache import use_compilation_cache
         use_compilation_cache("{named.format(folder=folder)}")
         import jax
         jax.jit(lambda x: x + 1)(1.0)"""
@@ -285,7 +285,7 @@ def test_the_papers_settings_are_one_preset_away():
 @pytest.mark.parametrize("folder", ["pursuit/maddpg", "pursuit/mamt", "multiwalker/maac", "multiwalker/mamd", "spread/mamd"])
 def test_defaults_are_the_settings_that_measured_best(folder: str):
     env, algo = folder.split("/")
-    measured = read_experiment(Path(run.__file__).parent / "results" / "tuned" / folder)
+    measured = read_experiment(ROOT / "experiments" / "results" / "tuned" / folder)
     default = run.make_experiment(run.read_arguments(["--env", env, "--algo", algo]))
     budget = ("episodes", "evaluation_interval", "evaluation_episodes")
     same = {name: getattr(measured.training, name) for name in budget}

@@ -9,7 +9,8 @@ import pytest
 from unlike_agents import probe_data
 
 from envs_jax.environment import Discrete, EnvSpec
-from mamt_jax.algorithms import registry, sharing
+from mamt_jax.algorithms import parameter_sharing as sharing
+from mamt_jax.algorithms import registry
 
 SPEC = EnvSpec("kinds", ("a_0", "b_0", "a_1"), (4, 2, 4), (Discrete(3),) * 3, 5)
 

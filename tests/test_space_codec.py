@@ -25,7 +25,7 @@ from envs_jax.adapters.space_codec import (
     native_space,
 )
 from envs_jax.native_spaces import space_from_json, space_to_json
-from mamt_jax.training.writers import spec_from_json, spec_to_json
+from mamt_jax.training.run_folder import spec_from_json, spec_to_json
 
 SHAPES = st.sampled_from([(), (1,), (3,), (2, 2), (1, 3)])
 

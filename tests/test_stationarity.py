@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import estimation, theory
-from mamt_jax.stationarity import joint_divergence, others_divergence, own_divergence, transition_divergence
+from mamt_jax.divergence import joint_divergence, others_divergence, own_divergence, transition_divergence
 
 SHAPES = st.sampled_from([(2, 2), (3, 2), (2, 3, 2), (2, 2, 2, 2)])
 

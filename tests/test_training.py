@@ -23,9 +23,9 @@ from jax.sharding import PartitionSpec
 from rich.console import Console
 
 from envs_jax.environment import Environment
-from experiments import run
+from mamt_jax.cli import train as run
 from mamt_jax.training import learning_curve, loop
-from mamt_jax.training import runs as runs_module
+from mamt_jax.training import vectorized as runs_module
 from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.config import TrainingConfig, make_schedule, validate
 from mamt_jax.training.experiment import Experiment, build, experiment_from_json, experiment_to_json
@@ -40,9 +40,9 @@ from mamt_jax.training.memory import (
     temporary_bytes,
 )
 from mamt_jax.training.references import Reference
-from mamt_jax.training.runs import RunState, even_shares, make_runs, pad_runs, padded_runs, run_keys, stack_configs
+from mamt_jax.training.run_folder import CONFIG, METRICS, read_rows, write_json
 from mamt_jax.training.session import Session, open_session, plan_memory
-from mamt_jax.training.writers import CONFIG, METRICS, read_rows, write_json
+from mamt_jax.training.vectorized import RunState, even_shares, make_runs, pad_runs, padded_runs, run_keys, stack_configs
 
 TINY = TrainingConfig(
     episodes=100,

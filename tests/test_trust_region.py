@@ -9,7 +9,7 @@ import optax
 import pytest
 from unlike_agents import DISCRETE, SMALL, observations, probe_batch
 
-from mamt_jax.algorithms import attention_actor_critic as base
+from mamt_jax.algorithms import actor_critic as base
 from mamt_jax.algorithms import mamt
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.mamd import trust_region

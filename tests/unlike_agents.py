@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from envs_jax.environment import Box, Discrete, EnvSpec
-from mamt_jax.algorithms.contract import Data
+from mamt_jax.algorithms.base import Data
 from mamt_jax.types import Trajectory, Transition
 
 Act = Callable[[jax.Array, jax.Array], jax.Array]

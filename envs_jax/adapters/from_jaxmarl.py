@@ -28,7 +28,7 @@ from jaxmarl.environments import (
 from envs_jax.adapters.space_codec import SpaceError, is_rescaled, learning_space, native_box
 from envs_jax.environment import Box, Discrete, Environment, EnvironmentFactory, EnvSpec, TimeStep, make_timestep
 from envs_jax.native_spaces import NativeBox, NativeDiscrete, NativeMultiDiscrete, NativeSpace
-from envs_jax.options import one_line, require_count, suggestion
+from envs_jax.validation import one_line, require_count, suggestion
 
 
 @flax.struct.dataclass

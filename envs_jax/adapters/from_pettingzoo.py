@@ -17,7 +17,7 @@ from envs_jax.adapters.space_codec import SpaceError, flat_size, learning_space,
 from envs_jax.adapters.worker_processes import open_batch
 from envs_jax.environment import Discrete, EnvSpec, HostEnvironment
 from envs_jax.native_spaces import NativeDict, NativeSpace
-from envs_jax.options import one_line, require_count
+from envs_jax.validation import one_line, require_count
 
 MakeEnv = Callable[..., ParallelEnv]
 

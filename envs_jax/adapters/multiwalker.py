@@ -9,7 +9,7 @@ from pettingzoo.utils import BaseParallelWrapper
 
 from envs_jax.adapters.from_pettingzoo import from_pettingzoo
 from envs_jax.environment import HostEnvironment
-from envs_jax.options import require_count, require_each, require_number, require_switch
+from envs_jax.validation import require_count, require_each, require_number, require_switch
 
 
 class TellsTimeLimit(BaseParallelWrapper):

@@ -6,14 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from envs_jax.adapters.codec import Codec, joint_mask, joint_observation, own_actions
-from envs_jax.adapters.pettingzoo_checks import (
-    check_agents,
-    check_finite,
-    check_reset,
-    check_step,
-    flag_of,
-    reward_of,
-)
+from envs_jax.adapters.pettingzoo_checks import check_agents, check_finite, check_reset, check_step, flag_of, reward_of
 from envs_jax.adapters.space_codec import SpaceError
 
 Row = dict[str, Any]

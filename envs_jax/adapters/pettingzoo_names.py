@@ -10,7 +10,7 @@ from envs_jax.adapters.from_pettingzoo import from_pettingzoo
 from envs_jax.adapters.multiwalker import multiwalker
 from envs_jax.adapters.pettingzoo_checks import check_environment_type
 from envs_jax.environment import EnvironmentFactory, HostEnvironment
-from envs_jax.options import one_line
+from envs_jax.validation import one_line
 
 
 def find_factory(name: str) -> EnvironmentFactory:

@@ -18,8 +18,8 @@ from envs_jax.multiwalker.observation import NUM_NOISY, SIZE, observe
 from envs_jax.multiwalker.picture import picture
 from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE
 from envs_jax.multiwalker.world import SOLVERS, Control, Solver, World
-from envs_jax.options import require_choice, require_count, require_number, require_switch
 from envs_jax.scene import Scene
+from envs_jax.validation import require_choice, require_count, require_number, require_switch
 
 LARGEST_PUSH = 5.0
 FORWARD, UPRIGHT = 130 / body.SCALE, -5.0

@@ -14,15 +14,7 @@ import numpy as np
 from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import body, terrain
 from envs_jax.multiwalker.body import BODIES, HULL, NUM_BODIES, SKIN, single
-from envs_jax.multiwalker.collision import (
-    Manifold,
-    Placed,
-    Vector,
-    ground_manifold,
-    minus,
-    place,
-    polygon_manifold,
-)
+from envs_jax.multiwalker.collision import Manifold, Placed, Vector, ground_manifold, minus, place, polygon_manifold
 from envs_jax.multiwalker.falls import package_on_ground
 from envs_jax.multiwalker.selecting import only_where
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from envs_jax.environment import Discrete, Environment, EnvSpec, Noise, TimeStep, make_timestep
-from envs_jax.options import require_count
 from envs_jax.particle.steering import look_ahead
 from envs_jax.particle.world import integrate, squared_norm
 from envs_jax.scene import PALE, Scene, arena, colour, shape_at
+from envs_jax.validation import require_count
 
 NUM_PAIRS = 4
 NUM_LANDMARKS = 6

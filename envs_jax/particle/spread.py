@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.environment import Box, Discrete, Environment, EnvSpec, Noise, TimeStep, make_timestep
-from envs_jax.options import require_count, require_share, require_size, require_switch
 from envs_jax.particle.steering import assign, look_ahead
 from envs_jax.particle.world import contact_force, distances, integrate
 from envs_jax.scene import INK, Scene, arena, colour, shape_at
+from envs_jax.validation import require_count, require_share, require_size, require_switch
 
 AGENT_RADIUS = 0.15
 COVER_RADIUS = 0.1

@@ -74,7 +74,7 @@ def training_rounds(update: str) -> Callable[[int], None]:
 
     from envs_jax.environment import Environment
     from mamt_jax.training.experiment import build
-    from mamt_jax.training.runs import make_runs, run_keys, stack_configs
+    from mamt_jax.training.vectorized import make_runs, run_keys, stack_configs
 
     what = experiment(update)
     env, algorithm, own, schedule = build(what)
@@ -137,7 +137,7 @@ def main() -> None:
 
     sys.path.insert(0, str(ROOT))
     from experiments.benchmark.matmul import spread
-    from mamt_jax.training.writers import describe_machine
+    from mamt_jax.training.run_folder import describe_machine
 
     names = [commit(revision) for revision in asked.revisions]
     with tempfile.TemporaryDirectory() as folder:

@@ -15,22 +15,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 import jax
 import jax.numpy as jnp
 
 import envs_jax
 from envs_jax.environment import Environment, EnvSpec
 from experiments.benchmark.matmul import matmul_gflop, matmul_gflops, spread, timed
-from experiments.cores import use_every_core
 from mamt_jax.algorithms import registry
-from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms.base import Algorithm
+from mamt_jax.cli.devices import use_every_core
 from mamt_jax.training.config import TrainingConfig, make_schedule
 from mamt_jax.training.experiment import Experiment, build
 from mamt_jax.training.rollout import EnvBatch
-from mamt_jax.training.runs import make_replay, make_runs, run_keys, runs_sharding, sample_shape, shard, stack_configs
-from mamt_jax.training.writers import describe_machine, read_rows
+from mamt_jax.training.run_folder import describe_machine, read_rows
+from mamt_jax.training.vectorized import make_replay, make_runs, run_keys, runs_sharding, sample_shape, shard, stack_configs
 
 SHAPES = ((1024, 1024, 1024), (1024, 256, 128), (8192, 128, 128))
 SECONDS = 1.2  # a program's worth of updates in a row, as training makes them

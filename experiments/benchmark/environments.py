@@ -12,13 +12,10 @@ import importlib.util
 import json
 import math
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +26,9 @@ import envs_jax
 from envs_jax import auto_reset, random_policy
 from envs_jax.adapters.originals import make_original
 from envs_jax.environment import Environment
-from experiments.cores import use_every_core
-from mamt_jax.training.runs import shard
-from mamt_jax.training.writers import describe_machine
+from mamt_jax.cli.devices import use_every_core
+from mamt_jax.training.run_folder import describe_machine
+from mamt_jax.training.vectorized import shard
 
 BATCHES = (1, 64, 1024, 4096)
 SECONDS, REPEATS, PROCESSES = 2.0, 5, 12

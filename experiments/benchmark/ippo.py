@@ -23,8 +23,8 @@ import numpy as np
 from envs_jax import registry as environments
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.training.config import TrainingConfig, make_schedule
-from mamt_jax.training.runs import make_runs, run_keys, stack_configs
-from mamt_jax.training.writers import describe_machine
+from mamt_jax.training.run_folder import describe_machine
+from mamt_jax.training.vectorized import make_runs, run_keys, stack_configs
 
 ENVIRONMENT, NUM_AGENTS, EPISODE = "MPE_simple_spread_v3", 3, 26
 # Of baselines/IPPO/config/ippo_ff_mpe.yaml, all but the number of steps.

@@ -18,7 +18,7 @@ import numpy as np
 
 from envs_jax.adapters.from_pettingzoo import from_pettingzoo
 from envs_jax.environment import HostEnvironment
-from mamt_jax.training.writers import describe_machine
+from mamt_jax.training.run_folder import describe_machine
 
 ENVS, TURNS, SECONDS = 12, 5, 3.0
 PROCESSES = (1, 2, 12)

@@ -7,19 +7,16 @@ import argparse
 import gzip
 import json
 import re
-import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 import jax
 
 from experiments.benchmark.core import UPDATES, experiment, random_data
 from mamt_jax.training.experiment import build
-from mamt_jax.training.writers import describe_machine
+from mamt_jax.training.run_folder import describe_machine
 
 COUNT = 10
 LONGEST = 8

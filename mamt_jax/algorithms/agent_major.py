@@ -7,8 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from mamt_jax.networks.agent_axis import Network
-from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, normalise, normalise_reward
+from mamt_jax.networks.per_agent import Network
+from mamt_jax.running_statistics import RewardNormalisation, RunningStatistics, normalise, normalise_reward
 from mamt_jax.types import Params, Transition
 
 

@@ -11,14 +11,14 @@ from envs_jax.environment import EnvSpec
 from mamt_jax.active import active_mean
 from mamt_jax.algorithms import on_policy, optimizers
 from mamt_jax.algorithms.agent_major import Batch
-from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.algorithms.on_policy import OnPolicy, OnPolicyConfig, OnPolicyState, by_time
-from mamt_jax.algorithms.ranges import require_positive, require_sound
 from mamt_jax.distributions import action_distribution, entropy
+from mamt_jax.divergence import policy_divergence
 from mamt_jax.losses.critic import squared_error
 from mamt_jax.losses.lookahead import dice_value, lookahead_value
-from mamt_jax.stationarity import policy_divergence
 from mamt_jax.types import Metrics, Params, Trajectory
+from mamt_jax.validation import require_positive, require_sound
 
 
 @struct.dataclass

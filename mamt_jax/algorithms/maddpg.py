@@ -15,21 +15,22 @@ from flax import struct
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.active import active_mean
-from mamt_jax.algorithms import agent_major, optimizers, sharing
+from mamt_jax.algorithms import agent_major, optimizers
+from mamt_jax.algorithms import parameter_sharing as sharing
 from mamt_jax.algorithms.agent_major import Batch
-from mamt_jax.algorithms.contract import Algorithm
-from mamt_jax.algorithms.ranges import require_positive, require_sound
-from mamt_jax.differentiable_actions import DifferentiableActions, noisy_tanh, straight_through
+from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.distributions import action_distribution
+from mamt_jax.divergence import policy_divergence
 from mamt_jax.losses.actor import deterministic_policy_loss
 from mamt_jax.losses.critic import squared_error
-from mamt_jax.networks.agent_axis import Network
-from mamt_jax.networks.joint_critic import joint_critic
+from mamt_jax.networks.centralized_critic import joint_critic
+from mamt_jax.networks.per_agent import Network
 from mamt_jax.networks.policy import mlp_per_agent, restricted
-from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
+from mamt_jax.reparameterized_actions import DifferentiableActions, noisy_tanh, straight_through
 from mamt_jax.returns import td_target
-from mamt_jax.stationarity import policy_divergence
+from mamt_jax.running_statistics import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
 from mamt_jax.types import Metrics, Params, Transition
+from mamt_jax.validation import require_positive, require_sound
 
 
 @struct.dataclass

@@ -8,8 +8,8 @@ import numpy as np
 from flax import struct
 
 from envs_jax.environment import EnvSpec
-from mamt_jax.algorithms import attention_actor_critic as base
-from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms import actor_critic as base
+from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.losses.actor import mixed_penalty
 from mamt_jax.types import Metrics, Transition
 

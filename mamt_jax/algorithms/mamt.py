@@ -13,23 +13,23 @@ from flax import struct
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.active import active_mean
-from mamt_jax.algorithms import attention_actor_critic as base
+from mamt_jax.algorithms import actor_critic as base
 from mamt_jax.algorithms import optimizers
 from mamt_jax.algorithms.agent_major import Batch
-from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.algorithms.mamd import MAMDConfig, trust_region
-from mamt_jax.algorithms.ranges import require_positive
 from mamt_jax.algorithms.two_timescale import two_timescale
 from mamt_jax.distributions import ActionDistribution, action_distribution
 from mamt_jax.losses.coordination import coordination_coefficients, marginal_values
 from mamt_jax.losses.opponent_model import non_stationarity, opponent_loss
 from mamt_jax.losses.trust_region import decomposition_loss, divergence_cost, expected_value
-from mamt_jax.networks.agent_axis import Network
 from mamt_jax.networks.opponent_model import opponent_models, ordered_pairs
+from mamt_jax.networks.per_agent import Network
 from mamt_jax.networks.policy import restricted
 from mamt_jax.networks.trust_region_network import symmetric_weights, trust_region_network
-from mamt_jax.normalisation import reward_unit
+from mamt_jax.running_statistics import reward_unit
 from mamt_jax.types import Metrics, Params, Transition
+from mamt_jax.validation import require_positive
 
 
 @struct.dataclass

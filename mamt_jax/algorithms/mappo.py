@@ -10,15 +10,16 @@ from flax import struct
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.active import active_mean, active_standardise
-from mamt_jax.algorithms import on_policy, optimizers, sharing
-from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms import on_policy, optimizers
+from mamt_jax.algorithms import parameter_sharing as sharing
+from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.algorithms.on_policy import OnPolicy, OnPolicyConfig, OnPolicyState
-from mamt_jax.algorithms.ranges import require_positive, require_sound
 from mamt_jax.distributions import action_distribution, entropy
+from mamt_jax.divergence import policy_divergence
 from mamt_jax.losses.actor import clipped_policy_loss
 from mamt_jax.losses.critic import clipped_value_loss
-from mamt_jax.stationarity import policy_divergence
 from mamt_jax.types import Metrics, Params, Trajectory
+from mamt_jax.validation import require_positive, require_sound
 
 
 @struct.dataclass

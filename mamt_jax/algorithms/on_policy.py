@@ -14,11 +14,11 @@ from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import agent_major, optimizers
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.distributions import ActionDistribution, action_distribution
-from mamt_jax.networks.agent_axis import Network
-from mamt_jax.networks.joint_critic import joint_critic
+from mamt_jax.networks.centralized_critic import joint_critic
+from mamt_jax.networks.per_agent import Network
 from mamt_jax.networks.policy import mlp_per_agent, restricted
-from mamt_jax.normalisation import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
 from mamt_jax.returns import generalised_advantage
+from mamt_jax.running_statistics import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
 from mamt_jax.types import Params, Trajectory, Transition
 
 # Whole rounds of Spread's and Rover-Tower's episodes, and enough rows for steps that point the right way.

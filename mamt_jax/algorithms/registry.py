@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import lola, maac, maddpg, mamd, mamt, mappo
-from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms.base import Algorithm
 
 ALGORITHMS: dict[str, Callable[[EnvSpec], Algorithm]] = {
     "maac": maac.make,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from mamt_jax.networks.agent_axis import Network
+from mamt_jax.networks.per_agent import Network
 
 
 def uniform_fan_in(scale: float = 1.0) -> nn.initializers.Initializer:

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from mamt_jax.networks.agent_axis import Network
+from mamt_jax.networks.per_agent import Network
 from mamt_jax.networks.policy import mlp_per_agent
 from mamt_jax.types import Params
 

@@ -6,8 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from mamt_jax.networks.agent_axis import Network, init_agents
 from mamt_jax.networks.layers import MLP, layer
+from mamt_jax.networks.per_agent import Network, init_agents
 from mamt_jax.types import Params
 
 Restrict = Callable[[jax.Array, jax.Array | None], jax.Array]

@@ -10,8 +10,8 @@ import jraph
 import numpy as np
 
 from envs_jax.environment import EnvSpec
-from mamt_jax.networks.agent_axis import Network, init_agents
 from mamt_jax.networks.layers import MLP, SplitDense, layer, leaky_relu
+from mamt_jax.networks.per_agent import Network, init_agents
 from mamt_jax.types import Params
 
 EPSILON_EMBEDDING = 16

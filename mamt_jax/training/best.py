@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.environment import EnvSpec
-from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.training.checkpoint import concatenate_archives, load_checkpoint, named_arrays, to_numpy, write_archive
-from mamt_jax.training.report import STOPPED
-from mamt_jax.training.writers import BEST
+from mamt_jax.training.metrics import STOPPED
+from mamt_jax.training.run_folder import BEST
 from mamt_jax.types import Config, LearnerState
 
 ROUNDING = 1e-5

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mamt_jax.training.writers import whole_file
+from mamt_jax.training.run_folder import whole_file
 
 FORMAT = 1
 """Of the files written here; those without a number are of the first."""

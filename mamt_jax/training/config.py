@@ -5,8 +5,8 @@ import math
 from fractions import Fraction
 from typing import Literal, NamedTuple, get_args
 
-from mamt_jax.algorithms.contract import Data
-from mamt_jax.algorithms.ranges import LARGEST
+from mamt_jax.algorithms.base import Data
+from mamt_jax.validation import LARGEST
 
 Precision = Literal["default", "bfloat16"]
 

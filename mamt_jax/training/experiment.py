@@ -10,11 +10,11 @@ from envs_jax import registry as environments
 from envs_jax.environment import Environment, HostEnvironment
 from envs_jax.wrappers import infer_spec
 from mamt_jax.algorithms import registry as algorithms
-from mamt_jax.algorithms.contract import Algorithm, require_action_masks
-from mamt_jax.algorithms.ranges import LARGEST, require_representable
+from mamt_jax.algorithms.base import Algorithm, require_action_masks
 from mamt_jax.precision import with_bfloat16_products
 from mamt_jax.training.config import Schedule, TrainingConfig, make_schedule, validate
 from mamt_jax.types import Config
+from mamt_jax.validation import LARGEST, require_representable
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from mamt_jax.training.load_policy import Which, load_policy, load_spec
+from mamt_jax.training.policies import Which, load_policy, load_spec
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from mamt_jax.training.checkpoint import holds, list_checkpoints, newest_usable, read_record
 from mamt_jax.training.config import Schedule
 from mamt_jax.training.experiment import Experiment, experiment_to_json
-from mamt_jax.training.writers import CHECKPOINTS, CONFIG, FolderError, read_config, write_json
+from mamt_jax.training.run_folder import CHECKPOINTS, CONFIG, FolderError, read_config, write_json
 
 EXTENDED = "extended"
 """In config.json: one entry for every change of length, with the command that asked for it."""

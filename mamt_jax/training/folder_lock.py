@@ -20,16 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mamt_jax.training.interrupt import leaving
-from mamt_jax.training.writers import (
-    LOCK,
-    METRICS,
-    OURS,
-    PARTS,
-    FolderError,
-    check_unused,
-    quoted,
-    read_rows,
-)
+from mamt_jax.training.run_folder import LOCK, METRICS, OURS, PARTS, FolderError, check_unused, quoted, read_rows
 
 try:
     import fcntl

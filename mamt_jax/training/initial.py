@@ -14,7 +14,7 @@ import numpy as np
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import registry as algorithms
-from mamt_jax.algorithms.contract import Algorithm
+from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.training.best import policy_leaves, policy_part
 from mamt_jax.training.checkpoint import (
     concatenate_archives,
@@ -26,9 +26,9 @@ from mamt_jax.training.checkpoint import (
     write_archive,
 )
 from mamt_jax.training.experiment import Built, Experiment, make_configs
-from mamt_jax.training.load_policy import load_spec
 from mamt_jax.training.merge import INIT_FROM, OF_EACH_RUN, read_experiment
-from mamt_jax.training.writers import BEST, CHECKPOINTS, INITIAL, FolderError, read_config
+from mamt_jax.training.policies import load_spec
+from mamt_jax.training.run_folder import BEST, CHECKPOINTS, INITIAL, FolderError, read_config
 from mamt_jax.types import Config, LearnerState
 
 

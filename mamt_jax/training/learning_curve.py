@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mamt_jax.training.metrics import STOPPED
 from mamt_jax.training.references import Reference
-from mamt_jax.training.report import STOPPED
-from mamt_jax.training.writers import whole_file
+from mamt_jax.training.run_folder import whole_file
 
 
 class _Curve(NamedTuple):

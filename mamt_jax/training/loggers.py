@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mamt_jax.training.experiment import Experiment, experiment_to_json
-from mamt_jax.training.writers import METRICS, read_rows, write_json
+from mamt_jax.training.run_folder import METRICS, read_rows, write_json
 
 Row = Mapping[str, Any]
 

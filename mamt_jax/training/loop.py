@@ -11,16 +11,16 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from mamt_jax.training.breakdown import BreakdownError, Broken, describe_breakdown, read_breakdowns, stopped_at
+from mamt_jax.training.console import Display, duration
 from mamt_jax.training.initial import begin_from
 from mamt_jax.training.interrupt import deferred_signals
 from mamt_jax.training.loggers import LOGGERS, Logger
 from mamt_jax.training.memory import explaining_exhaustion
-from mamt_jax.training.progress import Display, duration
-from mamt_jax.training.report import STOPPED, make_rows
-from mamt_jax.training.runs import RunState
+from mamt_jax.training.metrics import STOPPED, make_rows
+from mamt_jax.training.nan_guard import BreakdownError, Broken, describe_breakdown, read_breakdowns, stopped_at
 from mamt_jax.training.saving import finish, hold_best, keep_best, log_rows, restore, save_or_warn, write_rows
 from mamt_jax.training.session import Counters, Session, plan_memory
+from mamt_jax.training.vectorized import RunState
 
 SLICE_SECONDS = 5.0
 """How long a slice of training should take: what Ctrl-C waits for."""

@@ -12,7 +12,7 @@ from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, mer
 from mamt_jax.training.experiment import Experiment, experiment_from_json, experiment_to_json
 from mamt_jax.training.learning_curve import draw_learning_curve
 from mamt_jax.training.references import read_references
-from mamt_jax.training.writers import (
+from mamt_jax.training.run_folder import (
     BEST,
     CHECKPOINTS,
     CONFIG,

@@ -1,8 +1,25 @@
 """What reference policies earn, as config.json and learning curves hold it."""
 
+import inspect
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from envs_jax.registry import environment_names, find_factory
+
+RETURNS = Path(__file__).parents[1] / "reference_returns.json"
+"""What `experiments/reference_returns.py` measured."""
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in environment_names()} | {
+    "spread_n3": ("spread", {"num_agents": 3}),
+    "pursuit_local": ("pursuit", {"shared_reward": False}),
+}
+ORIGINALS = {"multiwalker_original": "pettingzoo/multiwalker"}
+HOW = {"processes"}
+"""Options that say how an environment runs and not what it is."""
+OBSERVED = {"contact_events"}
+"""Options that change observations alone, which reference policies do not read."""
 
 
 class Reference(NamedTuple):
@@ -33,3 +50,20 @@ def read_references(content: Mapping[str, Any]) -> dict[str, Reference]:
     """What `references_to_json` wrote, from the whole config.json; older ones have no errors."""
     errors = content.get("reference_errors") or {}
     return {name: Reference(value, errors.get(name, math.nan)) for name, value in (content.get("references") or {}).items()}
+
+
+def measured_references(env: str, options: Mapping[str, Any]) -> dict[str, Reference] | None:
+    """What reference policies earn in `env` with `options`, from the file of the package; None where it has no such task."""
+    returns = json.loads(RETURNS.read_text())["returns"]
+    tasks = TASKS | {name: (original, {}) for name, original in ORIGINALS.items()}
+    for name, (other, own) in tasks.items():
+        if name in returns and env == other and _all_options(env, options) == _all_options(env, own):
+            return {policy: Reference(each["return"], each["return_std_error"]) for policy, each in returns[name].items()}
+    return None
+
+
+def _all_options(env: str, options: Mapping[str, Any]) -> Any:
+    """All options as JSON has them, defaults included where they are known without another package."""
+    parameters = inspect.signature(find_factory(env)).parameters if env in environment_names() else {}
+    options = {name: parameter.default for name, parameter in parameters.items()} | dict(options)
+    return json.loads(json.dumps({name: value for name, value in options.items() if name not in HOW | OBSERVED}, default=str))

@@ -10,14 +10,12 @@ import jax
 import numpy as np
 
 from mamt_jax.training.best import describe_latest, policy_part, rounding_of, save_better
-from mamt_jax.training.breakdown import Broken, stack_breakdowns
 from mamt_jax.training.checkpoint import load_checkpoint, newest_usable, read_record, save_checkpoint, to_numpy
+from mamt_jax.training.console import Display
 from mamt_jax.training.extension import record_length
 from mamt_jax.training.learning_curve import draw_learning_curve
-from mamt_jax.training.progress import Display
-from mamt_jax.training.runs import RunState, pad_runs
-from mamt_jax.training.session import Counters, Session
-from mamt_jax.training.writers import (
+from mamt_jax.training.nan_guard import Broken, stack_breakdowns
+from mamt_jax.training.run_folder import (
     BEST,
     CHECKPOINTS,
     CURVE,
@@ -30,6 +28,8 @@ from mamt_jax.training.writers import (
     whole_file,
     writing,
 )
+from mamt_jax.training.session import Counters, Session
+from mamt_jax.training.vectorized import RunState, pad_runs
 
 UNUSABLE = ".unusable"
 BEFORE_END = "best_before_end.npz"

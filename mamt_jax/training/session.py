@@ -10,15 +10,15 @@ import jax.numpy as jnp
 
 from envs_jax.environment import HostEnvironment, make_timestep
 from mamt_jax.training.best import policy_leaves
-from mamt_jax.training.breakdown import Broken
 from mamt_jax.training.experiment import Built, Experiment
-from mamt_jax.training.host_runs import Played, make_host_runs, make_rollout
+from mamt_jax.training.host_training import Played, make_host_runs, make_rollout
 from mamt_jax.training.initial import Parameters
 from mamt_jax.training.loggers import Logger
 from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
+from mamt_jax.training.nan_guard import Broken
 from mamt_jax.training.references import Reference
 from mamt_jax.training.rollout import rollout, with_episodes
-from mamt_jax.training.runs import (
+from mamt_jax.training.vectorized import (
     Runs,
     RunState,
     make_replay,

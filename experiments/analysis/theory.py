@@ -1,0 +1,149 @@
+"""What `experiments/theory.py` computed: Fig. 8, the theorems, and estimates of the joint divergence; figure and tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mamt_jax.analysis import style
+from mamt_jax.analysis.runs import Run, curve, having
+from mamt_jax.analysis.statistics import Interval, bootstrap, interquartile_mean
+
+ESTIMATES = {
+    "mean_field": ("mean-field sum", style.Look("#000000", "-", "o")),
+    "d_ns": ("$D_{ns}$", style.Look("#0072B2", "-.", "^")),
+    "network": ("TRD-Net, taught $D_{ns}$", style.Look("#D55E00", "--", "D")),
+    "network_taught_truth": ("TRD-Net, taught the truth", style.Look("#009E73", ":", "s")),
+}
+ACTIONS = {"a11": style.Look("#D55E00", "--", "D"), "a12": style.Look("#0072B2", "-.", "^")}
+
+
+def draw(content: Mapping[str, Any]) -> Figure:
+    """Six panels: Fig. 8 and its ratio, Theorem 2, two scatters of estimates, and their errors by coupling."""
+    figure, every = style.panels(6, columns=3, size=(3.9, 3.1))
+    draw_figure_8(every[0], every[1], content["figure_8"])
+    draw_theorem_2(every[2], content["theorem_2"])
+    rows = content["estimation"]["rows"]
+    for axes, row in zip(every[3:5], [row for row in rows if "shown" in row], strict=True):
+        draw_scatter(axes, row)
+    draw_errors(every[5], rows)
+    for axes in every:
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def draw_figure_8(divergence: Axes, ratio: Axes, content: Mapping[str, Any]) -> None:
+    """KL of policies and of transitions over m, closed form and simulated; and one over the other."""
+    m, policy = np.array(content["m"]), np.array(content["policy_kl"])
+    divergence.plot(m, policy, color="black", label="agent 2's policy")
+    for name, look in ACTIONS.items():
+        row, drawn = content["actions"][name], content["simulation"]["m"]
+        transition = np.array(row["transition_kl"])
+        divergence.plot(m, transition, color=look.color, linestyle=look.linestyle, label=f"transition, {name}")
+        divergence.errorbar(
+            drawn, row["simulated_mean"], row["simulated_std"],
+            color=look.color, marker=look.marker, markersize=4, linestyle="", capsize=2, label=f"transition, {name}, simulated",
+        )  # fmt: skip
+        ratio.plot(m, transition / policy, color=look.color, linestyle=look.linestyle, label=name)
+    divergence.set(xlabel="m", ylabel="KL, nats", yscale="log", title="Fig. 8")
+    ratio.set(xlabel="m", ylabel="KL of transition / KL of policy", ylim=(0, None), title="Theorem 1: no proportion")
+
+
+def draw_theorem_2(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Quantiles of the mean divergence of the others over the joint one."""
+    for row in rows:
+        found = {float(q): value for q, value in row["others_over_joint"].items()}
+        look = style.Look("#0072B2", "-", "s") if row["factorised"] else style.Look("#D55E00", "-", "o")
+        place = row["num_agents"] + (0.12 if row["factorised"] else -0.12)
+        axes.plot([place, place], [found[0.0], found[1.0]], color=look.color, linewidth=1)
+        axes.plot([place, place], [found[0.05], found[0.95]], color=look.color, linewidth=5, alpha=0.4)
+        label = ("factorised" if row["factorised"] else "correlated") if row["num_agents"] == 2 else None
+        axes.plot(place, found[0.5], color=look.color, marker=look.marker, linestyle="", label=label)
+    axes.axhline(1, color="0.45", linestyle="--", linewidth=1)
+    axes.set_xticks([2, 3, 4])
+    axes.set(xlabel="agents", ylabel="mean KL of others / joint KL", ylim=(0, 1.08), title="Theorem 2: below 1")
+
+
+def draw_scatter(axes: Axes, row: Mapping[str, Any]) -> None:
+    """Estimates over the truth."""
+    truth = np.array(row["shown"]["truth"])
+    for name, (label, look) in ESTIMATES.items():
+        if name != "network_taught_truth":
+            axes.scatter(
+                truth, row["shown"][name], s=9, color=look.color, marker=look.marker, alpha=0.55, linewidths=0, label=label
+            )
+    ends = [truth.min(), truth.max()]
+    axes.plot(ends, ends, color="0.45", linestyle="--", linewidth=1)
+    kind = "policies factorise" if row["coupling"] == 0 else f"correlated, coupling {row['coupling']:g}"
+    axes.set(xlabel="joint KL, nats", ylabel="estimate, nats", xscale="log", yscale="log", title=kind)
+    axes.set_ylim(ends[0] / 3, ends[1] * 3)
+
+
+def score(row: Mapping[str, Any], estimate: str, measure: str) -> Interval:
+    """Interquartile mean over seeds and its interval."""
+    return bootstrap(interquartile_mean, [np.array(row["scores"][estimate][measure])])
+
+
+def draw_errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Relative error of every estimate by how strongly agents are coupled."""
+    places = np.arange(len(rows))
+    for name, (label, look) in ESTIMATES.items():
+        found = [score(row, name, "relative_error") for row in rows]
+        joined = Interval(*(np.array([each[part] for each in found]) for part in range(3)))
+        style.draw_line(axes, places, joined, look, label)
+    axes.set_xticks(places, [f"{row['coupling']:g}" for row in rows])
+    axes.set(xlabel="coupling", ylabel="RMSE / mean joint KL", ylim=(0, None), title="error of estimates")
+
+
+def tables(content: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
+    """Theorems, estimates on tabular policies, and MAMT's own estimates in training."""
+    return [theorems_table(content), estimation_table(content["estimation"]["rows"]), training_table(runs)]
+
+
+def theorems_table(content: Mapping[str, Any]) -> str:
+    """Quantiles of the ratios that Theorems 1 to 3 speak of."""
+    quantities = [("KL of transition / KL of the others' policy", "random games", content["theorem_1"]["ratio"])]
+    for row in content["theorem_2"]:
+        kind = f"{row['num_agents']} agents, {'factorised' if row['factorised'] else 'correlated'}"
+        quantities.append(("mean KL of others / joint KL", kind, row["others_over_joint"]))
+        quantities.append(("sum of own KL / joint KL", kind, row["mean_field_over_joint"]))
+    names = ("smallest", "5 %", "median", "95 %", "largest")
+    lines = [f"| ratio | of | {' | '.join(names)} |", "| --- " * (len(names) + 2) + "|"]
+    for ratio, kind, found in quantities:
+        lines.append(f"| {ratio} | {kind} | {' | '.join(f'{value:.3g}' for value in found.values())} |")
+    return "\n".join(lines)
+
+
+def estimation_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Relative error of every estimate, with its interval over seeds, and its correlation with the truth."""
+    labels = [label.replace("$D_{ns}$", "D_ns") for label, _ in ESTIMATES.values()]
+    lines = [f"| coupling | {' | '.join(labels)} |", "| --- " * (len(labels) + 1) + "|"]
+    for row in rows:
+        cells = []
+        for name in ESTIMATES:
+            error, correlation = score(row, name, "relative_error"), score(row, name, "correlation")
+            shown = f"{error.value:.2f} ({error.low:.2f} to {error.high:.2f})" if error.value > 0.005 else "0"
+            cells.append(f"{shown}, r = {correlation.value:.2f}")
+        lines.append(f"| {row['coupling']:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def training_table(runs: Sequence[Run]) -> str:
+    """What MAMT's network says while it trains beside the joint KL, which is the sum of the agents' own: policies factorise."""
+    titles = ("estimate", "D_ns", "joint KL to the old policy", "joint KL to the previous policy", "r, old", "r, previous")
+    lines = [f"| | {' | '.join(titles)} |", "| --- " * (len(titles) + 1) + "|"]
+    for run in having(runs, "estimated_divergence", "non_stationarity", "kl_old", "kl_consecutive"):
+        estimate, old, previous = (
+            curve(run, name).values.sum(2) for name in ("estimated_divergence", "kl_old", "kl_consecutive")
+        )
+        d_ns = curve(run, "non_stationarity").values
+        means = [f"{values.mean():.3g}" for values in (estimate, d_ns, old, previous)]
+        alike = [
+            ", ".join(f"{np.corrcoef(a, b)[0, 1]:.2f}" for a, b in zip(estimate, truth, strict=True))
+            for truth in (old, previous)
+        ]
+        lines.append(f"| {run.task.title} | {' | '.join(means + alike)} |")
+    return "\n".join(lines)

@@ -1,0 +1,8 @@
+"""`python -m mamt_jax` is `mamt`."""
+
+import sys
+
+from mamt_jax.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

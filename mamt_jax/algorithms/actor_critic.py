@@ -1,0 +1,331 @@
+"""What MAAC, MAMD and MAMT share: an attention critic (Eq. 9) and a regularised policy gradient (Eq. 10).
+
+Inside, arrays are agent-major, (n, B, ...); batches come and actions go with the agent axis after the batch axes.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from envs_jax.environment import EnvSpec
+from mamt_jax.active import active_mean
+from mamt_jax.algorithms import agent_major, optimizers
+from mamt_jax.algorithms.agent_major import Batch
+from mamt_jax.distributions import ActionDistribution, Candidates, action_distribution, entropy
+from mamt_jax.divergence import policy_divergence
+from mamt_jax.losses.actor import counterfactual_advantage, policy_loss
+from mamt_jax.losses.critic import critic_loss, soft_td_target
+from mamt_jax.networks.attention_critic import SHARED, AttentionCritic, attention_critic
+from mamt_jax.networks.per_agent import Network
+from mamt_jax.networks.policy import mlp_per_agent, restricted
+from mamt_jax.running_statistics import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
+from mamt_jax.types import Metrics, Params, Transition
+from mamt_jax.validation import require_positive, require_sound
+
+# Of a batch, what the divergence of policies is measured on: enough for a mean, and a quarter of the cost.
+PANEL_ROWS = 256
+
+Regulariser = Callable[[jax.Array, jax.Array], jax.Array]
+"""(log pi, log pi_old), both (n, B, K) -> R_i, what the policy's loss adds to minus the advantage."""
+
+
+@struct.dataclass
+class ActorCriticConfig:
+    """Hyperparameters of MAAC, and of the actor and critic of MAMD and MAMT (Table 1)."""
+
+    gamma: float = 0.99
+    """Discount of future rewards."""
+    tau: float = 1e-3
+    """Step of the target networks towards the learnt ones, each update."""
+    reward_scale: float = 100.0
+    """1 / alpha, the weight of reward against entropy."""
+    policy_learning_rate: float = 1e-3
+    """Adam's step for the policies."""
+    critic_learning_rate: float = 1e-3
+    """Adam's step for the critics."""
+    adam_b1: float = 0.9
+    """Adam's momentum."""
+    adam_epsilon: float = 1e-7
+    """Adam's epsilon."""
+    policy_clip: float = 0.5
+    """Largest norm of one agent's policy gradient."""
+    critic_clip: float = 10.0
+    """Largest norm of the critics' gradient, times the number of agents."""
+    critic_weight_decay: float = 1e-3
+    """L2 on the critics' parameters, added to their gradient."""
+    critic_regularisation: float = 1.0
+    """Weight of the squared attention logits in the critics' loss, in thousandths."""
+    hidden_size: int = struct.field(pytree_node=False, default=128)
+    """Width of every hidden layer."""
+    num_heads: int = struct.field(pytree_node=False, default=4)
+    """Attention heads of the critics."""
+    policy_gradient: Literal["sampled", "expected"] = struct.field(pytree_node=False, default="sampled")
+    """Whether the policy gradient samples one own action or takes the expectation over all of them."""
+    num_action_samples: int = struct.field(pytree_node=False, default=8)
+    """Own actions sampled for baselines and expectations where actions are continuous."""
+    reward_normalisation: RewardNormalisation = struct.field(pytree_node=False, default="standardise")
+    """Rewards minus their running mean over their deviation (as MAAC's code does), only over it, or as they are."""
+    old_policy_interval: int = struct.field(pytree_node=False, default=100)
+    """Updates after which the old policy is copied from the current one."""
+
+
+@struct.dataclass
+class ActorCriticState:
+    """All that is learnt. Policies and critics have a leading agent axis (but for the critics' shared attention)."""
+
+    policy: Params
+    target_policy: Params
+    old_policy: Params
+    critic: Params
+    target_critic: Params
+    policy_optimizer: optax.OptState
+    critic_optimizer: optax.OptState
+    observation_statistics: RunningStatistics
+    reward_statistics: RunningStatistics
+    updates: jax.Array
+
+
+class ActorCritic(NamedTuple):
+    """The pure functions that a config picks: rebuilt wherever they are needed, never stored."""
+
+    distribution: ActionDistribution
+    policy: Network
+    critic: AttentionCritic
+    policy_optimizer: optax.GradientTransformation
+    critic_optimizer: optax.GradientTransformation
+
+
+class Evaluated(NamedTuple):
+    """Own actions of the current policies, and their values. All but `candidates` (n, B, K)."""
+
+    candidates: Candidates
+    old_log_prob: jax.Array
+    q: jax.Array
+
+
+class UpdateKeys(NamedTuple):
+    """What an update draws with, split once: next actions, own actions, and where MAMT measures dependence its own."""
+
+    critic: jax.Array
+    policy: jax.Array
+    dependence: jax.Array
+
+
+def split_update_key(key: jax.Array) -> UpdateKeys:
+    """The same keys for all variants, so that each follows the one that it is made of."""
+    return UpdateKeys(*jax.random.split(key, len(UpdateKeys._fields)))
+
+
+def validate(config: ActorCriticConfig) -> None:
+    """Refuse what no algorithm takes, sizes and scales of zero, and heads that do not divide the hidden layer."""
+    require_sound(config)
+    require_positive(config, ("reward_scale", "hidden_size", "num_heads", "num_action_samples", "old_policy_interval"))
+    if config.hidden_size % config.num_heads:
+        raise ValueError(f"hidden_size={config.hidden_size} must be a multiple of num_heads={config.num_heads}.")
+
+
+def actor_critic(spec: EnvSpec, config: ActorCriticConfig) -> ActorCritic:
+    """Networks, distribution and optimisers for `config`."""
+    distribution = action_distribution(spec, num_samples=config.num_action_samples)
+
+    return ActorCritic(
+        distribution=distribution,
+        policy=restricted(
+            mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size), distribution.restrict
+        ),
+        critic=attention_critic(spec, config.hidden_size, config.num_heads, distribution.features),
+        policy_optimizer=optimizers.clipped_adam_per_agent(
+            config.policy_learning_rate, config.policy_clip, config.adam_b1, config.adam_epsilon
+        ),
+        critic_optimizer=optax.chain(
+            optax.clip_by_global_norm(config.critic_clip * spec.num_agents),
+            optax.add_decayed_weights(config.critic_weight_decay),
+            optimizers.adam(config.critic_learning_rate, config.adam_b1, config.adam_epsilon),
+        ),
+    )
+
+
+def init(spec: EnvSpec, config: ActorCriticConfig, key: jax.Array) -> ActorCriticState:
+    """Fresh learner: targets and old policy equal the learnt networks (Alg. 1, lines 1-3)."""
+    parts = actor_critic(spec, config)
+    policy_key, critic_key = jax.random.split(key)
+    policy, critic = parts.policy.init(policy_key), parts.critic.init(critic_key)
+    return ActorCriticState(
+        policy=policy,
+        target_policy=optimizers.copy(policy),
+        old_policy=optimizers.copy(policy),
+        critic=critic,
+        target_critic=optimizers.copy(critic),
+        policy_optimizer=parts.policy_optimizer.init(policy),
+        critic_optimizer=parts.critic_optimizer.init(critic),
+        observation_statistics=init_statistics((spec.num_agents, spec.observation_size)),
+        reward_statistics=init_statistics((spec.num_agents,)),
+        updates=jnp.zeros((), jnp.int32),
+    )
+
+
+def act(
+    spec: EnvSpec,
+    config: ActorCriticConfig,
+    learner: ActorCriticState,
+    observation: jax.Array,
+    key: jax.Array,
+    action_mask: jax.Array | None = None,
+) -> jax.Array:
+    """Sample every agent's action, of those that `action_mask` (..., n, A) allows; observation (..., n, d) -> (..., n[, k])."""
+    parts = actor_critic(spec, config)
+
+    def choose(parameters: jax.Array) -> jax.Array:
+        return parts.distribution.sample(parameters, key)
+
+    statistics = learner.observation_statistics
+    return agent_major.act_by(choose, parts.policy, learner.policy, statistics, observation, action_mask)
+
+
+def greedy(
+    spec: EnvSpec,
+    config: ActorCriticConfig,
+    learner: ActorCriticState,
+    observation: jax.Array,
+    action_mask: jax.Array | None = None,
+) -> jax.Array:
+    """Every agent's most likely action, of those allowed; shapes as in `act`."""
+    parts = actor_critic(spec, config)
+    choose, statistics = parts.distribution.mode, learner.observation_statistics
+    return agent_major.act_by(choose, parts.policy, learner.policy, statistics, observation, action_mask)
+
+
+def prepare(config: ActorCriticConfig, learner: ActorCriticState, batch: Transition) -> Batch:
+    """`batch` as the updates read it."""
+    return agent_major.prepare(learner.observation_statistics, learner.reward_statistics, config.reward_normalisation, batch)
+
+
+def observe(learner: ActorCriticState, batch: Transition) -> ActorCriticState:
+    """Let the running statistics see a replayed batch."""
+    return dataclasses.replace(
+        learner,
+        observation_statistics=update_statistics(learner.observation_statistics, batch.observation, batch.active),
+        reward_statistics=update_statistics(learner.reward_statistics, batch.reward, batch.active),
+    )
+
+
+def evaluate_policies(
+    parts: ActorCritic,
+    learner: ActorCriticState,
+    observation: jax.Array,
+    key: jax.Array,
+    action_mask: jax.Array | None = None,
+) -> Evaluated:
+    """Draw the joint action from the current policies and value every agent's own alternatives to it."""
+    parameters = parts.policy.apply(learner.policy, observation, action_mask)
+    candidates = parts.distribution.candidates(parameters, key)
+    old_parameters = parts.policy.apply(learner.old_policy, observation, action_mask)
+    features = parts.distribution.features(candidates.drawn_action)
+    return Evaluated(
+        candidates=candidates,
+        old_log_prob=parts.distribution.candidate_log_prob(old_parameters, candidates),
+        q=parts.critic.values(learner.critic, observation, features, candidates.action).q,
+    )
+
+
+def critic_step(
+    config: ActorCriticConfig, parts: ActorCritic, learner: ActorCriticState, batch: Batch, key: jax.Array
+) -> tuple[ActorCriticState, Metrics]:
+    """One step on Eq. 9. The gradients of the maps that agents share are scaled by 1 / n."""
+    next_parameters = parts.policy.apply(learner.target_policy, batch.next_observation, batch.next_action_mask)
+    drawn = parts.distribution.candidates(next_parameters, key)
+    next_action = drawn.drawn_action
+    next_q = parts.critic.values(
+        learner.target_critic, batch.next_observation, parts.distribution.features(next_action), next_action[:, :, None]
+    ).q[..., 0]
+    target = soft_td_target(
+        batch.reward, batch.terminated, next_q, drawn.drawn_log_prob, config.gamma, 1.0 / config.reward_scale
+    )
+
+    def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+        features = parts.distribution.features(batch.action)
+        output = parts.critic.values(params, batch.observation, features, batch.action[:, :, None])
+        value = critic_loss(output.q[..., 0], target, output.squared_logits, config.critic_regularisation, batch.active)
+        return value, output.attention
+
+    (value, attention), gradient = jax.value_and_grad(loss, has_aux=True)(learner.critic)
+    num_agents = batch.reward.shape[0]
+    gradient = gradient | {SHARED: jax.tree.map(lambda g: g / num_agents, gradient[SHARED])}
+    critic, optimizer_state = optimizers.descend(parts.critic_optimizer, gradient, learner.critic_optimizer, learner.critic)
+    metrics = {"critic_loss": value, "attention": attention}
+    return dataclasses.replace(learner, critic=critic, critic_optimizer=optimizer_state), metrics
+
+
+def policy_step(
+    config: ActorCriticConfig,
+    parts: ActorCritic,
+    learner: ActorCriticState,
+    batch: Batch,
+    evaluated: Evaluated,
+    regulariser: Regulariser,
+) -> tuple[Params, optax.OptState, jax.Array]:
+    """One step of every policy on Eq. 10, clip and Adam included; differentiable in what `regulariser` closes over.
+
+    Returns:
+        New policies, new optimiser state, each agent's loss (n,).
+    """
+    candidates = evaluated.candidates
+    weight = regulariser(candidates.log_prob, evaluated.old_log_prob) - counterfactual_advantage(
+        evaluated.q, candidates.probability
+    )
+    probability = candidates.probability if config.policy_gradient == "expected" else candidates.drawn_probability
+
+    def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+        parameters = parts.policy.apply(params, batch.observation, batch.action_mask)
+        log_prob = parts.distribution.candidate_log_prob(parameters, candidates)
+        losses = policy_loss(log_prob, weight, probability, parts.distribution.squared_norm(parameters), batch.active)
+        return losses.sum(), losses
+
+    gradient, losses = jax.grad(loss, has_aux=True)(learner.policy)
+    return *optimizers.descend(parts.policy_optimizer, gradient, learner.policy_optimizer, learner.policy), losses
+
+
+def update_targets(config: ActorCriticConfig, learner: ActorCriticState) -> ActorCriticState:
+    """Polyak averaging of both targets; the old policy every `old_policy_interval` updates (Alg. 1, lines 16-18)."""
+    updates = learner.updates + 1
+    renew = updates % config.old_policy_interval == 0
+    return dataclasses.replace(
+        learner,
+        target_policy=optax.incremental_update(learner.policy, learner.target_policy, config.tau),
+        target_critic=optax.incremental_update(learner.critic, learner.target_critic, config.tau),
+        old_policy=jax.tree.map(lambda new, old: jnp.where(renew, new, old), learner.policy, learner.old_policy),
+        updates=updates,
+    )
+
+
+def update(
+    spec: EnvSpec,
+    config: ActorCriticConfig,
+    learner: ActorCriticState,
+    batch: Transition,
+    keys: UpdateKeys,
+    regulariser: Regulariser,
+) -> tuple[ActorCriticState, Metrics]:
+    """Critics, then policies, then targets (Alg. 1, lines 13-18)."""
+    parts = actor_critic(spec, config)
+    learner = observe(learner, batch)
+    prepared = prepare(config, learner, batch)
+    learner, critic_metrics = critic_step(config, parts, learner, prepared, keys.critic)
+    evaluated = evaluate_policies(parts, learner, prepared.observation, keys.policy, prepared.action_mask)
+    policy, optimizer_state, policy_losses = policy_step(config, parts, learner, prepared, evaluated, regulariser)
+
+    panel = jax.tree.map(lambda leaf: leaf[:, :PANEL_ROWS], prepared)
+    current, previous, old = (
+        parts.policy.apply(params, panel.observation, panel.action_mask)
+        for params in (policy, learner.policy, learner.old_policy)
+    )
+    divergence = policy_divergence(parts.distribution.kl, current, previous, old, panel.active)
+    entropies = active_mean(entropy(evaluated.candidates), prepared.active)
+    metrics = critic_metrics | {"policy_loss": policy_losses, "entropy": entropies}
+    learner = dataclasses.replace(learner, policy=policy, policy_optimizer=optimizer_state)
+    return update_targets(config, learner), metrics | divergence

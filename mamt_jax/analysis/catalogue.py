@@ -1,0 +1,134 @@
+"""The paper's figures by name: what each needs, who makes it, and what to run where it is missing."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from mamt_jax.analysis import agents, pairs, returns
+from mamt_jax.analysis.runs import Run, Task, by_task, having
+
+
+class PaperFigure(NamedTuple):
+    """A figure that is drawn from runs.
+
+    Attributes:
+        paper: its number in the paper.
+        ingredient: what it shows, in words.
+        metrics: what runs must have recorded.
+        algo: an algorithm that records them.
+        draw: runs that have them -> figures by what is added to the file's name.
+    """
+
+    paper: str
+    ingredient: str
+    metrics: tuple[str, ...]
+    algo: str
+    draw: Callable[[Sequence[Run]], dict[str, Figure]]
+
+
+FIGURES = {
+    "learning_curves": PaperFigure("Fig. 4", "training returns", ("train_return",), "mamt", returns.learning_curves),
+    "improvement": PaperFigure("Sec. 6", "training returns", ("train_return",), "maac", returns.improvement),
+    "dilemma": PaperFigure("Fig. 1a, 10", "training returns on Spread-3", ("train_return",), "mamd_op", returns.dilemma),
+    "attention": PaperFigure("Fig. 11", "attention weights", ("attention",), "maac", pairs.attention),
+    "policy_divergence": PaperFigure("Fig. 5", "divergence from old policies", ("kl_old",), "mamt", agents.policy_divergence),
+    "policy_divergence_of_agents": PaperFigure(
+        "Fig. 16-19", "divergence from old policies", ("kl_old",), "mamt", agents.policy_divergence_of_agents
+    ),
+    "trust_regions": PaperFigure(
+        "Fig. 6", "learnt trust regions", ("epsilon", "estimated_divergence"), "mamt", agents.trust_regions
+    ),
+    "coordination": PaperFigure(
+        "Fig. 7", "coordination coefficients", ("coordination_mean", "coordination_variance"), "mamt", pairs.coordination
+    ),
+    "coordination_over_time": PaperFigure(
+        "Fig. 14, 15",
+        "coordination coefficients",
+        ("coordination_mean", "coordination_variance"),
+        "mamt",
+        pairs.coordination_over_time,
+    ),
+    "estimated_divergence": PaperFigure(
+        "Fig. 20-23", "estimates of the joint divergence", ("estimated_divergence",), "mamt", agents.estimated_divergence
+    ),
+}
+DILEMMA = {"spread3_sep": ("maac", "mamd"), "spread3_mix": ("maac", "mamd", "mamd_op"), "spread3_ful": ("maac", "mamd")}
+"""Whom App. F compares where; MAMD-OP is MAAC in the first of them, and MAMD in the last."""
+
+
+FAMILY = ("maac", "mamd", "mamd_op", "mamt")
+"""Whose old policy is that of up to `old_policy_interval` updates ago; others count theirs otherwise."""
+
+
+def command(task: Task, algo: str) -> str:
+    """What trains `algo` on `task`."""
+    return f"python experiments/run.py {task.arguments} --algo {algo} --out runs/{task.file_name}-{algo}"
+
+
+def folders(runs: Sequence[Run]) -> str:
+    """Where runs were read, in words."""
+    here = Path.cwd()
+    paths = [run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder for run in runs]
+    names = list(dict.fromkeys(map(str, paths)))
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def drawn_from(name: str, runs: Sequence[Run]) -> list[Run]:
+    """Those of `runs` that a figure can show."""
+    found = having(runs, *FIGURES[name].metrics)
+    if name == "dilemma":
+        return [run for run in found if run.task.env in returns.DILEMMA]
+    if FIGURES[name].metrics == ("kl_old",):
+        return [run for run in found if run.algo in FAMILY] or found
+    if name == "improvement":
+        compared = {task for task, each in by_task(found).items() if any(run.label == returns.BASELINE for run in each)}
+        return [run for run in found if run.task in compared] if any(run.label != returns.BASELINE for run in found) else []
+    return found
+
+
+def missing(name: str, runs: Sequence[Run]) -> list[str]:
+    """A sentence for everything that a figure lacks, with the command that makes it."""
+    if name == "dilemma":
+        return missing_dilemma(runs)
+    if name == "improvement":
+        return missing_comparison(runs)
+    figure = FIGURES[name]
+    return [
+        f"no {figure.ingredient} in {folders(each)}: they come from `{command(task, figure.algo)}`."
+        for task, each in by_task(runs).items()
+        if not having(each, *figure.metrics)
+    ]
+
+
+def missing_dilemma(runs: Sequence[Run]) -> list[str]:
+    """A sentence for what App. F compares and is not there; a single one where nothing is."""
+    there = {(run.task.env, run.algo) for run in drawn_from("dilemma", runs)}
+    if not there:
+        envs, algos = " ".join(DILEMMA), " ".join(DILEMMA["spread3_mix"])
+        sweep = f"python experiments/sweep.py --env {envs} --algo {algos} --out runs/dilemma"
+        return [f"no runs on Spread-3 in {folders(runs)}: they come from `{sweep}`."]
+    return [
+        f"no {algo} on {env}: it comes from `{command(Task(env, ()), algo)}`."
+        for env, algos in DILEMMA.items()
+        for algo in algos
+        if (env, algo) not in there
+    ]
+
+
+def missing_comparison(runs: Sequence[Run]) -> list[str]:
+    """A sentence for every task on which nobody can be compared with the baseline."""
+    sentences = []
+    for task, each in by_task(having(runs, returns.RETURN)).items():
+        labels = {run.label for run in each}
+        if returns.BASELINE not in labels:
+            sentences.append(f"no {returns.BASELINE} in {folders(each)}: it comes from `{command(task, returns.BASELINE)}`.")
+        elif len(labels) == 1:
+            sentences.append(f"nobody to compare in {folders(each)}: mamt, say, comes from `{command(task, 'mamt')}`.")
+    return sentences
+
+
+def draw(name: str, runs: Sequence[Run]) -> dict[str, Figure]:
+    """A figure from those runs that have what it needs; `name` and what comes with it are the files' names."""
+    return {f"{name}{suffix}": figure for suffix, figure in FIGURES[name].draw(drawn_from(name, runs)).items()}

@@ -1,0 +1,149 @@
+"""What algorithms reach: learning curves (Fig. 4), the dilemma (Fig. 1a and 10), and how sure one is better (Sec. 6)."""
+
+import itertools
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mamt_jax.analysis import style
+from mamt_jax.analysis.runs import Run, Task, by_task, curve, last_fifth
+from mamt_jax.analysis.statistics import Interval, bootstrap, interquartile_mean, over_seeds, probability_of_improvement
+
+RETURN = "train_return"
+DILEMMA = ("spread3_sep", "spread3_mix", "spread3_ful")
+BASELINE = "maac"
+# What App. F makes of MAMD-OP where nobody depends on anybody, and where everybody does.
+SAME_AS_OPTIMAL = {"spread3_sep": "maac", "spread3_ful": "mamd"}
+
+
+def interval_over_seeds(run: Run, metric: str) -> tuple[np.ndarray, Interval]:
+    """Episodes, and the interquartile mean of seeds with its interval at each."""
+    found = curve(run, metric)
+    return found.episodes, over_seeds(found.values)
+
+
+def draw_returns(axes: Axes, runs: Sequence[Run], looks: dict[str, style.Look]) -> None:
+    """Every run's return over training, beside the reference policies'."""
+    for run in runs:
+        style.draw_line(axes, *interval_over_seeds(run, RETURN), looks[run.label], run.label)
+    style.draw_references(axes, runs[0].references)
+    style.episodes_axis(axes, [run.episodes[-1] for run in runs])
+
+
+def learning_curves(runs: Sequence[Run]) -> dict[str, Figure]:
+    """Fig. 4: a panel for each task."""
+    tasks = by_task(runs)
+    figure, every = style.panels(len(tasks))
+    looks = style.looks([run.label for run in runs])
+    for axes, (task, compared) in zip(every, tasks.items(), strict=True):
+        draw_returns(axes, compared, looks)
+        axes.set_title(f"{task.title} ({seeds_text(compared)})", fontsize=10)
+        axes.set_ylabel("training return per episode")
+    style.legend(figure, every)
+    return {"": figure}
+
+
+def seeds_text(runs: Sequence[Run]) -> str:
+    """How many seeds the runs have, in words."""
+    counts = sorted({len(run.seeds) for run in runs})
+    return f"{counts[0]} seed{'s' if counts[0] > 1 else ''}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+
+
+def dilemma(runs: Sequence[Run]) -> dict[str, Figure]:
+    """Fig. 1a and 10: MAAC, MAMD and MAMD-OP where nobody, two or all of three agents depend on each other."""
+    tasks = by_task(sorted(runs, key=lambda run: DILEMMA.index(run.task.env)))
+    figure, every = style.panels(len(tasks))
+    looks = style.looks([run.label for run in runs])
+    for axes, (task, compared) in zip(every, tasks.items(), strict=True):
+        draw_returns(axes, compared, looks)
+        axes.set_title(f"{task.title} ({seeds_text(compared)})", fontsize=10)
+        if task.env in SAME_AS_OPTIMAL and not any(run.algo == "mamd_op" for run in compared):
+            axes.text(
+                0.98, 0.04, f"mamd_op is {SAME_AS_OPTIMAL[task.env]} here", transform=axes.transAxes, ha="right", fontsize=8
+            )
+    every[0].set_ylabel("training return per episode")
+    style.legend(figure, every)
+    return {"": figure}
+
+
+def normalised(run: Run) -> np.ndarray:
+    """Return over the last fifth of training, 0 where random plays and 1 where the scripted policy does; (R,)."""
+    random, scripted = run.references["random"].value, run.references["scripted"].value
+    return (last_fifth(curve(run, RETURN)) - random) / (scripted - random)
+
+
+def by_label(runs: Sequence[Run]) -> dict[str, dict[Task, Run]]:
+    """Runs of every label, by task."""
+    labels: dict[str, dict[Task, Run]] = {}
+    for run in runs:
+        labels.setdefault(run.label, {})[run.task] = run
+    return labels
+
+
+def common_tasks(runs: dict[Task, Run], others: dict[Task, Run]) -> list[Task]:
+    """Tasks that both have been trained on."""
+    return [task for task in runs if task in others]
+
+
+def has_scale(run: Run) -> bool:
+    """Whether its return can be normalised."""
+    return {"random", "scripted"} <= run.references.keys()
+
+
+def improvement(runs: Sequence[Run]) -> dict[str, Figure]:
+    """Each algorithm beside MAAC on the tasks that both have: normalised returns, and the probability that it ends above."""
+    labels = by_label(runs)
+    baseline = labels.pop(BASELINE)
+    common = {label: tasks for label, own in labels.items() if (tasks := common_tasks(own, baseline))}
+    numbers = {task: number for number, task in enumerate(dict.fromkeys(itertools.chain(*common.values())), 1)}
+    key = textwrap.wrap(", ".join(f"{number} {task.title}" for task, number in numbers.items()), 120, break_on_hyphens=False)
+    figure, (scores, chances) = style.panels(2, size=(5.2, 1.3 + 0.36 * len(common) + 0.17 * len(key)))
+    looks = style.looks([BASELINE, *common])
+    for axes, draw in ((scores, draw_score), (chances, draw_chance)):
+        rows = []
+        for label, tasks in common.items():
+            covered = draw(axes, len(rows), labels[label], baseline, tasks, looks[label])
+            rows += [f"{label}: {' '.join(map(str, sorted(numbers[task] for task in covered)))}"] if covered else []
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.invert_yaxis()
+    scores.set_xlabel(f"normalised return (0 random, 1 scripted), IQM;\nhollow: {BASELINE} on the same tasks")
+    chances.axvline(0.5, color="0.45", linestyle="--", linewidth=1)
+    chances.set(xlabel=f"probability that it ends above {BASELINE}\non the tasks of its row", xlim=(-0.03, 1.03))
+    figure.suptitle("\n".join(["Tasks: " + key[0], *key[1:]]), fontsize=8)
+    return {"": figure}
+
+
+def draw_score(
+    axes: Axes, row: int, runs: dict[Task, Run], baseline: dict[Task, Run], tasks: Sequence[Task], look: style.Look
+) -> list[Task]:
+    """Normalised returns over those of `tasks` that have a scale, the baseline's hollow; returns these tasks."""
+    covered = [task for task in tasks if has_scale(runs[task])]
+    if covered:
+        both = [bootstrap(interquartile_mean, [normalised(which[task]) for task in covered]) for which in (runs, baseline)]
+        axes.plot([both[1].value], [row], color="black", marker="o", markersize=6, markerfacecolor="none")
+        draw_point(axes, row, both[0], look)
+    return covered
+
+
+def draw_chance(
+    axes: Axes, row: int, runs: dict[Task, Run], baseline: dict[Task, Run], tasks: Sequence[Task], look: style.Look
+) -> list[Task]:
+    """P(x > baseline) over all of `tasks`, which it returns."""
+    draw_point(axes, row, chance(runs, baseline), look)
+    return list(tasks)
+
+
+def chance(runs: dict[Task, Run], others: dict[Task, Run]) -> Interval:
+    """P(a run ends above one of the others on a task that both have)."""
+    strata = [last_fifth(curve(which[task], RETURN)) for which in (runs, others) for task in common_tasks(runs, others)]
+    return bootstrap(probability_of_improvement, strata)
+
+
+def draw_point(axes: Axes, row: int, found: Interval, look: style.Look) -> None:
+    """An estimate and its interval."""
+    axes.plot([found.low, found.high], [row, row], color=look.color, linewidth=5, alpha=0.3, solid_capstyle="butt")
+    axes.plot([found.value], [row], color=look.color, marker=look.marker, markersize=6)

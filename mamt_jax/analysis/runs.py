@@ -1,0 +1,184 @@
+"""Runs as figures read them: from the folders that run.py and sweep.py leave."""
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mamt_jax.training.references import HOW, Reference, measured_references, read_references
+from mamt_jax.training.run_folder import METRICS, FolderError, read_config, read_rows
+
+TITLES = {
+    "rover_tower": "Rover-Tower",
+    "spread": "Spread",
+    "spread3_sep": "Spread-3-Sep",
+    "spread3_mix": "Spread-3-Mix",
+    "spread3_ful": "Spread-3-Ful",
+    "matrix_game": "Prisoner's dilemma",
+    "pursuit": "Pursuit",
+    "multiwalker": "Multi-Walker",
+    "pettingzoo/multiwalker": "Multi-Walker, the original",
+}
+
+
+class Task(NamedTuple):
+    """An environment and its options, as (name, value) pairs; what runs may be compared on."""
+
+    env: str
+    options: tuple[tuple[str, str], ...]
+
+    @property
+    def title(self) -> str:
+        """What figures call it."""
+        options = ", ".join(
+            f"{value} {name[4:]}" if name.startswith("num_") else f"{name.replace('_', ' ')} {value}"
+            for name, value in self.options
+        )
+        return TITLES.get(self.env, self.env) + (f" ({options})" if options else "")
+
+    @property
+    def file_name(self) -> str:
+        """What files of it are called."""
+        text = "_".join((self.env, *(f"{name}_{value}" for name, value in self.options)))
+        return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in text)
+
+    @property
+    def arguments(self) -> str:
+        """What `run.py` is given for it."""
+        options = [f" --{name.replace('_', '-')} {shlex.quote(value)}" for name, value in self.options]
+        return f"--env {shlex.quote(self.env)}" + "".join(options)
+
+
+class Run(NamedTuple):
+    """One algorithm with one setting on one task, all its seeds.
+
+    Attributes:
+        folder: where it was read.
+        task: what it was trained on.
+        algo: its algorithm.
+        label: its name in figures.
+        agents: their names.
+        references: what the reference policies earn, by name: as `reference_returns` found, else as the run itself did.
+        numbers: of its R runs in the folder.
+        seeds: of those runs.
+        episodes: (T,), of each evaluation after the first update, mean over runs.
+        env_steps: (T,).
+        metrics: (R, T, ...) by name; nan where there is no value.
+    """
+
+    folder: Path
+    task: Task
+    algo: str
+    label: str
+    agents: tuple[str, ...]
+    references: Mapping[str, Reference]
+    numbers: tuple[int, ...]
+    seeds: tuple[int, ...]
+    episodes: np.ndarray
+    env_steps: np.ndarray
+    metrics: Mapping[str, np.ndarray]
+
+
+class Curve(NamedTuple):
+    """A metric over training: episodes (T,) and values (R, T, ...)."""
+
+    episodes: np.ndarray
+    values: np.ndarray
+
+
+def read_folder(folder: Path) -> list[Run]:
+    """The runs of a folder, one for each setting of hyperparameters; raises FolderError where there are none."""
+    config = read_config(folder)
+    rows = [row for row in read_rows(folder / METRICS) if row["updates"]]
+    if not rows:
+        raise FolderError(f"{folder} has no evaluation after an update in its {METRICS}: train it longer, or leave it out.")
+    experiment = config["experiment"]
+    settings: dict[tuple[tuple[str, Any], ...], list[int]] = {}
+    for number, run in enumerate(experiment["runs"]):
+        settings.setdefault(tuple((name, value) for name, value in run.items() if name != "seed"), []).append(number)
+    options = [(name, value) for name, value in experiment["env_options"].items() if name not in HOW]
+    task = Task(experiment["env"], tuple((name, str(value)) for name, value in options))
+    runs = []
+    for setting, numbers in settings.items():
+        text = "".join(f" {name}={value:g}" for name, value in setting) if len(settings) > 1 else ""
+        found = align([row for row in rows if row["run"] in numbers], len(numbers))
+        run = Run(
+            folder=folder,
+            task=task,
+            algo=experiment["algo"],
+            label=experiment["algo"] + text,
+            agents=tuple(config["spec"]["agent_names"]),
+            references=measured_references(task.env, experiment["env_options"]) or read_references(config),
+            numbers=tuple(numbers),
+            seeds=tuple(experiment["runs"][number]["seed"] for number in numbers),
+            episodes=np.array([np.mean([row["episodes"] for row in point]) for point in found]),
+            env_steps=np.array([point[0]["env_steps"] for point in found]),
+            metrics={name: gather(found, name) for name in shared_names(found)},
+        )
+        runs += [run] if found else []
+    return runs
+
+
+def align(rows: Sequence[Mapping[str, Any]], num_runs: int) -> list[list[Mapping[str, Any]]]:
+    """Evaluations that all of `num_runs` runs have reached, runs in order."""
+    points: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        points.setdefault(row["updates"], []).append(row)
+    return [sorted(point, key=lambda row: row["run"]) for point in points.values() if len(point) == num_runs]
+
+
+def shared_names(points: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Metrics that every row has; counters left out."""
+    every = [set(row) for point in points for row in point]
+    counters = {"run", "seed", "env_steps", "episodes", "updates"}
+    return sorted(set.intersection(*every) - counters) if every else []
+
+
+def gather(points: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.ndarray:
+    """A metric of every run and evaluation, (R, T, ...); null becomes nan, also where an array is meant."""
+    values = [[np.array(row[name], float) for row in point] for point in points]
+    shape = max((value.shape for point in values for value in point), key=len)
+    return np.array([[np.broadcast_to(value, shape) for value in point] for point in values]).swapaxes(0, 1)
+
+
+def read_folders(folders: Sequence[Path]) -> list[Run]:
+    """The runs of many folders; those that would share a task and a label are called by their folders."""
+    runs = [run for folder in folders for run in read_folder(folder)]
+    count = Counter((run.task, run.label) for run in runs)
+    return [
+        run._replace(label=run.label.replace(run.algo, run.folder.name, 1)) if count[run.task, run.label] > 1 else run
+        for run in runs
+    ]
+
+
+def by_task(runs: Sequence[Run]) -> dict[Task, list[Run]]:
+    """Runs of every task, in the order given."""
+    tasks: dict[Task, list[Run]] = {}
+    for run in runs:
+        tasks.setdefault(run.task, []).append(run)
+    return tasks
+
+
+def having(runs: Sequence[Run], *metrics: str) -> list[Run]:
+    """Those runs that recorded all of `metrics`."""
+    return [run for run in runs if all(name in run.metrics and np.isfinite(run.metrics[name]).any() for name in metrics)]
+
+
+def known(run: Run, metric: str) -> np.ndarray:
+    """(T,) bool, the evaluations at which every seed has a value of `metric`."""
+    values = run.metrics[metric]
+    return np.asarray(np.isfinite(np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)).all(1))
+
+
+def curve(run: Run, metric: str) -> Curve:
+    """`metric` over training, evaluations without a value left out."""
+    there = known(run, metric)
+    return Curve(run.episodes[there], run.metrics[metric][:, there])
+
+
+def last_fifth(found: Curve) -> np.ndarray:
+    """Mean over the last fifth of training, (R, ...)."""
+    return found.values[:, found.episodes > 0.8 * found.episodes[-1]].mean(1)

@@ -1,0 +1,1 @@
+"""The command line: `mamt train | sweep | evaluate | compare | figures | list`."""

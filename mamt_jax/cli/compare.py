@@ -1,0 +1,127 @@
+"""Puts runs side by side, in a table and a plot. Runs of a folder that differ in more than seeds stand apart.
+
+python experiments/compare.py runs/A runs/B
+python experiments/compare.py runs/A runs/B --metric task/landmarks_covered --against wall_seconds --plot covered.png
+"""
+
+import argparse
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Column, Table
+
+from mamt_jax.analysis import style
+from mamt_jax.analysis.runs import Run, by_task, curve, having, known, last_fifth, read_folder
+from mamt_jax.analysis.statistics import bootstrap, interquartile_mean
+from mamt_jax.options import OptionError, Parser, nearest
+from mamt_jax.training.console import plain_console
+from mamt_jax.training.run_folder import FolderError, read_config
+
+AGAINST = ("env_steps", "episodes", "wall_seconds")
+RETURNS = ("train_return", "eval_return")
+UNSAID = ("seed", "episodes", "checkpoint_minutes")
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs of all folders, called by their folders from where those begin to differ, and by their settings."""
+    runs = [run for folder in folders for run in read_folder(folder)]
+    names = [f"{run.folder}{run.label.removeprefix(run.algo)}" for run in runs]
+    common = os.path.commonprefix([*names, os.path.dirname(names[0]) + os.sep]).rpartition(os.sep)
+    return [run._replace(label=name.removeprefix("".join(common[:2]))) for run, name in zip(runs, names, strict=True)]
+
+
+def facts(run: Run) -> dict[str, str]:
+    """What the table says of a run: how long it was trained, and what came of it."""
+    shown = [*RETURNS, *(name for name in run.metrics if "task/" in name)]
+    return {
+        "runs": str(len(run.seeds)),
+        "episodes": f"{run.episodes[-1]:,.0f}",
+        "env_steps": f"{run.env_steps[-1]:,}",
+        "minutes": f"{run.metrics['wall_seconds'][:, -1].max() / 60:.1f}",
+        "best eval_return": mean_and_deviation(np.nanmax(run.metrics["eval_return"], axis=1)),
+        **{name: mean_and_deviation(last_fifth(curve(run, name))) for name in shown if having([run], name)},
+    }
+
+
+def mean_and_deviation(values: np.ndarray) -> str:
+    """Over runs, where there are several."""
+    return f"{values.mean():.4g}" + (f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else "")
+
+
+def options(run: Run) -> dict[str, Any]:
+    """What a run was trained with, defaults included."""
+    content = read_config(run.folder)
+    task = {"env": run.task.env, "env_options": ", ".join(f"{name} {value}" for name, value in run.task.options)}
+    return {**task, "algo": run.algo, **content["training"], **content["algorithm_configs"][run.numbers[0]]}
+
+
+def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Options that all have and in which they differ, with their values."""
+    every = [options(run) for run in runs]
+    shared = [name for name in every[0] if name not in UNSAID and all(name in each for each in every)]
+    values = {name: [str(each[name]) for each in every] for name in shared}
+    return {name: each for name, each in values.items() if len(set(each)) > 1}
+
+
+def side_by_side(runs: Sequence[Run]) -> Table:
+    """A column for each."""
+    columns = [Column(run.label, overflow="fold") for run in runs]
+    table = Table(Column(no_wrap=True), *columns, caption="returns and task metrics: mean over the last fifth of training")
+    known = [facts(run) for run in runs]
+    for name in dict.fromkeys(itertools.chain(*known)):
+        table.add_row(name, *(each.get(name, "") for each in known))
+    table.add_section()
+    for name, values in differences(runs).items():
+        table.add_row(name, *values)
+    return table
+
+
+def draw(runs: Sequence[Run], metric: str, against: str) -> Figure:
+    """A curve for each, interquartile mean and 95 % interval over seeds; reference returns if there is one task."""
+    figure, (axes,) = style.panels(1, size=(6.5, 4.2))
+    looks = style.looks([run.label for run in runs])
+    for run in runs:
+        found = curve(run, metric)
+        x = {"episodes": run.episodes, "env_steps": run.env_steps}.get(against)
+        x = run.metrics[against].mean(0) if x is None else x
+        values = found.values.reshape(*found.values.shape[:2], -1).mean(-1)
+        style.draw_line(axes, x[known(run, metric)], bootstrap(interquartile_mean, [values.T]), looks[run.label], run.label)
+    if metric.endswith("_return") and len(by_task(runs)) == 1:
+        style.draw_references(axes, runs[0].references)
+    axes.set(xlabel=against.replace("_", " "), ylabel=metric.replace("_", " "))
+    axes.grid(alpha=0.25, linewidth=0.6)
+    style.legend(figure, [axes], columns=2)
+    return figure
+
+
+def check_metric(runs: Sequence[Run], metric: str) -> None:
+    """Raises OptionError unless all have `metric`."""
+    for run in runs:
+        if not having([run], metric):
+            raise OptionError(f"--metric {metric} is not in {run.label}: {nearest(metric, run.metrics)}take another.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of runs of experiments/run.py or sweep.py")
+    parser.add_argument("--metric", default="eval_return", help="what the plot shows (default eval_return)")
+    parser.add_argument("--against", choices=AGAINST, default=AGAINST[0], help=f"its other axis (default {AGAINST[0]})")
+    parser.add_argument("--plot", type=Path, default=Path("runs/comparison.png"), help="its file (default runs/comparison.png)")
+    try:
+        values = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+        runs = read_runs(values.folders)
+        check_metric(runs, values.metric)
+    except (OptionError, FolderError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    plain_console().print(side_by_side(runs))
+    style.save(draw(runs, values.metric, values.against), values.plot)
+    print(f"wrote {values.plot}")
+    return 0

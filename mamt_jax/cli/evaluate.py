@@ -1,0 +1,275 @@
+"""Plays what a run has learnt: its return and task metrics, a film of one episode, an export for plain JAX.
+
+python experiments/evaluate.py runs/NAME --gif film.gif
+python experiments/evaluate.py runs/NAME --original
+python experiments/evaluate.py runs/NAME --absolute
+python experiments/evaluate.py --pretrained rover_tower/mappo --export rover_tower.jax
+"""
+
+import argparse
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.environment import Environment, EnvSpec, EnvState, HostEnvironment, HostError, TimeStep
+from envs_jax.host import play_episodes
+from envs_jax.rendering import FORMATS, frames, save, scenes
+from mamt_jax.cli.compilation_cache import use_compilation_cache
+from mamt_jax.options import OptionError, Parser, nearest
+from mamt_jax.training.best import describe_latest
+from mamt_jax.training.checkpoint import CheckpointError
+from mamt_jax.training.evaluation import first_episodes
+from mamt_jax.training.experiment import Experiment, experiment_from_json, make_env
+from mamt_jax.training.export_policy import export_policy
+from mamt_jax.training.policies import Policy, Which, load_policy
+from mamt_jax.training.references import Reference, read_references
+from mamt_jax.training.rollout import EnvBatch, env_batch, with_episodes
+from mamt_jax.training.run_folder import CONFIG, METRICS, FolderError, read_config, read_rows
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+EPISODES, ABSOLUTE = 100, 10
+HOST_ENVS = 12
+
+
+class Played(NamedTuple):
+    """Whole episodes: (E,) the return of each, mean over agents, and each task metric."""
+
+    returns: np.ndarray
+    metrics: dict[str, np.ndarray]
+
+
+class Episode(NamedTuple):
+    """One episode, padded to the episode limit.
+
+    Attributes:
+        state: T + 1 states, the first one included.
+        reward: (T, n).
+        playing: (T,) bool, whether the step still belonged to the episode.
+    """
+
+    state: EnvState
+    reward: jax.Array
+    playing: jax.Array
+
+
+def play(env: Environment, policy: Policy, sample: bool, key: jax.Array) -> Episode:
+    """One episode of `env` under `policy`."""
+    reset_key, steps_key = jax.random.split(key)
+    first, timestep = env.reset(reset_key)
+
+    def step(carry: tuple[EnvState, EnvBatch, jax.Array], number: jax.Array) -> tuple[tuple, tuple]:
+        state, seen, playing = carry
+        act_key, env_key = jax.random.split(jax.random.fold_in(steps_key, number))
+        action = policy(seen.observation, act_key if sample else None, *seen.shown)
+        state, timestep = env.step(env_key, state, action)
+        return (state, env_batch(env.spec, (), timestep), playing & ~timestep.done), (state, timestep.reward, playing)
+
+    carry = (first, env_batch(env.spec, (), timestep), jnp.ones((), bool))
+    _, (later, reward, playing) = jax.lax.scan(step, carry, jnp.arange(env.spec.episode_limit))
+    state = jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first, later)
+    return Episode(state, reward, playing)
+
+
+def play_all(env: Environment, policy: Policy, sample: bool, key: jax.Array, episodes: int) -> Played:
+    """So many episodes, side by side."""
+
+    def act(env_state: EnvState, observation: jax.Array, key: jax.Array, *masks: jax.Array) -> jax.Array:
+        del env_state
+        return policy(observation, key if sample else None, *masks)
+
+    played = jax.jit(lambda key: first_episodes(with_episodes(env), act, key, episodes))(key)
+    return Played(*jax.device_get((played.episode_return.mean(-1), played.metrics)))
+
+
+def play_on_host(env: HostEnvironment, policy: Policy, sample: bool, seed: int, episodes: int) -> Played:
+    """`play_all` in processes, of as many episodes or a few more."""
+    num_envs, key = min(episodes, HOST_ENVS), jax.random.key(seed)
+
+    def act(timestep: TimeStep, step: int) -> np.ndarray:
+        seen = env_batch(env.spec, (), timestep)
+        return np.asarray(policy(seen.observation, jax.random.fold_in(key, step) if sample else None, *seen.shown))
+
+    seeds, batch = np.random.SeedSequence(seed).generate_state(num_envs), env.open(num_envs)
+    try:
+        played = play_episodes(batch, act, seeds, math.ceil(episodes / num_envs))
+    finally:
+        batch.close()
+    return Played(played.episode_return.mean(-1).ravel(), {name: metric.ravel() for name, metric in played.metrics.items()})
+
+
+def in_original(experiment: Experiment, spec: EnvSpec, policy: Policy, sample: bool) -> Callable[[int, int], np.ndarray]:
+    """(episodes, seed) -> (episodes,) returns in the environment that ours copies; raises ValueError if there is none."""
+    from envs_jax.adapters.originals import make_original
+    from envs_jax.adapters.policy_in_pettingzoo import episode_returns, parallel_actor
+
+    original = make_original(experiment.env, **experiment.env_options)
+
+    def play_original(episodes: int, seed: int) -> np.ndarray:
+        act = parallel_actor(policy, spec, seed if sample else None)
+        return episode_returns(original, act, episodes, seed, spec.episode_limit)
+
+    return play_original
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean; nan for a single value."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def describe(returns: np.ndarray) -> str:
+    """Mean and standard error."""
+    return f"{returns.mean():.2f} ± {standard_error(returns):.2f} over {len(returns)} episodes"
+
+
+def report(played: Played, sample: bool, references: Mapping[str, Reference]) -> str:
+    """Return and task metrics, a line each."""
+    others = ", ".join(f"{name} {value}" for name, value in references.items())
+    lines = [f"{'sampled' if sample else 'greedy'} return {describe(played.returns)} ({others})"]
+    width = max(map(len, played.metrics), default=0)
+    rows = [(name, values.mean(), standard_error(values)) for name, values in played.metrics.items()]
+    return "\n".join(lines + [f"  {name:{width}}  {mean:.4g} ± {error:.2g}" for name, mean, error in rows])
+
+
+def absolute(returns: Sequence[np.ndarray]) -> str:
+    """The absolute metric of a folder's runs, those returns of their best policies."""
+    lines = [f"absolute metric of run {number}: {describe(each)}" for number, each in enumerate(returns)]
+    means = np.array([each.mean() for each in returns])
+    if len(means) > 1:
+        lines.append(f"over {len(means)} runs {means.mean():.2f}, standard deviation {means.std(ddof=1):.2f}")
+    return "\n".join(lines)
+
+
+def film(env: Environment, policy: Policy, sample: bool, key: jax.Array, options: dict[str, Any]) -> np.ndarray:
+    """Frames of one episode, its last state included."""
+    episode = jax.device_get(jax.jit(lambda key: play(env, policy, sample, key))(key))
+    length = int(episode.playing.sum()) + 1
+    return frames(env, jax.tree.map(lambda leaf: leaf[:length], episode.state), **options)
+
+
+def film_on_host(env: HostEnvironment, policy: Policy, sample: bool, seed: int) -> tuple[np.ndarray, float]:
+    """`film` by the environment's own pictures, and how many of them it means to show in a second."""
+    from envs_jax.adapters.policy_in_pettingzoo import episode_pictures, parallel_actor
+
+    assert env.with_pictures
+    drawn = env.with_pictures()
+    try:
+        act = parallel_actor(policy, env.spec, seed if sample else None)
+        return episode_pictures(drawn, act, seed, env.spec.episode_limit), float(drawn.metadata.get("render_fps", 10))
+    finally:
+        drawn.close()
+
+
+def check_picture(env: Environment | HostEnvironment, views: bool) -> None:
+    """Raises ValueError unless `env` can be drawn, with views if asked for."""
+    if isinstance(env, HostEnvironment):
+        if env.with_pictures is None:
+            raise OptionError(f"--gif: {env.spec.name} runs outside JAX and has no pictures, leave it out.")
+        env.with_pictures().close()
+    elif "views" in inspect.signature(scenes(env)).parameters:
+        return
+    if views:
+        raise OptionError(f"--views: {env.spec.name} has none to show, leave it out.")
+
+
+def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """What was typed; raises OptionError."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, help="folder of a run of experiments/run.py")
+    parser.add_argument("--pretrained", metavar="ENV/ALGO", help="instead of a folder, one of mamt_jax/pretrained")
+    parser.add_argument("--run", type=int, default=0, help="which of its runs (default 0)")
+    parser.add_argument("--policy", choices=get_args(Which), help="which of its policies (default latest)")
+    many = f"the absolute metric of all its runs: best policies, {ABSOLUTE} times the episodes of an evaluation in training"
+    parser.add_argument("--absolute", action="store_true", help=many)
+    parser.add_argument("--episodes", type=int, help=f"episodes to play for the return (default {EPISODES})")
+    parser.add_argument("--seed", type=int, default=0, help="of starts, noise and sampled actions (default 0)")
+    parser.add_argument("--sample", action="store_true", help="sample actions instead of taking the most likely")
+    parser.add_argument("--original", action="store_true", help="play in the environment that ours copies, too")
+    parser.add_argument("--gif", type=Path, help="film of one episode to write, a .gif or .mp4")
+    parser.add_argument("--views", action="store_true", help="show in the film what agents see, where an environment can")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the policy as StableHLO, for plain JAX")
+    values = parser.parse_args(arguments)
+    if (values.folder is None) == (values.pretrained is None):
+        raise OptionError("give either the folder of a run or --pretrained ENV/ALGO.")
+    if values.pretrained:
+        values.folder = pretrained_folder(values.pretrained)
+    values.policy = values.policy or ("best" if values.pretrained or values.absolute else "latest")
+    if values.absolute and values.policy != "best":
+        raise OptionError(f"--policy {values.policy} does not go with --absolute, which is about the best.")
+    if values.episodes is not None and values.episodes < 1:
+        raise OptionError(f"--episodes {values.episodes} is not valid: give a whole number of at least 1.")
+    if values.gif and values.gif.suffix not in FORMATS:
+        raise OptionError(f"--gif {values.gif} is not valid: give a name that ends with {' or '.join(FORMATS)}.")
+    if values.export and importlib.util.find_spec("flatbuffers") is None:
+        raise OptionError("--export needs flatbuffers: pip install -e '.[export]'.")
+    return values
+
+
+def pretrained_folder(name: str, option: str = "--pretrained ") -> Path:
+    """The folder of a policy that comes with the repository; raises OptionError if there is none for that option."""
+    names = sorted(str(path.parent.relative_to(PRETRAINED)) for path in PRETRAINED.glob(f"*/*/{CONFIG}"))
+    if name not in names:
+        raise OptionError(f"{option}{name} is not there: {nearest(name, names)}there are {', '.join(names)}.")
+    return PRETRAINED / name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        values = read_arguments(sys.argv[1:] if arguments is None else arguments)
+        use_compilation_cache(None)
+        evaluate(values)
+    except (OptionError, FolderError, CheckpointError, HostError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def evaluate(values: argparse.Namespace) -> None:
+    """Does and prints what was asked for."""
+    policy = load_policy(values.folder, values.run, values.policy)
+    content = read_config(values.folder)
+    experiment = experiment_from_json(content["experiment"])
+    env = make_env(experiment)
+    if values.gif:
+        check_picture(env, values.views)
+    play_original = in_original(experiment, env.spec, policy, values.sample) if values.original else None
+    episodes = values.episodes or (ABSOLUTE * experiment.training.evaluation_episodes if values.absolute else EPISODES)
+
+    def play_out(policy: Policy) -> Played:
+        if isinstance(env, HostEnvironment):
+            return play_on_host(env, policy, values.sample, values.seed, episodes)
+        return play_all(env, policy, values.sample, jax.random.key(values.seed), episodes)
+
+    if values.policy == "best":
+        runs = range(len(experiment.runs)) if values.absolute else [values.run]
+        for sentence in describe_latest(read_rows(values.folder / METRICS), runs):
+            print(sentence)
+    if values.absolute:
+        best = (load_policy(values.folder, run, "best") for run in range(len(experiment.runs)))
+        print(absolute([play_out(each).returns for each in best]))
+    else:
+        print(report(play_out(policy), values.sample, read_references(content)))
+    if play_original:
+        print(f"in the original {describe(play_original(episodes, values.seed))}")
+    if values.gif:
+        if isinstance(env, HostEnvironment):
+            pictures, frames_per_second = film_on_host(env, policy, values.sample, values.seed)
+            save(pictures, values.gif, frames_per_second)
+        else:
+            options = {"views": True} if values.views else {}
+            save(film(env, policy, values.sample, jax.random.key(values.seed), options), values.gif)
+        print(f"wrote {values.gif}")
+    if values.export:
+        values.export.write_bytes(export_policy(values.folder, values.run, values.policy, values.sample))
+        masks = ["action_mask"] if env.spec.has_action_masks else []
+        arguments = ", ".join(["observation", *masks, *(["numpy.uint32(seed)"] if values.sample else [])])
+        shape = ("batch", env.spec.num_agents, env.spec.observation_size)
+        print(f"wrote {values.export}: jax.export.deserialize(file.read()).call({arguments}), float32 {shape}")

@@ -1,0 +1,98 @@
+"""Where the tasks of a sweep are trained."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from rich.console import Console
+
+from mamt_jax.options import OptionError
+from mamt_jax.training.console import plain_console, say
+from mamt_jax.training.experiment import Experiment
+from mamt_jax.training.launch import EXPECTED, start_or_resume
+
+RETRIES = 3
+
+
+class Task(NamedTuple):
+    """An experiment, the folder it is trained in, and names of loggers."""
+
+    folder: Path
+    experiment: Experiment
+    log: Sequence[str] = ()
+
+
+Launcher = Callable[[Sequence[Task], Console, float, float], dict[Path, str]]
+"""(tasks, console, CPU cores a task, GPUs a task) -> what went wrong, by folder."""
+
+
+def train_task(task: Task) -> str | None:
+    """Trains a task from wherever its folder ends; returns what went wrong, if anything did."""
+    try:
+        stopped = start_or_resume(task.experiment, task.folder, plain_console(), log=task.log)
+    except EXPECTED as error:
+        return str(error)
+    finally:
+        jax.clear_caches()
+    return None if stopped is None else f"stopped by signal {stopped}"
+
+
+def launch_local(tasks: Sequence[Task], console: Console, cpus: float, gpus: float) -> dict[Path, str]:
+    """One task after another in this process, which has all its cores and GPUs; a signal stops all that is left."""
+    del cpus, gpus
+    failures: dict[Path, str] = {}
+    for number, task in enumerate(tasks):
+        say(console, f"Task {number + 1} of {len(tasks)}: {task.folder}")
+        failure = train_task(task)
+        if failure is not None:
+            failures[task.folder] = failure
+        if failure is not None and failure.startswith("stopped"):
+            break
+    return failures
+
+
+def launch_ray(tasks: Sequence[Task], console: Console, cpus: float, gpus: float) -> dict[Path, str]:
+    """All tasks at once on the Ray cluster that RAY_ADDRESS names, or on this machine.
+
+    A task whose worker dies is tried again elsewhere, and goes on from its folder's last checkpoint.
+
+    Raises:
+        OptionError: if Ray is not there.
+    """
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # the lines of tasks look alike, and each is wanted
+    try:
+        import ray
+        from ray.exceptions import RayError
+    except ImportError as error:
+        raise OptionError("--launcher ray needs Ray: pip install -e '.[ray]'.") from error
+    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "os.fork", RuntimeWarning
+        )  # jax fears for its threads, but Ray's children exec at once
+        ray.init(runtime_env={"env_vars": {"PYTHONPATH": paths}}, include_dashboard=False)
+    try:
+        # A worker of its own for each try, so that nothing outlives it on a GPU.
+        train = ray.remote(max_retries=RETRIES, max_calls=1, num_cpus=cpus, num_gpus=gpus)(train_task)
+        waiting = {train.remote(task._replace(folder=task.folder.absolute())): task for task in tasks}
+        failures: dict[Path, str] = {}
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting))
+            task = waiting.pop(done)
+            try:
+                failure = ray.get(done)
+            except RayError as error:
+                failure = str(error)
+            if failure is not None:
+                failures[task.folder] = failure
+            say(console, f"{'Failed' if failure else 'Done'}: {task.folder}")
+        return failures
+    finally:
+        ray.shutdown()
+
+
+LAUNCHERS: dict[str, Launcher] = {"local": launch_local, "ray": launch_ray}

@@ -1,0 +1,201 @@
+"""Trains every combination of environments, algorithms, seeds and options, and leaves a folder of results for each group.
+
+All options of run.py, each with as many values as you like. Runs that differ only in seeds and in float fields of the algorithm
+are trained side by side, as one group; all else makes groups of their own, one after another or, with `--launcher ray`,
+wherever a Ray cluster has room. The same command again goes on with what was stopped, and with more values trains those that
+are missing.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.table import Column, Table
+
+from mamt_jax.cli import train as run
+from mamt_jax.cli.compilation_cache import use_compilation_cache
+from mamt_jax.cli.launchers import LAUNCHERS, Task
+from mamt_jax.options import OptionError, Parser, add_groups, nearest, underscored
+from mamt_jax.training.console import plain_console
+from mamt_jax.training.experiment import Experiment
+from mamt_jax.training.folder_lock import hold_folder
+from mamt_jax.training.launch import EXPECTED, prepare
+from mamt_jax.training.merge import cut, even_sizes, is_finished, merge_folders, read_experiment, same_but_for_runs
+from mamt_jax.training.metrics import STOPPED
+from mamt_jax.training.run_folder import CONFIG, METRICS, PARTS, FolderError, read_rows
+
+APPLY_TO_ALL = ("seeds", "preset")
+
+
+class Group(NamedTuple):
+    """Runs that are trained side by side: their folder and what they are."""
+
+    folder: Path
+    experiment: Experiment
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    console = plain_console()
+    try:
+        own, rest = own_parser().parse_known_args(underscored(sys.argv[1:] if arguments is None else arguments))
+        use_compilation_cache(own.compilation_cache)
+        out = Path(own.out)
+        if own.merge:
+            merge_into(out, [Path(folder) for folder in own.merge])
+            console.print(f"Merged: {out}")
+            return 0
+        groups = make_groups(read_axes(rest), out)
+        with hold_folder(out, make=True):
+            tasks = [task for group in groups for task in open_tasks(group, own.runs_per_task)]
+            console.print(f"{len(groups)} groups, {len(tasks)} tasks to do, in {out}")
+            failures = LAUNCHERS[own.launcher]([task._replace(log=own.log) for task in tasks], console, own.cpus, own.gpus)
+            for group in groups:
+                merge_group(group)
+    except EXPECTED as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console.print(summary(groups))
+    for folder, failure in failures.items():
+        print(f"error: {folder}: {failure}", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def merge_into(out: Path, folders: Sequence[Path]) -> None:
+    """Puts the runs of folders together in `out`, where nobody trains meanwhile."""
+    with hold_folder(out, make=True):
+        merge_folders(folders, out)
+
+
+def own_parser() -> Parser:
+    """The options of the sweep itself."""
+    parser = Parser(allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=run.folder,
+        metavar="DIR",
+        help="folder of the sweep; with --launcher ray one that all machines see",
+    )
+    parser.add_argument("--launcher", choices=tuple(LAUNCHERS), default="local", help="where to train (default local)")
+    parser.add_argument("--runs_per_task", type=run.positive, help="runs of a group that one task trains (default all)")
+    parser.add_argument("--cpus", type=float, default=1.0, help="CPU cores that Ray reserves for a task (default 1)")
+    parser.add_argument("--gpus", type=float, default=0.0, help="GPUs that Ray reserves for a task (default 0)")
+    run.add_log(parser)
+    parser.add_argument("--merge", nargs="+", metavar="DIR", help="only put these folders' runs together, in --out")
+    parser.add_argument("--compilation_cache", metavar="DIR", help="as in run.py")
+    return parser
+
+
+def read_axes(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """Option name -> its values; raises OptionError for what is no option or has none."""
+    axes: dict[str, list[str]] = {}
+    for text in arguments:
+        if text.startswith("--"):
+            name, *value = text[2:].split("=", 1)
+            axes.pop(name, None)  # given twice the last one counts, as in run.py
+            axes[name] = value
+        elif not axes:
+            raise OptionError(f"{text!r} belongs to no option: options look like --name value.")
+        else:
+            axes[next(reversed(axes))].append(text)
+    for name, values in axes.items():
+        if not values:
+            raise OptionError(f"--{name} has no value: give one or more.")
+    if "init_from" in axes:
+        raise OptionError("--init_from is an option of run.py alone: a sweep's runs begin from random parameters.")
+    for name in ("resume", "distributed"):
+        if name in axes:
+            raise OptionError(f"--{name} is an option of run.py alone: a sweep goes on by the same command again.")
+    return axes
+
+
+def make_groups(axes: Mapping[str, list[str]], out: Path) -> list[Group]:
+    """Every group there is; raises OptionError before anything is trained if one cannot be."""
+    pairs = list(itertools.product(axes.get("env", [run.DEFAULT_ENV]), axes.get("algo", [run.DEFAULT_ALGO])))
+    options = {pair: options_of(*pair, axes) for pair in pairs}
+    known = {name for each in options.values() for name in each} | {"env", "algo", *APPLY_TO_ALL}
+    for name in axes:
+        if name not in known:
+            raise OptionError(f"there is no option --{name} here: {nearest(name, known)}run.py --help lists all of a pair.")
+    return [group for pair in pairs for group in groups_of_pair(*pair, axes, options[pair], out)]
+
+
+def options_of(env: str, algo: str, axes: Mapping[str, list[str]]) -> dict[str, bool]:
+    """The options of an environment with an algorithm: whether runs that differ in it train side by side."""
+    first = [text for name, values in axes.items() if name not in ("env", "algo") for text in (f"--{name}", values[0])]
+    _, groups = run.option_groups(env, algo, first)
+    side_by_side = {option.name for option in groups[-1].options if option.many}
+    places = add_groups(run.common_parser(add_help=False), groups)
+    return {name: prefix == groups[-1].prefix and option in side_by_side for name, (prefix, option) in places.items()}
+
+
+def groups_of_pair(
+    env: str, algo: str, axes: Mapping[str, list[str]], options: Mapping[str, bool], out: Path
+) -> Iterable[Group]:
+    """The groups of one environment with one algorithm."""
+    common = ["--env", env, "--algo", algo]
+    apart = {name: values for name, values in axes.items() if not options.get(name, True) and len(values) > 1}
+    for name, values in axes.items():
+        if name in APPLY_TO_ALL or (name in options and name not in apart):
+            common += [f"--{name}", *values]
+    for point in itertools.product(*apart.values()):
+        chosen = dict(zip(apart, point, strict=True))
+        name = "-".join([env, algo, *(f"{option}={value}" for option, value in chosen.items())])
+        typed = [text for option, value in chosen.items() for text in (f"--{option}", value)]
+        experiment = run.make_experiment(run.read_arguments([*common, *typed]))
+        prepare(experiment, out, {})
+        yield Group(out / re.sub(r"[^\w.=-]+", "-", name), experiment)
+
+
+def open_tasks(group: Group, runs_per_task: int | None) -> list[Task]:
+    """What is left to do in a group: parts that were begun, and runs that are in none; raises FolderError for strange parts."""
+    begun = [Task(folder, read_experiment(folder)) for folder in parts_of(group)]
+    for task in begun:
+        if not same_but_for_runs(task.experiment, group.experiment):
+            raise FolderError(f"{task.folder} trained something else with the same name: give another --out.")
+    there = [run for task in begun for run in task.experiment.runs]
+    missing = dataclasses.replace(group.experiment, runs=tuple(each for each in group.experiment.runs if each not in there))
+    sizes = even_sizes(len(missing.runs), runs_per_task or max(1, len(missing.runs)))
+    taken = {task.folder.name for task in begun}
+    free = (name for name in map("{:03d}".format, itertools.count()) if name not in taken)
+    new = [Task(group.folder / PARTS / name, part) for name, part in zip(free, cut(missing, sizes), strict=False)]
+    return [task for task in begun if not is_finished(task.folder)] + new
+
+
+def parts_of(group: Group) -> list[Path]:
+    """The folders of a group's parts that were begun."""
+    return sorted(path.parent for path in (group.folder / PARTS).glob(f"*/{CONFIG}"))
+
+
+def merge_group(group: Group) -> None:
+    """Puts a group's parts together, if all are done."""
+    parts = parts_of(group)
+    if parts and all(is_finished(part) for part in parts):
+        merge_folders(parts, group.folder)
+
+
+def summary(groups: Iterable[Group]) -> Table:
+    """The last evaluation of every group, the seeds of each setting together."""
+    group_column = Column("group", overflow="fold")
+    table = Table(group_column, "setting", "seeds", "episodes", "greedy return ± deviation")
+    for group in groups:
+        rows = {row["run"]: row for row in read_rows(group.folder / METRICS)}
+        labels = read_experiment(group.folder).labels if rows else []
+        for label in dict.fromkeys(labels):
+            seeds = [rows[run] for run, other in enumerate(labels) if other == label]
+            going = [row for row in seeds if STOPPED not in row]
+            counted = str(len(seeds)) if len(going) == len(seeds) else f"{len(going)} of {len(seeds)}, others stopped"
+            returns = np.array([row["eval_return"] for row in going], float)
+            deviation = f" ± {returns.std(ddof=1):.3g}" if len(going) > 1 else ""
+            mean = f"{returns.mean():.4g}{deviation}" if going else ""
+            table.add_row(group.folder.name, label, counted, f"{min(row['episodes'] for row in seeds):,}", mean)
+        if not rows:
+            table.add_row(group.folder.name, "", "", "", "not done")
+    return table

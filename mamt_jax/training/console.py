@@ -1,0 +1,94 @@
+"""What a person sees while training runs: a bar on a terminal, a line for each evaluation everywhere."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from mamt_jax.training.metrics import STOPPED
+
+_LISTED = 6
+
+
+def plain_console() -> Console:
+    """A console that prints text as it is, however wide: names are no markup, and a command can be copied in one piece."""
+    return Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
+def say(console: Console, text: str) -> None:
+    """Prints text as it is on any console."""
+    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+class Display:
+    """Progress of one training session. Use as a context manager.
+
+    Attributes:
+        console: where it writes.
+    """
+
+    def __init__(self, console: Console, total_episodes: int) -> None:
+        """Shows progress towards `total_episodes`."""
+        self.console = console
+        columns = (BarColumn(bar_width=30), TextColumn("{task.description}", markup=False))
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("starting", total=total_episodes)
+        self._status = ""
+
+    def __enter__(self) -> "Display":
+        """Shows the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Takes the bar away."""
+        self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """One line of text."""
+        say(self.console, text)
+
+    def doing(self, what: str) -> None:
+        """What takes a while just now; on a terminal only."""
+        self._bar.update(self._task, description=what)
+
+    def advanced(self, episodes: int, updates_per_second: float, seconds_left: float) -> None:
+        """Training has gone on."""
+        self._status = f"{updates_per_second:.3g} updates/s · {duration(seconds_left)} left"
+        done = f"{episodes:,} of {self._bar.tasks[0].total:,.0f} episodes"
+        self._bar.update(self._task, completed=episodes, description=f"{done} · {self._status}")
+
+    def evaluated(self, rows: Sequence[dict[str, Any]]) -> None:
+        """There are new rows of metrics.jsonl; those of runs that broke are not shown."""
+        rows = [row for row in rows if STOPPED not in row] or rows
+        first = rows[0]
+        returns = {"greedy": "eval_return", "sampled": "eval_return_sampled"} | (
+            {"training": "train_return"} if first["episodes"] else {}
+        )
+        parts = [
+            f"{duration(first['wall_seconds']):>11}",
+            f"episodes {first['episodes']:>6,}",
+            f"updates {first['updates']:>6,}",
+            "return " + ", ".join(f"{name} {in_short([row[field] for row in rows])}" for name, field in returns.items()),
+            *([self._status] if self._status else []),
+        ]
+        self.note(" · ".join(parts))
+
+
+def in_short(values: Sequence[float]) -> str:
+    """A few returns as they are, many as their mean and range."""
+    if len(values) <= _LISTED:
+        return " ".join(f"{value:.1f}" for value in values)
+    return f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"

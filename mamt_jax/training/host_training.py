@@ -1,0 +1,240 @@
+"""The programs of training in environments outside JAX: the host steps them, and the same act and update run jitted."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from envs_jax.environment import EnvSpec, HostBatch, HostEnvironment, HostError, TimeStep
+from envs_jax.host import Episodes, HostPolicy, play_episodes
+from envs_jax.wrappers import EpisodeStatistics, add_step
+from mamt_jax.algorithms.base import Algorithm
+from mamt_jax.training.config import Schedule, TrainingConfig
+from mamt_jax.training.evaluation import Evaluation
+from mamt_jax.training.replay import most_truncations
+from mamt_jax.training.rollout import EnvBatch, Rollout, env_batch, make_transition, sum_finished
+from mamt_jax.training.vectorized import (
+    Runs,
+    RunState,
+    jit_init,
+    make_init,
+    make_learning,
+    make_replay,
+    reset_sums,
+    round_keys,
+    runs_sharding,
+    shard,
+)
+from mamt_jax.types import Config
+
+Act = Callable[..., jax.Array]
+"""(round, step, observation (R, E, n, d)[, action mask (R, E, n, A)]) -> action (R, E, n) or (R, E, n, k)."""
+
+
+class Episode(NamedTuple):
+    """What is known here of the state of environments outside JAX: their episodes so far, (E, ...)."""
+
+    statistics: EpisodeStatistics
+
+
+class Played(NamedTuple):
+    """A round of R runs: what agents were shown before each step, what they did, what came of it; leading axes (T, R, E)."""
+
+    observation: Any
+    action_mask: Any
+    action: Any
+    timestep: TimeStep
+
+
+def make_host_runs(
+    env: HostEnvironment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule, num_runs: int
+) -> Runs:
+    """The programs that train `num_runs` runs side by side, the environments of all of them one batch of processes.
+
+    What processes hold cannot be saved: a run that goes on from a checkpoint begins with new episodes.
+    """
+    truncations = most_truncations(schedule.vector_steps, env.spec.episode_limit)
+    # A round's end is stored as if it were a truncation, so that it does not matter what comes after it.
+    replay = make_replay(env.spec, algorithm, config, schedule, truncations + 1)
+    learn = make_learning(algorithm, replay, schedule)
+    sharding = runs_sharding(num_runs)
+    batches: dict[str, HostBatch] = {}
+
+    def batch_for(purpose: str) -> HostBatch:
+        if purpose not in batches:
+            batches[purpose] = env.open(num_runs * config.num_envs)
+        return batches[purpose]
+
+    def act_one(
+        config: Config, state: RunState, index: jax.Array, step: jax.Array, observation: jax.Array, *masks: jax.Array
+    ) -> jax.Array:
+        key = jax.random.fold_in(round_keys(state, index)[0], step)
+        return algorithm.act(config, state.learner_state, observation, key, *masks)
+
+    def learn_one(config: Config, state: RunState, played: Played, index: jax.Array) -> RunState:
+        return learn(config, state, *make_rollout(env.spec, state, played), index)
+
+    act = jit_act(act_one, env.spec, sharding)
+    learn_all = jax.jit(shard(jax.vmap(learn_one, (0, 0, 0, None)), sharding, by_run=3, shared=1), donate_argnums=1)
+
+    def begin(states: RunState, rounds: int) -> RunState:
+        seeds = draw_seeds(states.key, config.num_envs, rounds)
+        timestep = by_run(batch_for("training").reset(seeds), num_runs)
+        fresh = jax.vmap(lambda _: no_episode(env, config.num_envs))(jnp.arange(num_runs)).env_state.statistics
+        active = fresh.active if timestep.active is None else jnp.asarray(timestep.active)
+        env_state = Episode(dataclasses.replace(fresh, active=active))
+        return dataclasses.replace(states, env_batch=env_batch(env.spec, env_state, jax.tree.map(jnp.asarray, timestep)))
+
+    def advance(configs: Config, states: RunState, first: int, count: int) -> RunState:
+        for index in range(first, first + count):
+            choose = partial(act, configs, states)
+            played = play(env.spec, batch_for("training"), choose, states.env_batch, index, schedule.vector_steps)
+            check_truncations(env, played.timestep, truncations)
+            states = learn_all(configs, states, jax.tree.map(lambda leaf: np.moveaxis(leaf, 1, 0), played), index)
+        return states
+
+    def close() -> None:
+        for batch in batches.values():
+            batch.close()
+        batches.clear()
+
+    return Runs(
+        init=jit_init(make_init(algorithm, replay, lambda key: no_episode(env, config.num_envs)), sharding),
+        advance=advance,
+        evaluate=make_host_evaluation(env.spec, algorithm, config, lambda: batch_for("evaluation"), sharding),
+        reset_sums=jax.jit(shard(reset_sums, sharding, by_run=1), donate_argnums=0, out_shardings=sharding),
+        sharding=sharding,
+        begin=begin,
+        close=close,
+    )
+
+
+def no_episode(env: HostEnvironment, num_envs: int) -> EnvBatch:
+    """Environments that have not begun, (E, ...)."""
+    agents, seen = (env.spec.num_agents,), (env.spec.num_agents, env.spec.observation_size)
+    statistics = EpisodeStatistics(
+        done=jnp.ones(num_envs, bool),
+        episode_return=jnp.zeros((num_envs, *agents)),
+        episode_length=jnp.zeros(num_envs, jnp.int32),
+        metrics={name: jnp.zeros(num_envs) for name in env.metrics},
+        active=jnp.ones((num_envs, *agents), bool),
+    )
+    action_mask = jnp.ones((num_envs, *agents, env.spec.action_size), bool) if env.spec.has_action_masks else None
+    return EnvBatch(Episode(statistics), jnp.zeros((num_envs, *seen)), action_mask)
+
+
+def jit_act(act: Callable[..., jax.Array], spec: EnvSpec, sharding: NamedSharding) -> Callable[..., jax.Array]:
+    """(configs, states, round, step, *shown) -> actions, from `act` of one run; all but the numbers have an axis of runs."""
+    shown = 2 if spec.has_action_masks else 1
+
+    def ordered(configs: Config, states: RunState, *rest: jax.Array) -> jax.Array:
+        return jax.vmap(act, (0, 0, None, None, *[0] * shown))(configs, states, *rest[shown:], *rest[:shown])
+
+    jitted = jax.jit(shard(ordered, sharding, by_run=2 + shown, shared=2))
+    return lambda configs, states, index, step, *shown: jitted(configs, states, *shown, index, step)
+
+
+def draw_seeds(keys: jax.Array, num_envs: int, *numbers: int) -> np.ndarray:
+    """(R x E,): seeds for the environments of each run, by its key (R,) and `numbers`."""
+    words = np.asarray(jax.random.key_data(keys))
+    return np.concatenate([np.random.SeedSequence([*key.tolist(), *numbers]).generate_state(num_envs) for key in words])
+
+
+def play(spec: EnvSpec, batch: HostBatch, act: Act, start: EnvBatch, index: int, num_steps: int) -> Played:
+    """`num_steps` steps of all environments of all runs from where they stand (R, E, ...), in round `index`."""
+    seen, before = [], start
+    for step in range(num_steps):
+        action = np.asarray(act(index, step, jnp.asarray(before.observation), *map(jnp.asarray, before.shown)))
+        result = by_run(batch.step(action.reshape(-1, *action.shape[2:])), len(action))
+        seen.append(Played(np.asarray(before.observation), before.action_mask, action, result))
+        before = env_batch(spec, start.env_state, result)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *seen)
+
+
+def by_run(tree: Any, num_runs: int) -> Any:
+    """Arrays (R x E, ...) as (R, E, ...)."""
+    return jax.tree.map(lambda leaf: leaf.reshape(num_runs, -1, *leaf.shape[1:]), tree)
+
+
+def check_truncations(env: HostEnvironment, timestep: TimeStep, most: int) -> None:
+    """Raises HostError if an environment was truncated sooner after the start than its `episode_limit`."""
+    often = int(np.asarray(timestep.truncated).sum(0).max())
+    if often > most:
+        raise HostError(
+            f"{env.spec.name} was truncated {often} times in {len(timestep.truncated)} steps, sooner than "
+            f"episode_limit={env.spec.episode_limit} says: give the smallest number of steps after which it truncates."
+        )
+
+
+def make_rollout(spec: EnvSpec, state: RunState, played: Played) -> tuple[EnvBatch, Rollout]:
+    """What a run's round (T, E, ...) looks like to learning; its last step counts as truncated."""
+
+    def count(before: EpisodeStatistics, timestep: TimeStep) -> tuple[EpisodeStatistics, tuple[jax.Array, EpisodeStatistics]]:
+        after = jax.vmap(add_step)(before, timestep)
+        return after, (before.active, after)
+
+    timestep = played.timestep
+    latest, (active, statistics) = jax.lax.scan(count, state.env_batch.env_state.statistics, timestep)
+    before = EnvBatch(None, played.observation, played.action_mask)
+    transitions = make_transition(spec, before, active, played.action, timestep)
+    truncated = timestep.truncated.at[-1].set(~timestep.terminated[-1].all(-1))
+    after = env_batch(spec, Episode(latest), jax.tree.map(lambda leaf: leaf[-1], timestep))
+    return after, Rollout(transitions, truncated, sum_finished(statistics))
+
+
+def make_host_evaluation(
+    spec: EnvSpec,
+    algorithm: Algorithm,
+    config: TrainingConfig,
+    open_batch: Callable[[], HostBatch],
+    sharding: NamedSharding,
+) -> Callable[[Config, RunState, int], dict[str, Evaluation]]:
+    """(configs, states, round number) -> how the policies do now, greedy and sampled.
+
+    Each environment plays as many episodes as make `evaluation_episodes` or a little more.
+    """
+
+    def greedy_one(
+        config: Config, state: RunState, index: jax.Array, step: jax.Array, observation: jax.Array, *masks: jax.Array
+    ) -> jax.Array:
+        del index, step
+        return algorithm.greedy(config, state.learner_state, observation, *masks)
+
+    def sampled_one(
+        config: Config, state: RunState, index: jax.Array, step: jax.Array, observation: jax.Array, *masks: jax.Array
+    ) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(state.evaluation_key, index), step)
+        return algorithm.act(config, state.learner_state, observation, key, *masks)
+
+    policies = {name: jit_act(act, spec, sharding) for name, act in (("greedy", greedy_one), ("sampled", sampled_one))}
+    episodes = math.ceil(config.evaluation_episodes / config.num_envs)
+
+    def evaluate(configs: Config, states: RunState, index: int) -> dict[str, Evaluation]:
+        def policy(name: str) -> HostPolicy:
+            def act(timestep: TimeStep, step: int) -> np.ndarray:
+                runs = len(timestep.observation) // config.num_envs
+                seen = env_batch(spec, None, by_run(timestep, runs))
+                action = np.asarray(policies[name](configs, states, index, step, seen.observation, *seen.shown))
+                return action.reshape(-1, *action.shape[2:])
+
+            return act
+
+        results = {}
+        for number, name in enumerate(policies):
+            seeds = draw_seeds(states.evaluation_key, config.num_envs, index, number)
+            results[name] = mean_by_run(play_episodes(open_batch(), policy(name), seeds, episodes), config.num_envs)
+        return results
+
+    return evaluate
+
+
+def mean_by_run(played: Episodes, num_envs: int) -> Evaluation:
+    """Means over the episodes of each run, (R, ...)."""
+    grouped = by_run((played.episode_return, played.metrics), len(played.episode_return) // num_envs)
+    return Evaluation(*jax.tree.map(lambda leaf: leaf.mean((1, 2)).astype(np.float32), grouped))

@@ -1,0 +1,401 @@
+"""From an experiment to a folder of results: all runs side by side, or in parts where memory or processes ask for it."""
+
+import dataclasses
+import itertools
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from rich.console import Console
+
+from envs_jax.environment import HostEnvironment, HostError
+from envs_jax.host import play_host_references
+from envs_jax.reference_policies import evaluate_policies, reference_policies
+from mamt_jax.options import OptionError
+from mamt_jax.presets import BUDGETS, QUICK_EPISODES
+from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, read_record
+from mamt_jax.training.config import make_schedule
+from mamt_jax.training.console import say
+from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_to_json
+from mamt_jax.training.extension import EXTENDED, Done, read_done, record_length, with_episodes
+from mamt_jax.training.folder_lock import Hold, clear_folder, hold_folder, hold_new_folder
+from mamt_jax.training.initial import Parameters, Source, read_parameters, save_parameters, saved_parameters
+from mamt_jax.training.loggers import check_logger
+from mamt_jax.training.loop import train
+from mamt_jax.training.memory import MemoryPlan, OutOfMemoryError, available_bytes, explaining_exhaustion, runs_that_fit
+from mamt_jax.training.merge import INIT_FROM, cut, even_sizes, is_finished, merge_folders, read_experiment
+from mamt_jax.training.nan_guard import BreakdownError
+from mamt_jax.training.references import Reference, measured_references, read_references, references_to_json
+from mamt_jax.training.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    METRICS,
+    PARTS,
+    FolderError,
+    describe_machine,
+    make_folder,
+    quoted,
+    read_config,
+    spec_to_json,
+    write_json,
+    writing,
+)
+from mamt_jax.training.session import Session, open_session, plan_memory
+from mamt_jax.training.vectorized import padded_runs
+
+EXPECTED = (OptionError, FolderError, CheckpointError, HostError, BreakdownError, OutOfMemoryError)
+"""What ends a command in one sentence."""
+OF_ALL_PARTS = (PARTS, EXTENDED)
+"""What config.json says of all parts together, not of each."""
+REFERENCE_STEPS, SHORT_REFERENCE_STEPS = 25_000, 100_000  # of whole episodes; the latter where they are `SHORT`, and cheap
+SHORT = 100
+HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES = 12, 4
+
+
+class Crew(NamedTuple):
+    """The processes that train together.
+
+    Attributes:
+        index: which of them this is.
+        count: how many there are.
+        holds: whether they hold the folder already.
+        wait: returns once all have come to their end, or the number of a signal that came before.
+    """
+
+    index: int = 0
+    count: int = 1
+    holds: bool = False
+    wait: Callable[[], int | None] = lambda: None
+
+
+ALONE = Crew()
+
+
+def start(
+    experiment: Experiment,
+    folder: Path,
+    console: Console,
+    crew: Crew = ALONE,
+    references: Mapping[str, Reference] | None = None,
+    quick: bool = False,
+    log: Sequence[str] = (),
+    initial: Source | Parameters | None = None,
+) -> int | None:
+    """Trains a new experiment in a new folder; each process of a crew calls it.
+
+    Runs that do not fit into memory together are trained in waves, and a crew's each by one process: either way in parts, every
+    one a folder of its own below `folder`, which are put together in `folder` when all are done.
+
+    Args:
+        experiment: what to train.
+        folder: where; absent or empty.
+        console: where progress goes.
+        crew: the processes that share the work.
+        references: what reference policies earn; by default what `reference_returns` has found, else they are played.
+        quick: whether to say that this is a short run.
+        log: names of loggers, besides metrics.jsonl.
+        initial: parameters from which runs begin, or the folder that holds them, if not from random ones.
+
+    Returns:
+        None when all is done, else the number of the signal that stopped it.
+
+    Raises:
+        OptionError: if it cannot work, before anything is compiled for training.
+        FolderError: if the folder is in use or cannot be written.
+    """
+    session = prepare(experiment, folder, {}, log)
+    if isinstance(initial, Source):
+        try:
+            initial = read_parameters(initial, session.built)
+        except ValueError as error:
+            raise OptionError(str(error)) from error
+    session, plan = session._replace(initial=initial), planned(session)
+    size = part_size(session, plan, crew)
+    announce(session, plan, size, crew, console, quick)
+    with owning(folder, console, crew, hold_new_folder):
+        if crew.index == 0:
+            make_folder(folder)
+        if references is None:
+            references = measured_references(experiment.env, experiment.env_options)
+        if references is None:
+            say(console, "Playing the reference policies")
+            with explaining_exhaustion(lambda: plan, folder):
+                references = play_references(session.built)
+        session = session._replace(references=references)
+        if crew.count == 1 and size == len(experiment.runs):
+            with writing(folder):
+                write_json(folder / CONFIG, describe(session))
+            return train(session, console)
+        sizes = even_sizes(len(experiment.runs), size)
+        if crew.index == 0:
+            with writing(folder):
+                if initial is not None:
+                    save_parameters(folder, initial)
+                write_json(folder / CONFIG, describe(session) | {PARTS: sizes})
+        return train_parts(cut_parts(experiment, sizes, folder), folder, console, crew, references, log, initial)
+
+
+@contextmanager
+def owning(folder: Path, console: Console, crew: Crew, hold: Callable[[Path], AbstractContextManager[Hold]]) -> Iterator[None]:
+    """Within it, `folder` belongs to this process or crew; raises FolderError if it belongs to somebody else."""
+    if crew.holds:
+        yield
+        return
+    with hold(folder) as held:
+        if not held.works:
+            say(console, f"{folder} cannot be locked on this file system: let no other process train there.")
+        yield
+
+
+def resume(folder: Path, console: Console, crew: Crew = ALONE, episodes: int | None = None) -> int | None:
+    """Goes on with the experiment of a folder; as `start`, and raises CheckpointError if there is nothing to go on from.
+
+    `episodes` is another length for its runs.
+    """
+    experiment = read_experiment(folder)
+    with owning(folder, console, crew, hold_folder):
+        if episodes is None:
+            return go_on(experiment, folder, console, crew)
+        longer = extend(folder, experiment, episodes, console)
+        if longer == experiment and is_finished(folder):
+            say(console, f"{folder} has been trained for {episodes:,} episodes: there is nothing to do.")
+            return None
+        return go_on(longer, folder, console, crew)
+
+
+def go_on(experiment: Experiment, folder: Path, console: Console, crew: Crew = ALONE) -> int | None:
+    """Trains what is left of an experiment in its folder, whose config.json may still name another length."""
+    content = read_config(folder)
+    references, log = read_references(content), content.get("log", [])
+    parts = parts_of(folder, experiment)
+    if not parts:
+        latest_checkpoint(folder / CHECKPOINTS)
+        return train(prepare(experiment, folder, references, log), console, resume=True)
+    if crew.index == 0 and experiment != read_experiment(folder):
+        with writing(folder):
+            record_length(folder, experiment, build(experiment).schedule)
+    return train_parts(parts, folder, console, crew, references, log, saved_parameters(folder))
+
+
+def parts_of(folder: Path, experiment: Experiment) -> list[tuple[Experiment, Path]]:
+    """The parts in which a folder's experiment is trained, each in a folder of its own; none where it is trained whole."""
+    sizes = read_config(folder).get(PARTS)
+    if sizes:
+        return cut_parts(experiment, sizes, folder)
+    begun = sorted(path.parent for path in (folder / PARTS).glob(f"*/{CONFIG}"))  # by experiments/sweep.py
+    return [(with_episodes(read_experiment(where), experiment.training.episodes), where) for where in begun]
+
+
+def cut_parts(experiment: Experiment, sizes: Sequence[int], folder: Path) -> list[tuple[Experiment, Path]]:
+    """Parts of so many runs each, in folders below `folder`."""
+    return [(part, folder / PARTS / f"{number:03d}") for number, part in enumerate(cut(experiment, sizes))]
+
+
+def extend(folder: Path, experiment: Experiment, episodes: int, console: Console) -> Experiment:
+    """The experiment of a folder with so many episodes, once it is certain that its runs can go on to them.
+
+    Raises:
+        OptionError: if they cannot.
+        FolderError: if the folder holds too little to go on from.
+        CheckpointError: if no checkpoint of one of the parts can be used.
+    """
+    longer = with_episodes(experiment, episodes)
+    built = prepare(longer, folder, {}).built
+    limit, rounds = built.env.spec.episode_limit, built.schedule.total_rounds
+    if rounds == make_schedule(experiment.training, limit, built.algorithm.data).total_rounds:
+        return experiment
+    parts = parts_of(folder, longer)
+    if not parts:
+        latest_checkpoint(folder / CHECKPOINTS)
+        parts = [(longer, folder)]
+    done = read_done([where for _, where in parts])
+    if len(done) == len(parts) and all(each.broken for each in done):
+        raise OptionError(f"--episodes {episodes} is not valid: all runs of {folder} have stopped, {METRICS} says where.")
+    most = max((each.rounds for each in done), default=0)
+    if rounds <= most:
+        number = built.schedule.env_steps(most) // limit
+        raise OptionError(f"--episodes {episodes} is not valid: {folder} has done {number:,} episodes already, give more.")
+    largest = max((part for part, _ in parts), key=lambda part: len(part.runs))
+    session = prepare(largest, folder, {})
+    if part_size(session, plan := planned(session), ALONE) < len(largest.runs):
+        raise OptionError(f"--episodes {episodes} is not valid: it needs more memory than this machine has, {plan}.")
+    say(console, f"{folder}: {experiment.training.episodes:,} episodes become {episodes:,}. {outcome(built, done)}")
+    return longer
+
+
+def outcome(built: Built, done: Sequence[Done]) -> str:
+    """A sentence on what runs of another length will end as."""
+    if isinstance(built.env, HostEnvironment):
+        return "Environments outside JAX begin new episodes, so this does not repeat a run of that length."
+    if any(each.evaluated == each.rounds and each.rounds % built.schedule.evaluation_rounds for each in done):
+        return (
+            "Training repeats a run of that length, but the evaluation at the earlier end stays as a row of its own: "
+            "its checkpoint was written by an earlier version."
+        )
+    return "On a CPU this repeats a run of that length bit for bit."
+
+
+def train_parts(
+    parts: Sequence[tuple[Experiment, Path]],
+    folder: Path,
+    console: Console,
+    crew: Crew,
+    references: Mapping[str, Reference],
+    log: Sequence[str] = (),
+    initial: Parameters | None = None,
+) -> int | None:
+    """Trains this process's parts, one after another, and puts all together once they are done."""
+    ends = list(itertools.accumulate(len(part.runs) for part, _ in parts))
+    for number, ((part, where), end) in enumerate(zip(parts, ends, strict=True)):
+        if number % crew.count == crew.index:
+            own = initial and initial.part(end - len(part.runs), end)
+            try:
+                stopped = start_or_resume(part, where, console, references, log, own)
+            except BreakdownError as error:  # the runs of other parts go on
+                say(console, f"{where}: {error}")
+                continue
+            if stopped is not None:
+                return stopped
+    stopped = crew.wait()
+    if stopped is not None:
+        return stopped
+    if crew.index == 0:
+        folders = [where for _, where in parts]
+        if not all(is_finished(where) for where in folders):
+            raise FolderError(f"{folder} is not complete, a process stopped early: go on with --resume {quoted(folder)}.")
+        merge_folders(folders, folder, {name: value for name, value in read_config(folder).items() if name in OF_ALL_PARTS})
+        if all(read_record(latest_checkpoint(folder / CHECKPOINTS))["breakdowns"]):
+            raise BreakdownError(f"All runs have stopped: {folder / METRICS} says where.")
+    return None
+
+
+def start_or_resume(
+    experiment: Experiment,
+    folder: Path,
+    console: Console,
+    references: Mapping[str, Reference] | None = None,
+    log: Sequence[str] = (),
+    initial: Parameters | None = None,
+) -> int | None:
+    """Trains in a folder from wherever what is there ends; what was killed before its first checkpoint starts anew."""
+    if is_finished(folder) and read_experiment(folder).training.episodes >= experiment.training.episodes:
+        return None
+    if (folder / CONFIG).exists() and (PARTS in read_config(folder) or any((folder / CHECKPOINTS).glob("*.npz"))):
+        with owning(folder, console, ALONE, hold_folder):
+            return go_on(experiment, folder, console)
+    clear_folder(folder)
+    return start(experiment, folder, console, references=references, log=log, initial=initial)
+
+
+def prepare(experiment: Experiment, folder: Path, references: Mapping[str, Reference], log: Sequence[str] = ()) -> Session:
+    """Builds everything that takes no memory; raises OptionError if it cannot work."""
+    with refusing(experiment):
+        for name in log:
+            check_logger(name)
+        return open_session(experiment, build(experiment), folder, references, log)
+
+
+def planned(session: Session) -> MemoryPlan:
+    """What training will take; raises OptionError if it cannot work."""
+    with refusing(session.experiment):
+        return plan_memory(session)
+
+
+@contextmanager
+def refusing(experiment: Experiment) -> Iterator[None]:
+    """Within it, what goes wrong in building an experiment is raised as OptionError."""
+    try:
+        yield
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    except Exception as error:
+        options = {**experiment.env_options, **experiment.algo_options}
+        if not options:
+            raise
+        sentence = f"{experiment.algo} cannot be built on {experiment.env} with {options}: {str(error).splitlines()[0]}."
+        raise OptionError(sentence) from error
+
+
+def part_size(session: Session, plan: MemoryPlan, crew: Crew) -> int:
+    """How many runs are trained side by side: a process's share, or as many of it as fit into memory."""
+    share = math.ceil(len(session.experiment.runs) / crew.count)
+    capacity = session.built.schedule.capacity if session.built.algorithm.data == "replay" else 0
+    try:
+        fitting = runs_that_fit(plan, capacity, available_bytes(session.runs.sharding.device_set))
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    return max(size for size in range(1, share + 1) if size == 1 or padded_runs(size) <= fitting)
+
+
+def announce(session: Session, plan: MemoryPlan, size: int, crew: Crew, console: Console, quick: bool) -> None:
+    """Says what will happen."""
+    experiment, built = session.experiment, session.built
+    schedule, spec, device = built.schedule, built.env.spec, jax.local_devices()[0]
+    used, waves = session.runs.sharding.num_devices, len(even_sizes(len(experiment.runs), size))
+    rounds = schedule.total_rounds
+    seeds = sorted({run["seed"] for run in experiment.runs})
+    lines = [
+        f"{experiment.algo} on {experiment.env}: {spec.num_agents} agents, episodes of {spec.episode_limit} steps",
+        f"Runs      {len(experiment.runs)}, seeds {', '.join(map(str, seeds))}",
+        f"Each      {experiment.training.episodes:,} episodes, {schedule.env_steps(rounds):,} environment steps, "
+        f"{schedule.num_updates(rounds):,} updates",
+        f"Device    {device.device_kind} ({device.platform}), {used} of {jax.local_device_count()}",
+        f"Memory    {plan}",
+        f"Folder    {session.folder}",
+        f"Stop with Ctrl-C; go on with: python experiments/run.py --resume {quoted(session.folder)}",
+    ]
+    if session.initial is not None:
+        lines[4:4] = from_where(session.initial)
+    if crew.count > 1:
+        lines.insert(2, f"Process   {crew.index} of {crew.count}, {waves} shares of up to {size} runs")
+    elif waves > 1:
+        lines.insert(2, f"Waves     {waves} of up to {size} runs, since not all fit into memory at once")
+    if quick:
+        lines.append(
+            f"This is a short run of {QUICK_EPISODES:,} episodes: MAMT on Rover-Tower takes 2 to 5 minutes on 2 CPU cores. "
+            f"--preset paper trains {BUDGETS['paper']['episodes']:,} episodes with the paper's settings."
+        )
+    say(console, "\n".join(lines))
+
+
+def from_where(initial: Parameters) -> list[str]:
+    """Lines that say from which parameters runs begin."""
+    record, runs = initial.record, sorted(set(initial.record["runs"]))
+    what = "all parameters" if record["parameters"] == "all" else "the policies"
+    which = f"run{'s' * (len(runs) > 1)} {', '.join(map(str, runs))} of {record['folder']} ({record['file']})"
+    return [f"Begins    with {what} of {which}; optimizers begin anew", *(f"          {note}" for note in initial.notes)]
+
+
+def play_references(built: Built) -> dict[str, Reference]:
+    """What each reference policy earns; those whose returns are not finite are left out."""
+    return {name: found for name, found in _play_references(built).items() if math.isfinite(found.value)}
+
+
+def _play_references(built: Built) -> dict[str, Reference]:
+    if isinstance(built.env, HostEnvironment):
+        played = play_host_references(built.env, 0, HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES)
+        returns = {name: episodes.episode_return.mean(-1).ravel() for name, episodes in played.items()}
+        return {name: Reference(float(each.mean()), float(each.std(ddof=1) / each.size**0.5)) for name, each in returns.items()}
+    limit = built.env.spec.episode_limit
+    episodes = max(20, (SHORT_REFERENCE_STEPS if limit <= SHORT else REFERENCE_STEPS) // limit)
+    played = evaluate_policies(built.env, reference_policies(built.env), jax.random.key(0), episodes)
+    return {name: Reference(result["return"], result["return_std_error"]) for name, result in played.items()}
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """What config.json holds."""
+    return {
+        "experiment": experiment_to_json(session.experiment),
+        "algorithm_configs": config_values(session.built.configs),
+        "training": dataclasses.asdict(session.experiment.training),
+        "schedule": session.built.schedule._asdict(),
+        "spec": spec_to_json(session.built.env.spec),
+        **references_to_json(session.references),
+        "log": list(session.log),
+        "command": sys.argv,
+        **({} if session.initial is None else {INIT_FROM: dict(session.initial.record)}),
+    } | describe_machine()

@@ -1,0 +1,156 @@
+"""A trained policy and its spec from a run's folder, without its environment."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+
+from envs_jax.environment import EnvSpec
+from mamt_jax.algorithms import registry as algorithms
+from mamt_jax.training.best import policy_leaves, policy_part
+from mamt_jax.training.checkpoint import list_checkpoints, load_checkpoint, newest_usable
+from mamt_jax.training.experiment import Experiment, experiment_from_json, make_configs
+from mamt_jax.training.run_folder import BEST, CHECKPOINTS, CONFIG, FolderError, read_config, spec_from_json
+from mamt_jax.training.vectorized import run_keys, stack_configs
+from mamt_jax.types import LearnerState
+
+Policy = Callable[..., jax.Array]
+Which = Literal["latest", "best"]
+
+
+class _Learner(NamedTuple):
+    """The part of a file that a policy needs, under the name it has there."""
+
+    learner_state: LearnerState
+
+
+def load_policy(folder: str | Path, run: int = 0, which: Which = "latest") -> Policy:
+    """The policies of all agents from a run's folder.
+
+    Args:
+        folder: the folder of a run of experiments/run.py.
+        run: which of its runs, as metrics.jsonl numbers them.
+        which: as they were at the latest checkpoint, or at the evaluation with the highest greedy return so far.
+
+    Returns:
+        A jitted function `policy(observation, key=None, action_mask=None)` from observations (..., n, d), zero-padded to the
+        widest agent, to actions (..., n) or (..., n, k): the mode of each policy, or with a key a sample. A policy that was
+        trained with action masks needs one, (..., n, A) bool, and takes no masked action. It raises ValueError for an
+        argument of another shape or dtype.
+
+    Raises:
+        FolderError: if it is no such folder, or has no such run or no such policy.
+        CheckpointError: if there is no checkpoint that can be used.
+    """
+    folder = Path(folder)
+    experiment, spec = _read(folder)
+    if not 0 <= run < len(experiment.runs):
+        raise FolderError(f"run={run} is not valid: {folder} has runs 0 to {len(experiment.runs) - 1}.")
+    if which not in get_args(Which):
+        raise FolderError(f"which={which!r} is not valid: give one of {', '.join(get_args(Which))}.")
+    algorithm = algorithms.make(experiment.algo, spec)
+    configs = make_configs(algorithm, experiment)
+    keys = run_keys([each["seed"] for each in experiment.runs])
+    shapes = jax.eval_shape(jax.vmap(algorithm.init), stack_configs(configs), keys)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), shapes)
+    part = policy_part(shapes, policy_leaves(algorithm, spec, configs[run], one))
+    (learner_states,) = _load(folder, which, _Learner(part))
+    config, learner_state = configs[run], jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[run]), learner_states)
+
+    @jax.jit
+    def choose(observation: jax.Array, key: jax.Array | None, *masks: jax.Array) -> jax.Array:
+        if key is None:
+            return algorithm.greedy(config, learner_state, observation, *masks)
+        return algorithm.act(config, learner_state, observation, key, *masks)
+
+    def policy(
+        observation: jax.typing.ArrayLike, key: jax.Array | None = None, action_mask: jax.typing.ArrayLike | None = None
+    ) -> jax.Array:
+        observation = check_observation(spec, observation)
+        check_key(key)
+        return choose(observation, key, *check_action_mask(spec, observation, action_mask))
+
+    return policy
+
+
+def check_observation(spec: EnvSpec, observation: Any) -> jax.Array:
+    """`observation` as float32; raises ValueError unless it is numbers of shape (..., n, d)."""
+    observation = _as_array("observation", observation)
+    if not jnp.issubdtype(observation.dtype, jnp.floating) and not jnp.issubdtype(observation.dtype, jnp.integer):
+        raise ValueError(f"observation is {observation.dtype}, which is not valid: give real numbers, float32.")
+    expected = (spec.num_agents, spec.observation_size)
+    if observation.shape[-2:] != expected:
+        raise ValueError(
+            f"observation has shape {observation.shape}, which is not valid: give (..., {expected[0]}, {expected[1]}), a row "
+            f"for each of {_listed(spec)}, zero-padded to the widest agent."
+        )
+    return observation.astype(jnp.float32)
+
+
+def check_key(key: Any) -> None:
+    """Raises ValueError unless `key` is None or one key of `jax.random`."""
+    if key is None:
+        return
+    shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", jnp.dtype(object))
+    typed = jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    if not typed and not (dtype == jnp.uint32 and shape == (2,)):
+        found = f"{key.dtype} {key.shape}" if hasattr(key, "dtype") else repr(key)
+        raise ValueError(f"key is {found}, which is not valid: give one key, jax.random.key(seed), or None for the mode.")
+
+
+def check_action_mask(spec: EnvSpec, observation: jax.Array, action_mask: Any) -> tuple[jax.Array, ...]:
+    """The mask as what `act` takes after a key; raises ValueError unless it fits `observation`, or is missing."""
+    if action_mask is None:
+        if spec.has_action_masks:
+            raise ValueError(f"action_mask=None is not valid: {spec.name} masks actions, so give its action_mask (..., n, A).")
+        return ()
+    mask, expected = _as_array("action_mask", action_mask), (*observation.shape[:-1], spec.action_size)
+    if not spec.discrete:
+        raise ValueError(f"action_mask is not valid: the actions of {spec.name} are continuous, leave it out.")
+    if mask.shape != expected:
+        raise ValueError(f"action_mask has shape {mask.shape}, which is not valid: give {expected}, as the observation has it.")
+    if not (mask.dtype == bool or jnp.issubdtype(mask.dtype, jnp.integer)):
+        raise ValueError(f"action_mask is {mask.dtype}, which is not valid: give bool, True where an action is allowed.")
+    return (mask.astype(bool) & jnp.asarray(spec.action_mask).reshape((1,) * (mask.ndim - 2) + spec.action_mask.shape),)
+
+
+def _as_array(name: str, value: Any) -> jax.Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is not valid: give an array of numbers ({str(error).partition(chr(10))[0]}).") from error
+
+
+def _listed(spec: EnvSpec) -> str:
+    names = spec.agent_names
+    return ", ".join(names if len(names) <= 6 else [*names[:5], "..."])
+
+
+def _load(folder: Path, which: Which, like: _Learner) -> _Learner:
+    """A folder's latest or best policies; warns where the latest checkpoint is damaged and takes the one before."""
+    if which == "best":
+        if not (folder / BEST).exists():
+            raise FolderError(f"{folder} has no {BEST}: it has not been evaluated since that was kept, take the latest policy.")
+        return load_checkpoint(folder / BEST, like)[0]
+    if (folder / BEST).exists() and not list_checkpoints(folder / CHECKPOINTS):
+        raise FolderError(f"{folder} holds no checkpoint but its best policies: take those (which='best', or --policy best).")
+    taken, (learner, _), refused = newest_usable(folder / CHECKPOINTS, lambda path: load_checkpoint(path, like))
+    for error in refused.values():
+        warnings.warn(f"{error} The policy is that of {taken.name}.", stacklevel=3)
+    return learner
+
+
+def load_spec(folder: str | Path) -> EnvSpec:
+    """The spec of the environment in which a run was trained; raises FolderError if `folder` is no run's folder."""
+    return _read(Path(folder))[1]
+
+
+def _read(folder: Path) -> tuple[Experiment, EnvSpec]:
+    content = read_config(folder)
+    try:
+        return experiment_from_json(content["experiment"]), spec_from_json(content["spec"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FolderError(f"{folder / CONFIG} cannot be used ({error}): restore it.") from error
