@@ -1,10 +1,41 @@
-"""Multi-agent reinforcement learning that stays stationary while every agent learns, in pure JAX."""
+"""Multi-agent reinforcement learning in pure JAX, with trust regions for many agents."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from mamt_jax.xla_flags import set_cpu_scheduler
 
-set_cpu_scheduler()
+if TYPE_CHECKING:
+    from mamt_jax.api import Run, Trainer, evaluate, load_pretrained, make_trainer, open_run, resume, train
+    from mamt_jax.training.policies import export_policy, load_policy, load_spec
 
-from mamt_jax.training.export_policy import export_policy  # noqa: E402  after the flags, which jax reads once
-from mamt_jax.training.policies import load_policy, load_spec  # noqa: E402
+__version__ = "0.2.0"
 
-__all__ = ["export_policy", "load_policy", "load_spec"]
+_MODULES: dict[str, str] = dict.fromkeys(("export_policy", "load_policy", "load_spec"), "mamt_jax.training.policies")
+__all__ = [
+    "Run",
+    "Trainer",
+    "evaluate",
+    "export_policy",
+    "load_policy",
+    "load_pretrained",
+    "load_spec",
+    "make_trainer",
+    "open_run",
+    "resume",
+    "train",
+]
+
+set_cpu_scheduler()  # before jax starts, which reads it once
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for at its first use, so that a command answers Ctrl-C before jax is there."""
+    if name not in __all__:
+        raise AttributeError(f"module 'mamt_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES.get(name, "mamt_jax.api")), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__, "__version__"]

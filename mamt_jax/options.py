@@ -1,6 +1,8 @@
-"""Command-line options made from dataclass fields and function parameters: one flat `--name value` each."""
+"""Options of training, of an environment and of an algorithm, from dataclass fields and function parameters.
 
-import argparse
+The command line and Python read the same options: one from text, the other from values.
+"""
+
 import ast
 import dataclasses
 import difflib
@@ -8,7 +10,7 @@ import inspect
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
 
 
@@ -20,14 +22,16 @@ class Option(NamedTuple):
         kind: its annotation: int, float, bool, str or a Literal.
         default: its default.
         help: what it is for.
-        many: whether it takes several values.
+        several: whether it takes several values, each for a run of its own.
+        functions: by name, where its value is a function.
     """
 
     name: str
     kind: Any
     default: Any
     help: str
-    many: bool = False
+    several: bool = False
+    functions: Mapping[str, Callable[..., Any]] | None = None
 
 
 class Group(NamedTuple):
@@ -35,7 +39,7 @@ class Group(NamedTuple):
 
     Attributes:
         title: above them in the help.
-        prefix: put before a name that an earlier group has taken.
+        prefix: before a name that an earlier group has taken.
         options: the options.
     """
 
@@ -45,22 +49,16 @@ class Group(NamedTuple):
 
 
 class OptionError(ValueError):
-    """A command line that cannot be right; says what is wrong and what would be right."""
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises OptionError."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises OptionError."""
-        raise OptionError(message)
+    """An option that cannot be right; says what is wrong and what would be right."""
 
 
 def config_options(config: type, several: Callable[[dataclasses.Field], bool] = lambda field: False) -> list[Option]:
     """The fields of a dataclass, with the string below each as help. `several` picks those that take several values."""
     documented = {name: text for parent in reversed(config.__mro__) for name, text in _field_docs(parent).items()}
     fields = [field for field in dataclasses.fields(config) if field.init]
-    return [Option(f.name, f.type, _default(f), documented.get(f.name, ""), several(f)) for f in fields]
+    return [
+        Option(f.name, f.type, _default(f), documented.get(f.name, ""), several(f), f.metadata.get("functions")) for f in fields
+    ]
 
 
 def is_float_leaf(field: dataclasses.Field) -> bool:
@@ -78,73 +76,82 @@ def function_options(function: Callable[..., Any]) -> list[Option]:
     ]
 
 
-def add_groups(parser: argparse.ArgumentParser, groups: Iterable[Group]) -> dict[str, tuple[str, str]]:
-    """Adds options, none with a default, so that only what was typed is seen.
+def place(groups: Iterable[Group], taken: Collection[str] = ()) -> dict[str, tuple[str, Option]]:
+    """One flat name for each option: its own, or with the prefix of its group where an earlier one has that.
 
     Returns:
-        For each destination the prefix of its group and the option's own name.
+        For each name the prefix of its group and the option.
     """
-    places: dict[str, tuple[str, str]] = {}
-    taken = set(vars(parser.parse_known_args([])[0]))
+    places: dict[str, tuple[str, Option]] = {}
     for group in groups:
-        section = parser.add_argument_group(group.title)
         for option in group.options:
-            name = option.name if option.name not in taken | set(places) else f"{group.prefix}_{option.name}"
-            places[name] = (group.prefix, option.name)
-            section.add_argument(
-                f"--{name}",
-                type=converter(option),
-                default=argparse.SUPPRESS,
-                metavar=_metavar(option.kind),
-                help=f"{option.help} (default {option.default})".replace("%", "%%").strip(),
-                nargs="+" if option.many else None,
-            )
+            name = option.name if option.name not in {*taken, *places} else f"{group.prefix}_{option.name}"
+            places[name] = (group.prefix, option)
     return places
 
 
-def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parses; raises OptionError that proposes the nearest option for one that does not exist."""
-    values, unknown = parser.parse_known_args(arguments)
-    if not unknown:
-        return values
-    if not unknown[0].startswith("--"):
-        raise OptionError(f"{unknown[0]!r} belongs to no option: options look like --name value.")
-    name = unknown[0].split("=")[0]
-    known = [text for action in parser._actions for text in action.option_strings if text.startswith("--")]
-    raise OptionError(f"there is no option {name}: {nearest(name, known)}--help lists all.")
+def read_value(name: str, option: Option, value: Any) -> Any:
+    """A value from Python as the option takes it: a list where it takes several and gets several.
+
+    Raises:
+        OptionError: if it is not valid, in the sentence of the command line.
+    """
+    if option.several and isinstance(value, Sequence) and not isinstance(value, str):
+        return [read_value(name, option._replace(several=False), each) for each in value]
+    if callable(value) or not isinstance(value, int | float | str | None):
+        return tuple(value) if isinstance(value, list) else value
+    try:
+        return convert(option, f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value))
+    except ValueError as error:
+        raise OptionError(f"{name}={value!r}: {error}") from None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A question that proposes the nearest of `known`, empty if none is near."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"did you mean {close[0]}? " if close else ""
+def convert(option: Option, text: str) -> Any:
+    """From text to a value of the option's kind; a number may be negative only where the default is.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    try:
+        value = _value(option, text)
+    except (ValueError, SyntaxError, OverflowError, MemoryError, RecursionError):
+        raise ValueError(f"{text!r} is not valid: give {_expected(option)}.") from None
+    if _is_number(value) and _is_number(option.default) and (math.isnan(value) or value < 0 <= option.default):
+        raise ValueError(f"{text} is not valid: give a number of at least 0.")
+    return value
 
 
-def underscored(arguments: Iterable[str]) -> list[str]:
-    """Option names with dashes inside, made to have underscores."""
-    return [re.sub(r"^--[^=]+", lambda match: "--" + match[0][2:].replace("-", "_"), each) for each in arguments]
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A question that proposes those of `known` that a misspelt or abbreviated name may mean; empty if there are none.
+
+    The letters "lr" stand for the words of `policy_learning_rate`, from wherever they begin.
+    """
+    bare, known = re.sub(r"\W|_", "", name).lower(), list(known)
+    initials = [each for each in known if len(bare) > 1 and "".join(re.findall(r"(?:\b|_)([^\W_])", each)).endswith(bare)]
+    found = initials or difflib.get_close_matches(name, known, 1)
+    return f"did you mean {' or '.join(found)}? " if found else ""
 
 
-def converter(option: Option) -> Callable[[str], Any]:
-    """From text to a value of the option's kind; a number may be negative only where the default is."""
+def kind_in_words(option: Option) -> str:
+    """The kind of value that an option takes, as the help shows it."""
+    choices = option.functions or (get_args(option.kind) if get_origin(option.kind) is Literal else ())
+    return "{" + ",".join(map(str, choices)) + "}" if choices else getattr(option.kind, "__name__", str(option.kind)).upper()
 
-    def convert(text: str) -> Any:
-        try:
-            value = _value(option.kind, option.default, text)
-        except (ValueError, SyntaxError, OverflowError, MemoryError, RecursionError):
-            raise argparse.ArgumentTypeError(f"{text!r} is not valid: give {_expected(option.kind)}.") from None
-        if _is_number(value) and _is_number(option.default) and (math.isnan(value) or value < 0 <= option.default):
-            raise argparse.ArgumentTypeError(f"{text} is not valid: give a number of at least 0.")
-        return value
 
-    return convert
+def default_in_words(option: Option) -> str:
+    """An option's default as the help shows it: of a function its name."""
+    names = [name for name, function in (option.functions or {}).items() if function is option.default]
+    return str(names[0] if names else option.default)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _value(kind: Any, default: Any, text: str) -> Any:
+def _value(option: Option, text: str) -> Any:
+    kind, default = option.kind, option.default
+    if option.functions is not None:
+        return text if text in option.functions or re.fullmatch(r"[\w.]+:\w+", text) else _refuse()
     if get_origin(kind) is Literal:
         return {str(choice): choice for choice in get_args(kind)}.get(text) or _refuse()
     if text == "None" and (default is None or type(None) in get_args(kind)):
@@ -165,16 +172,12 @@ def _refuse() -> NoReturn:
     raise ValueError
 
 
-def _expected(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, get_args(kind)))
-    return {int: "a whole number", float: "a number", bool: "True or False"}.get(kind, f"a value of type {kind}")
-
-
-def _metavar(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return "{" + ",".join(map(str, get_args(kind))) + "}"
-    return getattr(kind, "__name__", str(kind)).upper()
+def _expected(option: Option) -> str:
+    if option.functions is not None:
+        return f"one of {', '.join(option.functions)}, or package.module:function"
+    if get_origin(option.kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(option.kind)))
+    return {int: "a whole number", float: "a number", bool: "True or False"}.get(option.kind, f"a value of type {option.kind}")
 
 
 def _default(field: dataclasses.Field) -> Any:

@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import experiment_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mamt_jax.cli import train as run
-from mamt_jax.options import OptionError, add_groups
+from mamt_jax.cli.train import reader
+from mamt_jax.options import OptionError
 from mamt_jax.training import launch as train
+from mamt_jax.training.settings import find_settings
 from mamt_jax.validation import LARGEST
 
 ROOT = Path(__file__).parents[1]
@@ -25,8 +27,8 @@ NUMBER = re.compile(r"-?(?:inf|nan|\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
 
 
 def option_names(pair: tuple[str, str]) -> list[str]:
-    _, groups = run.option_groups(*pair, [])
-    return ["seeds", "preset", *add_groups(run.common_parser(add_help=False), groups)]
+    places = find_settings(*pair, "tuned", reader([])).places
+    return [name.replace("_", "-") for name in ("seeds", "preset", *places)]
 
 
 OPTIONS = [(pair, name) for pair in PAIRS for name in option_names(pair)]
@@ -38,12 +40,12 @@ VALUES = st.one_of(st.sampled_from(ABSURD), st.floats().map(repr), st.integers()
 def test_an_option_is_refused_in_a_sentence_or_sound(option: tuple[tuple[str, str], str], text: str):
     (env, algo), name = option
     try:
-        asked = run.read_arguments(["--env", env, "--algo", algo, f"--{name}={text}"])
-        session = train.prepare(run.make_experiment(asked), Path("nowhere"), {})
+        experiment = experiment_of(["--env", env, "--algo", algo, f"--{name}={text}"])
+        session = train.prepare(experiment, Path("nowhere"), {})
     except OptionError as error:
         names_it(name, text, str(error))
         return
-    assert session.built.schedule.total_rounds > session.built.schedule.warmup_rounds >= 0
+    assert session.built.schedule.total_iterations > session.built.schedule.warmup_iterations >= 0
     for config in (session.experiment.training, *session.built.configs):
         for field in dataclasses.fields(config):
             value = getattr(config, field.name)
@@ -52,7 +54,7 @@ def test_an_option_is_refused_in_a_sentence_or_sound(option: tuple[tuple[str, st
 
 
 def names_it(name: str, text: str, message: str) -> None:
-    assert name in message and message.count("\n") == 0 and len(message) < 1000, message
+    assert name in message.replace("_", "-") and message.count("\n") == 0 and len(message) < 1000, message
     try:
         value = float(text)
     except ValueError:
@@ -67,7 +69,7 @@ def names_it(name: str, text: str, message: str) -> None:
     [
         (["--seeds", "4", "--gamma", *["0.9"] * 60, "--tau", *["0.1"] * 60], "--seeds 4 is not valid: it makes 14400 runs"),
         (["--seed", "2147483647", "--seeds", "2"], "seed=2147483648 is not valid"),
-        (["--num_updates", "2147483647"], "num_updates=2147483647 is not valid: it makes 6442450941 updates in a round"),
+        (["--num_updates", "2147483647"], "num_updates=2147483647 is not valid: it makes 6442450941 updates in an iteration"),
         (["--update_interval", "2147483647"], "update_interval=2147483647 is not valid: it makes 25769803764 transitions"),
         (["--episode_limit", "2147483647"], "steps of each environment, with episode_limit=2147483647"),
         (["--num_agents", "1001"], "num_agents=1001 is not valid: num_agents must be a positive integer of at most 1000"),
@@ -77,4 +79,4 @@ def names_it(name: str, text: str, message: str) -> None:
 )
 def test_what_overflows_is_named(arguments: list[str], message: str):
     with pytest.raises(OptionError, match=re.escape(message)):
-        train.prepare(run.make_experiment(run.read_arguments(["--env", "spread", "--algo", "maac", *arguments])), Path("x"), {})
+        train.prepare(experiment_of(["--env", "spread", "--algo", "maac", *arguments]), Path("x"), {})

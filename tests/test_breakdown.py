@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import experiment_of
 from rich.console import Console
 
-from mamt_jax.cli import train as run
-from mamt_jax.options import underscored
 from mamt_jax.training import launch as train
 from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.merge import is_finished
-from mamt_jax.training.nan_guard import BreakdownError, find_breakdown, no_breakdown
+from mamt_jax.training.nan_guard import NonFiniteError, find_halt, no_halt
 from mamt_jax.training.policies import load_policy
 from mamt_jax.training.rollout import Rollout
 from mamt_jax.training.run_folder import read_rows
@@ -24,9 +23,9 @@ from mamt_jax.types import Transition
 
 ROOT = Path(__file__).parents[1]
 
-# Rounds of 5 steps of 4 environments; 30 rounds, an evaluation after every 10.
+# Rounds of 5 steps of 4 environments; 30 iterations, an evaluation after every 10.
 ARGUMENTS = [
-    *["--env", "experiments.fragile:fragile", "--env_num_envs", "4", "--algo", "probe:make", "--seeds", "3"],
+    *["--env", "fragile:fragile", "--env_num_envs", "4", "--algo", "probe:make", "--seeds", "3"],
     *["--episodes", "24", "--num-envs", "4", "--update-interval", "10", "--num-updates", "2", "--buffer-size", "200"],
     *["--batch-size", "32", "--evaluation-interval", "8", "--evaluation-episodes", "4", "--checkpoint-minutes", "0"],
 ]
@@ -35,7 +34,7 @@ SENTENCE = f"Run 1 (seed 1) stopped at environment step {13 * 20 + (3 + 1) * 4}:
 
 def train_with(places: tuple, folder: Path, *arguments: str) -> str:
     """Trains with nan in these places; returns what was printed."""
-    what = run.make_experiment(run.read_arguments(underscored([*ARGUMENTS, "--places", str(places), *arguments])))
+    what = experiment_of([*ARGUMENTS, "--places", str(places), *arguments])
     console = Console(file=io.StringIO(), soft_wrap=True)
     assert train.start(what, folder, console, references={}) is None
     return printed(console)
@@ -56,32 +55,32 @@ def rows_of(folder: Path, *runs: int) -> list[dict[str, Any]]:
 
 
 def test_one_run_breaks_and_the_others_do_not_notice(tmp_path: Path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole, halted = tmp_path / "whole", tmp_path / "halted"
     train_with((), whole)
-    assert train_with(((1, 13, 3),), broken).count(SENTENCE) == 1
-    expected, found = last_state(whole), last_state(broken)
+    assert train_with(((1, 13, 3),), halted).count(SENTENCE) == 1
+    expected, found = last_state(whole), last_state(halted)
     assert expected.keys() == found.keys() and len(found) > 10
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name][[0, 2]], value[[0, 2]], err_msg=name)
-    assert rows_of(broken, 0, 2) == rows_of(whole, 0, 2)
-    before, after = rows_of(broken, 1)[:2], rows_of(broken, 1)[2:]
+    assert rows_of(halted, 0, 2) == rows_of(whole, 0, 2)
+    before, after = rows_of(halted, 1)[:2], rows_of(halted, 1)[2:]
     assert before == rows_of(whole, 1)[:2]
     assert [(row["env_steps"], row["stopped_at"]) for row in after] == [(400, 276), (600, 276)]
     assert all(row["eval_return"] is None and row["loss"] is None and row["updates"] == 4 * 12 for row in after)
     learnt = [value[1] for name, value in found.items() if name.startswith(".learner_state") and value.dtype == np.float32]
     assert all(np.isfinite(value).all() for value in learnt) and len(learnt) == 1
-    assert load_policy(broken, run=1)(jnp.ones((2, 5))).shape == (2,)
+    assert load_policy(halted, run=1)(jnp.ones((2, 5))).shape == (2,)
 
-    newest = latest_checkpoint(broken / "checkpoints")
+    newest = latest_checkpoint(halted / "checkpoints")
     newest.write_bytes(newest.read_bytes()[:-9])
     with pytest.warns(UserWarning, match="is damaged .* The policy is that of round_"):
-        load_policy(broken)
+        load_policy(halted)
     console = Console(file=io.StringIO(), soft_wrap=True)
-    assert train.resume(broken, console) is None
+    assert train.resume(halted, console) is None
     assert printed(console).count(SENTENCE) == 1
     assert f"It is now {newest.stem}.unusable; going on from round_" in printed(console)
-    jax.tree.map(np.testing.assert_array_equal, last_state(broken), found)
-    assert rows_of(broken, 1) == before + after
+    jax.tree.map(np.testing.assert_array_equal, last_state(halted), found)
+    assert rows_of(halted, 1) == before + after
 
 
 def test_training_is_over_where_all_runs_have_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -92,7 +91,7 @@ def test_training_is_over_where_all_runs_have_broken(tmp_path: Path, monkeypatch
     assert [row["env_steps"] for row in rows[0]] == [0, 200, 600] and rows[0][-1]["stopped_at"] == 276
     assert [row["env_steps"] for row in rows[1]] == [0, 200, 400, 600] and rows[1][-1]["eval_return"] is not None
     assert is_finished(tmp_path) and (tmp_path / "learning_curve.png").stat().st_size > 0
-    with pytest.raises(BreakdownError, match="All runs have stopped. Run 0 "):
+    with pytest.raises(NonFiniteError, match="All runs have stopped. Run 0 "):
         train.resume(tmp_path / "parts" / "000", Console(quiet=True))
 
 
@@ -104,14 +103,14 @@ def test_what_counts_as_broken():
 
     def places(observation: Any = zeros, **after: Any) -> tuple[int, int]:
         rollout = seen._replace(transitions=transitions._replace(observation=observation[..., None]))
-        found = find_breakdown(no_breakdown(), rollout, learnt, learnt | after, jnp.int32(7))
-        return int(found.round), int(found.step)
+        found = find_halt(no_halt(), rollout, learnt, learnt | after, jnp.int32(7))
+        return int(found.iteration), int(found.step)
 
     assert places()[0] == -1, "a bound that was infinite from the start is none"
     assert places(bound=jnp.ones(()))[0] == -1
     assert places(value=jnp.array([0.0, jnp.nan])) == places(value=jnp.array([0.0, -jnp.inf])) == (7, 3)
     assert places(bound=jnp.array(jnp.nan)) == (7, 3)
     assert places(observation=zeros.at[1, 0, 1].set(jnp.inf)) == (7, 1)
-    earlier = dataclasses.replace(no_breakdown(), round=jnp.int32(2))
-    later = find_breakdown(earlier, seen, learnt, learnt | {"value": jnp.array([0.0, jnp.nan])}, jnp.int32(7))
-    assert later.round == 2
+    earlier = dataclasses.replace(no_halt(), iteration=jnp.int32(2))
+    later = find_halt(earlier, seen, learnt, learnt | {"value": jnp.array([0.0, jnp.nan])}, jnp.int32(7))
+    assert later.iteration == 2

@@ -48,17 +48,17 @@ def assert_same(left: State, right: State) -> None:
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path, state: State):
-    path = save_checkpoint(tmp_path / "new", 7, state, {"rounds": 7, "seconds": 0.1})
+    path = save_checkpoint(tmp_path / "new", 7, state, {"iterations": 7, "seconds": 0.1})
     loaded, record = load_checkpoint(path, shapes(state))
     assert_same(loaded, state)
-    assert record == read_record(path) == {"rounds": 7, "seconds": 0.1}
+    assert record == read_record(path) == {"iterations": 7, "seconds": 0.1}
 
 
 def test_the_latest_two_are_kept(tmp_path: Path, state: State):
-    for rounds in (9, 10, 100):
-        save_checkpoint(tmp_path, rounds, state, {})
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["round_000000010.npz", "round_000000100.npz"]
-    assert latest_checkpoint(tmp_path).name == "round_000000100.npz"
+    for iterations in (9, 10, 100):
+        save_checkpoint(tmp_path, iterations, state, {})
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["iteration_000000010.npz", "iteration_000000100.npz"]
+    assert latest_checkpoint(tmp_path).name == "iteration_000000100.npz"
 
 
 def test_a_full_disk_harms_nothing(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch):
@@ -68,9 +68,9 @@ def test_a_full_disk_harms_nothing(tmp_path: Path, state: State, monkeypatch: py
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    for rounds in (1, 2):
+    for iterations in (1, 2):
         with pytest.raises(OSError, match="No space left"):
-            save_checkpoint(tmp_path, rounds, state, {})
+            save_checkpoint(tmp_path, iterations, state, {})
     assert list(tmp_path.iterdir()) == [path]
     assert_same(load_checkpoint(path, shapes(state))[0], state)
 
@@ -80,11 +80,11 @@ def test_the_newest_that_can_be_used_is_found(tmp_path: Path, state: State, keep
     def cut(path: Path) -> None:
         path.write_bytes(path.read_bytes()[:keep])
 
-    paths = [save_checkpoint(tmp_path, rounds, state, {"rounds": rounds}) for rounds in (1, 2)]
+    paths = [save_checkpoint(tmp_path, iterations, state, {"iterations": iterations}) for iterations in (1, 2)]
     cut(paths[1])
     path, (loaded, record), refused = newest_usable(tmp_path, lambda path: load_checkpoint(path, shapes(state)))
     assert_same(loaded, state)
-    assert (path, record, list(refused)) == (paths[0], {"rounds": 1}, [paths[1]])
+    assert (path, record, list(refused)) == (paths[0], {"iterations": 1}, [paths[1]])
     assert f"{paths[1]} is damaged" in str(refused[paths[1]])
     cut(paths[0])
     with pytest.raises(CheckpointError, match="002.npz is damaged .*001.npz is damaged .* start the run again in a new folder"):
@@ -92,7 +92,7 @@ def test_the_newest_that_can_be_used_is_found(tmp_path: Path, state: State, keep
 
 
 def test_every_flipped_bit_is_seen_or_harmless(tmp_path: Path, state: State):
-    path = save_checkpoint(tmp_path, 1, state, {"rounds": 1})
+    path = save_checkpoint(tmp_path, 1, state, {"iterations": 1})
     content, seen = path.read_bytes(), 0
     random = np.random.default_rng(0)
     for position in random.choice(len(content), 400, replace=False):
@@ -105,7 +105,7 @@ def test_every_flipped_bit_is_seen_or_harmless(tmp_path: Path, state: State):
             seen += 1
         else:
             assert_same(loaded, state)
-            assert record == {"rounds": 1}
+            assert record == {"iterations": 1}
     assert seen > 200
 
 

@@ -18,11 +18,10 @@ from pathlib import Path
 
 import jax
 import pytest
-from conftest import RunPython
+from conftest import RunPython, experiment_of
 from pages import PAGES, ROOT, blocks, write_files
 
 from mamt_jax.cli import train as run
-from mamt_jax.options import underscored
 from mamt_jax.training.experiment import build
 
 COPIED = ["README.md", "docs", "envs_jax", "experiments", "mamt_jax"]
@@ -181,7 +180,7 @@ def test_trainings_of_slow_pages_are_read_and_built(page: str):
     commands = [words_of(line) for line in shown(ROOT / page)]
     with jax.numpy_rank_promotion("allow"):  # JaxMARL promotes
         for words in (each for each in commands if each[1:2] == ["experiments/run.py"]):
-            build(run.make_experiment(run.read_arguments(underscored(words[2:]))))
+            build(experiment_of(words[2:]))
 
 
 def trial_of(page: Path) -> object:

@@ -106,7 +106,7 @@ def test_a_new_folder_goes_unless_something_was_trained(tmp_path: Path):
     assert not list(empty.iterdir())
     fail(tmp_path / "own", CONFIG, "notes.txt")
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["notes.txt"]
-    fail(tmp_path / "trained", CONFIG, f"{CHECKPOINTS}/round_000000000.npz")
+    fail(tmp_path / "trained", CONFIG, f"{CHECKPOINTS}/iteration_000000000.npz")
     assert sorted(path.name for path in (tmp_path / "trained").iterdir()) == [CHECKPOINTS, CONFIG, METRICS]
     with (
         pytest.raises(FolderError, match="is not empty: go on with its run by --resume"),

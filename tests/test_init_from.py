@@ -58,7 +58,7 @@ def test_runs_begin_with_parameters_and_go_on_without_their_source(source: Path,
     experiment = read_experiment(out)
     assert (experiment.env, experiment.algo, experiment.env_options) == ("probe:symbols", "probe:make", {"num_agents": 3})
     assert experiment.algo_options == {"size": 2}
-    first, given = state(out, "round_000000000.npz"), state(source, "round_000000007.npz")
+    first, given = state(out, "iteration_000000000.npz"), state(source, "iteration_000000007.npz")
     for number in range(3):
         value = given[".learner_state.value"][number % 2]
         np.testing.assert_array_equal(first[".learner_state.value"][number], value)
@@ -71,7 +71,7 @@ def test_runs_begin_with_parameters_and_go_on_without_their_source(source: Path,
     random = [row["eval_return"] for row in read_rows(source / "metrics.jsonl") if row["env_steps"] == 0]
     assert all(abs(now[number] - before[number % 2]) < 0.25 for number in now) and max(random) < min(before.values()) - 1
     found = origin(out)
-    assert (found["runs"], found["env_steps"], found["file"]) == ([0, 1, 0], [140] * 3, "round_000000007.npz")
+    assert (found["runs"], found["env_steps"], found["file"]) == ([0, 1, 0], [140] * 3, "iteration_000000007.npz")
     assert found["parameters"] == "all" and len(found["sha256"]) == 64
     shutil.rmtree(copy)
     assert run.main(["--resume", str(out), "--episodes", "80"]) == 0
@@ -95,7 +95,7 @@ def test_waves_begin_with_parameters_when_their_source_is_gone(source: Path, tmp
     assert run.main(["--resume", str(out)]) == 0 and begun == ["000", "001", "001"]
     with np.load(source / "best.npz") as best:
         for part, number, other in (("000", 0, 0), ("001", 0, 1), ("001", 1, 0)):
-            value = state(out / "parts" / part, "round_000000000.npz")[".learner_state.value"][number]
+            value = state(out / "parts" / part, "iteration_000000000.npz")[".learner_state.value"][number]
             np.testing.assert_array_equal(value, best[".learner_state.value"][other])
     found = origin(out)
     assert (found["runs"], found["parameters"], found["file"]) == ([0, 1, 0], "policies", "best.npz")
@@ -137,7 +137,7 @@ def test_what_was_learnt_is_taken_over_and_nothing_else(name: str, policies: boo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretrained/spread/maacs"], "--init_from pretrained/spread/maacs is not there: did you mean spread/maac?"),
+        (["pretrained/spread/maacs"], "--init-from pretrained/spread/maacs is not there: did you mean spread/maac?"),
         (["absent"], "absent is no run's folder, it has no config.json"),
         (["pretrained/spread/maac", "--env", "rover_tower"], "its policies are of 2 agents and rover_tower has 8."),
         (
@@ -164,8 +164,8 @@ def test_a_smaller_algorithm_begins_with_the_policies_of_another(tmp_path: Path,
     arguments = ["--algo", "mamd", "--episodes", "12", "--evaluation-episodes", "2", "--batch-size", "8", "--num-envs", "2"]
     assert run.main(["--init-from", "pretrained/spread_n3/maac", *arguments, "--out", str(out)]) == 0
     assert "best.npz holds policies alone: all else, such as critics, begins anew" in capsys.readouterr().out
-    pretrained = ROOT / "experiments" / "pretrained" / "spread_n3" / "maac"
-    first = latest_checkpoint(out / "checkpoints").with_name("round_000000000.npz")
+    pretrained = ROOT / "mamt_jax" / "pretrained" / "spread_n3" / "maac"
+    first = latest_checkpoint(out / "checkpoints").with_name("iteration_000000000.npz")
     with np.load(first) as begun, np.load(pretrained / "best.npz") as best:
         name = ".learner_state.policy['params']['Dense_0']['kernel']"
         for place in (name, name.replace("policy", "target_policy"), name.replace("policy", "old_policy")):

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import psutil
 import pytest
-from conftest import RunPython
+from conftest import RunPython, experiment_of
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -22,7 +22,6 @@ from rich.console import Console
 from mamt_jax.cli import distributed as crew
 from mamt_jax.cli import sweep
 from mamt_jax.cli import train as run
-from mamt_jax.options import underscored
 from mamt_jax.training import launch as train
 from mamt_jax.training.merge import even_sizes, merge_folders
 from mamt_jax.training.policies import load_policy
@@ -141,7 +140,7 @@ def test_a_sweep_trains_what_is_missing_and_no_more(together: Path, tmp_path: Pa
 
 
 def test_parts_that_never_began_are_replaced(tmp_path: Path):
-    experiment = run.make_experiment(run.read_arguments(underscored([*PROBE, *SMALL, "--seeds", "3"])))
+    experiment = experiment_of([*PROBE, *SMALL, "--seeds", "3"])
     group, parts = sweep.Group(tmp_path, experiment), tmp_path / "parts"
     (parts / "000").mkdir(parents=True)
     begun = dataclasses.replace(experiment, runs=experiment.runs[:1])
@@ -154,12 +153,12 @@ def test_parts_that_never_began_are_replaced(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--learnin-rate", "1"], "there is no option --learnin_rate here: did you mean learning_rate?"),
-        (["--learning-rate"], "--learning_rate has no value"),
-        (["--evaluation-episodes", "20", "surplus"], "--evaluation_episodes: 'surplus' is not valid: give a whole number"),
+        (["--learnin-rate", "1"], "there is no option --learnin-rate here: did you mean learning-rate?"),
+        (["--learning-rate"], "--learning-rate has no value"),
+        (["--evaluation-episodes", "20", "surplus"], "--evaluation-episodes: 'surplus' is not valid: give a whole number"),
         (["--batch-size", "32", "500"], "batch_size=500 is larger than buffer_size=200"),
         (["--size", "many"], "--size: 'many' is not valid: give a whole number"),
-        (["--resume", "folder"], "--resume is an option of run.py alone"),
+        (["--resume", "folder"], "--resume is an option of mamt train alone"),
         (["--launcher", "cluster"], "--launcher: invalid choice: 'cluster'"),
         (["--algo", "probe:make", "absent:make"], "'absent:make' cannot be imported"),
     ],
@@ -236,7 +235,7 @@ def test_a_place_that_cannot_be_is_named(arguments: list[str], message: str, tmp
 def test_devices_share_the_runs(together: Path, tmp_path: Path, run_python: RunPython):
     program = f"""if True:
         import probe
-        from experiments import run
+        from mamt_jax.cli import train as run
         assert run.main({[*FOUR_RUNS, "--out", "OUT"]}) == 0
         print(probe.TRACES)"""
     traces = set()
@@ -259,8 +258,8 @@ def ray_workers() -> list[psutil.Process]:
 def test_what_a_killed_worker_began_goes_on_elsewhere(tmp_path: Path):
     long = ["--episodes", "2400", "--evaluation-interval", "80", "--evaluation-episodes", "4", "--checkpoint-minutes", "0"]
     arguments = [*PROBE, *SMALL, *long, "--seeds", "2", "--runs-per-task", "1"]
-    script, environment = ROOT / "experiments" / "sweep.py", os.environ | PATHS
-    command = [sys.executable, str(script), *arguments, "--launcher", "ray", "--out", str(tmp_path / "out")]
+    script, environment = "sweep", os.environ | PATHS
+    command = [sys.executable, "-m", "mamt_jax", script, *arguments, "--launcher", "ray", "--out", str(tmp_path / "out")]
     parts, deadline = tmp_path / "out" / "probe-symbols-probe-make" / "parts", time.monotonic() + 240
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         begun = [parts / name / "metrics.jsonl" for name in ("000", "001")]

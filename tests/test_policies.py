@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import probe
 import pytest
-from conftest import RunPython
+from conftest import RunPython, experiment_of
 
 from envs_jax import make
 from experiments import pretrained_returns
 from mamt_jax.algorithms import registry
 from mamt_jax.cli import evaluate
 from mamt_jax.cli import train as run
-from mamt_jax.options import underscored
 from mamt_jax.training.best import describe_latest, merge_best, policy_leaves, policy_part, save_better
 from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.merge import read_experiment
@@ -194,7 +193,7 @@ def test_a_trained_policy_is_small_and_of_its_command(folder: Path):
     rows, best = read_rows(folder / "metrics.jsonl"), read(folder / "best.npz")
     assert best[".eval_return"] == max(row["eval_return"] for row in rows)
     _, _, *arguments = shlex.split(pretrained_returns.command(folder))
-    assert run.make_experiment(run.read_arguments(underscored(arguments))) == read_experiment(folder)
+    assert experiment_of(arguments) == read_experiment(folder)
 
 
 def test_a_trained_policy_plays_where_it_was_trained(capsys: pytest.CaptureFixture):

@@ -66,19 +66,19 @@ def transitions(data: dict[str, np.ndarray], steps: slice) -> Transition:
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(0, 99))
-def test_memory_holds_and_samples_the_latest_transitions(steps: int, num_envs: int, kept: int, rounds: int, seed: int):
-    data = stream(np.random.default_rng(seed), steps * rounds, num_envs)
+def test_memory_holds_and_samples_the_latest_transitions(steps: int, num_envs: int, kept: int, iterations: int, seed: int):
+    data = stream(np.random.default_rng(seed), steps * iterations, num_envs)
     replay = uniform_replay(SPEC, kept, steps, num_envs, batch_size=1000)
     storage = replay.init()
-    for number in range(rounds):
+    for number in range(iterations):
         part = slice(number * steps, (number + 1) * steps)
         storage = replay.add(storage, transitions(data, part), jnp.asarray(data["truncated"][part]), jnp.asarray(number))
     shown = jnp.asarray(data["shown"][-1][:, None, None] + np.array([[0], [1]]), jnp.float32)
     shown = jnp.concatenate([shown, jnp.zeros_like(shown)], -1)
     mask = jnp.asarray(data["shown"][-1][:, None, None] % np.arange(1, 6) == np.arange(2)[:, None])
-    batch = jax.device_get(replay.sample(storage, jax.random.key(seed), shown, jnp.asarray(rounds), mask))
+    batch = jax.device_get(replay.sample(storage, jax.random.key(seed), shown, jnp.asarray(iterations), mask))
 
-    latest = transitions(data, slice(max(0, rounds - kept) * steps, None))
+    latest = transitions(data, slice(max(0, iterations - kept) * steps, None))
     expected = {int(row): place for place, row in np.ndenumerate(np.asarray(latest.observation[..., 0, 0]))}
     drawn = batch.observation[:, 0, 0].astype(int)
     assert set(drawn) == set(expected)

@@ -82,7 +82,7 @@ SLOW_LEARNERS = [*PROBE, *SMALL, "--seeds", "2", "--learning-rate", "0.005"]
 
 def assert_same_end(one: Path, other: Path) -> None:
     found, expected = final_state(one), final_state(other)
-    assert found.keys() == expected.keys() and latest_checkpoint(one / "checkpoints").name == "round_000000023.npz"
+    assert found.keys() == expected.keys() and latest_checkpoint(one / "checkpoints").name == "iteration_000000023.npz"
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
     assert rows(one) == rows(other)
@@ -90,7 +90,11 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 def length_in_config(folder: Path) -> tuple[int, int, int]:
     content = json.loads((folder / "config.json").read_text())
-    return content["experiment"]["training"]["episodes"], content["training"]["episodes"], content["schedule"]["total_rounds"]
+    return (
+        content["experiment"]["training"]["episodes"],
+        content["training"]["episodes"],
+        content["schedule"]["total_iterations"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,11 +166,11 @@ def test_what_cannot_be_extended_stays_as_it_is(tmp_path: Path, monkeypatch, cap
     assert length_in_config(folder) == (32, 32, 8)
     monkeypatch.undo()
     places = "((0, 1, 0), (1, 2, 0))"
-    fragile = ["--env", "experiments.fragile:fragile", "--places", places, "--env-num-envs", "4"]
+    fragile = ["--env", "fragile:fragile", "--places", places, "--env-num-envs", "4"]
     assert run.main([*arguments, *fragile, "--out", str(broken)]) == 2
     assert run.main(["--resume", str(broken), "--episodes", "92"]) == 2
     assert "all runs of " in capsys.readouterr().err
-    for path in (folder / "checkpoints").glob("round_*.npz"):
+    for path in (folder / "checkpoints").glob("*_*.npz"):
         path.write_bytes(b"not what it was")
     assert run.main(["--resume", str(folder), "--episodes", "92"]) == 2
     assert "is damaged" in capsys.readouterr().err and length_in_config(folder) == (32, 32, 8)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from envs_jax.environment import Discrete, Environment, EnvSpec, TimeStep, make_timestep
-from mamt_jax.training.evaluation import evaluate
 from mamt_jax.training.rollout import no_episodes, reset_batch, rollout, with_episodes
+from mamt_jax.training.trainer import evaluate
 
 LIMIT = 4
 SPEC = EnvSpec("counting", ("one_0", "other_0"), (2, 2), (Discrete(2),) * 2, LIMIT)

@@ -1,6 +1,5 @@
-"""experiments/run.py: what it refuses, and what it leaves behind."""
+"""`mamt train`: what it refuses, and what it leaves behind."""
 
-import argparse
 import dataclasses
 import json
 import os
@@ -14,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import probe
 import pytest
-from conftest import PROBE, RunPython
+from conftest import PROBE, RunPython, experiment_of
 
 from envs_jax import make
 from mamt_jax.cli import evaluate, sweep
 from mamt_jax.cli import train as run
-from mamt_jax.options import Option, config_options, converter, is_float_leaf, underscored
+from mamt_jax.cli.parser import dashed
+from mamt_jax.options import Option, config_options, convert, is_float_leaf
 from mamt_jax.training import launch as train
 from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.config import TrainingConfig
@@ -43,9 +43,10 @@ def folder(finished_run: Path) -> Path:
     [
         (["--env", "rover_towr"], "no environment 'rover_towr' (did you mean 'rover_tower'?)"),
         (["--env", "nowhere:make"], "'nowhere:make' cannot be imported"),
+        (["--lr", "1"], "there is no option --lr: did you mean --policy-learning-rate or --critic-learning-rate"),
         (["--algo", "mamtt"], "algo 'mamtt' is unknown; did you mean mamt?"),
         (["--algo", "probe:absent"], "'probe:absent' cannot be imported"),
-        ([*PROBE, "--learning-rat", "1"], "there is no option --learning_rat: did you mean --learning_rate?"),
+        ([*PROBE, "--learning-rat", "1"], "there is no option --learning-rat: did you mean --learning-rate?"),
         ([*PROBE, "--episodes", "many"], "--episodes: 'many' is not valid: give a whole number"),
         ([*PROBE, "--temperature", "hot"], "--temperature: 'hot' is not valid: give a number"),
         ([*PROBE, "--temperature", "-0.5"], "--temperature: -0.5 is not valid: give a number of at least 0"),
@@ -59,7 +60,7 @@ def folder(finished_run: Path) -> Path:
             [*PROBE, "--batch-size", "64", "--buffer-size", "32"],
             "batch_size=64 is larger than buffer_size=32: lower batch_size",
         ),
-        ([*PROBE, "--num-envs"], "--num_envs: expected one argument"),
+        ([*PROBE, "--num-envs"], "--num-envs: expected one argument"),
         ([*PROBE, "--log", "tensorbord"], "--log: 'tensorbord' is not valid: give one or more of tensorboard, wandb"),
         ([*PROBE, "surplus"], "'surplus' belongs to no option"),
         ([*PROBE, "--size", "1000000000"], "A run needs 432 GB of memory"),
@@ -134,7 +135,7 @@ def test_names_are_shown_as_they_are(name: str, tmp_path: Path, monkeypatch, cap
     assert len(hints) == 2
     for line in hints:
         hint = shlex.split(line.partition("o on with: ")[2])
-        assert hint[:3] == ["python", "experiments/run.py", "--resume"] and Path(hint[3]) == Path(name)
+        assert hint[:3] == ["mamt", "train", "--resume"] and Path(hint[3]) == Path(name)
         assert not hint[3].startswith("-") and len(hint) == 4
     Path(name).mkdir(parents=True)
     (Path(name) / "config.json").touch()
@@ -165,7 +166,7 @@ def test_metrics_has_a_row_for_every_evaluation_and_run(folder: Path):
     )
     assert list(rows[0])[:10] == needed.split()
     assert rows[0]["loss"] is None and rows[0]["train_return"] is None and rows[-1]["loss"] > 0
-    assert [path.name for path in (folder / "checkpoints").iterdir()].count("round_000000015.npz") == 1
+    assert [path.name for path in (folder / "checkpoints").iterdir()].count("iteration_000000015.npz") == 1
     assert (folder / "learning_curve.png").exists()
 
 
@@ -226,9 +227,9 @@ def test_a_damaged_checkpoint_is_named_and_the_rest_kept(folder: Path, tmp_path:
         (copy / name).write_text((folder / name).read_text())
     assert run.main(["--resume", str(copy)]) == 2
     assert "holds no checkpoint" in capsys.readouterr().err
-    (copy / "checkpoints" / "round_000000015.npz").write_bytes(b"not what it was")
+    (copy / "checkpoints" / "iteration_000000015.npz").write_bytes(b"not what it was")
     assert run.main(["--resume", str(copy)]) == 2
-    assert "round_000000015.npz is damaged" in capsys.readouterr().err
+    assert "iteration_000000015.npz is damaged" in capsys.readouterr().err
     assert (copy / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
     with pytest.raises(CheckpointError, match="damaged"):
         load_policy(copy)
@@ -249,7 +250,7 @@ def test_another_runs_checkpoint_is_refused(folder: Path, tmp_path: Path, capsys
 def test_help_lists_every_field(run_python: RunPython):
     script = ROOT / "experiments" / "run.py"
     text = run_python(script, "--env", "spread", "--algo", "mamt", "--help").stdout
-    for option in ("--seeds", "--buffer_size", "--local_ratio", "--epsilon_min", "--num_heads", "--resume", "--preset"):
+    for option in ("--seeds", "--buffer-size", "--local-ratio", "--epsilon-min", "--num-heads", "--resume", "--preset"):
         assert option in text
     words = " ".join(text.split())
     assert "weight of the collision part of the reward, 0 to 1. (default 0.5)" in words
@@ -259,16 +260,16 @@ def test_help_lists_every_field(run_python: RunPython):
 
 def test_fields_become_options():
     options = {option.name: option for option in config_options(probe.NamerConfig, several=is_float_leaf)}
-    assert options["temperature"].help == "Of the softmax that explores." and options["temperature"].many
-    assert options["size"].kind is int and not options["size"].many
-    with pytest.raises(argparse.ArgumentTypeError, match=r"\"\{'size'\" is not valid: give a value of type dict"):
-        converter(Option("options", dict | None, None, ""))("{'size'")
-    assert underscored(["--num-envs", "--out=a-b", "c-d"]) == ["--num_envs", "--out=a-b", "c-d"]
+    assert options["temperature"].help == "Of the softmax that explores." and options["temperature"].several
+    assert options["size"].kind is int and not options["size"].several
+    with pytest.raises(ValueError, match=r"\"\{'size'\" is not valid: give a value of type dict"):
+        convert(Option("options", dict | None, None, ""), "{'size'")
+    assert dashed(["--num_envs", "--out=a_b", "c_d"]) == ["--num-envs", "--out=a_b", "c_d"]
 
 
 def test_a_preset_gives_what_the_command_line_does_not():
     def asked(*arguments: str) -> Experiment:
-        return run.make_experiment(run.read_arguments(["--algo", "mamt", *arguments]))
+        return experiment_of(["--algo", "mamt", *arguments])
 
     plain, own = asked(), asked("--hidden_size", "16", "--epsilon", "1", "2")
     assert plain.algo_options == {"hidden_size": 64, "tau": 0.01, "epsilon": 30.0} and plain.training.batch_size == 256
@@ -276,9 +277,9 @@ def test_a_preset_gives_what_the_command_line_does_not():
 
 
 def test_the_papers_settings_are_one_preset_away():
-    paper = run.make_experiment(run.read_arguments(["--algo", "mamt", "--preset", "paper"]))
+    paper = experiment_of(["--algo", "mamt", "--preset", "paper"])
     assert paper.algo_options == {} and paper.training == TrainingConfig(episodes=50_000, evaluation_interval=500)
-    elsewhere = run.make_experiment(run.read_arguments(["--env", "spread3_sep", "--algo", "mamt"]))
+    elsewhere = experiment_of(["--env", "spread3_sep", "--algo", "mamt"])
     assert elsewhere.algo_options == {} and elsewhere.training.batch_size == 1024  # nothing else was measured there
 
 
@@ -286,7 +287,7 @@ def test_the_papers_settings_are_one_preset_away():
 def test_defaults_are_the_settings_that_measured_best(folder: str):
     env, algo = folder.split("/")
     measured = read_experiment(ROOT / "experiments" / "results" / "tuned" / folder)
-    default = run.make_experiment(run.read_arguments(["--env", env, "--algo", algo]))
+    default = experiment_of(["--env", env, "--algo", algo])
     budget = ("episodes", "evaluation_interval", "evaluation_episodes")
     same = {name: getattr(measured.training, name) for name in budget}
     assert dataclasses.replace(default.training, **same) == measured.training
@@ -298,4 +299,4 @@ def test_help_tells_the_presets_defaults(capsys: pytest.CaptureFixture[str]):
         with pytest.raises(SystemExit):
             run.read_arguments(["--algo", "maac", "--preset", preset, "--help"])
         text = " ".join(capsys.readouterr().out.split())
-        assert re.search(rf"--hidden_size INT [^-]*\(default {size}\)", text)
+        assert re.search(rf"--hidden-size INT [^-]*\(default {size}\)", text)

@@ -24,12 +24,12 @@ from rich.console import Console
 
 from envs_jax.environment import Environment
 from mamt_jax.cli import train as run
-from mamt_jax.training import learning_curve, loop
+from mamt_jax.training import loop, metrics
 from mamt_jax.training import vectorized as runs_module
 from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.config import TrainingConfig, make_schedule, validate
 from mamt_jax.training.experiment import Experiment, build, experiment_from_json, experiment_to_json
-from mamt_jax.training.loop import slice_rounds, train
+from mamt_jax.training.loop import slice_iterations, train
 from mamt_jax.training.memory import (
     MemoryPlan,
     available_bytes,
@@ -65,34 +65,36 @@ def session(what: Experiment, folder: Path) -> Session:
     return open_session(what, build(what), folder, {"random": Reference(5 / 3)})
 
 
-def trained(what: Experiment, rounds: Sequence[int] = (20,)) -> RunState:
-    """States after so many rounds at a time, padded."""
+def trained(what: Experiment, iterations: Sequence[int] = (20,)) -> RunState:
+    """States after so many iterations at a time, padded."""
     built = build(what)
     assert isinstance(built.env, Environment)
     runs = make_runs(built.env, built.algorithm, what.training, built.schedule, padded_runs(len(what.runs)))
     wanted = stack_configs(built.configs), run_keys([run["seed"] for run in what.runs])
     configs, keys = pad_runs(wanted, padded_runs(len(what.runs)))
     states, done = runs.init(configs, keys), 0
-    for count in rounds:
+    for count in iterations:
         states, done = runs.advance(configs, states, done, count), done + count
     return states
 
 
 @given(st.integers(1, 50), st.integers(1, 300), st.integers(1, 20), st.integers(50, 1000))
-def test_a_round_is_the_smallest_with_the_asked_ratio(num_envs: int, update_interval: int, num_updates: int, episodes: int):
+def test_an_iteration_is_the_smallest_with_the_asked_ratio(
+    num_envs: int, update_interval: int, num_updates: int, episodes: int
+):
     config = TrainingConfig(episodes=episodes, num_envs=num_envs, update_interval=update_interval, num_updates=num_updates)
     schedule = make_schedule(config, episode_limit=25)
-    assert Fraction(schedule.updates, schedule.rows) == Fraction(num_updates, update_interval)
-    assert np.gcd(schedule.updates, schedule.vector_steps) == 1
-    assert schedule.rows == schedule.vector_steps * num_envs
-    assert 0 <= schedule.env_steps(schedule.total_rounds) - episodes * 25 < schedule.rows
+    assert Fraction(schedule.updates, schedule.transitions) == Fraction(num_updates, update_interval)
+    assert np.gcd(schedule.updates, schedule.rollout_length) == 1
+    assert schedule.transitions == schedule.rollout_length * num_envs
+    assert 0 <= schedule.env_steps(schedule.total_iterations) - episodes * 25 < schedule.transitions
 
 
 def test_the_paper_has_25_steps_and_12_updates():
     schedule = make_schedule(TrainingConfig(), episode_limit=25)
-    assert (schedule.vector_steps, schedule.updates, schedule.rows) == (25, 12, 300)
-    assert schedule.warmup_rounds * 300 < 1024 <= (schedule.warmup_rounds + 1) * 300
-    assert schedule.num_updates(schedule.total_rounds) == (schedule.total_rounds - 3) * 12
+    assert (schedule.rollout_length, schedule.updates, schedule.transitions) == (25, 12, 300)
+    assert schedule.warmup_iterations * 300 < 1024 <= (schedule.warmup_iterations + 1) * 300
+    assert schedule.num_updates(schedule.total_iterations) == (schedule.total_iterations - 3) * 12
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_it_learns_and_files_what_it_saw(tmp_path: Path):
     assert [(row["run"], row["seed"]) for row in rows[:2]] == [(0, 4), (1, 5)]
     assert [row["env_steps"] for row in rows[::2]] == [0, 100, 200, 300, 400, 500]
     assert [row["episodes"] for row in rows[::2]] == [0, 20, 40, 60, 80, 100]
-    assert [row["updates"] for row in rows[::2]] == [schedule.num_updates(rounds) for rounds in range(0, 26, 5)]
+    assert [row["updates"] for row in rows[::2]] == [schedule.num_updates(iterations) for iterations in range(0, 26, 5)]
     for row in rows[-2:]:
         assert row["eval_return"] == pytest.approx(5.0)
         assert row["eval_return_per_agent"] == pytest.approx([5.0] * 3)
@@ -214,7 +216,7 @@ def test_what_pads_the_runs_is_not_seen(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_warm_up_only_collects():
     what = experiment(training=dataclasses.replace(TINY, batch_size=100))
-    start, warm, after = (trained(what, [rounds]) for rounds in (0, 4, 5))
+    start, warm, after = (trained(what, [iterations]) for iterations in (0, 4, 5))
     np.testing.assert_array_equal(start.learner_state.value, warm.learner_state.value)
     assert warm.sums.episodes.episodes == 16 and warm.learner_state.updates == 0
     assert after.learner_state.updates == after.sums.updates == 4
@@ -223,10 +225,10 @@ def test_warm_up_only_collects():
 def test_slices_end_at_warm_up_and_evaluations(tmp_path: Path):
     what = experiment(training=dataclasses.replace(TINY, batch_size=130))
     opened = session(what, tmp_path)
-    assert opened.built.schedule.warmup_rounds == 6 and opened.built.schedule.evaluation_rounds == 5
-    assert [slice_rounds(opened, rounds, None) for rounds in (0, 5, 6)] == [5, 1, 1]
-    assert [slice_rounds(opened, rounds, 0.01) for rounds in (6, 7, 10, 24)] == [4, 3, 5, 1]
-    assert [slice_rounds(opened, rounds, 2.0) for rounds in (6, 9, 10)] == [2, 1, 2]
+    assert opened.built.schedule.warmup_iterations == 6 and opened.built.schedule.evaluation_iterations == 5
+    assert [slice_iterations(opened, iterations, None) for iterations in (0, 5, 6)] == [5, 1, 1]
+    assert [slice_iterations(opened, iterations, 0.01) for iterations in (6, 7, 10, 24)] == [4, 3, 5, 1]
+    assert [slice_iterations(opened, iterations, 2.0) for iterations in (6, 9, 10)] == [2, 1, 2]
 
 
 def test_memory_is_planned_to_the_byte(tmp_path: Path):
@@ -234,16 +236,16 @@ def test_memory_is_planned_to_the_byte(tmp_path: Path):
     opened = session(what, tmp_path)
     plan = plan_memory(opened)
     states = trained(what, [0])
-    rows, rounds = 200, 200 // opened.built.schedule.rows
+    rows, iterations = 200, 200 // opened.built.schedule.transitions
     observation, rest = 3 * 12, 3 * (1 + 4 + 1) + 1
-    finals = math.ceil(opened.built.schedule.vector_steps / opened.built.env.spec.episode_limit)
-    apart = rounds * finals * opened.experiment.training.num_envs * observation
+    finals = math.ceil(opened.built.schedule.rollout_length / opened.built.env.spec.episode_limit)
+    apart = iterations * finals * opened.experiment.training.num_envs * observation
     assert plan.replay * 2 == sum(leaf.nbytes for leaf in jax.tree.leaves(states.replay))
     assert plan.replay == rows * (observation + rest) + apart
     assert plan.total == 2 * (plan.replay + plan.learner + plan.environments + plan.rollout + plan.update)
     # What is seen before and after a step, action, reward, termination and truncation; its episode's statistics.
     row = 3 * (2 * 12 + 4 + 4 + 1) + 1 + (1 + 3 * 4 + 4 + 4 + 3)
-    assert 1 <= plan.rollout / (opened.built.schedule.rows * row) < 1.2
+    assert 1 <= plan.rollout / (opened.built.schedule.transitions * row) < 1.2
     assert runs_that_fit(plan, 200, plan.total * 2) == runs_that_fit(plan, 200, None) == 2
     assert runs_that_fit(plan, 200, plan.total) == 1
     with pytest.raises(ValueError, match=r"A run needs .* this machine has 16 KB: try buffer_size=\d+\.$"):
@@ -254,7 +256,7 @@ def test_a_rollout_outside_jax_is_planned_twice_as_played_and_as_learnt_from(tmp
     pytest.importorskip("pettingzoo")
     what = Experiment("symbols_in_processes:make", "probe:make", {}, {}, ({"seed": 0}, {"seed": 1}), TINY)
     opened = session(what, tmp_path)
-    spec, rows = opened.built.env.spec, opened.built.schedule.rows
+    spec, rows = opened.built.env.spec, opened.built.schedule.transitions
     seen = rows * spec.num_agents * spec.observation_size * 4
     assert 5 * seen < plan_memory(opened).rollout < 10 * seen  # before, after and at the end of a step; before and after it
 
@@ -356,10 +358,10 @@ def test_an_evaluation_before_any_further_episode_has_ended_takes_the_place_of_t
         for step, points in ((0, [(0, 1.0), (0, 1.0)]), (9, [(4, 2.0), (5, 2.0)]), (10, [(4, 9.0), (6, 5.0)]))
         for run, (episodes, value) in enumerate(points)
     ]
-    first, second = (learning_curve._curve(rows, run) for run in range(2))
+    first, second = (metrics._curve(rows, run) for run in range(2))
     np.testing.assert_array_equal(first.points, [[0, 4], [1, 9]])
     np.testing.assert_array_equal(second.points, [[0, 5, 6], [1, 2, 5]])
-    np.testing.assert_array_equal(learning_curve._mean([first, second]), [[0, 5], [1, 7]])
+    np.testing.assert_array_equal(metrics._mean([first, second]), [[0, 5], [1, 7]])
 
 
 def test_an_experiment_survives_json():

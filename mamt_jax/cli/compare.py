@@ -1,10 +1,9 @@
 """Puts runs side by side, in a table and a plot. Runs of a folder that differ in more than seeds stand apart.
 
-python experiments/compare.py runs/A runs/B
-python experiments/compare.py runs/A runs/B --metric task/landmarks_covered --against wall_seconds --plot covered.png
+mamt compare runs/A runs/B
+mamt compare runs/A runs/B --metric task/landmarks_covered --against wall_seconds --plot covered.png
 """
 
-import argparse
 import itertools
 import os
 import sys
@@ -19,7 +18,8 @@ from rich.table import Column, Table
 from mamt_jax.analysis import style
 from mamt_jax.analysis.runs import Run, by_task, curve, having, known, last_fifth, read_folder
 from mamt_jax.analysis.statistics import bootstrap, interquartile_mean
-from mamt_jax.options import OptionError, Parser, nearest
+from mamt_jax.cli.parser import Parser
+from mamt_jax.options import OptionError, suggest
 from mamt_jax.training.console import plain_console
 from mamt_jax.training.run_folder import FolderError, read_config
 
@@ -104,13 +104,13 @@ def check_metric(runs: Sequence[Run], metric: str) -> None:
     """Raises OptionError unless all have `metric`."""
     for run in runs:
         if not having([run], metric):
-            raise OptionError(f"--metric {metric} is not in {run.label}: {nearest(metric, run.metrics)}take another.")
+            raise OptionError(f"--metric {metric} is not in {run.label}: {suggest(metric, run.metrics)}take another.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of runs of experiments/run.py or sweep.py")
+    parser = Parser("mamt compare", "FOLDER... [options]", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of runs of `mamt train` or `mamt sweep`")
     parser.add_argument("--metric", default="eval_return", help="what the plot shows (default eval_return)")
     parser.add_argument("--against", choices=AGAINST, default=AGAINST[0], help=f"its other axis (default {AGAINST[0]})")
     parser.add_argument("--plot", type=Path, default=Path("runs/comparison.png"), help="its file (default runs/comparison.png)")

@@ -24,7 +24,7 @@ from mamt_jax.training.folder_lock import (
     others_hold,
 )
 from mamt_jax.training.interrupt import deferred_signals
-from mamt_jax.training.launch import Crew
+from mamt_jax.training.launch import Processes
 from mamt_jax.training.run_folder import read_config
 
 PATIENCE = 60.0
@@ -33,7 +33,7 @@ _PAUSE = 0.2
 
 
 @contextmanager
-def joined(address: Sequence[str], folder: Path, new: bool, console: Console) -> Iterator[Crew]:
+def joined(address: Sequence[str], folder: Path, new: bool, console: Console) -> Iterator[Processes]:
     """Within it, this process is one of those that train together in `folder`; all leave it at the same time.
 
     Runs do not depend on each other, and jax ends all processes when it loses one. The processes therefore use jax to find each
@@ -61,7 +61,7 @@ def joined(address: Sequence[str], folder: Path, new: bool, console: Console) ->
             part_from_service()
         use_own_devices(index, crew_hosts(held))
         stack.callback(wait, held, console, PATIENCE)
-        yield Crew(index, count, holds=True, wait=partial(wait, held, console))
+        yield Processes(index, count, holds=True, wait=partial(wait, held, console))
 
 
 def join(address: Sequence[str]) -> tuple[int, int]:

@@ -1,9 +1,9 @@
 """Plays what a run has learnt: its return and task metrics, a film of one episode, an export for plain JAX.
 
-python experiments/evaluate.py runs/NAME --gif film.gif
-python experiments/evaluate.py runs/NAME --original
-python experiments/evaluate.py runs/NAME --absolute
-python experiments/evaluate.py --pretrained rover_tower/mappo --export rover_tower.jax
+mamt evaluate runs/NAME --gif film.gif
+mamt evaluate runs/NAME --original
+mamt evaluate runs/NAME --absolute
+mamt evaluate --pretrained rover_tower/mappo --export rover_tower.jax
 """
 
 import argparse
@@ -23,18 +23,17 @@ from envs_jax.environment import Environment, EnvSpec, EnvState, HostEnvironment
 from envs_jax.host import play_episodes
 from envs_jax.rendering import FORMATS, frames, save, scenes
 from mamt_jax.cli.compilation_cache import use_compilation_cache
-from mamt_jax.options import OptionError, Parser, nearest
+from mamt_jax.cli.parser import Parser
+from mamt_jax.options import OptionError
 from mamt_jax.training.best import describe_latest
 from mamt_jax.training.checkpoint import CheckpointError
-from mamt_jax.training.evaluation import first_episodes
 from mamt_jax.training.experiment import Experiment, experiment_from_json, make_env
-from mamt_jax.training.export_policy import export_policy
-from mamt_jax.training.policies import Policy, Which, load_policy
+from mamt_jax.training.policies import Policy, Which, export_policy, load_policy, pretrained_folder
 from mamt_jax.training.references import Reference, read_references
 from mamt_jax.training.rollout import EnvBatch, env_batch, with_episodes
-from mamt_jax.training.run_folder import CONFIG, METRICS, FolderError, read_config, read_rows
+from mamt_jax.training.run_folder import METRICS, FolderError, read_config, read_rows
+from mamt_jax.training.trainer import first_episodes
 
-PRETRAINED = Path(__file__).parents[1] / "pretrained"
 EPISODES, ABSOLUTE = 100, 10
 HOST_ENVS = 12
 
@@ -181,8 +180,8 @@ def check_picture(env: Environment | HostEnvironment, views: bool) -> None:
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What was typed; raises OptionError."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, help="folder of a run of experiments/run.py")
+    parser = Parser("mamt evaluate", "[FOLDER] [options]", description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, help="folder of a run of `mamt train`")
     parser.add_argument("--pretrained", metavar="ENV/ALGO", help="instead of a folder, one of mamt_jax/pretrained")
     parser.add_argument("--run", type=int, default=0, help="which of its runs (default 0)")
     parser.add_argument("--policy", choices=get_args(Which), help="which of its policies (default latest)")
@@ -210,14 +209,6 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if values.export and importlib.util.find_spec("flatbuffers") is None:
         raise OptionError("--export needs flatbuffers: pip install -e '.[export]'.")
     return values
-
-
-def pretrained_folder(name: str, option: str = "--pretrained ") -> Path:
-    """The folder of a policy that comes with the repository; raises OptionError if there is none for that option."""
-    names = sorted(str(path.parent.relative_to(PRETRAINED)) for path in PRETRAINED.glob(f"*/*/{CONFIG}"))
-    if name not in names:
-        raise OptionError(f"{option}{name} is not there: {nearest(name, names)}there are {', '.join(names)}.")
-    return PRETRAINED / name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

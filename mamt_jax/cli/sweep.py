@@ -1,12 +1,11 @@
 """Trains every combination of environments, algorithms, seeds and options, and leaves a folder of results for each group.
 
-All options of run.py, each with as many values as you like. Runs that differ only in seeds and in float fields of the algorithm
-are trained side by side, as one group; all else makes groups of their own, one after another or, with `--launcher ray`,
-wherever a Ray cluster has room. The same command again goes on with what was stopped, and with more values trains those that
-are missing.
+All options of `mamt train`, each with as many values as you like. Runs that differ only in seeds and in float fields of the
+algorithm are trained side by side, as one group. All else makes groups of their own, one after another or, with
+`--launcher ray`, wherever a Ray cluster has room. The same command again goes on with what was stopped, and with more values
+trains those that are missing.
 """
 
-import argparse
 import dataclasses
 import itertools
 import re
@@ -18,10 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from rich.table import Column, Table
 
-from mamt_jax.cli import train as run
+from mamt_jax.cli import train
 from mamt_jax.cli.compilation_cache import use_compilation_cache
 from mamt_jax.cli.launchers import LAUNCHERS, Task
-from mamt_jax.options import OptionError, Parser, add_groups, nearest, underscored
+from mamt_jax.cli.parser import Parser, dashed
+from mamt_jax.options import OptionError, suggest
 from mamt_jax.training.console import plain_console
 from mamt_jax.training.experiment import Experiment
 from mamt_jax.training.folder_lock import hold_folder
@@ -29,6 +29,7 @@ from mamt_jax.training.launch import EXPECTED, prepare
 from mamt_jax.training.merge import cut, even_sizes, is_finished, merge_folders, read_experiment, same_but_for_runs
 from mamt_jax.training.metrics import STOPPED
 from mamt_jax.training.run_folder import CONFIG, METRICS, PARTS, FolderError, read_rows
+from mamt_jax.training.settings import find_settings
 
 APPLY_TO_ALL = ("seeds", "preset")
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     console = plain_console()
     try:
-        own, rest = own_parser().parse_known_args(underscored(sys.argv[1:] if arguments is None else arguments))
+        own, rest = own_parser().parse_known_args(dashed(sys.argv[1:] if arguments is None else arguments))
         use_compilation_cache(own.compilation_cache)
         out = Path(own.out)
         if own.merge:
@@ -75,21 +76,22 @@ def merge_into(out: Path, folders: Sequence[Path]) -> None:
 
 def own_parser() -> Parser:
     """The options of the sweep itself."""
-    parser = Parser(allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("mamt sweep", "--out DIR [options, each with one or more values]", description=__doc__)
     parser.add_argument(
         "--out",
         required=True,
-        type=run.folder,
+        type=train.folder,
         metavar="DIR",
         help="folder of the sweep; with --launcher ray one that all machines see",
     )
     parser.add_argument("--launcher", choices=tuple(LAUNCHERS), default="local", help="where to train (default local)")
-    parser.add_argument("--runs_per_task", type=run.positive, help="runs of a group that one task trains (default all)")
+    per_task = "runs of a group that one task trains (default all)"
+    parser.add_argument("--runs-per-task", type=train.positive(train.MAX_RUNS), metavar="INT", help=per_task)
     parser.add_argument("--cpus", type=float, default=1.0, help="CPU cores that Ray reserves for a task (default 1)")
     parser.add_argument("--gpus", type=float, default=0.0, help="GPUs that Ray reserves for a task (default 0)")
-    run.add_log(parser)
+    train.add_log(parser.add_argument)
     parser.add_argument("--merge", nargs="+", metavar="DIR", help="only put these folders' runs together, in --out")
-    parser.add_argument("--compilation_cache", metavar="DIR", help="as in run.py")
+    parser.add_argument("--compilation-cache", metavar="DIR", help="as of mamt train")
     return parser
 
 
@@ -99,7 +101,7 @@ def read_axes(arguments: Sequence[str]) -> dict[str, list[str]]:
     for text in arguments:
         if text.startswith("--"):
             name, *value = text[2:].split("=", 1)
-            axes.pop(name, None)  # given twice the last one counts, as in run.py
+            axes.pop(name, None)  # given twice the last one counts, as in `mamt train`
             axes[name] = value
         elif not axes:
             raise OptionError(f"{text!r} belongs to no option: options look like --name value.")
@@ -108,32 +110,30 @@ def read_axes(arguments: Sequence[str]) -> dict[str, list[str]]:
     for name, values in axes.items():
         if not values:
             raise OptionError(f"--{name} has no value: give one or more.")
-    if "init_from" in axes:
-        raise OptionError("--init_from is an option of run.py alone: a sweep's runs begin from random parameters.")
+    if "init-from" in axes:
+        raise OptionError("--init-from is an option of mamt train alone: a sweep's runs begin from random parameters.")
     for name in ("resume", "distributed"):
         if name in axes:
-            raise OptionError(f"--{name} is an option of run.py alone: a sweep goes on by the same command again.")
+            raise OptionError(f"--{name} is an option of mamt train alone: a sweep goes on by the same command again.")
     return axes
 
 
 def make_groups(axes: Mapping[str, list[str]], out: Path) -> list[Group]:
     """Every group there is; raises OptionError before anything is trained if one cannot be."""
-    pairs = list(itertools.product(axes.get("env", [run.DEFAULT_ENV]), axes.get("algo", [run.DEFAULT_ALGO])))
+    pairs = list(itertools.product(axes.get("env", [train.DEFAULT_ENV]), axes.get("algo", [train.DEFAULT_ALGO])))
     options = {pair: options_of(*pair, axes) for pair in pairs}
     known = {name for each in options.values() for name in each} | {"env", "algo", *APPLY_TO_ALL}
     for name in axes:
         if name not in known:
-            raise OptionError(f"there is no option --{name} here: {nearest(name, known)}run.py --help lists all of a pair.")
+            raise OptionError(f"there is no option --{name} here: {suggest(name, known)}mamt train --help lists all of a pair.")
     return [group for pair in pairs for group in groups_of_pair(*pair, axes, options[pair], out)]
 
 
 def options_of(env: str, algo: str, axes: Mapping[str, list[str]]) -> dict[str, bool]:
     """The options of an environment with an algorithm: whether runs that differ in it train side by side."""
     first = [text for name, values in axes.items() if name not in ("env", "algo") for text in (f"--{name}", values[0])]
-    _, groups = run.option_groups(env, algo, first)
-    side_by_side = {option.name for option in groups[-1].options if option.many}
-    places = add_groups(run.common_parser(add_help=False), groups)
-    return {name: prefix == groups[-1].prefix and option in side_by_side for name, (prefix, option) in places.items()}
+    places = find_settings(env, algo, "tuned", train.reader(first)).places
+    return {name.replace("_", "-"): option.several for name, (_, option) in places.items()}
 
 
 def groups_of_pair(
@@ -149,7 +149,8 @@ def groups_of_pair(
         chosen = dict(zip(apart, point, strict=True))
         name = "-".join([env, algo, *(f"{option}={value}" for option, value in chosen.items())])
         typed = [text for option, value in chosen.items() for text in (f"--{option}", value)]
-        experiment = run.make_experiment(run.read_arguments([*common, *typed]))
+        experiment = train.read_arguments([*common, *typed]).experiment
+        assert experiment is not None
         prepare(experiment, out, {})
         yield Group(out / re.sub(r"[^\w.=-]+", "-", name), experiment)
 

@@ -23,6 +23,8 @@ FORMAT = 1
 """Of the files written here; those without a number are of the first."""
 _RECORD, _FORMAT = "record", "format"
 _KEPT = 2
+_RENAMED = {"rounds": "iterations", "halts": "halts"}
+"""Names in the records of version 0.1 -> those of today."""
 
 Loaded = TypeVar("Loaded")
 
@@ -33,7 +35,13 @@ class CheckpointError(Exception):
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The folder's checkpoints, oldest first."""
-    return sorted(folder.glob("round_*.npz"))
+    found = (path for prefix in ("round", "iteration") for path in folder.glob(f"{prefix}_*.npz"))  # "round" until 0.1
+    return sorted(found, key=iterations_of)
+
+
+def iterations_of(path: Path) -> int:
+    """The iterations after which a checkpoint was written, from its name."""
+    return int(path.stem.rpartition("_")[2])
 
 
 def latest_checkpoint(folder: Path) -> Path:
@@ -61,19 +69,19 @@ def newest_usable(folder: Path, load: Callable[[Path], Loaded]) -> tuple[Path, L
     raise CheckpointError(f"{reasons} There is no other to go on from: start the run again in a new folder.")
 
 
-def save_checkpoint(folder: Path, rounds: int, state: Any, record: dict[str, Any]) -> Path:
+def save_checkpoint(folder: Path, iterations: int, state: Any, record: dict[str, Any]) -> Path:
     """Writes a checkpoint and then removes all but the latest two.
 
     Args:
         folder: where; made if need be.
-        rounds: rounds done, which name the file.
+        iterations: iterations done, which name the file.
         state: pytree of arrays.
         record: what the host counts, as JSON takes it.
 
     Raises:
         OSError: if it cannot be written, say because the disk is full. Earlier checkpoints are then as they were.
     """
-    path = _round_path(folder, rounds)
+    path = _checkpoint_path(folder, iterations)
     write_archive(path, named_arrays(state), record)
     _remove_old(folder)
     return path
@@ -83,7 +91,7 @@ def merge_checkpoints(paths: Sequence[Path], folder: Path, without: str) -> Path
     """Writes one checkpoint with the runs of several, in their order, to have their policies in one place.
 
     Args:
-        paths: checkpoints after the same number of rounds, of runs that differ only in seeds and float fields.
+        paths: checkpoints after the same number of iterations, of runs that differ only in seeds and float fields.
         folder: where; made if need be.
         without: field of the state that is left out: nothing can be trained further from what is written.
 
@@ -93,15 +101,15 @@ def merge_checkpoints(paths: Sequence[Path], folder: Path, without: str) -> Path
     """
     arrays, records = concatenate_archives(paths, without)
     for path, record in zip(paths, records, strict=True):
-        if record["rounds"] != records[0]["rounds"]:
-            raise CheckpointError(f"{path} does not fit {paths[0]}: it is of another round.")
+        if record["iterations"] != records[0]["iterations"]:
+            raise CheckpointError(f"{path} does not fit {paths[0]}: it is of another iteration.")
     record = {
-        "rounds": records[0]["rounds"],
+        "iterations": records[0]["iterations"],
         "episodes": [number for each in records for number in each["episodes"]],
         "wall_seconds": sum(each["wall_seconds"] for each in records),
-        "breakdowns": [each for record in records for each in record.get("breakdowns", [None] * len(record["episodes"]))],
+        "halts": [each for record in records for each in record.get("halts", [None] * len(record["episodes"]))],
     }
-    path = _round_path(folder, record["rounds"])
+    path = _checkpoint_path(folder, record["iterations"])
     write_archive(path, arrays, record)
     _remove_old(folder)
     return path
@@ -184,6 +192,7 @@ def _reading(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             raise EOFError("it is cut short or no archive")
         with path.open("rb") as file, np.load(file) as archive:
             record = json.loads(str(archive[_RECORD]))
+            record |= {new: record.pop(old) for old, new in _RENAMED.items() if old in record}
             found = record.pop(_FORMAT, 1)
             if found != FORMAT:
                 raise CheckpointError(f"{path} is of format {found}, and this version of mamt_jax reads format {FORMAT}.")
@@ -200,8 +209,8 @@ def _remove_old(folder: Path) -> None:
         old.unlink()
 
 
-def _round_path(folder: Path, rounds: int) -> Path:
-    return folder / f"round_{rounds:09d}.npz"
+def _checkpoint_path(folder: Path, iterations: int) -> Path:
+    return folder / f"iteration_{iterations:09d}.npz"
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

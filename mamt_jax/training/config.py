@@ -41,59 +41,59 @@ class TrainingConfig:
 
 
 class Schedule(NamedTuple):
-    """A training run in rounds: each is `vector_steps` steps of all environments, then `updates` updates.
+    """A training run in iterations: each is `rollout_length` steps of all environments, then `updates` updates.
 
     Attributes:
-        vector_steps: steps of all environments in a round.
-        updates: updates in a round, once the replay memory holds a batch.
-        rows: transitions that a round adds.
-        replay_rounds: rounds that the replay memory holds.
-        warmup_rounds: first rounds, which only collect.
-        evaluation_rounds: rounds between evaluations.
-        total_rounds: rounds of the whole run.
+        rollout_length: steps of all environments in an iteration.
+        updates: updates in an iteration, once the replay memory holds a batch.
+        transitions: that an iteration adds.
+        replay_iterations: iterations that the replay memory holds.
+        warmup_iterations: first iterations, which only collect.
+        evaluation_iterations: iterations between evaluations.
+        total_iterations: iterations of the whole run.
     """
 
-    vector_steps: int
+    rollout_length: int
     updates: int
-    rows: int
-    replay_rounds: int
-    warmup_rounds: int
-    evaluation_rounds: int
-    total_rounds: int
+    transitions: int
+    replay_iterations: int
+    warmup_iterations: int
+    evaluation_iterations: int
+    total_iterations: int
 
     @property
     def capacity(self) -> int:
         """Transitions that the replay memory holds."""
-        return self.replay_rounds * self.rows
+        return self.replay_iterations * self.transitions
 
-    def env_steps(self, rounds: int) -> int:
-        """Environment steps of one run after `rounds`."""
-        return rounds * self.rows
+    def env_steps(self, iterations: int) -> int:
+        """Environment steps of one run after `iterations`."""
+        return iterations * self.transitions
 
-    def num_updates(self, rounds: int) -> int:
-        """Updates of one run after `rounds`."""
-        return max(0, rounds - self.warmup_rounds) * self.updates
+    def num_updates(self, iterations: int) -> int:
+        """Updates of one run after `iterations`."""
+        return max(0, iterations - self.warmup_iterations) * self.updates
 
 
 def make_schedule(config: TrainingConfig, episode_limit: int, data: Data = "replay") -> Schedule:
-    """The smallest round with the asked ratio of updates to steps, and the run in such rounds.
+    """The smallest iteration with the asked ratio of updates to steps, and the run in such iterations.
 
-    12 environments with 4 updates each 100 steps give rounds of 25 vector steps and 12 updates. Where an algorithm learns
-    from rollouts, there is one update a round, of `update_interval` steps.
+    12 environments with 4 updates each 100 steps give iterations of 25 steps and 12 updates. Where an algorithm learns
+    from rollouts, there is one update an iteration, of `update_interval` steps.
     """
     ratio = Fraction(config.num_updates * config.num_envs, config.update_interval)
     if data == "rollout":
         ratio = Fraction(1, max(1, round(config.update_interval / config.num_envs)))
-    rows = ratio.denominator * config.num_envs
-    total_rounds = math.ceil(config.episodes * episode_limit / rows)
+    transitions = ratio.denominator * config.num_envs
+    total_iterations = math.ceil(config.episodes * episode_limit / transitions)
     return Schedule(
-        vector_steps=ratio.denominator,
+        rollout_length=ratio.denominator,
         updates=ratio.numerator,
-        rows=rows,
-        replay_rounds=min(math.ceil(config.buffer_size / rows), total_rounds) if data == "replay" else 1,
-        warmup_rounds=math.ceil(config.batch_size / rows) - 1 if data == "replay" else 0,
-        evaluation_rounds=max(1, round(config.evaluation_interval * episode_limit / rows)),
-        total_rounds=total_rounds,
+        transitions=transitions,
+        replay_iterations=min(math.ceil(config.buffer_size / transitions), total_iterations) if data == "replay" else 1,
+        warmup_iterations=math.ceil(config.batch_size / transitions) - 1 if data == "replay" else 0,
+        evaluation_iterations=max(1, round(config.evaluation_interval * episode_limit / transitions)),
+        total_iterations=total_iterations,
     )
 
 
@@ -121,8 +121,8 @@ def validate(config: TrainingConfig, episode_limit: int, data: Data = "replay") 
             f"so give episodes={config.num_envs} or more, or fewer environments."
         )
     schedule = make_schedule(config, episode_limit, data)
-    if schedule.total_rounds <= schedule.warmup_rounds:
-        enough = math.ceil((schedule.warmup_rounds + 1) * schedule.rows / episode_limit)
+    if schedule.total_iterations <= schedule.warmup_iterations:
+        enough = math.ceil((schedule.warmup_iterations + 1) * schedule.transitions / episode_limit)
         raise ValueError(
             f"episodes={config.episodes} ends before the replay memory holds one batch of batch_size={config.batch_size}: "
             f"give episodes={enough} or more, or a smaller batch_size."
@@ -134,10 +134,10 @@ def _check_counters(config: TrainingConfig, episode_limit: int, schedule: Schedu
     """Raises ValueError if what is counted on the device would be beyond int32."""
     steps = f"steps of each environment, with episode_limit={episode_limit}"
     for option, value, what, count in (
-        ("update_interval", config.update_interval, "transitions in a round", schedule.rows),
-        ("episodes", config.episodes, steps, schedule.total_rounds * schedule.vector_steps),
-        ("buffer_size", config.buffer_size, "transitions in whole rounds", schedule.capacity),
-        ("num_updates", config.num_updates, "updates in a round", schedule.updates),
+        ("update_interval", config.update_interval, "transitions in an iteration", schedule.transitions),
+        ("episodes", config.episodes, steps, schedule.total_iterations * schedule.rollout_length),
+        ("buffer_size", config.buffer_size, "transitions in whole iterations", schedule.capacity),
+        ("num_updates", config.num_updates, "updates in an iteration", schedule.updates),
     ):
         if count > LARGEST:
             raise ValueError(f"{option}={value} is not valid: it makes {count} {what}; give less, at most {LARGEST} of them.")

@@ -60,7 +60,7 @@ class Display:
         self._bar.update(self._task, completed=episodes, description=f"{done} · {self._status}")
 
     def evaluated(self, rows: Sequence[dict[str, Any]]) -> None:
-        """There are new rows of metrics.jsonl; those of runs that broke are not shown."""
+        """There are new rows of metrics.jsonl; those of runs that halted are not shown."""
         rows = [row for row in rows if STOPPED not in row] or rows
         first = rows[0]
         returns = {"greedy": "eval_return", "sampled": "eval_return_sampled"} | (

@@ -1,13 +1,14 @@
 """What is trained: a description that config.json can hold, and the things it describes."""
 
 import dataclasses
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from envs_jax import registry as environments
-from envs_jax.environment import Environment, HostEnvironment
+from envs_jax.environment import Environment, EnvSpec, HostEnvironment
 from envs_jax.wrappers import infer_spec
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.base import Algorithm, require_action_masks
@@ -16,32 +17,45 @@ from mamt_jax.training.config import Schedule, TrainingConfig, make_schedule, va
 from mamt_jax.types import Config
 from mamt_jax.validation import LARGEST, require_representable
 
+Env = str | Environment | HostEnvironment | Callable[..., Environment | HostEnvironment]
+Algo = str | Algorithm | Callable[[EnvSpec], Algorithm]
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What is trained, in plain values.
+    """What is trained, in plain values unless the environment or the algorithm is an object.
 
     Attributes:
-        env: name of the environment, or "package.module:Factory".
-        algo: name of the algorithm, or "package.module:make".
+        env: name of the environment, "package.module:Factory", a factory, or the environment itself.
+        algo: name of the algorithm, "package.module:make", a factory, or the algorithm itself.
         env_options: options of the environment that are not the defaults.
         algo_options: fields of the algorithm's config that are not the defaults.
         runs: one dict a run: its "seed", and the float fields of the config that it has for itself.
         training: static facts.
     """
 
-    env: str
-    algo: str
+    env: Env
+    algo: Algo
     env_options: Mapping[str, Any]
     algo_options: Mapping[str, Any]
     runs: tuple[Mapping[str, Any], ...]
     training: TrainingConfig
 
     @property
+    def env_name(self) -> str:
+        """The environment's name."""
+        return name_of(self.env)
+
+    @property
+    def algo_name(self) -> str:
+        """The algorithm's name."""
+        return name_of(self.algo)
+
+    @property
     def labels(self) -> list[str]:
         """What tells a run from those with other hyperparameters, one a run; seeds share it."""
         own = [{name: value for name, value in run.items() if name != "seed"} for run in self.runs]
-        return [", ".join(f"{name} {value:g}" for name, value in each.items()) or self.algo for each in own]
+        return [", ".join(f"{name} {value:g}" for name, value in each.items()) or self.algo_name for each in own]
 
 
 class Built(NamedTuple):
@@ -51,13 +65,26 @@ class Built(NamedTuple):
         env: the environment.
         algorithm: the algorithm for it.
         configs: one algorithm config a run.
-        schedule: the run in rounds.
+        schedule: the run in iterations.
     """
 
     env: Environment | HostEnvironment
     algorithm: Algorithm
     configs: tuple[Config, ...]
     schedule: Schedule
+
+
+def name_of(thing: Any) -> str:
+    """The name of an environment, an algorithm or a function: "module:function" if it can be imported so, else in brackets."""
+    if isinstance(thing, str):
+        return thing
+    if isinstance(thing, Environment | HostEnvironment):
+        return f"<{thing.spec.name}>"
+    if isinstance(thing, Algorithm):
+        return f"<{thing.config.__name__}>"
+    module, name = getattr(thing, "__module__", ""), getattr(thing, "__qualname__", type(thing).__name__)
+    importable = getattr(sys.modules.get(module), name, None) is thing
+    return f"{module}:{name}" if importable else f"<{name}>"
 
 
 def build(experiment: Experiment) -> Built:
@@ -68,7 +95,7 @@ def build(experiment: Experiment) -> Built:
     """
     env = make_env(experiment)
     algorithm = algorithms.make(experiment.algo, env.spec)
-    require_action_masks(algorithm, experiment.algo, env.spec)
+    require_action_masks(algorithm, experiment.algo_name, env.spec)
     validate(experiment.training, env.spec.episode_limit, algorithm.data)
     if experiment.training.precision == "bfloat16":
         algorithm = algorithm._replace(update=with_bfloat16_products(algorithm.update))
@@ -97,7 +124,7 @@ def make_configs(algorithm: Algorithm, experiment: Experiment) -> tuple[Config, 
     try:
         configs = tuple(algorithm.config(**experiment.algo_options, **each) for each in own)
     except TypeError as error:
-        raise ValueError(f"{experiment.algo} does not take these options: {error}.") from error
+        raise ValueError(f"{experiment.algo_name} does not take these options: {error}.") from error
     for config in configs:
         require_representable(config)
         algorithm.validate(config)
@@ -106,7 +133,8 @@ def make_configs(algorithm: Algorithm, experiment: Experiment) -> tuple[Config, 
 
 def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
     """An Experiment as config.json holds it."""
-    return dataclasses.asdict(experiment)
+    plain = dataclasses.replace(experiment, env=experiment.env_name, algo=experiment.algo_name)
+    return dataclasses.asdict(plain)
 
 
 def experiment_from_json(content: Mapping[str, Any]) -> Experiment:

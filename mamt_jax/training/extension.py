@@ -19,14 +19,14 @@ class Done(NamedTuple):
     """What the runs of a folder have done.
 
     Attributes:
-        rounds: of the newest checkpoint.
-        evaluated: rounds done at the evaluation from which on that checkpoint's sums are made.
-        broken: whether all runs have stopped.
+        iterations: of the newest checkpoint.
+        evaluated: iterations done at the evaluation from which on that checkpoint's sums are made.
+        halted: whether all runs have stopped.
     """
 
-    rounds: int
+    iterations: int
     evaluated: int
-    broken: bool
+    halted: bool
 
 
 def with_episodes(experiment: Experiment, episodes: int) -> Experiment:
@@ -49,8 +49,8 @@ def read_done(folders: Sequence[Path]) -> list[Done]:
                 f"{folder} was put together from folders that were trained apart and holds no replay memory: "
                 "extend those folders, then put them together again by experiments/sweep.py --merge."
             )
-        rounds = record["rounds"]
-        done.append(Done(rounds, record.get("evaluated", rounds), all(record.get("breakdowns", [None]))))
+        iterations = record["iterations"]
+        done.append(Done(iterations, record.get("evaluated", iterations), all(record.get("halts", [None]))))
     return done
 
 

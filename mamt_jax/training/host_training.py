@@ -16,25 +16,22 @@ from envs_jax.host import Episodes, HostPolicy, play_episodes
 from envs_jax.wrappers import EpisodeStatistics, add_step
 from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.training.config import Schedule, TrainingConfig
-from mamt_jax.training.evaluation import Evaluation
 from mamt_jax.training.replay import most_truncations
 from mamt_jax.training.rollout import EnvBatch, Rollout, env_batch, make_transition, sum_finished
-from mamt_jax.training.vectorized import (
-    Runs,
+from mamt_jax.training.trainer import (
+    Evaluation,
     RunState,
-    jit_init,
+    iteration_keys,
     make_init,
     make_learning,
     make_replay,
     reset_sums,
-    round_keys,
-    runs_sharding,
-    shard,
 )
+from mamt_jax.training.vectorized import Runs, jit_init, runs_sharding, shard
 from mamt_jax.types import Config
 
 Act = Callable[..., jax.Array]
-"""(round, step, observation (R, E, n, d)[, action mask (R, E, n, A)]) -> action (R, E, n) or (R, E, n, k)."""
+"""(iteration, step, observation (R, E, n, d)[, action mask (R, E, n, A)]) -> action (R, E, n) or (R, E, n, k)."""
 
 
 class Episode(NamedTuple):
@@ -44,7 +41,7 @@ class Episode(NamedTuple):
 
 
 class Played(NamedTuple):
-    """A round of R runs: what agents were shown before each step, what they did, what came of it; leading axes (T, R, E)."""
+    """An iteration of R runs: observations before each step, actions, and what followed; leading axes (T, R, E)."""
 
     observation: Any
     action_mask: Any
@@ -59,8 +56,8 @@ def make_host_runs(
 
     What processes hold cannot be saved: a run that goes on from a checkpoint begins with new episodes.
     """
-    truncations = most_truncations(schedule.vector_steps, env.spec.episode_limit)
-    # A round's end is stored as if it were a truncation, so that it does not matter what comes after it.
+    truncations = most_truncations(schedule.rollout_length, env.spec.episode_limit)
+    # An iteration's end is stored as if it were a truncation, so that it does not matter what comes after it.
     replay = make_replay(env.spec, algorithm, config, schedule, truncations + 1)
     learn = make_learning(algorithm, replay, schedule)
     sharding = runs_sharding(num_runs)
@@ -74,7 +71,7 @@ def make_host_runs(
     def act_one(
         config: Config, state: RunState, index: jax.Array, step: jax.Array, observation: jax.Array, *masks: jax.Array
     ) -> jax.Array:
-        key = jax.random.fold_in(round_keys(state, index)[0], step)
+        key = jax.random.fold_in(iteration_keys(state, index)[0], step)
         return algorithm.act(config, state.learner_state, observation, key, *masks)
 
     def learn_one(config: Config, state: RunState, played: Played, index: jax.Array) -> RunState:
@@ -83,8 +80,8 @@ def make_host_runs(
     act = jit_act(act_one, env.spec, sharding)
     learn_all = jax.jit(shard(jax.vmap(learn_one, (0, 0, 0, None)), sharding, by_run=3, shared=1), donate_argnums=1)
 
-    def begin(states: RunState, rounds: int) -> RunState:
-        seeds = draw_seeds(states.key, config.num_envs, rounds)
+    def begin(states: RunState, iterations: int) -> RunState:
+        seeds = draw_seeds(states.key, config.num_envs, iterations)
         timestep = by_run(batch_for("training").reset(seeds), num_runs)
         fresh = jax.vmap(lambda _: no_episode(env, config.num_envs))(jnp.arange(num_runs)).env_state.statistics
         active = fresh.active if timestep.active is None else jnp.asarray(timestep.active)
@@ -94,7 +91,7 @@ def make_host_runs(
     def advance(configs: Config, states: RunState, first: int, count: int) -> RunState:
         for index in range(first, first + count):
             choose = partial(act, configs, states)
-            played = play(env.spec, batch_for("training"), choose, states.env_batch, index, schedule.vector_steps)
+            played = play(env.spec, batch_for("training"), choose, states.env_batch, index, schedule.rollout_length)
             check_truncations(env, played.timestep, truncations)
             states = learn_all(configs, states, jax.tree.map(lambda leaf: np.moveaxis(leaf, 1, 0), played), index)
         return states
@@ -130,7 +127,7 @@ def no_episode(env: HostEnvironment, num_envs: int) -> EnvBatch:
 
 
 def jit_act(act: Callable[..., jax.Array], spec: EnvSpec, sharding: NamedSharding) -> Callable[..., jax.Array]:
-    """(configs, states, round, step, *shown) -> actions, from `act` of one run; all but the numbers have an axis of runs."""
+    """(configs, states, iteration, step, *shown) -> actions, from `act` of one run; arrays have an axis of runs."""
     shown = 2 if spec.has_action_masks else 1
 
     def ordered(configs: Config, states: RunState, *rest: jax.Array) -> jax.Array:
@@ -147,7 +144,7 @@ def draw_seeds(keys: jax.Array, num_envs: int, *numbers: int) -> np.ndarray:
 
 
 def play(spec: EnvSpec, batch: HostBatch, act: Act, start: EnvBatch, index: int, num_steps: int) -> Played:
-    """`num_steps` steps of all environments of all runs from where they stand (R, E, ...), in round `index`."""
+    """`num_steps` steps of all environments of all runs from where they stand (R, E, ...), in iteration `index`."""
     seen, before = [], start
     for step in range(num_steps):
         action = np.asarray(act(index, step, jnp.asarray(before.observation), *map(jnp.asarray, before.shown)))
@@ -173,7 +170,7 @@ def check_truncations(env: HostEnvironment, timestep: TimeStep, most: int) -> No
 
 
 def make_rollout(spec: EnvSpec, state: RunState, played: Played) -> tuple[EnvBatch, Rollout]:
-    """What a run's round (T, E, ...) looks like to learning; its last step counts as truncated."""
+    """What a run's iteration (T, E, ...) looks like to learning; its last step counts as truncated."""
 
     def count(before: EpisodeStatistics, timestep: TimeStep) -> tuple[EpisodeStatistics, tuple[jax.Array, EpisodeStatistics]]:
         after = jax.vmap(add_step)(before, timestep)
@@ -195,7 +192,7 @@ def make_host_evaluation(
     open_batch: Callable[[], HostBatch],
     sharding: NamedSharding,
 ) -> Callable[[Config, RunState, int], dict[str, Evaluation]]:
-    """(configs, states, round number) -> how the policies do now, greedy and sampled.
+    """(configs, states, iteration number) -> how the policies do now, greedy and sampled.
 
     Each environment plays as many episodes as make `evaluation_episodes` or a little more.
     """

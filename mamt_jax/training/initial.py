@@ -125,7 +125,7 @@ def read_parameters(source: Source, built: Built) -> Parameters:
         notes.append(f"{BEST} holds policies alone: all else, such as critics, begins anew.")
     else:
         path, (learner, record), refused = newest_usable(source.folder / CHECKPOINTS, lambda path: load_checkpoint(path, like))
-        ages = [record["rounds"] * read_config(source.folder)["schedule"]["rows"]] * number
+        ages = [record["iterations"] * read_config(source.folder)["schedule"]["transitions"]] * number
         notes += [f"{error} Its place takes {path.name}." for error in refused.values()]
     arrays = named_arrays(learner.learner_state)
     runs = [run % number for run in range(len(built.configs))]
@@ -246,7 +246,7 @@ def _are_copies(one: Mapping[str, jax.Array], other: Mapping[str, jax.Array]) ->
 
 def _check_spec(source: Source, spec: EnvSpec) -> None:
     """Raises ValueError that names the first agent or space in which the environments differ."""
-    theirs, name = source.spec, f"--init_from {source.name} does not fit {spec.name}"
+    theirs, name = source.spec, f"--init-from {source.name} does not fit {spec.name}"
     if theirs.num_agents != spec.num_agents:
         raise ValueError(f"{name}: its policies are of {theirs.num_agents} agents and {spec.name} has {spec.num_agents}.")
     for what, ours, other in (
@@ -285,8 +285,8 @@ def _check_fields(source: Source, algorithm: Algorithm, config: Config, theirs: 
             continue
         if not field.metadata.get("pytree_node", True):
             raise ValueError(
-                f"--init_from {source.name} does not fit {field.name}={ours}: it was trained with {field.name}={other}, "
-                f"leave out --{field.name}."
+                f"--init-from {source.name} does not fit {field.name}={ours}: it was trained with {field.name}={other}, "
+                f"leave out --{field.name.replace('_', '-')}."
             )
         notes.append(f"{field.name}={ours} has no effect at the start: what was learnt with {field.name}={other} goes on.")
     return notes
@@ -301,6 +301,6 @@ def _check_leaves(source: Source, wanted: LearnerState, theirs: LearnerState) ->
             found = "is not there" if other is None else f"has shape {list(other.shape)} there and {list(leaf.shape)} here"
             only = "" if source.best else f", or its policies alone by {source.name}/{BEST}"
             raise ValueError(
-                f"--init_from {source.name} does not fit: {name} {found}; it was trained by {source.experiment.algo}, "
-                f"give --algo {source.experiment.algo}{only}."
+                f"--init-from {source.name} does not fit: {name} {found}; it was trained by {source.experiment.algo_name}, "
+                f"give --algo {source.experiment.algo_name}{only}."
             )

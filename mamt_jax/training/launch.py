@@ -3,10 +3,13 @@
 import dataclasses
 import itertools
 import math
+import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +31,7 @@ from mamt_jax.training.loggers import check_logger
 from mamt_jax.training.loop import train
 from mamt_jax.training.memory import MemoryPlan, OutOfMemoryError, available_bytes, explaining_exhaustion, runs_that_fit
 from mamt_jax.training.merge import INIT_FROM, cut, even_sizes, is_finished, merge_folders, read_experiment
-from mamt_jax.training.nan_guard import BreakdownError
+from mamt_jax.training.nan_guard import NonFiniteError
 from mamt_jax.training.references import Reference, measured_references, read_references, references_to_json
 from mamt_jax.training.run_folder import (
     CHECKPOINTS,
@@ -47,7 +50,7 @@ from mamt_jax.training.run_folder import (
 from mamt_jax.training.session import Session, open_session, plan_memory
 from mamt_jax.training.vectorized import padded_runs
 
-EXPECTED = (OptionError, FolderError, CheckpointError, HostError, BreakdownError, OutOfMemoryError)
+EXPECTED = (OptionError, FolderError, CheckpointError, HostError, NonFiniteError, OutOfMemoryError)
 """What ends a command in one sentence."""
 OF_ALL_PARTS = (PARTS, EXTENDED)
 """What config.json says of all parts together, not of each."""
@@ -56,7 +59,7 @@ SHORT = 100
 HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES = 12, 4
 
 
-class Crew(NamedTuple):
+class Processes(NamedTuple):
     """The processes that train together.
 
     Attributes:
@@ -72,29 +75,29 @@ class Crew(NamedTuple):
     wait: Callable[[], int | None] = lambda: None
 
 
-ALONE = Crew()
+ALONE = Processes()
 
 
 def start(
     experiment: Experiment,
     folder: Path,
     console: Console,
-    crew: Crew = ALONE,
+    processes: Processes = ALONE,
     references: Mapping[str, Reference] | None = None,
     quick: bool = False,
     log: Sequence[str] = (),
     initial: Source | Parameters | None = None,
 ) -> int | None:
-    """Trains a new experiment in a new folder; each process of a crew calls it.
+    """Trains a new experiment in a new folder; each of several processes calls it.
 
-    Runs that do not fit into memory together are trained in waves, and a crew's each by one process: either way in parts, every
-    one a folder of its own below `folder`, which are put together in `folder` when all are done.
+    Runs that do not fit into memory together are trained in waves. Several processes divide the runs among them. Either way,
+    each part is trained in a folder of its own below `folder`, and `folder` gets all runs when all parts are done.
 
     Args:
         experiment: what to train.
         folder: where; absent or empty.
         console: where progress goes.
-        crew: the processes that share the work.
+        processes: the processes that share the work.
         references: what reference policies earn; by default what `reference_returns` has found, else they are played.
         quick: whether to say that this is a short run.
         log: names of loggers, besides metrics.jsonl.
@@ -114,35 +117,37 @@ def start(
         except ValueError as error:
             raise OptionError(str(error)) from error
     session, plan = session._replace(initial=initial), planned(session)
-    size = part_size(session, plan, crew)
-    announce(session, plan, size, crew, console, quick)
-    with owning(folder, console, crew, hold_new_folder):
-        if crew.index == 0:
+    size = part_size(session, plan, processes)
+    announce(session, plan, size, processes, console, quick)
+    with owning(folder, console, processes, hold_new_folder):
+        if processes.index == 0:
             make_folder(folder)
         if references is None:
-            references = measured_references(experiment.env, experiment.env_options)
+            references = measured_references(experiment.env_name, experiment.env_options)
         if references is None:
             say(console, "Playing the reference policies")
             with explaining_exhaustion(lambda: plan, folder):
                 references = play_references(session.built)
         session = session._replace(references=references)
-        if crew.count == 1 and size == len(experiment.runs):
+        if processes.count == 1 and size == len(experiment.runs):
             with writing(folder):
                 write_json(folder / CONFIG, describe(session))
             return train(session, console)
         sizes = even_sizes(len(experiment.runs), size)
-        if crew.index == 0:
+        if processes.index == 0:
             with writing(folder):
                 if initial is not None:
                     save_parameters(folder, initial)
                 write_json(folder / CONFIG, describe(session) | {PARTS: sizes})
-        return train_parts(cut_parts(experiment, sizes, folder), folder, console, crew, references, log, initial)
+        return train_parts(cut_parts(experiment, sizes, folder), folder, console, processes, references, log, initial)
 
 
 @contextmanager
-def owning(folder: Path, console: Console, crew: Crew, hold: Callable[[Path], AbstractContextManager[Hold]]) -> Iterator[None]:
-    """Within it, `folder` belongs to this process or crew; raises FolderError if it belongs to somebody else."""
-    if crew.holds:
+def owning(
+    folder: Path, console: Console, processes: Processes, hold: Callable[[Path], AbstractContextManager[Hold]]
+) -> Iterator[None]:
+    """Within it, `folder` belongs to these processes; raises FolderError if it belongs to others."""
+    if processes.holds:
         yield
         return
     with hold(folder) as held:
@@ -151,23 +156,29 @@ def owning(folder: Path, console: Console, crew: Crew, hold: Callable[[Path], Ab
         yield
 
 
-def resume(folder: Path, console: Console, crew: Crew = ALONE, episodes: int | None = None) -> int | None:
+def resume(
+    folder: Path,
+    console: Console,
+    processes: Processes = ALONE,
+    episodes: int | None = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
+) -> int | None:
     """Goes on with the experiment of a folder; as `start`, and raises CheckpointError if there is nothing to go on from.
 
-    `episodes` is another length for its runs.
+    `episodes` is another length for its runs. `given` holds the environment or the algorithm where they were objects.
     """
-    experiment = read_experiment(folder)
-    with owning(folder, console, crew, hold_folder):
+    experiment = dataclasses.replace(read_experiment(folder), **given)
+    with owning(folder, console, processes, hold_folder):
         if episodes is None:
-            return go_on(experiment, folder, console, crew)
+            return go_on(experiment, folder, console, processes)
         longer = extend(folder, experiment, episodes, console)
         if longer == experiment and is_finished(folder):
             say(console, f"{folder} has been trained for {episodes:,} episodes: there is nothing to do.")
             return None
-        return go_on(longer, folder, console, crew)
+        return go_on(longer, folder, console, processes)
 
 
-def go_on(experiment: Experiment, folder: Path, console: Console, crew: Crew = ALONE) -> int | None:
+def go_on(experiment: Experiment, folder: Path, console: Console, processes: Processes = ALONE) -> int | None:
     """Trains what is left of an experiment in its folder, whose config.json may still name another length."""
     content = read_config(folder)
     references, log = read_references(content), content.get("log", [])
@@ -175,10 +186,10 @@ def go_on(experiment: Experiment, folder: Path, console: Console, crew: Crew = A
     if not parts:
         latest_checkpoint(folder / CHECKPOINTS)
         return train(prepare(experiment, folder, references, log), console, resume=True)
-    if crew.index == 0 and experiment != read_experiment(folder):
+    if processes.index == 0 and experiment.training != read_experiment(folder).training:
         with writing(folder):
             record_length(folder, experiment, build(experiment).schedule)
-    return train_parts(parts, folder, console, crew, references, log, saved_parameters(folder))
+    return train_parts(parts, folder, console, processes, references, log, saved_parameters(folder))
 
 
 def parts_of(folder: Path, experiment: Experiment) -> list[tuple[Experiment, Path]]:
@@ -205,18 +216,18 @@ def extend(folder: Path, experiment: Experiment, episodes: int, console: Console
     """
     longer = with_episodes(experiment, episodes)
     built = prepare(longer, folder, {}).built
-    limit, rounds = built.env.spec.episode_limit, built.schedule.total_rounds
-    if rounds == make_schedule(experiment.training, limit, built.algorithm.data).total_rounds:
+    limit, iterations = built.env.spec.episode_limit, built.schedule.total_iterations
+    if iterations == make_schedule(experiment.training, limit, built.algorithm.data).total_iterations:
         return experiment
     parts = parts_of(folder, longer)
     if not parts:
         latest_checkpoint(folder / CHECKPOINTS)
         parts = [(longer, folder)]
     done = read_done([where for _, where in parts])
-    if len(done) == len(parts) and all(each.broken for each in done):
+    if len(done) == len(parts) and all(each.halted for each in done):
         raise OptionError(f"--episodes {episodes} is not valid: all runs of {folder} have stopped, {METRICS} says where.")
-    most = max((each.rounds for each in done), default=0)
-    if rounds <= most:
+    most = max((each.iterations for each in done), default=0)
+    if iterations <= most:
         number = built.schedule.env_steps(most) // limit
         raise OptionError(f"--episodes {episodes} is not valid: {folder} has done {number:,} episodes already, give more.")
     largest = max((part for part, _ in parts), key=lambda part: len(part.runs))
@@ -231,7 +242,7 @@ def outcome(built: Built, done: Sequence[Done]) -> str:
     """A sentence on what runs of another length will end as."""
     if isinstance(built.env, HostEnvironment):
         return "Environments outside JAX begin new episodes, so this does not repeat a run of that length."
-    if any(each.evaluated == each.rounds and each.rounds % built.schedule.evaluation_rounds for each in done):
+    if any(each.evaluated == each.iterations and each.iterations % built.schedule.evaluation_iterations for each in done):
         return (
             "Training repeats a run of that length, but the evaluation at the earlier end stays as a row of its own: "
             "its checkpoint was written by an earlier version."
@@ -243,7 +254,7 @@ def train_parts(
     parts: Sequence[tuple[Experiment, Path]],
     folder: Path,
     console: Console,
-    crew: Crew,
+    processes: Processes,
     references: Mapping[str, Reference],
     log: Sequence[str] = (),
     initial: Parameters | None = None,
@@ -251,25 +262,25 @@ def train_parts(
     """Trains this process's parts, one after another, and puts all together once they are done."""
     ends = list(itertools.accumulate(len(part.runs) for part, _ in parts))
     for number, ((part, where), end) in enumerate(zip(parts, ends, strict=True)):
-        if number % crew.count == crew.index:
+        if number % processes.count == processes.index:
             own = initial and initial.part(end - len(part.runs), end)
             try:
                 stopped = start_or_resume(part, where, console, references, log, own)
-            except BreakdownError as error:  # the runs of other parts go on
+            except NonFiniteError as error:  # the runs of other parts go on
                 say(console, f"{where}: {error}")
                 continue
             if stopped is not None:
                 return stopped
-    stopped = crew.wait()
+    stopped = processes.wait()
     if stopped is not None:
         return stopped
-    if crew.index == 0:
+    if processes.index == 0:
         folders = [where for _, where in parts]
         if not all(is_finished(where) for where in folders):
             raise FolderError(f"{folder} is not complete, a process stopped early: go on with --resume {quoted(folder)}.")
         merge_folders(folders, folder, {name: value for name, value in read_config(folder).items() if name in OF_ALL_PARTS})
-        if all(read_record(latest_checkpoint(folder / CHECKPOINTS))["breakdowns"]):
-            raise BreakdownError(f"All runs have stopped: {folder / METRICS} says where.")
+        if all(read_record(latest_checkpoint(folder / CHECKPOINTS))["halts"]):
+            raise NonFiniteError(f"All runs have stopped: {folder / METRICS} says where.")
     return None
 
 
@@ -289,6 +300,12 @@ def start_or_resume(
             return go_on(experiment, folder, console)
     clear_folder(folder)
     return start(experiment, folder, console, references=references, log=log, initial=initial)
+
+
+def default_folder(experiment: Experiment) -> Path:
+    """A folder nobody has used."""
+    name = re.sub(r"[^\w.]+", "-", f"{experiment.env_name}-{experiment.algo_name}").strip("-")
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def prepare(experiment: Experiment, folder: Path, references: Mapping[str, Reference], log: Sequence[str] = ()) -> Session:
@@ -316,13 +333,15 @@ def refusing(experiment: Experiment) -> Iterator[None]:
         options = {**experiment.env_options, **experiment.algo_options}
         if not options:
             raise
-        sentence = f"{experiment.algo} cannot be built on {experiment.env} with {options}: {str(error).splitlines()[0]}."
+        sentence = (
+            f"{experiment.algo_name} cannot be built on {experiment.env_name} with {options}: {str(error).splitlines()[0]}."
+        )
         raise OptionError(sentence) from error
 
 
-def part_size(session: Session, plan: MemoryPlan, crew: Crew) -> int:
+def part_size(session: Session, plan: MemoryPlan, processes: Processes) -> int:
     """How many runs are trained side by side: a process's share, or as many of it as fit into memory."""
-    share = math.ceil(len(session.experiment.runs) / crew.count)
+    share = math.ceil(len(session.experiment.runs) / processes.count)
     capacity = session.built.schedule.capacity if session.built.algorithm.data == "replay" else 0
     try:
         fitting = runs_that_fit(plan, capacity, available_bytes(session.runs.sharding.device_set))
@@ -331,27 +350,27 @@ def part_size(session: Session, plan: MemoryPlan, crew: Crew) -> int:
     return max(size for size in range(1, share + 1) if size == 1 or padded_runs(size) <= fitting)
 
 
-def announce(session: Session, plan: MemoryPlan, size: int, crew: Crew, console: Console, quick: bool) -> None:
+def announce(session: Session, plan: MemoryPlan, size: int, processes: Processes, console: Console, quick: bool) -> None:
     """Says what will happen."""
     experiment, built = session.experiment, session.built
     schedule, spec, device = built.schedule, built.env.spec, jax.local_devices()[0]
     used, waves = session.runs.sharding.num_devices, len(even_sizes(len(experiment.runs), size))
-    rounds = schedule.total_rounds
+    iterations = schedule.total_iterations
     seeds = sorted({run["seed"] for run in experiment.runs})
     lines = [
-        f"{experiment.algo} on {experiment.env}: {spec.num_agents} agents, episodes of {spec.episode_limit} steps",
+        f"{experiment.algo_name} on {experiment.env_name}: {spec.num_agents} agents, episodes of {spec.episode_limit} steps",
         f"Runs      {len(experiment.runs)}, seeds {', '.join(map(str, seeds))}",
-        f"Each      {experiment.training.episodes:,} episodes, {schedule.env_steps(rounds):,} environment steps, "
-        f"{schedule.num_updates(rounds):,} updates",
+        f"Each      {experiment.training.episodes:,} episodes, {schedule.env_steps(iterations):,} environment steps, "
+        f"{schedule.num_updates(iterations):,} updates",
         f"Device    {device.device_kind} ({device.platform}), {used} of {jax.local_device_count()}",
         f"Memory    {plan}",
         f"Folder    {session.folder}",
-        f"Stop with Ctrl-C; go on with: python experiments/run.py --resume {quoted(session.folder)}",
+        f"Stop with Ctrl-C; go on with: mamt train --resume {quoted(session.folder)}",
     ]
     if session.initial is not None:
         lines[4:4] = from_where(session.initial)
-    if crew.count > 1:
-        lines.insert(2, f"Process   {crew.index} of {crew.count}, {waves} shares of up to {size} runs")
+    if processes.count > 1:
+        lines.insert(2, f"Process   {processes.index} of {processes.count}, {waves} shares of up to {size} runs")
     elif waves > 1:
         lines.insert(2, f"Waves     {waves} of up to {size} runs, since not all fit into memory at once")
     if quick:

@@ -17,7 +17,7 @@ from mamt_jax.training.interrupt import deferred_signals
 from mamt_jax.training.loggers import LOGGERS, Logger
 from mamt_jax.training.memory import explaining_exhaustion
 from mamt_jax.training.metrics import STOPPED, make_rows
-from mamt_jax.training.nan_guard import BreakdownError, Broken, describe_breakdown, read_breakdowns, stopped_at
+from mamt_jax.training.nan_guard import HaltedAt, NonFiniteError, describe_halt, read_halts, stopped_at
 from mamt_jax.training.saving import finish, hold_best, keep_best, log_rows, restore, save_or_warn, write_rows
 from mamt_jax.training.session import Counters, Session, plan_memory
 from mamt_jax.training.vectorized import RunState
@@ -45,10 +45,10 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         None when training is over, else the number of the signal that stopped it.
 
     Raises:
-        BreakdownError: all runs broke; there is nothing left to train.
+        NonFiniteError: all runs halted; there is nothing left to train.
         CheckpointError: there is no checkpoint to resume from that can be used.
         FolderError: the folder cannot be written at the end, or at the start of what is resumed.
-        HostError: an environment outside JAX broke.
+        HostError: an environment outside JAX halted.
         OutOfMemoryError: memory ran out, on a device or on the host.
     """
     schedule, training = session.built.schedule, session.experiment.training
@@ -62,10 +62,10 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         display = stack.enter_context(Display(console, training.episodes))
         began = time.monotonic()
         states, counters = restore(session, display) if resume else begin(session, display)
-        say_broken(session, counters.breakdowns, display)
+        say_halted(session, counters.halts, display)
         session = session._replace(loggers=open_loggers(session, stack))
         started = began - counters.wall_seconds
-        going = counters.rounds < schedule.total_rounds
+        going = counters.iterations < schedule.total_iterations
         evaluate = compile_program(display, "evaluation", session.runs.evaluate, session.configs, states, 0, effort=1)
         advance = session.runs.advance
         if going:
@@ -77,24 +77,24 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         if not resume:
             counters = save_or_warn(session, states, counters, display)
         if going:
-            programs, states = Programs(evaluate, advance), session.runs.begin(states, counters.rounds)
+            programs, states = Programs(evaluate, advance), session.runs.begin(states, counters.iterations)
             states, counters = work(session, programs, states, counters, display, started, stopped)
         finish(session, states, counters, display)
-    if all(counters.breakdowns):
-        raise BreakdownError(f"All runs have stopped. {' '.join(sentences(session, counters.breakdowns))}")
+    if all(counters.halts):
+        raise NonFiniteError(f"All runs have stopped. {' '.join(sentences(session, counters.halts))}")
     return stopped()
 
 
-def sentences(session: Session, breakdowns: Iterable[Broken | None]) -> list[str]:
-    """One for each run that broke."""
-    runs = enumerate(zip(session.experiment.runs, breakdowns, strict=True))
+def sentences(session: Session, halts: Iterable[HaltedAt | None]) -> list[str]:
+    """One for each run that halted."""
+    runs = enumerate(zip(session.experiment.runs, halts, strict=True))
     schedule = session.built.schedule
-    return [describe_breakdown(number, run["seed"], broken, schedule) for number, (run, broken) in runs if broken]
+    return [describe_halt(number, run["seed"], halted, schedule) for number, (run, halted) in runs if halted]
 
 
-def say_broken(session: Session, breakdowns: Iterable[Broken | None], display: Display) -> None:
+def say_halted(session: Session, halts: Iterable[HaltedAt | None], display: Display) -> None:
     """Shows the sentences."""
-    for sentence in sentences(session, breakdowns):
+    for sentence in sentences(session, halts):
         display.note(sentence)
 
 
@@ -114,7 +114,7 @@ def begin(session: Session, display: Display) -> tuple[RunState, Counters]:
     if session.initial is not None:
         learner_state = begin_from(session.initial, states.learner_state, num_runs)
         states = dataclasses.replace(states, learner_state=jax.device_put(learner_state, session.runs.sharding))
-    return states, Counters(rounds=0, episodes=(0,) * num_runs, wall_seconds=0.0, breakdowns=(None,) * num_runs)
+    return states, Counters(iterations=0, episodes=(0,) * num_runs, wall_seconds=0.0, halts=(None,) * num_runs)
 
 
 def work(
@@ -126,22 +126,22 @@ def work(
     started: float,
     stopped: Callable[[], int | None],
 ) -> tuple[RunState, Counters]:
-    """Slice after slice until the last round or a signal; no further where all runs have broken, which counts as the end.
+    """Slice after slice until the last iteration or a signal; no further where all runs have halted, which counts as the end.
 
     `started` is the clock's reading at wall second 0.
     """
     schedule, training = session.built.schedule, session.experiment.training
-    seconds_per_round, saved = None, time.monotonic()
-    while counters.rounds < schedule.total_rounds and not stopped():
+    seconds_per_iteration, saved = None, time.monotonic()
+    while counters.iterations < schedule.total_iterations and not stopped():
         began = time.monotonic()
-        count = slice_rounds(session, counters.rounds, seconds_per_round)
-        states = jax.block_until_ready(programs.advance(session.configs, states, counters.rounds, count))
-        if counters.rounds >= schedule.warmup_rounds:
-            seconds_per_round = (time.monotonic() - began) / count
-            show_pace(session, display, counters.rounds + count, seconds_per_round)
-        counters = counters._replace(rounds=counters.rounds + count, wall_seconds=time.monotonic() - started)
+        count = slice_iterations(session, counters.iterations, seconds_per_iteration)
+        states = jax.block_until_ready(programs.advance(session.configs, states, counters.iterations, count))
+        if counters.iterations >= schedule.warmup_iterations:
+            seconds_per_iteration = (time.monotonic() - began) / count
+            show_pace(session, display, counters.iterations + count, seconds_per_iteration)
+        counters = counters._replace(iterations=counters.iterations + count, wall_seconds=time.monotonic() - started)
         counters = look_after(session, states, counters, display)
-        if is_evaluation(session, counters.rounds):
+        if is_evaluation(session, counters.iterations):
             states, counters = report(session, programs.evaluate, states, counters, display)
         if time.monotonic() - saved >= 60 * training.checkpoint_minutes:
             counters = save_or_warn(session, states, counters, display)
@@ -150,41 +150,44 @@ def work(
 
 
 def look_after(session: Session, states: RunState, counters: Counters, display: Display) -> Counters:
-    """Says which runs have broken since the last time; where all have, training is over."""
-    breakdowns = read_breakdowns(states.breakdown, len(session.experiment.runs))
-    new = [None if before else broken for before, broken in zip(counters.breakdowns, breakdowns, strict=True)]
-    say_broken(session, new, display)
-    rounds = session.built.schedule.total_rounds if all(breakdowns) else counters.rounds
-    return counters._replace(rounds=rounds, breakdowns=breakdowns)
+    """Says which runs have halted since the last time; where all have, training is over."""
+    halts = read_halts(states.halt, len(session.experiment.runs))
+    new = [None if before else halted for before, halted in zip(counters.halts, halts, strict=True)]
+    say_halted(session, new, display)
+    iterations = session.built.schedule.total_iterations if all(halts) else counters.iterations
+    return counters._replace(iterations=iterations, halts=halts)
 
 
-def is_evaluation(session: Session, rounds: int) -> bool:
-    """Whether an evaluation is due after `rounds`."""
+def is_evaluation(session: Session, iterations: int) -> bool:
+    """Whether an evaluation is due after `iterations`."""
     schedule = session.built.schedule
-    return rounds % schedule.evaluation_rounds == 0 or rounds == schedule.total_rounds
+    return iterations % schedule.evaluation_iterations == 0 or iterations == schedule.total_iterations
 
 
 def ends_interval(session: Session, counters: Counters) -> bool:
-    """Whether a run of any length is evaluated here, and not only one that ends here, or whose runs have all broken."""
-    return counters.rounds % session.built.schedule.evaluation_rounds == 0 and not all(counters.breakdowns)
+    """Whether a run of any length is evaluated here, and not only one that ends here, or whose runs have all halted."""
+    return counters.iterations % session.built.schedule.evaluation_iterations == 0 and not all(counters.halts)
 
 
-def slice_rounds(session: Session, rounds: int, seconds_per_round: float | None) -> int:
-    """How many rounds to do at once: never past the end of warm-up or the next evaluation."""
+def slice_iterations(session: Session, iterations: int, seconds_per_iteration: float | None) -> int:
+    """How many iterations to do at once: never past the end of warm-up or the next evaluation."""
     schedule = session.built.schedule
-    wanted = 1 if seconds_per_round is None else max(1, int(SLICE_SECONDS / seconds_per_round))
-    if rounds < schedule.warmup_rounds:
-        wanted = schedule.warmup_rounds - rounds
-    to_evaluation = schedule.evaluation_rounds - rounds % schedule.evaluation_rounds
-    return min(wanted, to_evaluation, schedule.total_rounds - rounds)
+    wanted = 1 if seconds_per_iteration is None else max(1, int(SLICE_SECONDS / seconds_per_iteration))
+    if iterations < schedule.warmup_iterations:
+        wanted = schedule.warmup_iterations - iterations
+    to_evaluation = schedule.evaluation_iterations - iterations % schedule.evaluation_iterations
+    return min(wanted, to_evaluation, schedule.total_iterations - iterations)
 
 
-def show_pace(session: Session, display: Display, rounds: int, seconds_per_round: float) -> None:
+def show_pace(session: Session, display: Display, iterations: int, seconds_per_iteration: float) -> None:
     """Tells the display how far training is and how fast it goes."""
     schedule, num_runs = session.built.schedule, len(session.experiment.runs)
-    episodes = session.experiment.training.episodes * rounds // schedule.total_rounds
+    left = schedule.total_iterations - iterations
+    episodes = session.experiment.training.episodes * iterations // schedule.total_iterations
     display.advanced(
-        episodes, schedule.updates * num_runs / seconds_per_round, seconds_per_round * (schedule.total_rounds - rounds)
+        episodes,
+        schedule.updates * num_runs / seconds_per_iteration,
+        seconds_per_iteration * left,
     )
 
 
@@ -195,11 +198,11 @@ def report(
 
     Where training ends within an interval, its sums and counters stay as they are: a longer run goes on with them.
     """
-    rounds, interval = counters.rounds, counters
+    iterations, interval = counters.iterations, counters
     finished = np.asarray(states.sums.episodes.episodes)[: len(session.experiment.runs)]
     counters = counters._replace(episodes=tuple(int(a + b) for a, b in zip(counters.episodes, finished, strict=True)))
     heads = [row_head(session, counters, run) for run in range(len(finished))]
-    rows = make_rows(heads, evaluate(session.configs, states, rounds), states.sums)
+    rows = make_rows(heads, evaluate(session.configs, states, iterations), states.sums)
     log_rows(session, rows, display)
     interval_over = ends_interval(session, counters)
     if not interval_over:
@@ -209,20 +212,20 @@ def report(
     counters = write_rows(session, counters._replace(unwritten=(*counters.unwritten, *rows)), display)
     if not interval_over:
         return states, counters._replace(episodes=interval.episodes)
-    return session.runs.reset_sums(states), counters._replace(evaluated=rounds)
+    return session.runs.reset_sums(states), counters._replace(evaluated=iterations)
 
 
 def row_head(session: Session, counters: Counters, run: int) -> dict[str, Any]:
     """How a run's row of metrics.jsonl begins."""
-    schedule, broken = session.built.schedule, counters.breakdowns[run]
+    schedule, halted = session.built.schedule, counters.halts[run]
     return {
         "run": run,
         "seed": session.experiment.runs[run]["seed"],
-        "env_steps": schedule.env_steps(counters.rounds),
+        "env_steps": schedule.env_steps(counters.iterations),
         "episodes": counters.episodes[run],
-        "updates": schedule.num_updates(broken.round if broken else counters.rounds),
+        "updates": schedule.num_updates(halted.iteration if halted else counters.iterations),
         "wall_seconds": round(counters.wall_seconds, 3),
-        **({STOPPED: stopped_at(broken, schedule)} if broken else {}),
+        **({STOPPED: stopped_at(halted, schedule)} if halted else {}),
     }
 
 

@@ -21,7 +21,7 @@ class MemoryPlan(NamedTuple):
         replay: one run's replay memory.
         learner: one run's networks and optimisers.
         environments: one run's environments, in training and in evaluation.
-        rollout: what one run's environments show in a round, before it is learnt from.
+        rollout: what one run's environments show in an iteration, before it is learnt from.
         update: what an update of one run takes while it lasts.
         num_runs: how many runs there are.
     """

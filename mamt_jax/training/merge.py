@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mamt_jax.training.best import merge_best
-from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, merge_checkpoints
+from mamt_jax.training.checkpoint import CheckpointError, iterations_of, latest_checkpoint, merge_checkpoints
 from mamt_jax.training.experiment import Experiment, experiment_from_json, experiment_to_json
-from mamt_jax.training.learning_curve import draw_learning_curve
-from mamt_jax.training.references import read_references
+from mamt_jax.training.metrics import plot_learning_curve
 from mamt_jax.training.run_folder import (
     BEST,
     CHECKPOINTS,
@@ -66,8 +65,8 @@ def is_finished(folder: Path) -> bool:
     """Whether the runs in `folder` came to their end; a folder without runs or checkpoint has not."""
     if not (folder / CONFIG).exists() or not any((folder / CHECKPOINTS).glob("*.npz")):
         return False
-    rounds = int(latest_checkpoint(folder / CHECKPOINTS).stem.removeprefix("round_"))
-    return rounds == read_config(folder).get("schedule", {}).get("total_rounds")
+    iterations = iterations_of(latest_checkpoint(folder / CHECKPOINTS))
+    return iterations == read_config(folder).get("schedule", {}).get("total_iterations")
 
 
 def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | None = None) -> None:
@@ -109,8 +108,7 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
             merge_best([folder / BEST for folder in folders], out / BEST)
         replace_rows(out / METRICS, rows)
         write_json(out / CONFIG, content)
-        title = f"{configs[0]['spec']['name']} · {whole.algo}"
-        draw_learning_curve(out / CURVE, title, rows, whole.labels, read_references(configs[0]))
+        plot_learning_curve(out, out / CURVE)
 
 
 def same_origin(records: Sequence[Mapping[str, Any] | None]) -> bool:

@@ -1,4 +1,4 @@
-"""A trained policy and its spec from a run's folder, without its environment."""
+"""Trained policies, without their environment: from a run's folder, from the package, and as a file for plain JAX."""
 
 import warnings
 from collections.abc import Callable
@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import registry as algorithms
+from mamt_jax.algorithms.base import Algorithm
+from mamt_jax.options import OptionError, suggest
 from mamt_jax.training.best import policy_leaves, policy_part
 from mamt_jax.training.checkpoint import list_checkpoints, load_checkpoint, newest_usable
 from mamt_jax.training.experiment import Experiment, experiment_from_json, make_configs
 from mamt_jax.training.run_folder import BEST, CHECKPOINTS, CONFIG, FolderError, read_config, spec_from_json
 from mamt_jax.training.vectorized import run_keys, stack_configs
-from mamt_jax.types import LearnerState
+from mamt_jax.types import Config, LearnerState
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 Policy = Callable[..., jax.Array]
 Which = Literal["latest", "best"]
@@ -31,7 +37,7 @@ def load_policy(folder: str | Path, run: int = 0, which: Which = "latest") -> Po
     """The policies of all agents from a run's folder.
 
     Args:
-        folder: the folder of a run of experiments/run.py.
+        folder: the folder of a run.
         run: which of its runs, as metrics.jsonl numbers them.
         which: as they were at the latest checkpoint, or at the evaluation with the highest greedy return so far.
 
@@ -58,7 +64,11 @@ def load_policy(folder: str | Path, run: int = 0, which: Which = "latest") -> Po
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), shapes)
     part = policy_part(shapes, policy_leaves(algorithm, spec, configs[run], one))
     (learner_states,) = _load(folder, which, _Learner(part))
-    config, learner_state = configs[run], jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[run]), learner_states)
+    return make_policy(algorithm, configs[run], jax.tree.map(lambda leaf: jnp.asarray(leaf[run]), learner_states), spec)
+
+
+def make_policy(algorithm: Algorithm, config: Config, learner_state: LearnerState, spec: EnvSpec) -> Policy:
+    """The policies of a learner state as one function; see `load_policy`."""
 
     @jax.jit
     def choose(observation: jax.Array, key: jax.Array | None, *masks: jax.Array) -> jax.Array:
@@ -154,3 +164,47 @@ def _read(folder: Path) -> tuple[Experiment, EnvSpec]:
         return experiment_from_json(content["experiment"]), spec_from_json(content["spec"])
     except (KeyError, TypeError, ValueError) as error:
         raise FolderError(f"{folder / CONFIG} cannot be used ({error}): restore it.") from error
+
+
+def pretrained_names() -> list[str]:
+    """The trained policies that come with the package, each "environment/algorithm"."""
+    return sorted(path.parent.relative_to(PRETRAINED).as_posix() for path in PRETRAINED.glob(f"*/*/{CONFIG}"))
+
+
+def pretrained_folder(name: str, option: str = "--pretrained ") -> Path:
+    """The folder of a policy that comes with the package; raises OptionError if there is none for that option."""
+    names = pretrained_names()
+    if name not in names:
+        raise OptionError(f"{option}{name} is not there: {suggest(name, names)}there are {', '.join(names)}.")
+    return PRETRAINED / name
+
+
+def export_policy(folder: str | Path, run: int = 0, which: Which = "latest", sample: bool = False) -> bytes:
+    """A policy of a run's folder with its weights, serialised by `jax.export`.
+
+    `jax.export.deserialize(content).call` takes a float32 observation (B, n, d) of any batch size B, zero-padded to the widest
+    agent, and gives actions (B, n) int32 or (B, n, k) float32. Where the environment masks actions, a mask (B, n, A) bool
+    follows the observation. It runs on CPUs, GPUs and TPUs.
+
+    Args:
+        folder: the folder of a run.
+        run: which of its runs, as metrics.jsonl numbers them.
+        which: the latest policy or the best one, as `load_policy` has it.
+        sample: whether actions are drawn instead of being each policy's mode: `call` then takes a seed last, a uint32 scalar.
+
+    Raises:
+        FolderError: if it is no such folder, or has no such run or no such policy.
+        CheckpointError: if there is no checkpoint, or it is damaged.
+    """
+    policy, spec = load_policy(folder, run, which), load_spec(folder)
+    (batch,) = jax.export.symbolic_shape("batch")
+    shown = [jax.ShapeDtypeStruct((batch, spec.num_agents, spec.observation_size), jnp.float32)]
+    if spec.has_action_masks:
+        shown.append(jax.ShapeDtypeStruct((batch, spec.num_agents, spec.action_size), bool))
+    seed = [jax.ShapeDtypeStruct((), jnp.uint32)] if sample else []
+
+    def choose(observation: jax.Array, *rest: jax.Array) -> jax.Array:
+        masks, seeds = rest[: len(shown) - 1], rest[len(shown) - 1 :]
+        return policy(observation, jax.random.key(seeds[0]) if seeds else None, *masks)
+
+    return bytes(jax.export.export(jax.jit(choose), platforms=PLATFORMS)(*shown, *seed).serialize())

@@ -1,11 +1,11 @@
-"""Uniform replay on the device: whole rounds go in, transitions come out.
+"""Uniform replay on the device: whole iterations go in, transitions come out.
 
 An observation is stored once, in the narrowest type that its environment allows: what a step led to is what the next step of
 the same environment saw, and only what a time limit cut off is kept apart. A million rows of Pursuit take 1.27 GB where whole
 transitions take 9.5 GB (flashbax's item buffer); putting such a transition together again costs little: on 2 CPU cores, adding
 300 rows and sampling 12 batches of 1024 (8 agents of 13 observations) takes 2.8 to 4.2 ms a run against flashbax's 2.3 to 2.7,
-for 1 to 10 runs and up to a million rows. A round goes to a place that all runs share: under `vmap` that stays a slice updated
-in place, where a place per run would become a scatter.
+for 1 to 10 runs and up to a million rows. An iteration goes to a place that all runs share: under `vmap` that stays a slice
+updated in place, where a place per run would become a scatter.
 """
 
 import math
@@ -23,7 +23,7 @@ NOTHING, FOLLOWING = -1, 0
 
 
 class Storage(NamedTuple):
-    """What is stored: R rounds of T steps of E environments.
+    """What is stored: R iterations of T steps of E environments.
 
     Attributes:
         observation: (R, T, E, n, d).
@@ -31,7 +31,7 @@ class Storage(NamedTuple):
         reward: (R, T, E, n).
         terminated: (R, T, E, n).
         successor: (R, T, E) int8, what the step led to: `FOLLOWING`, what the next step saw; k > 0, the k-th of its
-            environment's final observations in that round; `NOTHING`, no step at all.
+            environment's final observations in that iteration; `NOTHING`, no step at all.
         final_observation: (R, K, E, n, d), where time limits cut episodes.
         active: (R, T, E, n); None in environments whose agents end together.
         action_mask: (R, T, E, n, A), stored as observations are; None in environments without action masks.
@@ -54,10 +54,10 @@ class Replay(NamedTuple):
 
     Attributes:
         init: () -> empty storage.
-        add: (storage, transitions (T, E, ...), truncated (T, E), rounds () int32 added before) -> storage; the oldest round
-            goes first.
-        sample: (storage, key, observation (E, n, d) where the latest round ended, rounds () int32 added so far, action mask
-            (E, n, A) there where there are any) -> a batch of transitions drawn uniformly with replacement. The
+        add: (storage, transitions (T, E, ...), truncated (T, E), iterations () int32 added before) -> storage; it replaces the
+            oldest iteration.
+        sample: (storage, key, observation (E, n, d) where the latest iteration ended, iterations () int32 added so far, action
+            mask (E, n, A) there where there are any) -> a batch of transitions drawn uniformly with replacement. The
             `next_observation` of a step that ended an episode by termination is zero: nothing may bootstrap from it.
     """
 
@@ -67,19 +67,19 @@ class Replay(NamedTuple):
 
 
 def most_truncations(num_steps: int, episode_limit: int) -> int:
-    """How often an environment can be truncated within a round."""
+    """How often an environment can be truncated within an iteration."""
     return math.ceil(num_steps / episode_limit)
 
 
 def uniform_replay(
-    spec: EnvSpec, num_rounds: int, num_steps: int, num_envs: int, batch_size: int, num_finals: int | None = None
+    spec: EnvSpec, num_iterations: int, num_steps: int, num_envs: int, batch_size: int, num_finals: int | None = None
 ) -> Replay:
-    """A ring of `num_rounds` rounds of `num_steps` steps of `num_envs` environments.
+    """A ring of `num_iterations` iterations of `num_steps` steps of `num_envs` environments.
 
     `num_finals` is K of `Storage`; by default what `most_truncations` says.
     """
     num_finals = num_finals or most_truncations(num_steps, spec.episode_limit)
-    steps, seen = (num_rounds, num_steps, num_envs, spec.num_agents), (spec.num_agents, spec.observation_size)
+    steps, seen = (num_iterations, num_steps, num_envs, spec.num_agents), (spec.num_agents, spec.observation_size)
     allowed = (spec.num_agents, spec.action_size)
     narrow_action = jnp.int8 if spec.discrete and spec.action_size <= 127 else jnp.int32 if spec.discrete else jnp.float32
 
@@ -90,13 +90,15 @@ def uniform_replay(
             reward=jnp.zeros(steps, jnp.float32),
             terminated=jnp.zeros(steps, bool),
             successor=jnp.zeros(steps[:-1], jnp.int8),
-            final_observation=jnp.zeros((num_rounds, num_finals, num_envs, *seen), spec.observation_dtype),
+            final_observation=jnp.zeros((num_iterations, num_finals, num_envs, *seen), spec.observation_dtype),
             active=None if spec.ends_together else jnp.zeros(steps, bool),
             action_mask=jnp.zeros((*steps, spec.action_size), bool) if spec.has_action_masks else None,
-            final_action_mask=jnp.zeros((num_rounds, num_finals, num_envs, *allowed), bool) if spec.has_action_masks else None,
+            final_action_mask=jnp.zeros((num_iterations, num_finals, num_envs, *allowed), bool)
+            if spec.has_action_masks
+            else None,
         )
 
-    def add(storage: Storage, transitions: Transition, truncated: jax.Array, rounds: jax.Array) -> Storage:
+    def add(storage: Storage, transitions: Transition, truncated: jax.Array, iterations: jax.Array) -> Storage:
         chex.assert_shape(truncated, (num_steps, num_envs))
         number = jnp.cumsum(truncated, 0)
         successor = jnp.where(truncated, number, jnp.where(transitions.terminated.all(-1), NOTHING, FOLLOWING))
@@ -116,19 +118,19 @@ def uniform_replay(
         )
 
         def write(old: jax.Array, new: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_update_index_in_dim(old, new.astype(old.dtype), rounds % num_rounds, 0)
+            return jax.lax.dynamic_update_index_in_dim(old, new.astype(old.dtype), iterations % num_iterations, 0)
 
         return jax.tree.map(write, storage, new)
 
     def sample(
-        storage: Storage, key: jax.Array, observation: jax.Array, rounds: jax.Array, action_mask: jax.Array | None = None
+        storage: Storage, key: jax.Array, observation: jax.Array, iterations: jax.Array, action_mask: jax.Array | None = None
     ) -> Transition:
         chex.assert_shape(observation, (num_envs, *seen))
-        index = jax.random.randint(key, (batch_size,), 0, jnp.minimum(rounds, num_rounds) * num_steps * num_envs)
+        index = jax.random.randint(key, (batch_size,), 0, jnp.minimum(iterations, num_iterations) * num_steps * num_envs)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), storage)
         step, env = jnp.divmod(index, num_envs)
-        next_step = (step + 1) % (num_rounds * num_steps)
-        is_latest = next_step == rounds * num_steps % (num_rounds * num_steps)
+        next_step = (step + 1) % (num_iterations * num_steps)
+        is_latest = next_step == iterations * num_steps % (num_iterations * num_steps)
         successor = flat.successor[index].astype(jnp.int32)
         final_step = step // num_steps * num_finals + jnp.maximum(successor - 1, 0)
 

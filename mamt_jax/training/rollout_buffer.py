@@ -8,10 +8,10 @@ from mamt_jax.training.replay import Replay
 from mamt_jax.types import Trajectory, Transition
 
 
-def latest_rollout(spec: EnvSpec, num_steps: int, num_envs: int) -> Replay:
-    """A memory of one round of `num_steps` steps of `num_envs` environments, from which `sample` gives the `Trajectory`.
+def rollout_buffer(spec: EnvSpec, num_steps: int, num_envs: int) -> Replay:
+    """A memory of one iteration of `num_steps` steps of `num_envs` environments, from which `sample` gives the `Trajectory`.
 
-    Its leaves have a leading axis of one round, as those of a replay memory have one of many.
+    Its leaves have a leading axis of one iteration, as those of a replay memory have one of many.
     """
     steps = (1, num_steps, num_envs, spec.num_agents)
     observation = (*steps, spec.observation_size)
@@ -29,13 +29,15 @@ def latest_rollout(spec: EnvSpec, num_steps: int, num_envs: int) -> Replay:
         )
         return Trajectory(transitions, jnp.zeros(steps[:-1], bool))
 
-    def add(storage: Trajectory, transitions: Transition, truncated: jax.Array, rounds: jax.Array) -> Trajectory:
-        del rounds
+    def add(storage: Trajectory, transitions: Transition, truncated: jax.Array, iterations: jax.Array) -> Trajectory:
+        del iterations
         latest = Trajectory(transitions, truncated)
         return jax.tree.map(lambda new, old: new[None].astype(old.dtype), latest, storage)
 
-    def sample(storage: Trajectory, key: jax.Array, observation: jax.Array, rounds: jax.Array, *masks: jax.Array) -> Trajectory:
-        del key, observation, rounds, masks
+    def sample(
+        storage: Trajectory, key: jax.Array, observation: jax.Array, iterations: jax.Array, *masks: jax.Array
+    ) -> Trajectory:
+        del key, observation, iterations, masks
         return jax.tree.map(lambda leaf: leaf[0], storage)
 
     return Replay(init, add, sample)

@@ -24,6 +24,11 @@ _UNFINISHED = "unfinished.tmp"
 _NATIVE = ("native_action_spaces", "native_observation_spaces")
 OURS = (CONFIG, METRICS, CHECKPOINTS, CURVE, BEST, PARTS, INITIAL, _UNFINISHED, "tensorboard", "wandb", "wandb.json")
 """All that a run writes in its folder, but for the lock."""
+_SCHEDULE_UNTIL_0_1 = {
+    "vector_steps": "rollout_length",
+    "rows": "transitions",
+    **{f"{when}_rounds": f"{when}_iterations" for when in ("replay", "warmup", "evaluation", "total")},
+}
 _PACKAGES = ("mamt_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -108,9 +113,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / CONFIG).read_text())
         if not isinstance(content, dict):
             raise ValueError("no JSON object")
+        schedule = content.get("schedule", {})
+        content["schedule"] = {_SCHEDULE_UNTIL_0_1.get(name, name): value for name, value in schedule.items()}
         return content
     except FileNotFoundError as error:
-        raise FolderError(f"{folder} is no run's folder, it has no {CONFIG}: give one that experiments/run.py made.") from error
+        raise FolderError(f"{folder} is no run's folder, it has no {CONFIG}: give one that `mamt train` made.") from error
     except (OSError, ValueError) as error:
         raise FolderError(f"{folder / CONFIG} cannot be read ({error}): restore it, or start the run again.") from error
 

@@ -13,8 +13,8 @@ from mamt_jax.training.best import describe_latest, policy_part, rounding_of, sa
 from mamt_jax.training.checkpoint import load_checkpoint, newest_usable, read_record, save_checkpoint, to_numpy
 from mamt_jax.training.console import Display
 from mamt_jax.training.extension import record_length
-from mamt_jax.training.learning_curve import draw_learning_curve
-from mamt_jax.training.nan_guard import Broken, stack_breakdowns
+from mamt_jax.training.metrics import plot_learning_curve
+from mamt_jax.training.nan_guard import HaltedAt, stack_halts
 from mamt_jax.training.run_folder import (
     BEST,
     CHECKPOINTS,
@@ -34,8 +34,8 @@ from mamt_jax.training.vectorized import RunState, pad_runs
 UNUSABLE = ".unusable"
 BEFORE_END = "best_before_end.npz"
 """Beside the checkpoints: best.npz as it was before the end of training was evaluated, where no longer run would be."""
-APART = {"replay": None, "breakdown": None}
-"""Of a state, what is not saved as it is: the filled part of the memory alone, and breakdowns in the record."""
+APART = {"replay": None, "halt": None}
+"""Of a state, what is not saved as it is: the filled part of the memory alone, and halts in the record."""
 
 
 def write_rows(session: Session, counters: Counters, display: Display) -> Counters:
@@ -86,14 +86,12 @@ def save(session: Session, states: RunState, counters: Counters) -> Counters:
     """
     append_rows(session.folder / METRICS, counters.unwritten)
     counters = counters._replace(unwritten=())
-    num_runs, filled = len(session.experiment.runs), min(counters.rounds, session.built.schedule.replay_rounds)
+    num_runs, filled = len(session.experiment.runs), min(counters.iterations, session.built.schedule.replay_iterations)
     replay = jax.tree.map(lambda leaf: np.asarray(leaf)[:num_runs, :filled], states.replay)
     rest = jax.tree.map(lambda leaf: to_numpy(leaf)[:num_runs], dataclasses.replace(states, **APART))
     record = {name: value for name, value in counters._asdict().items() if name != "unwritten"}
-    save_checkpoint(session.folder / CHECKPOINTS, counters.rounds, dataclasses.replace(rest, replay=replay), record)
-    title = f"{session.built.env.spec.name} · {session.experiment.algo}"
-    rows = read_rows(session.folder / METRICS)
-    draw_learning_curve(session.folder / CURVE, title, rows, session.experiment.labels, session.references)
+    save_checkpoint(session.folder / CHECKPOINTS, counters.iterations, dataclasses.replace(rest, replay=replay), record)
+    plot_learning_curve(session.folder, session.folder / CURVE)
     return counters
 
 
@@ -103,7 +101,7 @@ def save_or_warn(session: Session, states: RunState, counters: Counters, display
         return save(session, states, counters)
     except OSError as error:
         display.note(
-            f"{session.folder} cannot be written at round {counters.rounds} ({error.strerror}); "
+            f"{session.folder} cannot be written at iteration {counters.iterations} ({error.strerror}); "
             "what is there is untouched, training goes on."
         )
         return counters
@@ -139,9 +137,9 @@ def restore(session: Session, display: Display) -> tuple[RunState, Counters]:
             aside = other.rename(other.with_suffix(UNUSABLE))
             display.note(f"{error} It is now {aside.name}; going on from {path.name}.")
         before_end = session.folder / CHECKPOINTS / BEFORE_END
-        if counters.rounds < schedule.total_rounds and before_end.exists():
+        if counters.iterations < schedule.total_iterations and before_end.exists():
             before_end.replace(session.folder / BEST)
-        kept = counters.evaluated if counters.rounds < schedule.total_rounds else counters.rounds
+        kept = counters.evaluated if counters.iterations < schedule.total_iterations else counters.iterations
         cut_rows(session.folder / METRICS, schedule.env_steps(kept))
     return jax.device_put(pad_runs(states, len(session.keys)), session.runs.sharding), counters
 
@@ -150,11 +148,11 @@ def read_states(session: Session, path: Path) -> tuple[RunState, Counters]:
     """States, unpadded, and counters of the checkpoint at `path`; raises CheckpointError."""
     record = read_record(path)
     num_runs = len(session.experiment.runs)
-    broken = [None if pair is None else Broken(*pair) for pair in record.get("breakdowns", [None] * num_runs)]
-    rounds = record["rounds"]
-    evaluated = record.get("evaluated", rounds)
-    counters = Counters(rounds, tuple(record["episodes"]), record["wall_seconds"], tuple(broken), evaluated)
-    filled = min(counters.rounds, session.built.schedule.replay_rounds)
+    halted = [None if pair is None else HaltedAt(*pair) for pair in record.get("halts", [None] * num_runs)]
+    iterations = record["iterations"]
+    evaluated = record.get("evaluated", iterations)
+    counters = Counters(iterations, tuple(record["episodes"]), record["wall_seconds"], tuple(halted), evaluated)
+    filled = min(counters.iterations, session.built.schedule.replay_iterations)
     shapes = jax.eval_shape(session.runs.init, session.configs, session.keys)
 
     def unpadded(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -171,4 +169,4 @@ def read_states(session: Session, path: Path) -> tuple[RunState, Counters]:
     like = jax.tree.map(unpadded, dataclasses.replace(shapes, **APART))
     states, _ = load_checkpoint(path, dataclasses.replace(like, replay=jax.tree.map(shorten, shapes.replay)))
     replay = jax.tree.map(lengthen, states.replay, shapes.replay)
-    return dataclasses.replace(states, replay=replay, breakdown=stack_breakdowns(counters.breakdowns)), counters
+    return dataclasses.replace(states, replay=replay, halt=stack_halts(counters.halts)), counters

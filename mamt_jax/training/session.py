@@ -15,20 +15,11 @@ from mamt_jax.training.host_training import Played, make_host_runs, make_rollout
 from mamt_jax.training.initial import Parameters
 from mamt_jax.training.loggers import Logger
 from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
-from mamt_jax.training.nan_guard import Broken
+from mamt_jax.training.nan_guard import HaltedAt
 from mamt_jax.training.references import Reference
 from mamt_jax.training.rollout import rollout, with_episodes
-from mamt_jax.training.vectorized import (
-    Runs,
-    RunState,
-    make_replay,
-    make_runs,
-    pad_runs,
-    padded_runs,
-    run_keys,
-    sample_shape,
-    stack_configs,
-)
+from mamt_jax.training.trainer import RunState, make_replay, sample_shape
+from mamt_jax.training.vectorized import Runs, make_runs, pad_runs, padded_runs, run_keys, stack_configs
 from mamt_jax.types import Config
 
 
@@ -66,18 +57,18 @@ class Counters(NamedTuple):
     """What the host counts.
 
     Attributes:
-        rounds: rounds done, the same in all runs.
+        iterations: iterations done, the same in all runs.
         episodes: episodes finished, one number a run.
         wall_seconds: time spent, over all sessions.
-        breakdowns: where each run broke, None for one that goes on.
-        evaluated: rounds done at the evaluation from which on sums are made.
+        halts: where each run halted, None for one that goes on.
+        evaluated: iterations done at the evaluation from which on sums are made.
         unwritten: rows of metrics.jsonl for which there was no room yet.
     """
 
-    rounds: int
+    iterations: int
     episodes: tuple[int, ...]
     wall_seconds: float
-    breakdowns: tuple[Broken | None, ...]
+    halts: tuple[HaltedAt | None, ...]
     evaluated: int = 0
     unwritten: tuple[dict[str, Any], ...] = ()
 
@@ -116,14 +107,14 @@ def plan_memory(session: Session) -> MemoryPlan:
 
 
 def rollout_shape(built: Built, config: Config, state: RunState) -> Any:
-    """The shapes of all that a round of one run stacks before it learns.
+    """The shapes of all that an iteration of one run stacks before it learns.
 
     Args:
         built: the environment, the algorithm and the schedule.
         config: of one run, arrays or shapes.
         state: of one run, arrays or shapes.
     """
-    env, num_steps, act = built.env, built.schedule.vector_steps, built.algorithm.act
+    env, num_steps, act = built.env, built.schedule.rollout_length, built.algorithm.act
 
     def stacked(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((num_steps, *leaf.shape), leaf.dtype)

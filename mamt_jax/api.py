@@ -1,0 +1,244 @@
+"""What the command line does, from Python; and training as a pure function."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from envs_jax.rollout import play
+
+from envs_jax.environment import Environment, HostEnvironment
+from mamt_jax.options import Option, OptionError, read_value
+from mamt_jax.training import launch
+from mamt_jax.training.console import plain_console
+from mamt_jax.training.experiment import Algo, Env, Experiment, build
+from mamt_jax.training.initial import Source
+from mamt_jax.training.loggers import check_logger
+from mamt_jax.training.merge import read_experiment
+from mamt_jax.training.metrics import plot_learning_curve
+from mamt_jax.training.policies import Policy, Which, load_policy, make_policy, pretrained_folder
+from mamt_jax.training.run_folder import METRICS, folder_name, read_config, read_rows
+from mamt_jax.training.settings import find_settings, find_source, make_experiment
+from mamt_jax.training.trainer import make_run, make_train
+from mamt_jax.types import Config, LearnerState
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Run:
+    """Runs of training in a folder, one for each seed and hyperparameter value.
+
+    Attributes:
+        folder: where their results are.
+    """
+
+    folder: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that defines the runs, as config.json holds it."""
+        return read_config(self.folder)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dict for each evaluation and run, oldest first."""
+        return read_rows(self.folder / METRICS)
+
+    def policy(self, which: Which = "best", run: int = 0) -> Policy:
+        """The policies of all agents; see `load_policy`."""
+        return load_policy(self.folder, run, which)
+
+    def plot(self, path: str | Path | None = None) -> "Figure":
+        """The learning curve, also written to `path` if there is one; the end of its name gives the format."""
+        return plot_learning_curve(self.folder, None if path is None else Path(path))
+
+    def __repr__(self) -> str:
+        """One line: what was trained, for how long, and the latest return."""
+        experiment, rows = read_experiment(self.folder), self.metrics()
+        runs = len(experiment.runs)
+        latest = [row["eval_return"] for row in rows[-runs:] if row.get("eval_return") is not None]
+        done = f"{rows[-1]['episodes']:,} of " if rows else ""
+        earned = f", eval_return {np.mean(latest):.4g}" if latest else ""
+        return (
+            f'Run("{self.folder}": {experiment.algo_name} on {experiment.env_name}, {runs} run{"s" * (runs > 1)}, '
+            f"{done}{experiment.training.episodes:,} episodes{earned})"
+        )
+
+
+class Trainer(NamedTuple):
+    """Training as pure functions.
+
+    Attributes:
+        config: hyperparameters of the algorithm; `config.replace(epsilon=...)` changes one, also to a traced value.
+        train: (key, config) -> (learner state, metrics). It may be jitted and vmapped over both. Metrics are a dict of arrays
+            whose leading axis is that of the evaluations.
+        policy: learner state -> the policies of all agents, as `load_policy` returns them.
+    """
+
+    config: Config
+    train: Callable[[jax.Array, Config], tuple[LearnerState, dict[str, jax.Array]]]
+    policy: Callable[[LearnerState], Policy]
+
+
+def train(
+    env: Env,
+    algo: Algo = "mamt",
+    *,
+    out: str | Path | None = None,
+    seeds: int = 1,
+    preset: str = "tuned",
+    init_from: str | Path | None = None,
+    log: Sequence[str] = (),
+    **options: Any,
+) -> Run:
+    """Trains agents and keeps the results in a folder, as `mamt train` does.
+
+    Args:
+        env: an environment: its name, "package.module:Factory", a factory, or the environment itself.
+        algo: an algorithm, likewise.
+        out: folder of the results, absent or empty; by default runs/ENV-ALGO-TIME.
+        seeds: how many runs, each with a seed of its own.
+        preset: "tuned", what measured best, or "paper", Table 1 and 50,000 episodes. `options` come first.
+        init_from: folder of runs, or "pretrained/ENV/ALGO", whose parameters these begin from.
+        log: "tensorboard", "wandb": where metrics go besides.
+        **options: of training, of the environment and of the algorithm, as `mamt train --env ENV --algo ALGO --help` lists
+            them. Several values of a float of the algorithm are runs side by side.
+
+    Raises:
+        ValueError: if an option is not valid; one sentence that names it, its value and what would be right.
+        FolderError: if the folder is in use or cannot be written.
+        KeyboardInterrupt: if Ctrl-C stopped training; a checkpoint is there.
+    """
+    for name in log:
+        check_logger(name)
+    source = None if init_from is None else find_source(str(init_from))
+    experiment = _experiment(env, algo, options, preset, seeds, source)
+    folder = folder_name(str(out)) if out is not None else launch.default_folder(experiment)
+    _stop(launch.start(experiment, folder, plain_console(), log=log, initial=source), folder)
+    return Run(folder)
+
+
+def resume(folder: str | Path, *, episodes: int | None = None, env: Env | None = None, algo: Algo | None = None) -> Run:
+    """Goes on with the runs of a folder, as `mamt train --resume` does.
+
+    Args:
+        folder: of `train`.
+        episodes: another length.
+        env: the environment, where the runs were given an object and not a name.
+        algo: the algorithm, likewise.
+
+    Raises:
+        FolderError: if it is no such folder, or in use.
+        CheckpointError: if there is nothing to go on from.
+        ValueError: if `episodes` is less than the runs have done.
+        KeyboardInterrupt: if Ctrl-C stopped training; a checkpoint is there.
+    """
+    given = {name: value for name, value in (("env", env), ("algo", algo)) if value is not None}
+    folder = Path(folder)
+    _stop(launch.resume(folder, plain_console(), episodes=episodes, given=given), folder)
+    return Run(folder)
+
+
+def open_run(folder: str | Path) -> Run:
+    """The runs in a folder; raises FolderError if it holds none."""
+    read_experiment(Path(folder))
+    return Run(Path(folder))
+
+
+def make_trainer(env: Env, algo: Algo = "mamt", *, evaluations: int = 10, preset: str = "tuned", **options: Any) -> Trainer:
+    """Training as a pure function of a key and hyperparameters, which touches no disk and prints nothing.
+
+    It repeats the iteration of `train`: `jax.random.key(k)` gives the same training as seed k there, to rounding.
+
+    Args:
+        env: as in `train`; it must run in JAX.
+        algo: as in `train`.
+        evaluations: how many, evenly spaced, the last one at the end of training.
+        preset: as in `train`.
+        **options: as in `train`, with one value each.
+
+    Raises:
+        ValueError: if an option is not valid, or the environment runs outside JAX.
+    """
+    experiment = _experiment(env, algo, options, preset)
+    if len(experiment.runs) > 1:
+        raise OptionError("give one value for each option: vmap `train` over configs for several.")
+    with launch.refusing(experiment):
+        built = build(experiment)
+    if not isinstance(built.env, Environment):
+        raise OptionError(f"env {experiment.env_name!r} is not valid: it runs outside JAX, train in it with mamt_jax.train.")
+    total = built.schedule.total_iterations
+    if not 1 <= evaluations <= total:
+        raise OptionError(f"evaluations={evaluations} is not valid: give a number from 1 to {total}, the iterations.")
+    run = make_run(built.env, built.algorithm, experiment.training, built.schedule)
+    config, spec = built.configs[0], built.env.spec
+    return Trainer(
+        config=config,
+        train=make_train(run, built.schedule, evaluations),
+        policy=lambda learner_state: make_policy(built.algorithm, config, learner_state, spec),
+    )
+
+
+def evaluate(
+    policy: Policy, env: Environment | HostEnvironment, key: jax.Array, episodes: int = 100, *, sample: bool = False
+) -> dict[str, float]:
+    """What a policy earns.
+
+    Args:
+        policy: of `load_policy`, `load_pretrained`, `Run.policy` or `Trainer.policy`.
+        env: where it plays.
+        key: of starts, noise and sampled actions.
+        episodes: how many.
+        sample: whether actions are sampled instead of being the mode.
+
+    Returns:
+        `return`, the sum over an episode of an agent's reward, averaged over agents and episodes; `return_se`, its standard
+        error over episodes; `task/NAME`, the mean over episodes of each task metric.
+    """
+    played = play(env, acting(policy, sample), key, episodes)
+    returns = np.asarray(played.episode_return).mean(-1)
+    error = returns.std(ddof=1) / math.sqrt(len(returns)) if len(returns) > 1 else math.nan
+    metrics = {f"task/{name}": float(np.mean(values)) for name, values in played.metrics.items()}
+    return {"return": float(returns.mean()), "return_se": float(error), **metrics}
+
+
+def acting(policy: Policy, sample: bool) -> Callable[..., jax.Array]:
+    """A policy as environments are played by: (observation, key, action_mask) -> sampled actions or the mode."""
+
+    def act(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
+        return policy(observation, key if sample else None, action_mask)
+
+    return act
+
+
+def load_pretrained(name: str) -> Policy:
+    """A trained policy that comes with the package, such as "rover_tower/mappo"; `mamt list` shows all.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    return load_policy(pretrained_folder(name, "policy "), which="best")
+
+
+def _experiment(
+    env: Env, algo: Algo, options: Mapping[str, Any], preset: str, seeds: int = 1, source: Source | None = None
+) -> Experiment:
+    """The experiment that keyword arguments describe."""
+
+    def read(known: Mapping[str, Option]) -> dict[str, Any]:
+        return {name: read_value(name, option, options[name]) for name, option in known.items() if name in options}
+
+    settings = find_settings(env, algo, preset, read, source)
+    every = {name: option for name, (_, option) in settings.places.items()}
+    unknown = {name: value for name, value in options.items() if name not in every}
+    return make_experiment(settings, {**read(every), **unknown}, seeds)
+
+
+def _stop(number: int | None, folder: Path) -> None:
+    """Raises KeyboardInterrupt if a signal of that number stopped training."""
+    if number is not None:
+        raise KeyboardInterrupt(f"Stopped by signal {number}. Go on with: mamt_jax.resume({str(folder)!r})")

@@ -1,0 +1,139 @@
+"""From options, typed or passed from Python, to an Experiment."""
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from envs_jax import registry as environments
+from envs_jax.environment import Environment, HostEnvironment
+from mamt_jax.algorithms import registry as algorithms
+from mamt_jax.algorithms.base import Algorithm
+from mamt_jax.options import Group, Option, OptionError, config_options, function_options, is_float_leaf, place, suggest
+from mamt_jax.presets import preset_options
+from mamt_jax.training.config import TrainingConfig
+from mamt_jax.training.experiment import Algo, Env, Experiment, name_of
+from mamt_jax.training.initial import Source, open_source, static_fields
+from mamt_jax.training.policies import pretrained_folder
+from mamt_jax.training.run_folder import BEST
+
+MAX_RUNS = 10_000
+COMMON = ("env", "algo", "seeds", "init_from", "out", "log", "preset", "resume", "compilation_cache", "distributed")
+"""Options that are there for every environment and algorithm."""
+
+Read = Callable[[Mapping[str, Option]], Mapping[str, Any]]
+"""(options by flat name) -> the values of those that were given."""
+
+
+class Settings(NamedTuple):
+    """The options of an algorithm in an environment.
+
+    Attributes:
+        env: the environment's name, factory or object.
+        algo: likewise of the algorithm.
+        algorithm: that algorithm for the environment's agents.
+        groups: all options, with the defaults of the preset.
+        places: for each flat name the prefix of its group and the option.
+        preset: values of options that the preset gives.
+        inherited: for the prefixes "env" and "algo" the values of the runs whose parameters begin these.
+    """
+
+    env: Env
+    algo: Algo
+    algorithm: Algorithm
+    groups: list[Group]
+    places: Mapping[str, tuple[str, Option]]
+    preset: Mapping[str, Any]
+    inherited: Mapping[str, Mapping[str, Any]]
+
+
+def find_settings(env: Env, algo: Algo, preset: str, read: Read, source: Source | None = None) -> Settings:
+    """The options that `algo` has in `env`, whose own options `read` gives; raises OptionError where there is no such pair."""
+    same_env = source is not None and env == source.experiment.env
+    inherited_env = source.experiment.env_options if source and same_env else {}
+    try:
+        own = [] if isinstance(env, Environment | HostEnvironment) else function_options(environments.find_factory(env))
+        groups = [Group("training", "training", config_options(TrainingConfig)), Group("environment", "env", own)]
+        options = {name: option for name, (prefix, option) in place(groups, COMMON).items() if prefix == "env"}
+        given = {options[name].name: value for name, value in read(options).items()}
+        spec = environments.make_any(env, **inherited_env, **given).spec
+        algorithm = algorithms.make(algo, spec)
+    except OptionError:
+        raise
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    try:
+        inherited_algo = static_fields(source, algorithm.config) if source else {}
+    except ValueError as error:
+        raise OptionError(f"--init-from {source and source.name} cannot be used: {error}") from error
+    tuned = preset_options(preset, env if isinstance(env, str) else spec.name, name_of(algo))
+    groups.append(Group("algorithm", "algo", config_options(algorithm.config, several=is_float_leaf)))
+    groups = [group if group.prefix == "env" else with_defaults(group, {**algorithm.training, **tuned}) for group in groups]
+    inherited = {"env": inherited_env, "algo": inherited_algo}
+    return Settings(env, algo, algorithm, groups, place(groups, COMMON), tuned, inherited)
+
+
+def with_defaults(group: Group, values: Mapping[str, Any]) -> Group:
+    """A group whose options have their defaults among `values`, where they are there."""
+    return group._replace(
+        options=[option._replace(default=values.get(option.name, option.default)) for option in group.options]
+    )
+
+
+def make_experiment(settings: Settings, values: Mapping[str, Any], seeds: int = 1) -> Experiment:
+    """The preset, then what was given: runs are seeds times the values of every field with several.
+
+    Args:
+        settings: of `find_settings`.
+        values: given, by flat name.
+        seeds: how many for each point.
+
+    Raises:
+        OptionError: if there is no such option, or there are too many runs.
+    """
+    for name in values:
+        if name not in settings.places:
+            raise OptionError(f"there is no option {name}: {suggest(name, [*settings.places, *COMMON])}")
+    chosen = {**settings.preset, **values}
+    given: dict[str, dict[str, Any]] = {
+        "training": {**settings.algorithm.training},
+        "env": {**settings.inherited["env"]},
+        "algo": {**settings.inherited["algo"]},
+    }
+    for name, (prefix, option) in settings.places.items():
+        inherits = prefix == "algo" and name not in values and option.name in settings.inherited["algo"]
+        if name in chosen and not inherits:
+            given[prefix][option.name] = chosen[name]
+    swept = {name: value for name, value in given["algo"].items() if isinstance(value, list) and len(value) > 1}
+    fixed = {name: value[0] if isinstance(value, list) else value for name, value in given["algo"].items() if name not in swept}
+    number = seeds * math.prod(map(len, swept.values()))
+    if not 1 <= number <= MAX_RUNS:
+        raise OptionError(f"--seeds {seeds} is not valid: it makes {number} runs; give 1 to {MAX_RUNS} in all.")
+    training = TrainingConfig(**given["training"])
+    points = [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
+    runs = [{"seed": training.seed + number} | point for point in points for number in range(seeds)]
+    return Experiment(settings.env, settings.algo, check_plain(given["env"]), check_plain(fixed), tuple(runs), training)
+
+
+def check_plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options; raises OptionError for one that config.json cannot hold."""
+    plain = {name: name_of(value) if callable(value) else value for name, value in options.items()}
+    for name, value in plain.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise OptionError(f"{name}={value!r} is not valid: give numbers, text, or a function of a module.") from error
+    return plain
+
+
+def find_source(name: str) -> Source:
+    """The runs that `init_from` means; raises OptionError or FolderError if there are none."""
+    folder, (first, *rest) = Path(name), Path(name).parts or ("",)
+    if first == "pretrained" and not folder.exists():
+        folder = pretrained_folder("/".join(part for part in rest if part != BEST), "--init-from pretrained/")
+    try:
+        return open_source(name, folder)
+    except ValueError as error:
+        raise OptionError(str(error)) from error

@@ -1,0 +1,322 @@
+"""Training one run as pure functions: how it begins, one iteration, an evaluation, and all of it as one function."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from envs_jax.environment import Environment, EnvSpec
+from envs_jax.wrappers import EpisodeStatistics
+from mamt_jax.algorithms.base import Algorithm
+from mamt_jax.training.config import Schedule, TrainingConfig
+from mamt_jax.training.nan_guard import Halt, find_halt, keep_where, no_halt
+from mamt_jax.training.replay import Replay, uniform_replay
+from mamt_jax.training.rollout import (
+    EnvBatch,
+    EpisodeSums,
+    Rollout,
+    env_batch,
+    no_episodes,
+    reset_batch,
+    rollout,
+    with_episodes,
+)
+from mamt_jax.training.rollout_buffer import rollout_buffer
+from mamt_jax.types import Config, LearnerState, Metrics
+
+Policy = Callable[..., jax.Array]
+"""(environment states, observation (E, n, d), key[, action mask (E, n, A)]) -> action (E, n) or (E, n, k)."""
+
+
+class Evaluation(NamedTuple):
+    """Means over episodes.
+
+    Attributes:
+        episode_return: (n,) each agent's return.
+        metrics: each task metric, a dict of scalars.
+    """
+
+    episode_return: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class IntervalSums:
+    """What a run summed up since its last evaluation.
+
+    Attributes:
+        episodes: sums over finished episodes.
+        updates: () int32, updates made.
+        update_metrics: sums over those updates, a dict of small arrays.
+    """
+
+    episodes: EpisodeSums
+    updates: jax.Array
+    update_metrics: Metrics
+
+
+@flax.struct.dataclass
+class RunState:
+    """Everything of a run that changes, and its keys. Trained states have a leading axis of runs.
+
+    Attributes:
+        key: root of all draws in training; an iteration draws from this key and its own number.
+        evaluation_key: root of all draws in evaluation.
+        learner_state: the algorithm's.
+        env_batch: where the environments stand.
+        replay: storage of the memory that the algorithm learns from.
+        sums: what is reported at the next evaluation.
+        halt: whether it has stopped, and where.
+    """
+
+    key: jax.Array
+    evaluation_key: jax.Array
+    learner_state: LearnerState
+    env_batch: EnvBatch
+    replay: Any
+    sums: IntervalSums
+    halt: Halt
+
+
+def reset_sums(states: RunState) -> RunState:
+    """The states with nothing summed up."""
+    return dataclasses.replace(states, sums=jax.tree.map(jnp.zeros_like, states.sums))
+
+
+def make_replay(
+    spec: EnvSpec, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule, num_finals: int | None = None
+) -> Replay:
+    """The memory of one run that gives the algorithm the data it wants."""
+    if algorithm.data == "rollout":
+        return rollout_buffer(spec, schedule.rollout_length, config.num_envs)
+    return uniform_replay(
+        spec, schedule.replay_iterations, schedule.rollout_length, config.num_envs, config.batch_size, num_finals=num_finals
+    )
+
+
+def sample_shape(replay: Replay, storage: Any, key: Any, batch: EnvBatch) -> Any:
+    """The shapes of what an algorithm learns from at once; arguments as `Replay.sample` and environments, arrays or shapes."""
+    return jax.eval_shape(replay.sample, storage, key, batch.observation, jnp.ones((), jnp.int32), *batch.shown)
+
+
+def make_init(
+    algorithm: Algorithm, replay: Replay, open_batch: Callable[[jax.Array], EnvBatch]
+) -> Callable[[Config, jax.Array], RunState]:
+    """(algorithm config, key) -> the state in which one run starts; `open_batch` makes its environments from a key."""
+
+    def init(algorithm_config: Config, key: jax.Array) -> RunState:
+        learner_key, env_key, train_key, evaluation_key = jax.random.split(key, 4)
+        learner_state = algorithm.init(algorithm_config, learner_key)
+        env_batch = open_batch(env_key)
+        storage = replay.init()
+        batch = sample_shape(replay, storage, train_key, env_batch)
+        _, metrics = jax.eval_shape(algorithm.update, algorithm_config, learner_state, batch, train_key)
+        return RunState(
+            key=train_key,
+            evaluation_key=evaluation_key,
+            learner_state=learner_state,
+            env_batch=env_batch,
+            replay=storage,
+            sums=IntervalSums(
+                episodes=no_episodes(env_batch.env_state.statistics),
+                updates=jnp.zeros((), jnp.int32),
+                update_metrics=jax.tree.map(lambda metric: jnp.zeros(metric.shape, jnp.float32), metrics),
+            ),
+            halt=no_halt(),
+        )
+
+    return init
+
+
+def iteration_keys(state: RunState, index: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys of an iteration's rollout and of its updates."""
+    rollout_key, updates_key = jax.random.split(jax.random.fold_in(state.key, index))
+    return rollout_key, updates_key
+
+
+def make_learning(
+    algorithm: Algorithm, replay: Replay, schedule: Schedule
+) -> Callable[[Config, RunState, EnvBatch, Rollout, jax.Array], RunState]:
+    """(algorithm config, state, environments after the rollout, rollout, iteration number) -> the state one iteration on.
+
+    A run that breaks in the iteration, or has halted before, stays as it was.
+    """
+
+    def learn(algorithm_config: Config, state: RunState, env_batch: EnvBatch, seen: Rollout, index: jax.Array) -> RunState:
+        _, updates_key = iteration_keys(state, index)
+        storage = replay.add(state.replay, seen.transitions, seen.truncated, index)
+
+        def update(number: jax.Array, carry: tuple[LearnerState, Metrics]) -> tuple[LearnerState, Metrics]:
+            learner_state, sums = carry
+            sample_key, update_key = jax.random.split(jax.random.fold_in(updates_key, number))
+            batch = replay.sample(storage, sample_key, env_batch.observation, index + 1, *env_batch.shown)
+            learner_state, metrics = algorithm.update(algorithm_config, learner_state, batch, update_key)
+            return learner_state, jax.tree.map(jnp.add, sums, metrics)
+
+        # The number of updates is the same in all runs, so that warm-up is a shorter loop and not a branch taken twice.
+        num_updates = jnp.where(index >= schedule.warmup_iterations, schedule.updates, 0)
+        carry = (state.learner_state, state.sums.update_metrics)
+        learner_state, metric_sums = jax.lax.fori_loop(0, num_updates, update, carry)
+        sums = IntervalSums(
+            episodes=jax.tree.map(jnp.add, state.sums.episodes, seen.finished),
+            updates=state.sums.updates + num_updates,
+            update_metrics=metric_sums,
+        )
+        halt = find_halt(state.halt, seen, state.learner_state, learner_state, index)
+        # But for the replay memory, which would be copied as a whole: nothing learns any more from that of a halted run.
+        before, after = (state.learner_state, state.env_batch, state.sums), (learner_state, env_batch, sums)
+        learner_state, env_batch, sums = keep_where(halt.happened, before, after)
+        return RunState(state.key, state.evaluation_key, learner_state, env_batch, storage, sums, halt)
+
+    return learn
+
+
+def make_iteration(
+    env: Environment,
+    algorithm: Algorithm,
+    learn: Callable[[Config, RunState, EnvBatch, Rollout, jax.Array], RunState],
+    schedule: Schedule,
+) -> Callable[[Config, RunState, jax.Array], RunState]:
+    """(algorithm config, state, iteration number) -> the state one iteration on: a rollout into replay, then updates."""
+
+    def train_iteration(algorithm_config: Config, state: RunState, index: jax.Array) -> RunState:
+        rollout_key, _ = iteration_keys(state, index)
+        act = partial(algorithm.act, algorithm_config, state.learner_state)
+        env_batch, seen = rollout(env, act, state.env_batch, rollout_key, schedule.rollout_length)
+        return learn(algorithm_config, state, env_batch, seen, index)
+
+    return train_iteration
+
+
+def make_evaluation(
+    env: Environment, algorithm: Algorithm, config: TrainingConfig
+) -> Callable[[Config, RunState, jax.Array], dict[str, Evaluation]]:
+    """(algorithm config, state, iteration number) -> how the policies do now, greedy and sampled."""
+
+    def evaluate_run(algorithm_config: Config, state: RunState, index: jax.Array) -> dict[str, Evaluation]:
+        learner_state = state.learner_state
+
+        def greedy(env_state: Any, observation: jax.Array, key: jax.Array, *masks: jax.Array) -> jax.Array:
+            del env_state, key
+            return algorithm.greedy(algorithm_config, learner_state, observation, *masks)
+
+        def sampled(env_state: Any, observation: jax.Array, key: jax.Array, *masks: jax.Array) -> jax.Array:
+            del env_state
+            return algorithm.act(algorithm_config, learner_state, observation, key, *masks)
+
+        greedy_key, sampled_key = jax.random.split(jax.random.fold_in(state.evaluation_key, index))
+        return {
+            "greedy": evaluate(env, greedy, greedy_key, config.evaluation_episodes),
+            "sampled": evaluate(env, sampled, sampled_key, config.evaluation_episodes),
+        }
+
+    return evaluate_run
+
+
+def evaluate(env: Environment, policy: Policy, key: jax.Array, num_episodes: int) -> Evaluation:
+    """Means over the episodes that `first_episodes` plays; arguments as there."""
+    played = first_episodes(env, policy, key, num_episodes)
+    return Evaluation(played.episode_return.mean(0), {name: metric.mean() for name, metric in played.metrics.items()})
+
+
+def first_episodes(env: Environment, policy: Policy, key: jax.Array, num_episodes: int) -> EpisodeStatistics:
+    """Whole episodes, one of each environment, side by side: (E, ...).
+
+    Args:
+        env: an environment of `rollout.with_episodes`.
+        policy: who acts.
+        key: for starts, actions and environments.
+        num_episodes: E.
+    """
+    start_key, steps_key = jax.random.split(key)
+    opened = reset_batch(env, start_key, num_episodes)
+
+    def step(carry: tuple[EnvBatch, EpisodeStatistics], number: jax.Array) -> tuple[tuple[EnvBatch, EpisodeStatistics], None]:
+        batch, first = carry
+        act_key, env_key = jax.random.split(jax.random.fold_in(steps_key, number))
+        action = policy(batch.env_state.env_state, batch.observation, act_key, *batch.shown)
+        env_state, timestep = jax.vmap(env.step)(jax.random.split(env_key, num_episodes), batch.env_state, action)
+        first = jax.vmap(keep_first)(first, env_state.statistics)
+        return (env_batch(env.spec, env_state, timestep), first), None
+
+    (_, first), _ = jax.lax.scan(step, (opened, opened.env_state.statistics), jnp.arange(env.spec.episode_limit))
+    return first
+
+
+def keep_first(first: EpisodeStatistics, new: EpisodeStatistics) -> EpisodeStatistics:
+    """`first` once it is done, else `new`: the episode in progress."""
+    return jax.tree.map(lambda old, new: jnp.where(first.done, old, new), first, new)
+
+
+def summarize(evaluation: Mapping[str, Evaluation], sums: IntervalSums) -> dict[str, Any]:
+    """The metrics of one run at an evaluation, from arrays of JAX or of numpy.
+
+    Returns:
+        Returns per agent and episode (nan where no episode ended), task metrics of the greedy policies under `task/` and of
+        training under `train_task/`, and the mean over the updates of each of the algorithm's metrics under its own name.
+    """
+    greedy, sampled, finished = evaluation["greedy"], evaluation["sampled"], sums.episodes
+    return {
+        "train_return": finished.episode_return.mean() / finished.episodes,
+        "eval_return": greedy.episode_return.mean(),
+        "eval_return_sampled": sampled.episode_return.mean(),
+        "eval_return_per_agent": greedy.episode_return,
+        **{f"task/{name}": value for name, value in greedy.metrics.items()},
+        **{f"train_task/{name}": value / finished.episodes for name, value in finished.metrics.items()},
+        **{name: value / sums.updates for name, value in sums.update_metrics.items()},
+    }
+
+
+class RunPrograms(NamedTuple):
+    """One run of training as pure functions; `vectorized.make_runs` maps them over many.
+
+    Attributes:
+        init: (algorithm config, key) -> the state in which it starts.
+        iteration: (algorithm config, state, iteration number) -> the state one iteration on.
+        evaluate: (algorithm config, state, iteration number) -> {"greedy": Evaluation, "sampled": Evaluation}.
+    """
+
+    init: Callable[[Config, jax.Array], RunState]
+    iteration: Callable[[Config, RunState, jax.Array], RunState]
+    evaluate: Callable[[Config, RunState, jax.Array], dict[str, Evaluation]]
+
+
+def make_run(env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule) -> RunPrograms:
+    """The programs that train one run."""
+    env = with_episodes(env)
+    replay = make_replay(env.spec, algorithm, config, schedule)
+    return RunPrograms(
+        init=make_init(algorithm, replay, lambda key: reset_batch(env, key, config.num_envs)),
+        iteration=make_iteration(env, algorithm, make_learning(algorithm, replay, schedule), schedule),
+        evaluate=make_evaluation(env, algorithm, config),
+    )
+
+
+def make_train(
+    run: RunPrograms, schedule: Schedule, evaluations: int
+) -> Callable[[jax.Array, Config], tuple[LearnerState, dict[str, jax.Array]]]:
+    """All of training as one function: (key, algorithm config) -> (learner state, metrics (evaluations, ...)).
+
+    Args:
+        run: of `make_run`.
+        schedule: how many iterations.
+        evaluations: how many, evenly spaced, the last one at the end.
+    """
+    ends = [round(schedule.total_iterations * number / evaluations) for number in range(evaluations + 1)]
+    intervals = jnp.array(list(itertools.pairwise(ends)))
+
+    def train(key: jax.Array, config: Config) -> tuple[LearnerState, dict[str, jax.Array]]:
+        def interval(state: RunState, bounds: jax.Array) -> tuple[RunState, dict[str, jax.Array]]:
+            first, last = bounds
+            state = jax.lax.fori_loop(first, last, lambda index, state: run.iteration(config, state, index), state)
+            return reset_sums(state), summarize(run.evaluate(config, state, last), state.sums)
+
+        state, metrics = jax.lax.scan(interval, run.init(config, key), intervals)
+        return state.learner_state, metrics
+
+    return train
