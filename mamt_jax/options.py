@@ -11,6 +11,8 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
 
+from mamt_jax.algorithms.base import function_name
+
 
 class Option(NamedTuple):
     """One option.
@@ -60,7 +62,14 @@ def config_options(config: type, several: Callable[[dataclasses.Field], bool] = 
     """The fields of a dataclass, with the string below each as help. `several` picks those that take several values."""
     documented = {name: text for parent in reversed(config.__mro__) for name, text in _field_docs(parent).items()}
     fields = [field for field in dataclasses.fields(config) if field.init]
-    return [Option(f.name, f.type, _default(f), documented.get(f.name, ""), several(f)) for f in fields]
+    return [Option(f.name, *_kind_and_default(f), documented.get(f.name, ""), several(f)) for f in fields]
+
+
+def _kind_and_default(field: dataclasses.Field) -> tuple[Any, Any]:
+    """A field's annotation and default; for one that holds a function the names of its functions."""
+    if "functions" in field.metadata:
+        return Literal[tuple(field.metadata["functions"])], function_name(field, field.default)
+    return field.type, _default(field)
 
 
 def is_float_leaf(field: dataclasses.Field) -> bool:
