@@ -1,4 +1,4 @@
-"""Actions through which a critic's gradient flows back into the policy: straight-through Gumbel-softmax, and noisy tanh.
+"""Actions that are differentiable in the policy's parameters: straight-through Gumbel-softmax, and noisy tanh.
 
 Arrays are agent-major: `parameters` (n, B, P) as a policy network puts them out, actions (n, B) or (n, B, k).
 """
@@ -14,13 +14,13 @@ from envs_jax.environment import Box, EnvSpec
 from mamt_jax.distributions import categorical, tanh_gaussian
 
 
-class DifferentiableActions(NamedTuple):
+class ReparameterizedActions(NamedTuple):
     """How a policy's parameters become actions.
 
     Attributes:
-        explore: (parameters, key) -> action.
-        greedy: parameters -> action.
-        relaxed: (parameters, key) -> (n, B, A) float32, what a critic reads, differentiable in the parameters.
+        sample: (parameters, key) -> action of the exploring policy.
+        mode: parameters -> action of the greedy policy.
+        reparameterized: (parameters, key) -> (n, B, A) float32, what a critic reads, differentiable in the parameters.
         features: action -> (n, B, A) float32, what a critic reads: one-hot, or the action itself.
         kl: (parameters, other parameters) -> (n, B), KL in nats between the exploring policies.
         entropy: parameters -> (n, B), of the exploring policies, in nats.
@@ -29,9 +29,9 @@ class DifferentiableActions(NamedTuple):
         restrict: as `ActionDistribution.restrict`.
     """
 
-    explore: Callable[[jax.Array, jax.Array], jax.Array]
-    greedy: Callable[[jax.Array], jax.Array]
-    relaxed: Callable[[jax.Array, jax.Array], jax.Array]
+    sample: Callable[[jax.Array, jax.Array], jax.Array]
+    mode: Callable[[jax.Array], jax.Array]
+    reparameterized: Callable[[jax.Array, jax.Array], jax.Array]
     features: Callable[[jax.Array], jax.Array]
     kl: Callable[[jax.Array, jax.Array], jax.Array]
     entropy: Callable[[jax.Array], jax.Array]
@@ -40,20 +40,20 @@ class DifferentiableActions(NamedTuple):
     restrict: Callable[[jax.Array, jax.Array | None], jax.Array]
 
 
-def straight_through(spec: EnvSpec, temperature: jax.Array | float) -> DifferentiableActions:
+def straight_through(spec: EnvSpec, temperature: jax.Array | float) -> ReparameterizedActions:
     """Samples of categorical policies whose gradient is that of a Gumbel-softmax at `temperature` (Jang et al. 2017)."""
     distribution = categorical(spec.action_sizes)
     mask, most = spec.action_mask[:, None], jnp.log(jnp.array(spec.action_sizes, jnp.float32))[:, None]
 
-    def relaxed(logits: jax.Array, key: jax.Array) -> jax.Array:
+    def reparameterized(logits: jax.Array, key: jax.Array) -> jax.Array:
         noisy = jnp.where(mask, logits + jax.random.gumbel(key, logits.shape), jnp.finfo(logits.dtype).min)
         soft = jax.nn.softmax(noisy / temperature)
         return soft + jax.lax.stop_gradient(distribution.features(noisy.argmax(-1)) - soft)
 
-    return DifferentiableActions(
-        explore=distribution.sample,
-        greedy=distribution.mode,
-        relaxed=relaxed,
+    return ReparameterizedActions(
+        sample=distribution.sample,
+        mode=distribution.mode,
+        reparameterized=reparameterized,
         features=distribution.features,
         kl=distribution.kl,
         entropy=lambda logits: most - distribution.kl(logits, jnp.zeros_like(logits)),
@@ -63,7 +63,7 @@ def straight_through(spec: EnvSpec, temperature: jax.Array | float) -> Different
     )
 
 
-def noisy_tanh(spec: EnvSpec, noise: jax.Array | float) -> DifferentiableActions:
+def noisy_tanh(spec: EnvSpec, noise: jax.Array | float) -> ReparameterizedActions:
     """Deterministic actions squashed by tanh; exploring adds Gaussian noise, in half-widths of an agent's box, and clips."""
     distribution = tanh_gaussian(tuple(space for space in spec.action_spaces if isinstance(space, Box)))
     mask = spec.action_mask[:, None]
@@ -75,7 +75,7 @@ def noisy_tanh(spec: EnvSpec, noise: jax.Array | float) -> DifferentiableActions
         del key
         return distribution.mode(jnp.stack([latent, latent], -1).reshape(*latent.shape[:-1], -1))
 
-    def explore(latent: jax.Array, key: jax.Array) -> jax.Array:
+    def sample(latent: jax.Array, key: jax.Array) -> jax.Array:
         deviation = noise * (high - low) / 2 * jax.random.normal(key, latent.shape, latent.dtype)
         return jnp.where(mask, jnp.clip(squash(latent) + deviation, low, high), 0.0)
 
@@ -89,10 +89,10 @@ def noisy_tanh(spec: EnvSpec, noise: jax.Array | float) -> DifferentiableActions
     def squared_norm(latent: jax.Array) -> jax.Array:
         return jnp.where(mask, jnp.square(latent), 0.0).sum(-1) / spec.action_mask.sum(-1, keepdims=True)
 
-    return DifferentiableActions(
-        explore=explore,
-        greedy=squash,
-        relaxed=squash,
+    return ReparameterizedActions(
+        sample=sample,
+        mode=squash,
+        reparameterized=squash,
         features=distribution.features,
         kl=kl,
         entropy=entropy,

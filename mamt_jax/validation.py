@@ -1,44 +1,57 @@
-"""What hyperparameters may be, by their names, which mean the same in all algorithms here."""
+"""What hyperparameters may be. A config declares it where it declares the field; `require_valid` checks it."""
 
 import dataclasses
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from flax import struct
 
 from mamt_jax.types import Config
 
 LARGEST = 2**31 - 1
 """Whole numbers are int32 wherever they are counted."""
-_SHARES = ("gamma", "tau", "gae_lambda", "coordination_threshold")
-_BOUNDS = ("policy_clip", "critic_clip", "decomposition_clip", "opponent_clip", "non_stationarity_clip")
-_BOUNDS += ("epsilon", "epsilon_min", "epsilon_max", "clip_ratio", "clip_value")
 
 
-def require_positive(config: Config, names: Iterable[str]) -> None:
-    """Raise a ValueError for the first of these fields that is not above zero as float32."""
-    for name in names:
-        value = getattr(config, name)
-        _require(_float32(value) > 0, name, value, "a number above 0")
+class Valid(NamedTuple):
+    """What a number may be.
+
+    Attributes:
+        holds: number -> whether it is right. Floats are rounded to float32 first.
+        expected: what would be right, in words.
+    """
+
+    holds: Callable[[float], bool]
+    expected: str
 
 
-def require_sound(config: Config) -> None:
-    """Raise a ValueError for the first field that cannot be right in any algorithm here."""
+FINITE = Valid(math.isfinite, "a finite number")
+FRACTION = Valid(lambda x: 0 <= x <= 1, "a number from 0 to 1")
+MOMENTUM = Valid(lambda x: 0 <= x < 1, "a number from 0 to below 1")
+POSITIVE = Valid(lambda x: 0 < x < math.inf, "a finite number above 0")
+BOUND = Valid(lambda x: x > 0, "a number above 0; inf bounds nothing")
+COUNT = Valid(lambda x: x > 0, "a number above 0")
+COUNT_OR_NONE = Valid(lambda x: x >= 0, "a number of at least 0")
+
+
+def number(default: float, valid: Valid) -> Any:
+    """A float field of a config, over which runs can be vmapped, and what it may be."""
+    return struct.field(default=default, metadata={"valid": valid})
+
+
+def static(default: Any, valid: Valid | None = None) -> Any:
+    """A field of a config that is the same in all runs, such as a size or a choice, and what it may be."""
+    return struct.field(pytree_node=False, default=default, metadata={"valid": valid} if valid else {})
+
+
+def require_valid(config: Config) -> None:
+    """Raise a ValueError for the first field that is not what its config declares; other floats must be finite."""
     for field in dataclasses.fields(config):
-        name, value = field.name, getattr(config, field.name)
-        if name in _SHARES:
-            _require(0 <= value <= 1, name, value, "a number from 0 to 1")
-        elif name == "anneal_horizon":
-            _require(value >= 0, name, value, "a number of updates, or 0 for learning rates that stay")
-        elif name == "adam_b1":
-            _require(0 <= value < 1, name, value, "a number from 0 to below 1")
-        elif name in _BOUNDS:
-            _require(_float32(value) > 0, name, value, "a number above 0; inf bounds nothing")
-        elif name == "adam_epsilon":
-            _require(0 < _float32(value) < math.inf, name, value, "a finite number above 0")
-        elif isinstance(value, float):
-            _require(math.isfinite(_float32(value)), name, value, "a finite number")
+        value = getattr(config, field.name)
+        valid = field.metadata.get("valid", FINITE if isinstance(value, float) else None)
+        if valid is not None:
+            _require(valid.holds(_float32(value)), field.name, value, valid.expected)
 
 
 def require_representable(config: Config) -> None:

@@ -44,7 +44,7 @@ def folder(finished_run: Path) -> Path:
         (["--env", "rover_towr"], "no environment 'rover_towr' (did you mean 'rover_tower'?)"),
         (["--env", "nowhere:make"], "'nowhere:make' cannot be imported"),
         (["--lr", "1"], "there is no option --lr: did you mean --policy-learning-rate or --critic-learning-rate"),
-        (["--algo", "mamtt"], "algo 'mamtt' is unknown; did you mean mamt?"),
+        (["--algo", "mamtt"], "algo 'mamtt' is unknown (did you mean 'mamt'?)"),
         (["--algo", "probe:absent"], "'probe:absent' cannot be imported"),
         ([*PROBE, "--learning-rat", "1"], "there is no option --learning-rat: did you mean --learning-rate?"),
         ([*PROBE, "--episodes", "many"], "--episodes: 'many' is not valid: give a whole number"),

@@ -4,8 +4,9 @@ Inside, arrays are agent-major, (n, B, ...); batches come and actions go with th
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from envs_jax.environment import EnvSpec
 from mamt_jax.active import active_mean
 from mamt_jax.algorithms import agent_major, optimizers
 from mamt_jax.algorithms.agent_major import Batch
+from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.distributions import ActionDistribution, Candidates, action_distribution, entropy
 from mamt_jax.divergence import policy_divergence
 from mamt_jax.losses.actor import counterfactual_advantage, policy_loss
@@ -25,53 +27,59 @@ from mamt_jax.networks.per_agent import Network
 from mamt_jax.networks.policy import mlp_per_agent, restricted
 from mamt_jax.running_statistics import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
 from mamt_jax.types import Metrics, Params, Transition
-from mamt_jax.validation import require_positive, require_sound
+from mamt_jax.validation import BOUND, COUNT, FRACTION, MOMENTUM, POSITIVE, number, require_valid, static
 
-# Of a batch, what the divergence of policies is measured on: enough for a mean, and a quarter of the cost.
-PANEL_ROWS = 256
+# Rows of a batch on which the divergence of policies is measured: enough for a mean, at a quarter of the cost.
+DIVERGENCE_ROWS = 256
 
 Regulariser = Callable[[jax.Array, jax.Array], jax.Array]
 """(log pi, log pi_old), both (n, B, K) -> R_i, what the policy's loss adds to minus the advantage."""
 
 
 @struct.dataclass
-class ActorCriticConfig:
-    """Hyperparameters of MAAC, and of the actor and critic of MAMD and MAMT (Table 1)."""
+class OffPolicyConfig:
+    """Hyperparameters of all that learns from replayed batches."""
 
-    gamma: float = 0.99
+    gamma: float = number(0.99, FRACTION)
     """Discount of future rewards."""
-    tau: float = 1e-3
+    tau: float = number(1e-3, FRACTION)
     """Step of the target networks towards the learnt ones, each update."""
-    reward_scale: float = 100.0
-    """1 / alpha, the weight of reward against entropy."""
     policy_learning_rate: float = 1e-3
     """Adam's step for the policies."""
     critic_learning_rate: float = 1e-3
     """Adam's step for the critics."""
-    adam_b1: float = 0.9
+    adam_b1: float = number(0.9, MOMENTUM)
     """Adam's momentum."""
-    adam_epsilon: float = 1e-7
+    adam_epsilon: float = number(1e-7, POSITIVE)
     """Adam's epsilon."""
-    policy_clip: float = 0.5
+    max_policy_grad_norm: float = number(0.5, BOUND)
     """Largest norm of one agent's policy gradient."""
-    critic_clip: float = 10.0
+    max_critic_grad_norm: float = number(10.0, BOUND)
     """Largest norm of the critics' gradient, times the number of agents."""
+    hidden_size: int = static(128, COUNT)
+    """Width of every hidden layer."""
+    reward_normalisation: RewardNormalisation = static("standardise")
+    """Rewards minus their running mean over their deviation (as MAAC's code does), only over it, or as they are."""
+    old_policy_interval: int = static(100, COUNT)
+    """Updates after which the old policy is copied from the current one."""
+
+
+@struct.dataclass
+class ActorCriticConfig(OffPolicyConfig):
+    """Hyperparameters of MAAC, and of the actor and critic of MAMD and MAMT (Table 1)."""
+
+    reward_scale: float = number(100.0, POSITIVE)
+    """1 / alpha, the weight of reward against entropy."""
     critic_weight_decay: float = 1e-3
     """L2 on the critics' parameters, added to their gradient."""
-    critic_regularisation: float = 1.0
-    """Weight of the squared attention logits in the critics' loss, in thousandths."""
-    hidden_size: int = struct.field(pytree_node=False, default=128)
-    """Width of every hidden layer."""
-    num_heads: int = struct.field(pytree_node=False, default=4)
+    attention_logit_coef: float = 1e-3
+    """Weight of the squared attention logits in the critics' loss."""
+    num_heads: int = static(4, COUNT)
     """Attention heads of the critics."""
-    policy_gradient: Literal["sampled", "expected"] = struct.field(pytree_node=False, default="sampled")
+    policy_gradient: Literal["sampled", "expected"] = static("sampled")
     """Whether the policy gradient samples one own action or takes the expectation over all of them."""
-    num_action_samples: int = struct.field(pytree_node=False, default=8)
+    num_action_samples: int = static(8, COUNT)
     """Own actions sampled for baselines and expectations where actions are continuous."""
-    reward_normalisation: RewardNormalisation = struct.field(pytree_node=False, default="standardise")
-    """Rewards minus their running mean over their deviation (as MAAC's code does), only over it, or as they are."""
-    old_policy_interval: int = struct.field(pytree_node=False, default=100)
-    """Updates after which the old policy is copied from the current one."""
 
 
 @struct.dataclass
@@ -91,7 +99,7 @@ class ActorCriticState:
 
 
 class ActorCritic(NamedTuple):
-    """The pure functions that a config picks: rebuilt wherever they are needed, never stored."""
+    """The pure functions that a config selects. They are built where they are needed and never stored."""
 
     distribution: ActionDistribution
     policy: Network
@@ -117,14 +125,13 @@ class UpdateKeys(NamedTuple):
 
 
 def split_update_key(key: jax.Array) -> UpdateKeys:
-    """The same keys for all variants, so that each follows the one that it is made of."""
+    """The same keys in MAAC, MAMD and MAMT, so that each draws what the one that it extends draws."""
     return UpdateKeys(*jax.random.split(key, len(UpdateKeys._fields)))
 
 
 def validate(config: ActorCriticConfig) -> None:
-    """Refuse what no algorithm takes, sizes and scales of zero, and heads that do not divide the hidden layer."""
-    require_sound(config)
-    require_positive(config, ("reward_scale", "hidden_size", "num_heads", "num_action_samples", "old_policy_interval"))
+    """Refuse fields that are not what they are declared to be, and heads that do not divide the hidden layer."""
+    require_valid(config)
     if config.hidden_size % config.num_heads:
         raise ValueError(f"hidden_size={config.hidden_size} must be a multiple of num_heads={config.num_heads}.")
 
@@ -140,19 +147,26 @@ def actor_critic(spec: EnvSpec, config: ActorCriticConfig) -> ActorCritic:
         ),
         critic=attention_critic(spec, config.hidden_size, config.num_heads, distribution.features),
         policy_optimizer=optimizers.clipped_adam_per_agent(
-            config.policy_learning_rate, config.policy_clip, config.adam_b1, config.adam_epsilon
+            config.policy_learning_rate, config.max_policy_grad_norm, config.adam_b1, config.adam_epsilon
         ),
         critic_optimizer=optax.chain(
-            optax.clip_by_global_norm(config.critic_clip * spec.num_agents),
+            optax.clip_by_global_norm(config.max_critic_grad_norm * spec.num_agents),
             optax.add_decayed_weights(config.critic_weight_decay),
             optimizers.adam(config.critic_learning_rate, config.adam_b1, config.adam_epsilon),
         ),
     )
 
 
-def init(spec: EnvSpec, config: ActorCriticConfig, key: jax.Array) -> ActorCriticState:
-    """Fresh learner: targets and old policy equal the learnt networks (Alg. 1, lines 1-3)."""
-    parts = actor_critic(spec, config)
+def init(build: Callable[[EnvSpec, Any], Any], spec: EnvSpec, config: OffPolicyConfig, key: jax.Array) -> ActorCriticState:
+    """Fresh learner: targets and old policy equal the learnt networks (Alg. 1, lines 1-3).
+
+    Args:
+        build: (spec, config) -> networks `policy` and `critic`, and their optimisers.
+        spec: of the environment.
+        config: what `build` takes.
+        key: consumed.
+    """
+    parts = build(spec, config)
     policy_key, critic_key = jax.random.split(key)
     policy, critic = parts.policy.init(policy_key), parts.critic.init(critic_key)
     return ActorCriticState(
@@ -169,38 +183,7 @@ def init(spec: EnvSpec, config: ActorCriticConfig, key: jax.Array) -> ActorCriti
     )
 
 
-def act(
-    spec: EnvSpec,
-    config: ActorCriticConfig,
-    learner: ActorCriticState,
-    observation: jax.Array,
-    key: jax.Array,
-    action_mask: jax.Array | None = None,
-) -> jax.Array:
-    """Sample every agent's action, of those that `action_mask` (..., n, A) allows; observation (..., n, d) -> (..., n[, k])."""
-    parts = actor_critic(spec, config)
-
-    def choose(parameters: jax.Array) -> jax.Array:
-        return parts.distribution.sample(parameters, key)
-
-    statistics = learner.observation_statistics
-    return agent_major.act_by(choose, parts.policy, learner.policy, statistics, observation, action_mask)
-
-
-def greedy(
-    spec: EnvSpec,
-    config: ActorCriticConfig,
-    learner: ActorCriticState,
-    observation: jax.Array,
-    action_mask: jax.Array | None = None,
-) -> jax.Array:
-    """Every agent's most likely action, of those allowed; shapes as in `act`."""
-    parts = actor_critic(spec, config)
-    choose, statistics = parts.distribution.mode, learner.observation_statistics
-    return agent_major.act_by(choose, parts.policy, learner.policy, statistics, observation, action_mask)
-
-
-def prepare(config: ActorCriticConfig, learner: ActorCriticState, batch: Transition) -> Batch:
+def prepare(config: OffPolicyConfig, learner: ActorCriticState, batch: Transition) -> Batch:
     """`batch` as the updates read it."""
     return agent_major.prepare(learner.observation_statistics, learner.reward_statistics, config.reward_normalisation, batch)
 
@@ -250,7 +233,7 @@ def critic_step(
     def loss(params: Params) -> tuple[jax.Array, jax.Array]:
         features = parts.distribution.features(batch.action)
         output = parts.critic.values(params, batch.observation, features, batch.action[:, :, None])
-        value = critic_loss(output.q[..., 0], target, output.squared_logits, config.critic_regularisation, batch.active)
+        value = critic_loss(output.q[..., 0], target, output.squared_logits, config.attention_logit_coef, batch.active)
         return value, output.attention
 
     (value, attention), gradient = jax.value_and_grad(loss, has_aux=True)(learner.critic)
@@ -290,7 +273,7 @@ def policy_step(
     return *optimizers.descend(parts.policy_optimizer, gradient, learner.policy_optimizer, learner.policy), losses
 
 
-def update_targets(config: ActorCriticConfig, learner: ActorCriticState) -> ActorCriticState:
+def update_targets(config: OffPolicyConfig, learner: ActorCriticState) -> ActorCriticState:
     """Polyak averaging of both targets; the old policy every `old_policy_interval` updates (Alg. 1, lines 16-18)."""
     updates = learner.updates + 1
     renew = updates % config.old_policy_interval == 0
@@ -319,13 +302,25 @@ def update(
     evaluated = evaluate_policies(parts, learner, prepared.observation, keys.policy, prepared.action_mask)
     policy, optimizer_state, policy_losses = policy_step(config, parts, learner, prepared, evaluated, regulariser)
 
-    panel = jax.tree.map(lambda leaf: leaf[:, :PANEL_ROWS], prepared)
+    few = jax.tree.map(lambda leaf: leaf[:, :DIVERGENCE_ROWS], prepared)
     current, previous, old = (
-        parts.policy.apply(params, panel.observation, panel.action_mask)
-        for params in (policy, learner.policy, learner.old_policy)
+        parts.policy.apply(params, few.observation, few.action_mask) for params in (policy, learner.policy, learner.old_policy)
     )
-    divergence = policy_divergence(parts.distribution.kl, current, previous, old, panel.active)
+    divergence = policy_divergence(parts.distribution.kl, current, previous, old, few.active)
     entropies = active_mean(entropy(evaluated.candidates), prepared.active)
     metrics = critic_metrics | {"policy_loss": policy_losses, "entropy": entropies}
     learner = dataclasses.replace(learner, policy=policy, policy_optimizer=optimizer_state)
     return update_targets(config, learner), metrics | divergence
+
+
+def algorithm(spec: EnvSpec, config: type, update: Callable[..., tuple[ActorCriticState, Metrics]]) -> Algorithm:
+    """An algorithm of these parts, with its own config class and update."""
+    return Algorithm(
+        config=config,
+        init=functools.partial(init, actor_critic, spec),
+        act=functools.partial(agent_major.act, actor_critic, spec),
+        greedy=functools.partial(agent_major.greedy, actor_critic, spec),
+        update=update,
+        policy=agent_major.policy,
+        validate=validate,
+    )

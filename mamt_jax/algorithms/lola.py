@@ -1,4 +1,4 @@
-"""LOLA (Foerster et al. 2018a): two agents that each climb what they are worth once the other has learnt from them."""
+"""LOLA (Foerster et al. 2018a): two agents, each of which ascends its value after the other's next learning step."""
 
 import dataclasses
 import functools
@@ -13,12 +13,12 @@ from mamt_jax.algorithms import on_policy, optimizers
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.algorithms.on_policy import OnPolicy, OnPolicyConfig, OnPolicyState, by_time
-from mamt_jax.distributions import action_distribution, entropy
+from mamt_jax.distributions import entropy
 from mamt_jax.divergence import policy_divergence
 from mamt_jax.losses.critic import squared_error
 from mamt_jax.losses.lookahead import dice_value, lookahead_value
 from mamt_jax.types import Metrics, Params, Trajectory
-from mamt_jax.validation import require_positive, require_sound
+from mamt_jax.validation import static
 
 
 @struct.dataclass
@@ -26,13 +26,13 @@ class LOLAConfig(OnPolicyConfig):
     """Hyperparameters of LOLA."""
 
     lookahead: float = 0.003
-    """Length of the other's naive step, in units of its gradient (1 for the prisoner's dilemma); at 0 both learn naively."""
+    """Step size of the other's naive step (1 for the prisoner's dilemma); at 0 both learn naively."""
     policy_learning_rate: float = 3e-3
     """Adam's step for the policies."""
     entropy_coefficient: float = 0.05
-    """Weight of the entropy bonus; what is tried no more is also punished no more."""
-    policy_output_scale: float = struct.field(pytree_node=False, default=0.01)
-    """Size of the policies' last layer at first, in that of the others; small ones start nearly uniform."""
+    """Weight of the entropy bonus. Without exploration, defection is no longer punished."""
+    policy_output_scale: float = static(0.01)
+    """Scale of the initial weights of the policies' last layer; with a small one they start nearly uniform."""
 
 
 def make(spec: EnvSpec) -> Algorithm:
@@ -42,23 +42,7 @@ def make(spec: EnvSpec) -> Algorithm:
             f"lola looks ahead at one other agent, and {spec.name} has {spec.num_agents} agents: "
             "choose an environment of 2, such as spread with num_agents=2"
         )
-    action_distribution(spec)  # refuses a mixture
-    return Algorithm(
-        config=LOLAConfig,
-        init=functools.partial(on_policy.init, spec),
-        act=functools.partial(on_policy.act, spec),
-        greedy=functools.partial(on_policy.greedy, spec),
-        update=functools.partial(update, spec),
-        validate=validate,
-        data="rollout",
-        training=on_policy.TRAINING,
-    )
-
-
-def validate(config: LOLAConfig) -> None:
-    """Refuse what no algorithm takes, and sizes of zero."""
-    require_sound(config)
-    require_positive(config, ("hidden_size", "num_action_samples"))
+    return on_policy.algorithm(spec, LOLAConfig, update)
 
 
 def of_active(batch: Batch, x: jax.Array) -> jax.Array:

@@ -13,20 +13,15 @@ from mamt_jax.types import Metrics, Transition
 
 def make(spec: EnvSpec) -> Algorithm:
     """MAAC for the agents of `spec`."""
+    return base.algorithm(spec, base.ActorCriticConfig, functools.partial(update, spec))
 
-    def update(
-        config: base.ActorCriticConfig, learner: base.ActorCriticState, batch: Transition, key: jax.Array
-    ) -> tuple[base.ActorCriticState, Metrics]:
-        def regulariser(log_prob: jax.Array, old_log_prob: jax.Array) -> jax.Array:
-            return entropy_penalty(log_prob, 1.0 / config.reward_scale)
 
-        return base.update(spec, config, learner, batch, base.split_update_key(key), regulariser)
+def update(
+    spec: EnvSpec, config: base.ActorCriticConfig, learner: base.ActorCriticState, batch: Transition, key: jax.Array
+) -> tuple[base.ActorCriticState, Metrics]:
+    """One step of critics, policies and targets."""
 
-    return Algorithm(
-        config=base.ActorCriticConfig,
-        init=functools.partial(base.init, spec),
-        act=functools.partial(base.act, spec),
-        greedy=functools.partial(base.greedy, spec),
-        update=update,
-        validate=base.validate,
-    )
+    def regulariser(log_prob: jax.Array, old_log_prob: jax.Array) -> jax.Array:
+        return entropy_penalty(log_prob, 1.0 / config.reward_scale)
+
+    return base.update(spec, config, learner, batch, base.split_update_key(key), regulariser)

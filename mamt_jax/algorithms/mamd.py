@@ -1,6 +1,4 @@
-"""MAMD (Alg. 1): MAAC under trust regions of fixed size; MAMD-OP: under those that prior knowledge asks for."""
-
-import functools
+"""MAMD (Alg. 1): MAAC in trust regions of fixed size. MAMD-OP: only for agents that are known to depend on others."""
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ from mamt_jax.algorithms import actor_critic as base
 from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.losses.actor import mixed_penalty
 from mamt_jax.types import Metrics, Transition
+from mamt_jax.validation import BOUND, number
 
 # Appendix F: who depends on whom in the three Spread-3 tasks.
 DEPENDENT_AGENTS: dict[str, tuple[int, ...]] = {"spread3_sep": (), "spread3_mix": (0, 2), "spread3_ful": (0, 1, 2)}
@@ -21,7 +20,7 @@ DEPENDENT_AGENTS: dict[str, tuple[int, ...]] = {"spread3_sep": (), "spread3_mix"
 class MAMDConfig(base.ActorCriticConfig):
     """MAAC's hyperparameters, and the trust region's."""
 
-    epsilon: float = 10.0
+    epsilon: float = number(10.0, BOUND)
     """Size of every agent's trust region; at infinity MAMD is MAAC."""
     tsallis_q: float = 0.2
     """Order of the Tsallis logarithm in the divergence; 1 is the natural logarithm."""
@@ -40,7 +39,7 @@ def trust_region(config: MAMDConfig, epsilon: jax.Array) -> base.Regulariser:
 
 
 def mirror_descent(spec: EnvSpec, constrained: np.ndarray) -> Algorithm:
-    """MAAC's machinery under `epsilon` for the `constrained` (n,) agents; the others stay MAAC's."""
+    """MAAC in a trust region of size `epsilon` for the `constrained` (n,) agents; the others follow MAAC."""
 
     def update(
         config: MAMDConfig, learner: base.ActorCriticState, batch: Transition, key: jax.Array
@@ -50,14 +49,7 @@ def mirror_descent(spec: EnvSpec, constrained: np.ndarray) -> Algorithm:
         learner, metrics = base.update(spec, config, learner, batch, keys, trust_region(config, epsilon))
         return learner, metrics | {"epsilon": epsilon}
 
-    return Algorithm(
-        config=MAMDConfig,
-        init=functools.partial(base.init, spec),
-        act=functools.partial(base.act, spec),
-        greedy=functools.partial(base.greedy, spec),
-        update=update,
-        validate=base.validate,
-    )
+    return base.algorithm(spec, MAMDConfig, update)
 
 
 def make(spec: EnvSpec) -> Algorithm:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,63 +14,69 @@ from flax import struct
 from envs_jax.environment import EnvSpec
 from mamt_jax.active import active_mean
 from mamt_jax.algorithms import actor_critic as base
-from mamt_jax.algorithms import optimizers
+from mamt_jax.algorithms import agent_major, optimizers
 from mamt_jax.algorithms.agent_major import Batch
-from mamt_jax.algorithms.base import Algorithm
+from mamt_jax.algorithms.base import Algorithm, function_field
+from mamt_jax.algorithms.coordination import COORDINATIONS, CoordinationFn
 from mamt_jax.algorithms.mamd import MAMDConfig, trust_region
-from mamt_jax.algorithms.two_timescale import two_timescale
+from mamt_jax.algorithms.trust_regions import (
+    DIVERGENCES,
+    EPSILON_SPACES,
+    TIMESCALES,
+    CostGradientFn,
+    EpsilonSpaceFn,
+    TimescaleFn,
+)
 from mamt_jax.distributions import ActionDistribution, action_distribution
-from mamt_jax.losses.coordination import coordination_coefficients, marginal_values
 from mamt_jax.losses.opponent_model import non_stationarity, opponent_loss
-from mamt_jax.losses.trust_region import decomposition_loss, divergence_cost, expected_value
+from mamt_jax.losses.trust_region import decomposition_loss, expected_value
 from mamt_jax.networks.opponent_model import opponent_models, ordered_pairs
 from mamt_jax.networks.per_agent import Network
 from mamt_jax.networks.policy import restricted
 from mamt_jax.networks.trust_region_network import symmetric_weights, trust_region_network
-from mamt_jax.running_statistics import reward_unit
 from mamt_jax.types import Metrics, Params, Transition
-from mamt_jax.validation import require_positive
+from mamt_jax.validation import BOUND, COUNT, COUNT_OR_NONE, FRACTION, number, static
 
 
 @struct.dataclass
 class MAMTConfig(MAMDConfig):
     """MAMD's hyperparameters, and those of learning the trust regions."""
 
-    epsilon: float = 10.0
+    epsilon: float = number(10.0, BOUND)
     """Size at which every agent's trust region starts."""
-    epsilon_min: float = 0.01
+    epsilon_min: float = number(0.01, BOUND)
     """Smallest trust region."""
-    epsilon_max: float = 100.0
+    epsilon_max: float = number(100.0, BOUND)
     """Largest trust region."""
     epsilon_learning_rate: float = 1e-3
     """Step of log epsilon, the slow timescale; 0 freezes the trust regions."""
-    epsilon_space: Literal["log", "linear"] = struct.field(pytree_node=False, default="log")
-    """Whether steps are of log epsilon, so in proportion to the size, or of epsilon itself."""
+    epsilon_space: EpsilonSpaceFn = function_field(EPSILON_SPACES, "log")
+    """Whether steps are of log epsilon, in proportion to the size, or of epsilon itself."""
     decomposition_learning_rate: float = 1e-3
     """Step of the trust region decomposition network, the fast timescale."""
-    decomposition_clip: float = 10.0
+    max_decomposition_grad_norm: float = number(10.0, BOUND)
     """Largest norm of the decomposition network's gradient, times the number of agents."""
-    coordination_threshold: float = 0.2
-    """Coordination coefficients under this count as zero (delta)."""
-    non_stationarity_clip: float = 10.0
+    coordination_threshold: float = number(0.2, FRACTION)
+    """Coordination coefficients below this count as zero (delta)."""
+    max_non_stationarity: float = number(10.0, BOUND)
     """Largest non-stationarity of one agent, in nats."""
     opponent_learning_rate: float = 1e-3
     """Step of the modelling policies."""
     opponent_regularisation: float = 1e-3
     """L2 on the outputs of the modelling policies."""
-    opponent_clip: float = 0.5
+    max_opponent_grad_norm: float = number(0.5, BOUND)
     """Largest norm of one modelling policy's gradient."""
-    timescale: Literal["delayed", "decaying"] = struct.field(pytree_node=False, default="delayed")
-    """Equal rates and a step on epsilon for several on the network, or rates whose ratio falls to 0."""
-    epsilon_delay: int = struct.field(pytree_node=False, default=2)
-    """Network steps for each step on epsilon, when delayed."""
-    decay_horizon: int = struct.field(pytree_node=False, default=1000)
+    timescale: TimescaleFn = function_field(TIMESCALES, "delayed")
+    """Equal rates and one step of epsilon for several of the network, or rates whose ratio falls to 0."""
+    epsilon_delay: int = static(2, COUNT)
+    """Network steps for each step of epsilon, when delayed."""
+    decay_horizon: int = static(1000, COUNT)
     """Updates after which decaying rates begin to fall."""
-    trust_region_batch_size: int = struct.field(pytree_node=False, default=128)
+    trust_region_batch_size: int = static(128, COUNT_OR_NONE)
     """Rows of each batch that the trust regions learn from; 0 for all."""
-    coordination: Literal["exact", "values"] = struct.field(pytree_node=False, default="exact")
+    coordination: CoordinationFn = function_field(COORDINATIONS, "exact")
     """What Q_i is without j's action (Eq. 14): Q_i with that action averaged out, or the shortcut V_j."""
-    divergence: Literal["network", "policies"] = struct.field(pytree_node=False, default="network")
+    divergence: CostGradientFn = function_field(DIVERGENCES, "network")
     """What a trust region costs (Eq. 15): the decomposition network's estimate, or its policy's own divergence from the old
     one, whose sum is the mean-field decomposition."""
     value_weight: float = 1.0
@@ -129,9 +135,8 @@ class Dependence(NamedTuple):
 
 
 def validate(config: MAMTConfig) -> None:
-    """MAAC's conditions, and those of the trust regions' bounds and timescales."""
+    """MAAC's conditions, and bounds of the trust regions in order."""
     base.validate(config)
-    require_positive(config, ("epsilon_delay", "decay_horizon"))
     if config.epsilon_max < config.epsilon_min:
         raise ValueError(f"epsilon_max={config.epsilon_max} must not be under epsilon_min={config.epsilon_min}.")
 
@@ -142,23 +147,17 @@ def trust_region_parts(spec: EnvSpec, config: MAMTConfig) -> TrustRegionParts:
     parameter_sizes = action_distribution(spec).parameter_sizes
 
     adam = functools.partial(optimizers.adam, b1=config.adam_b1, epsilon=config.adam_epsilon)
+
+    def clipped_adam(rate: Any) -> optax.GradientTransformation:
+        return optax.chain(optax.clip_by_global_norm(config.max_decomposition_grad_norm * spec.num_agents), adam(rate))
+
     return TrustRegionParts(
         network=trust_region_network(spec, config.hidden_size),
-        optimizer=two_timescale(
-            config.timescale,
-            slow=(adam, config.epsilon_learning_rate),
-            fast=(
-                lambda rate: optax.chain(optax.clip_by_global_norm(config.decomposition_clip * spec.num_agents), adam(rate)),
-                config.decomposition_learning_rate,
-            ),
-            delay=config.epsilon_delay,
-            horizon=config.decay_horizon,
-            labels={"log_epsilon": "slow", "network": "fast"},
-        ),
+        optimizer=optax.partition(config.timescale(config, adam, clipped_adam), {"log_epsilon": "slow", "network": "fast"}),
         opponents=restricted(opponent_models(spec.observation_sizes, parameter_sizes, config.hidden_size), modelled.restrict),
         opponent_distribution=modelled,
         opponent_optimizer=optimizers.clipped_adam_per_agent(
-            config.opponent_learning_rate, config.opponent_clip, config.adam_b1, config.adam_epsilon
+            config.opponent_learning_rate, config.max_opponent_grad_norm, config.adam_b1, config.adam_epsilon
         ),
     )
 
@@ -171,7 +170,7 @@ def init(spec: EnvSpec, config: MAMTConfig, key: jax.Array) -> MAMTState:
     params = {"log_epsilon": jnp.log(start), "network": parts.network.init(network_key)}
     opponents = parts.opponents.init(opponent_key)
     return MAMTState(
-        base=base.init(spec, config, base_key),
+        base=base.init(base.actor_critic, spec, config, base_key),
         trust_region=TrustRegionState(
             params, parts.optimizer.init(params), opponents, parts.opponent_optimizer.init(opponents)
         ),
@@ -190,26 +189,15 @@ def measure_dependence(
     observation = batch.observation
     n = observation.shape[0]
     joint = base.evaluate_policies(actor_critic, learner.base, observation, key, batch.action_mask)
-    candidates = joint.candidates
-    features = actor_critic.distribution.features(candidates.drawn_action)
-    q = jnp.take_along_axis(joint.q, candidates.drawn[..., None], -1)[..., 0]
-    # Eq. 14's softmax knows no scale of its own: values count in the environment's rewards, however they are normalised.
-    unit = reward_unit(config.reward_normalisation, learner.base.reward_statistics)[:, None]
-    if config.coordination == "exact":
-        swapped = actor_critic.critic.swapped_values(
-            learner.base.critic, observation, candidates.drawn_action, features, candidates.action
-        )
-        marginal = marginal_values(swapped, candidates.probability) * unit[..., None]
-    else:
-        marginal = jnp.broadcast_to((candidates.probability * joint.q).sum(-1) * unit, (n, *q.shape))
-    coordination = coordination_coefficients(marginal, q * unit, config.coordination_threshold, batch.active)
+    coordination = config.coordination(config, actor_critic, learner.base, batch, joint)
 
     observers, observed = np.array(ordered_pairs(n)).T
     expected = parts.opponents.apply(learner.trust_region.opponents, observation, of_agents(batch.action_mask, observed))
     actual = actor_critic.policy.apply(learner.base.policy, observation, batch.action_mask)[observed]
     surprise = parts.opponent_distribution.kl(expected, actual)
     divergence = jnp.zeros_like(coordination).at[observers, observed].set(surprise)
-    return Dependence(joint, features, coordination, non_stationarity(coordination, divergence, config.non_stationarity_clip))
+    features = actor_critic.distribution.features(joint.candidates.drawn_action)
+    return Dependence(joint, features, coordination, non_stationarity(coordination, divergence, config.max_non_stationarity))
 
 
 def of_agents(x: jax.Array | None, agents: np.ndarray) -> jax.Array | None:
@@ -244,13 +232,6 @@ def step_gradients(
     return jax.jvp(effects, (log_epsilon,), (jnp.ones_like(log_epsilon),))[1]
 
 
-def epsilon_step(config: MAMTConfig, log_epsilon: jax.Array, step: jax.Array) -> jax.Array:
-    """Log eps (n,) after a step of it, or of eps, put back into its bounds."""
-    if config.epsilon_space == "linear":
-        return jnp.log(jnp.clip(jnp.exp(log_epsilon) + step, config.epsilon_min, config.epsilon_max))
-    return jnp.clip(log_epsilon + step, jnp.log(config.epsilon_min), jnp.log(config.epsilon_max))
-
-
 def trust_region_step(
     config: MAMTConfig,
     actor_critic: base.ActorCritic,
@@ -270,20 +251,16 @@ def trust_region_step(
         estimated = estimate(params)
         return decomposition_loss(estimated, dependence.non_stationarity), estimated
 
+    log_epsilon, steps = state.params["log_epsilon"], config.epsilon_space(config)
     (network_loss, estimated), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
     effects = functools.partial(after_step, config, actor_critic, learner.base, batch, dependence.joint)
-    gain, cost_gradient = step_gradients(effects, state.params["log_epsilon"])
-    if config.divergence == "network":
-        cost_gradient = jax.grad(lambda log_epsilon: divergence_cost(estimate(state.params | {"log_epsilon": log_epsilon})))(
-            state.params["log_epsilon"]
-        )
-    slope = cost_gradient - config.value_weight * gain
-    if config.epsilon_space == "linear":
-        slope = slope / jnp.exp(state.params["log_epsilon"])
-    step, optimizer_state = parts.optimizer.update(gradient | {"log_epsilon": slope}, state.optimizer, state.params)
+    gain, own_cost = step_gradients(effects, log_epsilon)
+    cost = config.divergence(config, log_epsilon, lambda value: estimate(state.params | {"log_epsilon": value}), own_cost)
+    gradient |= {"log_epsilon": steps.slope(cost - config.value_weight * gain, log_epsilon)}
+    step, optimizer_state = parts.optimizer.update(gradient, state.optimizer, state.params)
     step = cast(dict[str, Any], step)
     params = {
-        "log_epsilon": epsilon_step(config, state.params["log_epsilon"], step["log_epsilon"]),
+        "log_epsilon": steps.apply(log_epsilon, step["log_epsilon"]),
         "network": optax.apply_updates(state.params["network"], step["network"]),
     }
     metrics = {
@@ -293,7 +270,7 @@ def trust_region_step(
         "coordination_mean": dependence.coordination.mean(-1),
         "coordination_variance": dependence.coordination.var(-1),
         "value_gradient": gain,
-        "cost_gradient": cost_gradient,
+        "cost_gradient": cost,
     }
     return dataclasses.replace(state, params=params, optimizer=optimizer_state), metrics
 
@@ -337,25 +314,6 @@ def update(
     return MAMTState(base_state, trust_state), base_metrics | metrics
 
 
-def act(
-    spec: EnvSpec,
-    config: MAMTConfig,
-    learner: MAMTState,
-    observation: jax.Array,
-    key: jax.Array,
-    action_mask: jax.Array | None = None,
-) -> jax.Array:
-    """As MAAC's."""
-    return base.act(spec, config, learner.base, observation, key, action_mask)
-
-
-def greedy(
-    spec: EnvSpec, config: MAMTConfig, learner: MAMTState, observation: jax.Array, action_mask: jax.Array | None = None
-) -> jax.Array:
-    """As MAAC's."""
-    return base.greedy(spec, config, learner.base, observation, action_mask)
-
-
 def make(spec: EnvSpec) -> Algorithm:
     """MAMT for the agents of `spec`.
 
@@ -366,11 +324,21 @@ def make(spec: EnvSpec) -> Algorithm:
         raise ValueError(
             f"mamt decomposes the trust region of a joint policy, so it needs 2 agents or more, not {spec.num_agents}"
         )
-    return Algorithm(
-        config=MAMTConfig,
-        init=functools.partial(init, spec),
-        act=functools.partial(act, spec),
-        greedy=functools.partial(greedy, spec),
-        update=functools.partial(update, spec),
-        validate=validate,
-    )
+    played = base.algorithm(spec, MAMTConfig, functools.partial(update, spec))
+
+    def act(
+        config: MAMTConfig, learner: MAMTState, observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None
+    ) -> jax.Array:
+        return played.act(config, learner.base, observation, key, action_mask)
+
+    def greedy(
+        config: MAMTConfig, learner: MAMTState, observation: jax.Array, action_mask: jax.Array | None = None
+    ) -> jax.Array:
+        return played.greedy(config, learner.base, observation, action_mask)
+
+    return played._replace(init=functools.partial(init, spec), act=act, greedy=greedy, policy=policy, validate=validate)
+
+
+def policy(learner: MAMTState) -> MAMTState:
+    """What `act` and `greedy` read of a learner state."""
+    return MAMTState(base=agent_major.policy(learner.base), trust_region=cast(Any, None))

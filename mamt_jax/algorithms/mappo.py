@@ -1,7 +1,6 @@
-"""MA-PPO (Schulman et al. 2017; Yu et al. 2022): PPO with central critics, and nothing shared between agents."""
+"""MA-PPO (Schulman et al. 2017; Yu et al. 2022): PPO with one centralized critic per agent."""
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax
@@ -14,28 +13,28 @@ from mamt_jax.algorithms import on_policy, optimizers
 from mamt_jax.algorithms import parameter_sharing as sharing
 from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.algorithms.on_policy import OnPolicy, OnPolicyConfig, OnPolicyState
-from mamt_jax.distributions import action_distribution, entropy
+from mamt_jax.distributions import entropy
 from mamt_jax.divergence import policy_divergence
 from mamt_jax.losses.actor import clipped_policy_loss
 from mamt_jax.losses.critic import clipped_value_loss
 from mamt_jax.types import Metrics, Params, Trajectory
-from mamt_jax.validation import require_positive, require_sound
+from mamt_jax.validation import BOUND, COUNT, number, static
 
 
 @struct.dataclass
 class MAPPOConfig(OnPolicyConfig):
     """Hyperparameters of MA-PPO."""
 
-    clip_ratio: float = 0.2
-    """How far a probability ratio may pay."""
-    clip_value: float = 1.0
-    """How far a value may move at no further gain, in normalised returns."""
-    num_epochs: int = struct.field(pytree_node=False, default=4)
+    clip_eps: float = number(0.2, BOUND)
+    """Clip range of the probability ratio."""
+    value_clip_eps: float = number(1.0, BOUND)
+    """Clip range of the change of a value, in normalised returns."""
+    num_epochs: int = static(4, COUNT)
     """Passes over each rollout."""
-    num_minibatches: int = struct.field(pytree_node=False, default=4)
-    """Parts of a rollout that a step is taken on each."""
-    share_policy: bool = struct.field(pytree_node=False, default=False)
-    """Whether agents whose observations and actions are alike learn one policy."""
+    num_minibatches: int = static(4, COUNT)
+    """Minibatches of a pass; each takes one gradient step."""
+    share_policy: bool = static(False)
+    """Whether agents with equal observation and action spaces learn one policy."""
 
 
 class Rows(NamedTuple):
@@ -52,30 +51,18 @@ class Rows(NamedTuple):
 
 def make(spec: EnvSpec) -> Algorithm:
     """MA-PPO for the agents of `spec`, all with discrete or all with continuous actions."""
-    action_distribution(spec)  # refuses a mixture
-    return Algorithm(
-        config=MAPPOConfig,
-        init=functools.partial(init, spec),
-        act=functools.partial(on_policy.act, spec),
-        greedy=functools.partial(on_policy.greedy, spec),
-        update=functools.partial(update, spec),
-        validate=validate,
-        data="rollout",
-        training=on_policy.TRAINING,
+    return on_policy.algorithm(spec, MAPPOConfig, update, build)
+
+
+def build(spec: EnvSpec, config: MAPPOConfig) -> OnPolicy:
+    """Distribution, networks and optimisers for `config`."""
+    parts = on_policy.build(spec, config, config.num_epochs * config.num_minibatches)
+    if not config.share_policy:
+        return parts
+    return parts._replace(
+        policy=sharing.shared_network(spec, parts.policy),
+        policy_optimizer=sharing.shared_optimizer(spec, parts.policy_optimizer),
     )
-
-
-def validate(config: MAPPOConfig) -> None:
-    """Refuse what no algorithm takes, and sizes of zero."""
-    require_sound(config)
-    require_positive(config, ("hidden_size", "num_epochs", "num_minibatches", "num_action_samples"))
-
-
-def init(spec: EnvSpec, config: MAPPOConfig, key: jax.Array) -> OnPolicyState:
-    """Fresh learner."""
-    learner = on_policy.init(spec, config, key)
-    policy = sharing.as_first_of_kind(spec, learner.policy) if config.share_policy else learner.policy
-    return dataclasses.replace(learner, policy=policy)
 
 
 def value_rollout(config: MAPPOConfig, parts: OnPolicy, learner: OnPolicyState, trajectory: Trajectory) -> Rows:
@@ -91,22 +78,21 @@ def step(
     spec: EnvSpec, config: MAPPOConfig, learner: OnPolicyState, rows: Rows, key: jax.Array
 ) -> tuple[OnPolicyState, Metrics]:
     """One step of every policy and critic on a minibatch, whose advantages are standardised for each agent."""
-    parts = on_policy.build(spec, config, config.num_epochs * config.num_minibatches)
+    parts = build(spec, config)
     advantage = active_standardise(rows.advantage, rows.active)
 
     def policy_loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         parameters = parts.policy.apply(params, rows.observation, rows.action_mask)
         log_prob = parts.distribution.log_prob(parameters, rows.action)
-        losses = clipped_policy_loss(log_prob, rows.log_prob, advantage, config.clip_ratio, rows.active)
+        losses = clipped_policy_loss(log_prob, rows.log_prob, advantage, config.clip_eps, rows.active)
         bonus = active_mean(entropy(parts.distribution.candidates(parameters, key)), rows.active)
         return (losses - config.entropy_coefficient * bonus).sum(), (losses, bonus)
 
     def value_loss(params: Params) -> jax.Array:
         value, target = parts.values(params, rows.observation), rows.value + rows.advantage
-        return clipped_value_loss(value, rows.value, target, config.clip_value, rows.active).sum()
+        return clipped_value_loss(value, rows.value, target, config.value_clip_eps, rows.active).sum()
 
     slope, (losses, bonus) = jax.grad(policy_loss, has_aux=True)(learner.policy)
-    slope = sharing.average_over_kinds(spec, slope) if config.share_policy else slope
     policy, policy_optimizer = optimizers.descend(parts.policy_optimizer, slope, learner.policy_optimizer, learner.policy)
     loss, slope = jax.value_and_grad(value_loss)(learner.critic)
     critic, critic_optimizer = optimizers.descend(parts.critic_optimizer, slope, learner.critic_optimizer, learner.critic)
@@ -120,7 +106,7 @@ def update(
     spec: EnvSpec, config: MAPPOConfig, learner: OnPolicyState, trajectory: Trajectory, key: jax.Array
 ) -> tuple[OnPolicyState, Metrics]:
     """`num_epochs` passes over a rollout in `num_minibatches` random parts each."""
-    parts, before = on_policy.build(spec, config), learner
+    parts, before = build(spec, config), learner
     rows = value_rollout(config, parts, learner, trajectory)
     total = rows.value.shape[1]
     if total < config.num_minibatches:

@@ -1,9 +1,10 @@
-"""What MA-PPO and LOLA share: agents that learn policies and central values from their latest rollout, and share nothing."""
+"""What MA-PPO and LOLA share: one policy and one centralized value function per agent, learnt from the latest rollout."""
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,49 +14,51 @@ from flax import struct
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import agent_major, optimizers
 from mamt_jax.algorithms.agent_major import Batch
+from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.distributions import ActionDistribution, action_distribution
-from mamt_jax.networks.centralized_critic import joint_critic
+from mamt_jax.networks.centralized_critic import centralized_critic
 from mamt_jax.networks.per_agent import Network
 from mamt_jax.networks.policy import mlp_per_agent, restricted
 from mamt_jax.returns import generalised_advantage
 from mamt_jax.running_statistics import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
 from mamt_jax.types import Params, Trajectory, Transition
+from mamt_jax.validation import BOUND, COUNT, COUNT_OR_NONE, FRACTION, MOMENTUM, POSITIVE, number, require_valid, static
 
-# Whole rounds of Spread's and Rover-Tower's episodes, and enough rows for steps that point the right way.
 TRAINING = MappingProxyType({"num_envs": 128, "update_interval": 3200})
+"""25 steps of each environment: whole episodes of Spread and Rover-Tower, and enough transitions for a useful gradient."""
 
 
 @struct.dataclass
 class OnPolicyConfig:
-    """Hyperparameters of whatever learns from rollouts."""
+    """Hyperparameters of all that learns from rollouts."""
 
-    gamma: float = 0.99
+    gamma: float = number(0.99, FRACTION)
     """Discount of future rewards."""
-    gae_lambda: float = 0.95
-    """Share of each further step in the advantage."""
+    gae_lambda: float = number(0.95, FRACTION)
+    """Decay of further steps in the generalised advantage."""
     policy_learning_rate: float = 1e-3
     """Adam's step for the policies."""
     critic_learning_rate: float = 1e-3
     """Adam's step for the critics."""
-    anneal_horizon: int = struct.field(pytree_node=False, default=0)
-    """Updates over which both learning rates fall linearly to 0, where they stay; 0 leaves them as they are."""
-    adam_b1: float = 0.9
+    lr_decay_updates: int = static(0, COUNT_OR_NONE)
+    """Updates over which both learning rates fall linearly to 0, where they stay; 0 keeps them constant."""
+    adam_b1: float = number(0.9, MOMENTUM)
     """Adam's momentum."""
-    adam_epsilon: float = 1e-5
+    adam_epsilon: float = number(1e-5, POSITIVE)
     """Adam's epsilon."""
     entropy_coefficient: float = 0.01
     """Weight of the entropy bonus."""
-    policy_clip: float = 0.5
+    max_policy_grad_norm: float = number(0.5, BOUND)
     """Largest norm of one agent's policy gradient."""
-    critic_clip: float = 0.5
+    max_critic_grad_norm: float = number(0.5, BOUND)
     """Largest norm of one agent's critic gradient."""
-    hidden_size: int = struct.field(pytree_node=False, default=64)
+    hidden_size: int = static(64, COUNT)
     """Width of every hidden layer."""
-    policy_output_scale: float = struct.field(pytree_node=False, default=1.0)
-    """Size of the policies' last layer at first, in that of the others; small ones start nearly uniform."""
-    num_action_samples: int = struct.field(pytree_node=False, default=8)
+    policy_output_scale: float = static(1.0)
+    """Scale of the initial weights of the policies' last layer; with a small one they start nearly uniform."""
+    num_action_samples: int = static(8, COUNT)
     """Own actions sampled for the entropy where actions are continuous."""
-    reward_normalisation: RewardNormalisation = struct.field(pytree_node=False, default="standardise")
+    reward_normalisation: RewardNormalisation = static("standardise")
     """Rewards minus their running mean over their deviation, only over it, or as they are."""
 
 
@@ -72,7 +75,7 @@ class OnPolicyState:
 
 
 class OnPolicy(NamedTuple):
-    """The pure functions that a config picks."""
+    """The pure functions that a config selects."""
 
     distribution: ActionDistribution
     policy: Network
@@ -86,10 +89,10 @@ class OnPolicy(NamedTuple):
 
 
 def build(spec: EnvSpec, config: OnPolicyConfig, steps_per_update: int = 1) -> OnPolicy:
-    """Distribution, networks and optimisers for `config`, which take so many steps in an update."""
+    """Distribution, networks and optimisers for `config`, which take `steps_per_update` gradient steps in an update."""
 
-    def annealed(learning_rate: jax.Array | float) -> optax.ScalarOrSchedule:
-        steps = config.anneal_horizon * steps_per_update
+    def schedule(learning_rate: jax.Array | float) -> optax.ScalarOrSchedule:
+        steps = config.lr_decay_updates * steps_per_update
         return (lambda count: learning_rate * jnp.maximum(1.0 - count / steps, 0.0)) if steps else learning_rate
 
     distribution = action_distribution(spec, num_samples=config.num_action_samples)
@@ -100,14 +103,34 @@ def build(spec: EnvSpec, config: OnPolicyConfig, steps_per_update: int = 1) -> O
             mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size, config.policy_output_scale),
             distribution.restrict,
         ),
-        critic=joint_critic(spec, config.hidden_size, actions=False),
-        policy_optimizer=adam(annealed(config.policy_learning_rate), config.policy_clip),
-        critic_optimizer=adam(annealed(config.critic_learning_rate), config.critic_clip),
+        critic=centralized_critic(spec, config.hidden_size, actions=False),
+        policy_optimizer=adam(schedule(config.policy_learning_rate), config.max_policy_grad_norm),
+        critic_optimizer=adam(schedule(config.critic_learning_rate), config.max_critic_grad_norm),
     )
 
 
-def init(spec: EnvSpec, config: OnPolicyConfig, key: jax.Array) -> OnPolicyState:
-    """Fresh learner."""
+def algorithm(spec: EnvSpec, config: type, update: Callable[..., Any], build: agent_major.Build = build) -> Algorithm:
+    """An algorithm of these parts, with its own config class, update and `build`.
+
+    Raises:
+        ValueError: if discrete and continuous agents are mixed.
+    """
+    action_distribution(spec)
+    return Algorithm(
+        config=config,
+        init=functools.partial(init, build, spec),
+        act=functools.partial(agent_major.act, build, spec),
+        greedy=functools.partial(agent_major.greedy, build, spec),
+        update=functools.partial(update, spec),
+        policy=agent_major.policy,
+        validate=require_valid,
+        data="rollout",
+        training=TRAINING,
+    )
+
+
+def init(build: agent_major.Build, spec: EnvSpec, config: OnPolicyConfig, key: jax.Array) -> OnPolicyState:
+    """Fresh learner of the networks and optimisers that `build` makes."""
     parts = build(spec, config)
     policy_key, critic_key = jax.random.split(key)
     policy, critic = parts.policy.init(policy_key), parts.critic.init(critic_key)
@@ -121,45 +144,14 @@ def init(spec: EnvSpec, config: OnPolicyConfig, key: jax.Array) -> OnPolicyState
     )
 
 
-def act(
-    spec: EnvSpec,
-    config: OnPolicyConfig,
-    learner: OnPolicyState,
-    observation: jax.Array,
-    key: jax.Array,
-    action_mask: jax.Array | None = None,
-) -> jax.Array:
-    """Sample every agent's action, of those that `action_mask` (..., n, A) allows; observation (..., n, d) -> (..., n[, k])."""
-    parts = build(spec, config)
-
-    def choose(parameters: jax.Array) -> jax.Array:
-        return parts.distribution.sample(parameters, key)
-
-    statistics = learner.observation_statistics
-    return agent_major.act_by(choose, parts.policy, learner.policy, statistics, observation, action_mask)
-
-
-def greedy(
-    spec: EnvSpec,
-    config: OnPolicyConfig,
-    learner: OnPolicyState,
-    observation: jax.Array,
-    action_mask: jax.Array | None = None,
-) -> jax.Array:
-    """Every agent's most likely action, of those allowed; shapes as in `act`."""
-    parts = build(spec, config)
-    choose, statistics = parts.distribution.mode, learner.observation_statistics
-    return agent_major.act_by(choose, parts.policy, learner.policy, statistics, observation, action_mask)
-
-
-def rows(trajectory: Trajectory) -> Transition:
-    """The rollout's T x E transitions, time first."""
+def transitions(trajectory: Trajectory) -> Transition:
+    """The rollout's transitions with one leading axis, T x E."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), trajectory.transitions)
 
 
 def observe(learner: OnPolicyState, trajectory: Trajectory) -> OnPolicyState:
     """Let the running statistics see a rollout."""
-    seen = rows(trajectory)
+    seen = transitions(trajectory)
     return dataclasses.replace(
         learner,
         observation_statistics=update_statistics(learner.observation_statistics, seen.observation, seen.active),
@@ -173,7 +165,7 @@ def prepare(config: OnPolicyConfig, learner: OnPolicyState, trajectory: Trajecto
     Rewards are normalised by all that was seen, this rollout's included.
     """
     rewards = observe(learner, trajectory).reward_statistics
-    return agent_major.prepare(learner.observation_statistics, rewards, config.reward_normalisation, rows(trajectory))
+    return agent_major.prepare(learner.observation_statistics, rewards, config.reward_normalisation, transitions(trajectory))
 
 
 def by_time(x: jax.Array, truncated: jax.Array) -> jax.Array:

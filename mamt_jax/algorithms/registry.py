@@ -1,21 +1,42 @@
-"""Algorithms by name, or by "package.module:make" for one's own."""
+"""The one list of algorithms: how each is made, described and drawn."""
 
-import difflib
-import importlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 from envs_jax.environment import EnvSpec
+from envs_jax.validation import suggestion
 from mamt_jax.algorithms import lola, maac, maddpg, mamd, mamt, mappo
-from mamt_jax.algorithms.base import Algorithm
+from mamt_jax.algorithms.base import Algorithm, import_object
 
-ALGORITHMS: dict[str, Callable[[EnvSpec], Algorithm]] = {
-    "maac": maac.make,
-    "mamd": mamd.make,
-    "mamd_op": mamd.make_optimal,
-    "mamt": mamt.make,
-    "maddpg": maddpg.make,
-    "mappo": mappo.make,
-    "lola": lola.make,
+Factory = Callable[[EnvSpec], Algorithm]
+
+
+class Entry(NamedTuple):
+    """An algorithm under its name.
+
+    Attributes:
+        make: spec -> Algorithm.
+        description: one line.
+        color: of its line in every figure, one that the colour-blind tell apart (Okabe & Ito's, then Tol's).
+        linestyle: likewise.
+        marker: likewise.
+    """
+
+    make: Factory
+    description: str
+    color: str
+    linestyle: str
+    marker: str
+
+
+ALGORITHMS = {
+    "maac": Entry(maac.make, "MAAC: soft actor-critic with centralized attention critics", "#000000", "-", "o"),
+    "mamd": Entry(mamd.make, "MAMD: MAAC with mirror descent in trust regions of fixed size", "#E69F00", "--", "s"),
+    "mamd_op": Entry(mamd.make_optimal, "MAMD-OP: MAMD that constrains dependent agents only", "#009E73", "-.", "^"),
+    "mamt": Entry(mamt.make, "MAMT: MAMD whose trust regions are learnt by decomposition", "#D55E00", "-", "D"),
+    "maddpg": Entry(maddpg.make, "MADDPG: one centralized critic per agent, deterministic policies", "#CC79A7", "-.", "X"),
+    "mappo": Entry(mappo.make, "MA-PPO: PPO with one centralized critic per agent", "#0072B2", "--", "v"),
+    "lola": Entry(lola.make, "LOLA: learning with opponent-learning awareness, two agents", "#117733", "-", "<"),
 }
 
 
@@ -24,23 +45,25 @@ def algorithm_names() -> tuple[str, ...]:
     return tuple(ALGORITHMS)
 
 
-def make(name: str, spec: EnvSpec) -> Algorithm:
-    """Build the algorithm called `name`, or the one that `package.module:make` makes, for the agents of `spec`.
+def make(algorithm: str | Factory | Algorithm, spec: EnvSpec) -> Algorithm:
+    """Build an algorithm for the agents of `spec`.
+
+    Args:
+        algorithm: a name, "package.module:make" for one's own, such a function itself, or an Algorithm, which is returned.
+        spec: of the environment.
 
     Raises:
         ValueError: if there is none of that name, or it cannot be imported or cannot play `spec`.
     """
-    if name in ALGORITHMS:
-        return ALGORITHMS[name](spec)
-    if ":" not in name:
-        close = difflib.get_close_matches(name, ALGORITHMS, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ValueError(
-            f"algo {name!r} is unknown; {hint}there are {', '.join(ALGORITHMS)}, or package.module:make for your own"
-        )
-    module_name, _, attribute = name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"algo {name!r} cannot be imported: {error}; it must name a function spec -> Algorithm") from error
-    return factory(spec)
+    if isinstance(algorithm, Algorithm):
+        return algorithm
+    if callable(algorithm):
+        return algorithm(spec)
+    if algorithm in ALGORITHMS:
+        return ALGORITHMS[algorithm].make(spec)
+    if ":" in algorithm:
+        return import_object("algo", algorithm)(spec)
+    raise ValueError(
+        f"algo {algorithm!r} is unknown{suggestion(algorithm, ALGORITHMS)}; there are {', '.join(ALGORITHMS)}, "
+        "or package.module:make for your own"
+    )

@@ -13,30 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
+from mamt_jax.algorithms.registry import ALGORITHMS
 from mamt_jax.analysis.statistics import Interval
 from mamt_jax.training.references import Reference
-
-# Okabe & Ito's colours. Each algorithm keeps its own look in every figure.
-LOOKS = {
-    "maac": ("#000000", "-", "o"),
-    "mamd": ("#E69F00", "--", "s"),
-    "mamd_op": ("#009E73", "-.", "^"),
-    "mamt": ("#D55E00", "-", "D"),
-    "mappo": ("#0072B2", "--", "v"),
-    "mappo_shared": ("#56B4E9", "-", "P"),
-    "mappo_annealed": ("#332288", "-", "p"),
-    "mappo_events": ("#AA4499", "-", "h"),
-    "mappo_local": ("#44AA99", "--", "d"),
-    "mappo_local_shared": ("#882255", "-", "8"),
-    "maddpg": ("#CC79A7", "-.", "X"),
-    "maddpg_shared": ("#8C6BB1", ":", "*"),
-    "lola": ("#117733", "-", "<"),
-    "lola_naive": ("#999933", ":", ">"),
-}
-OTHERS = (("#661100", "-", "h"), ("#6699CC", "--", "p"), ("#AA4499", "-.", "d"), ("#332288", ":", "8"), ("#DDCC77", "-", "H"))
-REFERENCE_LINES = {"random": ":", "do_nothing": (0, (3, 1, 1, 1, 1, 1)), "scripted": "--"}
-PANEL = (3.7, 2.9)
-DPI = 110
 
 
 class Look(NamedTuple):
@@ -47,11 +26,29 @@ class Look(NamedTuple):
     marker: str
 
 
+VARIANTS = {
+    "mappo_shared": Look("#56B4E9", "-", "P"),
+    "mappo_annealed": Look("#332288", "-", "p"),
+    "mappo_events": Look("#AA4499", "-", "h"),
+    "mappo_local": Look("#44AA99", "--", "d"),
+    "mappo_local_shared": Look("#882255", "-", "8"),
+    "maddpg_shared": Look("#8C6BB1", ":", "*"),
+    "lola_naive": Look("#999933", ":", ">"),
+}
+"""Looks of variants of algorithms among the committed results."""
+LOOKS = VARIANTS | {name: Look(each.color, each.linestyle, each.marker) for name, each in ALGORITHMS.items()}
+"""Each algorithm keeps its own look in every figure."""
+OTHERS = (("#661100", "-", "h"), ("#6699CC", "--", "p"), ("#AA4499", "-.", "d"), ("#332288", ":", "8"), ("#DDCC77", "-", "H"))
+REFERENCE_LINES = {"random": ":", "do_nothing": (0, (3, 1, 1, 1, 1, 1)), "scripted": "--"}
+PANEL = (3.7, 2.9)
+DPI = 110
+
+
 def looks(labels: Sequence[str]) -> dict[str, Look]:
     """Each label's look; algorithms have theirs, others get one in order of appearance."""
     unknown = [label for label in dict.fromkeys(labels) if label not in LOOKS]
     return {
-        label: Look(*(LOOKS[label] if label in LOOKS else OTHERS[unknown.index(label) % len(OTHERS)]))
+        label: LOOKS[label] if label in LOOKS else Look(*OTHERS[unknown.index(label) % len(OTHERS)])
         for label in dict.fromkeys(labels)
     }
 

@@ -34,7 +34,7 @@ def sections() -> dict[str, str]:
         policies.setdefault(env, []).append(algo)
     return {
         "Environments (--env)": columns({name: purpose(factory) for name, factory in factories.items()}),
-        "Algorithms (--algo)": columns(algorithms.descriptions()),
+        "Algorithms (--algo)": columns({name: entry.description for name, entry in algorithms.ALGORITHMS.items()}),
         "Presets (--preset)": columns({name: f"{values['episodes']:,} episodes" for name, values in BUDGETS.items()})
         + "\n"
         + columns({f"tuned on {env}": names for env, names in tuned.items()}),

@@ -36,19 +36,19 @@ def critic_loss(
     q: jax.Array,
     target: jax.Array,
     squared_logits: jax.Array,
-    regularisation: jax.Array | float,
+    logit_coef: jax.Array | float,
     active: jax.Array | None = None,
 ) -> jax.Array:
-    """Eq. 9: sum over agents of the mean squared error, plus 1e-3 x `regularisation` x squared attention logits.
+    """Eq. 9: sum over agents of the mean squared error, plus `logit_coef` times the squared attention logits.
 
     Args:
         q: (n, B) values of the actions taken.
         target: (n, B) `soft_td_target`, constant.
         squared_logits: (n, B), from the critic.
-        regularisation: Table 1's critic regularisation coefficient.
+        logit_coef: 1e-3 of Table 1's critic regularisation coefficient.
         active: (n, B), the rows that count; None: all.
     """
-    return squared_error(q, target, active) + 1e-3 * regularisation * active_mean(squared_logits, active).sum()
+    return squared_error(q, target, active) + logit_coef * active_mean(squared_logits, active).sum()
 
 
 def clipped_value_loss(

@@ -1,4 +1,4 @@
-"""Central critics that see everything at once, an MLP an agent: MADDPG's Q_i and MA-PPO's V_i."""
+"""Centralized critics, one MLP per agent: MADDPG's Q_i and MA-PPO's V_i."""
 
 import chex
 import jax
@@ -10,8 +10,8 @@ from mamt_jax.networks.per_agent import Network
 from mamt_jax.types import Params
 
 
-def joint_critic(spec: EnvSpec, hidden_size: int, *, actions: bool) -> Network:
-    """The value to one agent of what all agents see, and do if `actions` (Lowe et al. 2017).
+def centralized_critic(spec: EnvSpec, hidden_size: int, *, actions: bool) -> Network:
+    """The value to one agent of all observations, and of all actions if `actions` (Lowe et al. 2017).
 
     `init` makes the critics of all agents, stacked; `apply(one agent's params, observation (n, B, d))`, or with
     `ActionDistribution.features` (n, B, A) after it, gives (B,). Critics read the true observations and actions side by side,

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.environment import EnvSpec
-from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.training.checkpoint import concatenate_archives, load_checkpoint, named_arrays, to_numpy, write_archive
 from mamt_jax.training.metrics import STOPPED
 from mamt_jax.training.run_folder import BEST
-from mamt_jax.types import Config, LearnerState
+from mamt_jax.types import LearnerState
 
 ROUNDING = 1e-5
 """Mean returns that differ by less than this share of the agents' own are equal: sums of float32 rewards are no more exact."""
@@ -29,38 +26,12 @@ class Best(NamedTuple):
     Attributes:
         eval_return: (R,) the highest of all evaluations; -inf where none was finite.
         env_steps: (R,) int64, when the policy was evaluated.
-        learner_state: what `policy_part` leaves of it.
+        learner_state: what `Algorithm.policy` leaves of it.
     """
 
     eval_return: np.ndarray
     env_steps: np.ndarray
     learner_state: LearnerState
-
-
-def policy_leaves(algorithm: Algorithm, spec: EnvSpec, config: Config, learner_state: LearnerState) -> Any:
-    """Which leaves of a learner state `act` or `greedy` reads: a tree of bools, found in their traced programs.
-
-    Args:
-        algorithm: whose.
-        spec: of the environment.
-        config: of one run.
-        learner_state: of one run, arrays or shapes.
-    """
-
-    def both(learner_state: LearnerState, observation: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        exploring = algorithm.act(config, learner_state, observation, key)
-        return algorithm.greedy(config, learner_state, observation), exploring
-
-    observation = jax.ShapeDtypeStruct((spec.num_agents, spec.observation_size), jnp.float32)
-    jaxpr = jax.make_jaxpr(both)(learner_state, observation, jax.eval_shape(jax.random.key, 0)).jaxpr
-    read = {id(variable) for equation in jaxpr.eqns for variable in equation.invars} | {id(each) for each in jaxpr.outvars}
-    leaves, structure = jax.tree.flatten(learner_state)
-    return jax.tree.unflatten(structure, [id(variable) in read for variable in jaxpr.invars[: len(leaves)]])
-
-
-def policy_part(learner_state: LearnerState, leaves: Any) -> LearnerState:
-    """A learner state with None for what no policy reads; `leaves` from `policy_leaves`."""
-    return jax.tree.map(lambda leaf, read: leaf if read else None, learner_state, leaves)
 
 
 def save_better(
@@ -79,7 +50,7 @@ def save_better(
 
     Args:
         path: the file.
-        learner_states: of `policy_part`, leading axis of at least R runs, of which the first R count.
+        learner_states: of `Algorithm.policy`, leading axis of at least R runs, of which the first R count.
         eval_returns: R greedy returns of this evaluation.
         env_steps: when it was.
         rounding: by how much each of them may differ from another and be its equal.

@@ -11,8 +11,9 @@ from envs_jax import registry as environments
 from envs_jax.environment import Environment, EnvSpec, HostEnvironment
 from envs_jax.wrappers import infer_spec
 from mamt_jax.algorithms import registry as algorithms
-from mamt_jax.algorithms.base import Algorithm, require_action_masks
+from mamt_jax.algorithms.base import Algorithm, function_name, require_action_masks, resolve_functions
 from mamt_jax.precision import with_bfloat16_products
+from mamt_jax.renamed import with_new_names
 from mamt_jax.training.config import Schedule, TrainingConfig, make_schedule, validate
 from mamt_jax.types import Config
 from mamt_jax.validation import LARGEST, require_representable
@@ -122,7 +123,8 @@ def make_configs(algorithm: Algorithm, experiment: Experiment) -> tuple[Config, 
             raise ValueError(f"seed={run['seed']} is not valid: give one so that no run's is beyond {LARGEST}.")
     own = [{name: value for name, value in run.items() if name != "seed"} for run in experiment.runs]
     try:
-        configs = tuple(algorithm.config(**experiment.algo_options, **each) for each in own)
+        options = resolve_functions(algorithm.config, experiment.algo_options)
+        configs = tuple(algorithm.config(**options, **each) for each in own)
     except TypeError as error:
         raise ValueError(f"{experiment.algo_name} does not take these options: {error}.") from error
     for config in configs:
@@ -145,8 +147,9 @@ def experiment_from_json(content: Mapping[str, Any]) -> Experiment:
     """
     try:
         fields = {field.name: content[field.name] for field in dataclasses.fields(Experiment)}
-        training, runs = TrainingConfig(**fields.pop("training")), tuple(fields.pop("runs"))
+        training, runs = TrainingConfig(**fields.pop("training")), tuple(map(with_new_names, fields.pop("runs")))
         fields |= {name: _tuples(fields[name]) for name in ("env_options", "algo_options")}
+        fields["algo_options"] = with_new_names(fields["algo_options"])
         return Experiment(training=training, runs=runs, **fields)
     except (KeyError, TypeError) as error:
         raise ValueError(f"it describes no experiment ({error})") from error
@@ -154,11 +157,15 @@ def experiment_from_json(content: Mapping[str, Any]) -> Experiment:
 
 def config_values(configs: tuple[Config, ...]) -> list[dict[str, Any]]:
     """All fields of each run's config, defaults included."""
-    return [jax.tree.map(_plain, dataclasses.asdict(config)) for config in configs]
+    fields = sorted(dataclasses.fields(configs[0]), key=lambda field: field.name)
+    return [{field.name: plain_value(field, getattr(config, field.name)) for field in fields} for config in configs]
 
 
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float | str | None) else str(value)
+def plain_value(field: dataclasses.Field, value: Any) -> Any:
+    """The value of a config's field as JSON holds it; functions by their names."""
+    if "functions" in field.metadata:
+        return function_name(field, value)
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, bool | int | float | str | None) else str(leaf), value)
 
 
 def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:

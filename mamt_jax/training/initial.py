@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import operator
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.base import Algorithm
-from mamt_jax.training.best import policy_leaves, policy_part
 from mamt_jax.training.checkpoint import (
     concatenate_archives,
     list_checkpoints,
@@ -25,7 +23,7 @@ from mamt_jax.training.checkpoint import (
     newest_usable,
     write_archive,
 )
-from mamt_jax.training.experiment import Built, Experiment, make_configs
+from mamt_jax.training.experiment import Built, Experiment, make_configs, plain_value
 from mamt_jax.training.merge import INIT_FROM, OF_EACH_RUN, read_experiment
 from mamt_jax.training.policies import load_spec
 from mamt_jax.training.run_folder import BEST, CHECKPOINTS, INITIAL, FolderError, read_config
@@ -99,8 +97,8 @@ def open_source(name: str, folder: Path) -> Source:
 def static_fields(source: Source, config: type) -> dict[str, Any]:
     """The static fields of an algorithm's config, sizes among them, with which a source was trained, where it has them."""
     theirs = make_configs(algorithms.make(source.experiment.algo, source.spec), source.experiment)[0]
-    names = [field.name for field in dataclasses.fields(config) if not field.metadata.get("pytree_node", True)]
-    return {name: getattr(theirs, name) for name in names if hasattr(theirs, name)}
+    fields = [field for field in dataclasses.fields(config) if not field.metadata.get("pytree_node", True)]
+    return {field.name: plain_value(field, getattr(theirs, field.name)) for field in fields if hasattr(theirs, field.name)}
 
 
 def read_parameters(source: Source, built: Built) -> Parameters:
@@ -111,10 +109,10 @@ def read_parameters(source: Source, built: Built) -> Parameters:
         CheckpointError: if the source's file cannot be used.
     """
     _check_spec(source, built.env.spec)
-    algorithm, config, spec = built.algorithm, built.configs[0], built.env.spec
+    algorithm, config = built.algorithm, built.configs[0]
     theirs = algorithms.make(source.experiment.algo, source.spec)
     their_configs = make_configs(theirs, source.experiment)
-    wanted = wanted_part(algorithm, spec, config, policies=source.best)
+    wanted = wanted_part(algorithm, config, policies=source.best)
     notes = _check_fields(source, algorithm, config, their_configs[0], named_leaves(wanted).keys())
     _check_leaves(source, wanted, jax.eval_shape(theirs.init, their_configs[0], jax.eval_shape(jax.random.key, 0)))
     number = len(their_configs)
@@ -187,13 +185,11 @@ def parameter_leaves(learner_state: LearnerState) -> Any:
     )
 
 
-def wanted_part(algorithm: Algorithm, spec: EnvSpec, config: Config, policies: bool) -> LearnerState:
+def wanted_part(algorithm: Algorithm, config: Config, policies: bool) -> LearnerState:
     """Shapes of the leaves of one run's learner state that are taken over, None for the others: all parameters or policies'."""
     shapes = jax.eval_shape(algorithm.init, config, jax.eval_shape(jax.random.key, 0))
-    leaves = parameter_leaves(shapes)
-    if policies:
-        leaves = jax.tree.map(operator.and_, leaves, policy_leaves(algorithm, spec, config, shapes))
-    return policy_part(shapes, leaves)
+    part = algorithm.policy(shapes) if policies else shapes
+    return jax.tree.map(lambda leaf, learnt: leaf if learnt else None, part, parameter_leaves(part))
 
 
 def begin_from(parameters: Parameters, learner_states: LearnerState, num_runs: int) -> LearnerState:
@@ -284,6 +280,7 @@ def _check_fields(source: Source, algorithm: Algorithm, config: Config, theirs: 
         if here.keys() == there.keys() and all(np.array_equal(here[name], there[name]) for name in here):
             continue
         if not field.metadata.get("pytree_node", True):
+            ours, other = (plain_value(field, value) for value in (ours, other))
             raise ValueError(
                 f"--init-from {source.name} does not fit {field.name}={ours}: it was trained with {field.name}={other}, "
                 f"leave out --{field.name.replace('_', '-')}."

@@ -13,7 +13,6 @@ from envs_jax.environment import EnvSpec
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.options import OptionError, suggest
-from mamt_jax.training.best import policy_leaves, policy_part
 from mamt_jax.training.checkpoint import list_checkpoints, load_checkpoint, newest_usable
 from mamt_jax.training.experiment import Experiment, experiment_from_json, make_configs
 from mamt_jax.training.run_folder import BEST, CHECKPOINTS, CONFIG, FolderError, read_config, spec_from_json
@@ -61,9 +60,7 @@ def load_policy(folder: str | Path, run: int = 0, which: Which = "latest") -> Po
     configs = make_configs(algorithm, experiment)
     keys = run_keys([each["seed"] for each in experiment.runs])
     shapes = jax.eval_shape(jax.vmap(algorithm.init), stack_configs(configs), keys)
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), shapes)
-    part = policy_part(shapes, policy_leaves(algorithm, spec, configs[run], one))
-    (learner_states,) = _load(folder, which, _Learner(part))
+    (learner_states,) = _load(folder, which, _Learner(algorithm.policy(shapes)))
     return make_policy(algorithm, configs[run], jax.tree.map(lambda leaf: jnp.asarray(leaf[run]), learner_states), spec)
 
 

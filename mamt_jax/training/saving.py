@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mamt_jax.training.best import describe_latest, policy_part, rounding_of, save_better
+from mamt_jax.training.best import describe_latest, rounding_of, save_better
 from mamt_jax.training.checkpoint import load_checkpoint, newest_usable, read_record, save_checkpoint, to_numpy
 from mamt_jax.training.console import Display
 from mamt_jax.training.extension import record_length
@@ -59,7 +59,7 @@ def log_rows(session: Session, rows: Sequence[dict[str, Any]], display: Display)
 
 def keep_best(session: Session, states: RunState, rows: list[dict[str, Any]], display: Display) -> None:
     """Saves the policies that have just done better than ever; a full disk does not end training."""
-    path, policies = session.folder / BEST, policy_part(states.learner_state, session.policy_leaves)
+    path, policies = session.folder / BEST, session.built.algorithm.policy(states.learner_state)
     rounding = [rounding_of(row["eval_return_per_agent"]) for row in rows]
     try:
         save_better(path, policies, [row["eval_return"] for row in rows], rows[0]["env_steps"], rounding)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from envs_jax.environment import HostEnvironment, make_timestep
-from mamt_jax.training.best import policy_leaves
 from mamt_jax.training.experiment import Built, Experiment
 from mamt_jax.training.host_training import Played, make_host_runs, make_rollout
 from mamt_jax.training.initial import Parameters
@@ -34,7 +33,6 @@ class Session(NamedTuple):
         keys: one a run, padded.
         folder: where results go.
         references: what reference policies earn, by name, for the learning curve.
-        policy_leaves: which leaves of a learner state are the policy's.
         log: names of loggers.
         loggers: those loggers, while training lasts.
         initial: parameters from which runs begin, if not from random ones.
@@ -47,7 +45,6 @@ class Session(NamedTuple):
     keys: jax.Array
     folder: Path
     references: Mapping[str, Reference]
-    policy_leaves: Any
     log: tuple[str, ...] = ()
     loggers: tuple[Logger, ...] = ()
     initial: Parameters | None = None
@@ -82,9 +79,7 @@ def open_session(
     runs = make_host_runs(built.env, *rest) if isinstance(built.env, HostEnvironment) else make_runs(built.env, *rest)
     wanted = stack_configs(built.configs), run_keys([run["seed"] for run in experiment.runs])
     configs, keys = jax.device_put(pad_runs(wanted, num_runs), runs.sharding)
-    learner_state = jax.eval_shape(built.algorithm.init, built.configs[0], jax.eval_shape(jax.random.key, 0))
-    leaves = policy_leaves(built.algorithm, built.env.spec, built.configs[0], learner_state)
-    return Session(experiment, built, runs, configs, keys, folder, references, leaves, tuple(log))
+    return Session(experiment, built, runs, configs, keys, folder, references, tuple(log))
 
 
 def plan_memory(session: Session) -> MemoryPlan:
