@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.environment import Box, Discrete, Environment, EnvSpec, TimeStep
-from envs_jax.reference_policies import do_nothing_policy, sample_action
+from envs_jax.reference_policies import idle_action, sample_action
 
 STEPS_AFTER_THE_END = 2
 TOLERANCE = 1e-4
@@ -163,8 +163,9 @@ def _rollout(env: Environment, step: Step, steps: int) -> Callable[[jax.Array], 
         reset_key, scripted_key, key = jax.random.split(key, 3)
         state, first = env.reset(reset_key)
         _, later = jax.lax.scan(advance, (state, first.action_mask, key), length=steps)
-        policy = do_nothing_policy(env.spec) if env.scripted is None else env.scripted
-        return (state, first), later, policy(scripted_key, state)
+        if env.scripted is None:
+            return (state, first), later, jnp.asarray(idle_action(env.spec))
+        return (state, first), later, env.scripted(scripted_key, state)
 
     return play
 

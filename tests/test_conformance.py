@@ -17,12 +17,12 @@ from envs_jax import (
     TimeStep,
     auto_reset,
     check_environment,
-    do_nothing_policy,
     environment_names,
     episode_statistics,
     make,
     make_timestep,
 )
+from envs_jax.reference_policies import idle_action
 
 SPEC = EnvSpec("walk", ("walker_0", "walker_1"), (2, 1), (Discrete(2), Discrete(3)), 4)
 State = dict[str, jax.Array]
@@ -246,7 +246,7 @@ def test_padding_of_actions_is_outside_every_box() -> None:
         state, timestep = reset(key)
         return state, timestep._replace(action_mask=jnp.asarray(spec.action_mask))
 
-    env = Environment(spec, box_reset, box_transition, sample_noise, scripted=do_nothing_policy(spec))
+    env = Environment(spec, box_reset, box_transition, sample_noise, scripted=lambda key, state: jnp.asarray(idle_action(spec)))
     assert check_environment(env) == []
     outside = env._replace(scripted=lambda key, state: jnp.ones((2, 2)))
     assert check_environment(outside) == ["`scripted` gives an action outside the agent's own action space."]

@@ -13,7 +13,8 @@ from envs_jax import make
 from envs_jax.adapters.originals import original_options
 from envs_jax.environment import Environment, TimeStep
 from envs_jax.pursuit import MOVES, STAY, PursuitState, block, in_window, place
-from envs_jax.reference_policies import evaluate_policies, reference_policies
+from envs_jax.reference_policies import reference_policies
+from envs_jax.rollout import evaluate_policies
 
 CYCLES = 2250
 CONFIGURATIONS = [

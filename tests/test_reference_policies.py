@@ -80,7 +80,7 @@ def ladder() -> Environment:
 
 def test_evaluation_stops_counting_when_an_episode_ends() -> None:
     env, episodes = ladder(), 300
-    result = evaluate_policy(env, random_policy(env.spec), jax.random.key(2), episodes)
+    result = evaluate_policy(env, random_policy(env), jax.random.key(2), episodes)
     length = result["episode_length"]
     assert 1.8 < length < 2.2
     np.testing.assert_allclose(result["return_per_agent"], [length, 2 * length], rtol=1e-5)
@@ -91,7 +91,7 @@ def test_evaluation_stops_counting_when_an_episode_ends() -> None:
 
 def test_the_same_key_gives_the_same_evaluation() -> None:
     env = ladder()
-    policy = random_policy(env.spec)
+    policy = random_policy(env)
     first, second = (evaluate_policy(env, policy, jax.random.key(3), 10) for _ in range(2))
     assert first == second
 
@@ -99,4 +99,4 @@ def test_the_same_key_gives_the_same_evaluation() -> None:
 def test_evaluation_wants_a_number_of_episodes() -> None:
     env = ladder()
     with pytest.raises(ValueError, match="episodes=0"):
-        evaluate_policy(env, random_policy(env.spec), jax.random.key(0), 0)
+        evaluate_policy(env, random_policy(env), jax.random.key(0), 0)

@@ -124,7 +124,7 @@ def test_reset_pairs_at_random_and_starts_still() -> None:
 @pytest.mark.parametrize(("policy", "known", "known_error"), [("random", -6.0, 1.8), ("scripted", 132.3, 3.1)])
 def test_policies_earn_what_is_known(policy: str, known: float, known_error: float) -> None:
     env = make("rover_tower")
-    act = env.scripted if policy == "scripted" else random_policy(env.spec)
+    act = env.scripted if policy == "scripted" else random_policy(env)
     assert act is not None
     result = evaluate_policy(env, act, jax.random.key(2), 2000)
     assert abs(result["return"] - known) < 3 * math.hypot(result["return_std_error"], known_error)

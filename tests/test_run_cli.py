@@ -43,8 +43,8 @@ def folder(finished_run: Path) -> Path:
     [
         (["--env", "rover_towr"], "no environment 'rover_towr' (did you mean 'rover_tower'?)"),
         (["--env", "nowhere:make"], "'nowhere:make' cannot be imported"),
-        (["--algo", "mamtt"], "algo 'mamtt' is unknown; did you mean mamt?"),
-        (["--algo", "probe:absent"], "'probe:absent' cannot be imported"),
+        (["--algo", "mamtt"], "algo 'mamtt' is unknown (did you mean 'mamt'?)"),
+        (["--algo", "probe:absent"], "Module 'probe' has no function 'absent'"),
         ([*PROBE, "--learning-rat", "1"], "there is no option --learning_rat: did you mean --learning_rate?"),
         ([*PROBE, "--episodes", "many"], "--episodes: 'many' is not valid: give a whole number"),
         ([*PROBE, "--temperature", "hot"], "--temperature: 'hot' is not valid: give a number"),

@@ -223,7 +223,7 @@ def test_time_limit_truncates() -> None:
 @pytest.mark.parametrize(("n", "known", "known_error"), [(2, -21.22, 0.39), (3, -27.37, 0.45)])
 def test_random_policy_earns_what_is_known(n: int, known: float, known_error: float) -> None:
     env = make("spread", num_agents=n)
-    result = evaluate_policy(env, random_policy(env.spec), jax.random.key(n), 2000)
+    result = evaluate_policy(env, random_policy(env), jax.random.key(n), 2000)
     assert abs(result["return"] - known) < 3 * math.hypot(result["return_std_error"], known_error)
 
 

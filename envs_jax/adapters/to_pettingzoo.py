@@ -9,7 +9,7 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from envs_jax.environment import Box, Discrete, Environment, EnvState, TimeStep
-from envs_jax.reference_policies import do_nothing_policy
+from envs_jax.reference_policies import idle_action
 from envs_jax.rendering import frame, scenes
 
 RenderMode = Literal["rgb_array", "human"] | None
@@ -58,7 +58,7 @@ class JaxParallelEnv(ParallelEnv):
         }
         self.state_space = gymnasium.spaces.Box(-np.inf, np.inf, (sum(spec.observation_sizes),), np.float32)
         self._env = env
-        self._idle = np.array(do_nothing_policy(spec)(jax.random.key(0), None))
+        self._idle = idle_action(spec)
         self._key: jax.Array | None = None
         self._state: EnvState = None
         self._observation = np.zeros(0, np.float32)

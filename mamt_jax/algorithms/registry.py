@@ -1,10 +1,10 @@
 """Algorithms by name, or by "package.module:make" for one's own."""
 
-import difflib
-import importlib
 from collections.abc import Callable
 
 from envs_jax.environment import EnvSpec
+from envs_jax.imports import import_object
+from envs_jax.validation import nearest
 from mamt_jax.algorithms import lola, maac, maddpg, mamd, mamt, mappo
 from mamt_jax.algorithms.base import Algorithm
 
@@ -33,14 +33,8 @@ def make(name: str, spec: EnvSpec) -> Algorithm:
     if name in ALGORITHMS:
         return ALGORITHMS[name](spec)
     if ":" not in name:
-        close = difflib.get_close_matches(name, ALGORITHMS, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
         raise ValueError(
-            f"algo {name!r} is unknown; {hint}there are {', '.join(ALGORITHMS)}, or package.module:make for your own"
+            f"algo {name!r} is unknown{nearest(name, ALGORITHMS)}; "
+            f"there are {', '.join(ALGORITHMS)}, or package.module:make for your own"
         )
-    module_name, _, attribute = name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"algo {name!r} cannot be imported: {error}; it must name a function spec -> Algorithm") from error
-    return factory(spec)
+    return import_object(name, "Algorithm")(spec)

@@ -169,7 +169,7 @@ def common_parser(add_help: bool) -> Parser:
     """The options that are there for every environment and algorithm."""
     parser = resuming_parser(add_help)
     names = environments.environment_names()
-    env_names = ", ".join([*names, *(f"{door}/NAME" for door in environments.door_names())])
+    env_names = ", ".join([*names, *(f"{library}/NAME" for library in environments.external_libraries())])
     algo_names = ", ".join(algorithms.algorithm_names())
     parser.add_argument("--env", default=DEFAULT_ENV, help=f"{env_names}, or package.module:Factory (default {DEFAULT_ENV})")
     parser.add_argument("--algo", default=DEFAULT_ALGO, help=f"{algo_names}, or package.module:make (default {DEFAULT_ALGO})")
