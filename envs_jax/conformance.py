@@ -76,6 +76,9 @@ def _type_faults(env: Environment, key: jax.Array) -> list[str]:
     faults = faults or _result_faults(env.spec, opened, "reset(key)")
     if faults:
         return faults
+    unknown = [name for name in env.spec.last_metrics if name not in opened[1].metrics]
+    if unknown:
+        return [f"`spec.last_metrics` names {unknown[0]!r}, which is no metric of `reset(key)`."]
     stepped, faults = _traced("step(key, state, action)", env.step, any_key, opened[0], action)
     faults = faults or _result_faults(env.spec, stepped, "step(key, state, action)")
     if faults:
