@@ -1,9 +1,21 @@
 """Multi-agent environments as pure JAX functions. It knows nothing of the algorithms that learn in them."""
 
 from envs_jax.conformance import check_environment
-from envs_jax.environment import Box, Discrete, Environment, EnvironmentFactory, EnvSpec, TimeStep, make_timestep, no_noise
-from envs_jax.reference_policies import do_nothing_policy, evaluate_policy, random_policy, reference_policies
+from envs_jax.environment import (
+    Box,
+    Discrete,
+    Environment,
+    EnvironmentFactory,
+    EnvSpec,
+    Policy,
+    TimeStep,
+    make_timestep,
+    no_noise,
+)
+from envs_jax.reference_policies import do_nothing_policy, random_policy, reference_policies, scripted_policy
 from envs_jax.registry import environment_names, make
+from envs_jax.rendering import render
+from envs_jax.rollout import evaluate_policy, rollout
 from envs_jax.wrappers import EpisodeStatistics, auto_reset, episode_statistics
 
 __all__ = [
@@ -13,6 +25,7 @@ __all__ = [
     "Environment",
     "EnvironmentFactory",
     "EpisodeStatistics",
+    "Policy",
     "TimeStep",
     "auto_reset",
     "check_environment",
@@ -25,4 +38,11 @@ __all__ = [
     "no_noise",
     "random_policy",
     "reference_policies",
+    "render",
+    "rollout",
+    "scripted_policy",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

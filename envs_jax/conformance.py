@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.environment import Box, Discrete, Environment, EnvSpec, TimeStep
-from envs_jax.reference_policies import do_nothing_policy, sample_action
+from envs_jax.reference_policies import idle_action, sample_action
 
 STEPS_AFTER_THE_END = 2
 TOLERANCE = 1e-4
@@ -76,6 +76,9 @@ def _type_faults(env: Environment, key: jax.Array) -> list[str]:
     faults = faults or _result_faults(env.spec, opened, "reset(key)")
     if faults:
         return faults
+    unknown = [name for name in env.spec.last_metrics if name not in opened[1].metrics]
+    if unknown:
+        return [f"`spec.last_metrics` names {unknown[0]!r}, which is no metric of `reset(key)`."]
     stepped, faults = _traced("step(key, state, action)", env.step, any_key, opened[0], action)
     faults = faults or _result_faults(env.spec, stepped, "step(key, state, action)")
     if faults:
@@ -163,8 +166,9 @@ def _rollout(env: Environment, step: Step, steps: int) -> Callable[[jax.Array], 
         reset_key, scripted_key, key = jax.random.split(key, 3)
         state, first = env.reset(reset_key)
         _, later = jax.lax.scan(advance, (state, first.action_mask, key), length=steps)
-        policy = do_nothing_policy(env.spec) if env.scripted is None else env.scripted
-        return (state, first), later, policy(scripted_key, state)
+        if env.scripted is None:
+            return (state, first), later, jnp.asarray(idle_action(env.spec))
+        return (state, first), later, env.scripted(scripted_key, state)
 
     return play
 

@@ -14,6 +14,12 @@ from envs_jax.scene import Scene
 
 EnvState = Any
 Noise = Any
+Policy = Callable[..., jax.Array]
+"""(observation (..., n, d), key) -> action (..., n) int32 or (..., n, k) float32.
+
+A policy with a parameter `action_mask` is also given that, (..., n, A) bool, where the environment masks actions. A policy with
+a parameter `state` is also given the environment's state.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +57,8 @@ class EnvSpec:
             and `TimeStep.active` is None. Training infers this from the programs of environments that run in JAX.
         native_action_spaces: the action space of each agent as an environment outside JAX has it, () for any other.
         native_observation_spaces: likewise of observations.
+        last_metrics: names of the metrics of which an episode reports the last value. Of all others it reports the mean over
+            its steps.
     """
 
     name: str
@@ -63,6 +71,7 @@ class EnvSpec:
     ends_together: bool = False
     native_action_spaces: tuple[NativeSpace, ...] = ()
     native_observation_spaces: tuple[NativeSpace, ...] = ()
+    last_metrics: tuple[str, ...] = ()
 
     @property
     def num_agents(self) -> int:
@@ -172,6 +181,22 @@ def check_action(spec: EnvSpec, action: jax.Array) -> None:
         )
 
 
+def describe(kind: str, spec: EnvSpec) -> str:
+    """An environment in one line: its name and sizes."""
+    actions = f"{_span(spec.action_sizes)} {'' if spec.discrete else 'continuous '}actions"
+    sizes = f"{_span(spec.observation_sizes)} observations, {spec.episode_limit} steps"
+    return f'{kind}("{spec.name}": {spec.num_agents} agents, {actions}, {sizes})'
+
+
+def _span(sizes: tuple[int, ...]) -> str:
+    return f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else str(sizes[0])
+
+
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter called `name`."""
+    return name in inspect.signature(function).parameters
+
+
 def takes_action_mask(function: Callable[..., Any]) -> bool:
     """Whether a function has a parameter called `action_mask`, or takes any."""
     parameters = inspect.signature(function).parameters.values()
@@ -202,6 +227,10 @@ class Environment(NamedTuple):
     sample_noise: Callable[[jax.Array, EnvState], Noise] = no_noise
     scripted: Callable[[jax.Array, EnvState], jax.Array] | None = None
     scene: Callable[..., Scene] | None = None
+
+    def __repr__(self) -> str:
+        """Name and sizes."""
+        return describe("Environment", self.spec)
 
     def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, TimeStep]:
         """`transition` under noise drawn with `key`; raises ValueError for an action of another shape or dtype."""
@@ -238,6 +267,10 @@ class HostEnvironment(NamedTuple):
     open: Callable[[int], HostBatch]
     metrics: tuple[str, ...] = ()
     with_pictures: Callable[[], Any] | None = None
+
+    def __repr__(self) -> str:
+        """Name and sizes."""
+        return describe("HostEnvironment", self.spec)
 
 
 class HostError(RuntimeError):

@@ -216,7 +216,7 @@ def _timestep(rules: Rules, state: PursuitState, reward: jax.Array | None = None
         metrics={
             "catches": jnp.zeros(()) if caught is None else caught.sum().astype(jnp.float32),
             "evaders_left": state.evader_alive.astype(jnp.float32).mean(),
-            "all_caught": jnp.where(state.evader_alive.any(), 0, state.step).astype(jnp.float32),
+            "all_caught": (~state.evader_alive.any()).astype(jnp.float32),
         },
     )
 
@@ -295,6 +295,7 @@ def _spec(num_pursuers: int, num_evaders: int, observation_range: int, episode_l
         action_spaces=(Discrete(len(MOVES), idle=STAY),) * num_pursuers,
         episode_limit=episode_limit,
         observation_dtype="uint8" if max(num_pursuers, num_evaders) < 256 else "float32",
+        last_metrics=("all_caught",),
     )
 
 
@@ -325,7 +326,7 @@ def pursuit(
       them another controller.
 
     Metrics: `catches`, the evaders caught in a step; `evaders_left`, the share of evaders not caught yet; `all_caught`, whether
-    an episode ends with none left (its last step reports how many steps it took, so that the mean over an episode is 1).
+    none is left, of an episode its last value.
 
     Args:
         num_pursuers: pursuers, the agents.

@@ -2,17 +2,16 @@
 
 import importlib
 import inspect
-import os
-import sys
 from typing import Any
 
 from envs_jax.environment import Environment, EnvironmentFactory, HostEnvironment
+from envs_jax.imports import import_object
 from envs_jax.matrix_game import matrix_game
 from envs_jax.multiwalker import multiwalker
 from envs_jax.particle.rover_tower import rover_tower
 from envs_jax.particle.spread import spread, spread3_ful, spread3_mix, spread3_sep
 from envs_jax.pursuit import pursuit
-from envs_jax.validation import one_line, suggestion
+from envs_jax.validation import nearest, one_line
 
 _FACTORIES: dict[str, EnvironmentFactory] = {
     "spread": spread,
@@ -24,7 +23,7 @@ _FACTORIES: dict[str, EnvironmentFactory] = {
     "matrix_game": matrix_game,
     "multiwalker": multiwalker,
 }
-_DOORS = {"jaxmarl": "envs_jax.adapters.from_jaxmarl", "pettingzoo": "envs_jax.adapters.pettingzoo_names"}
+_EXTERNAL_LIBRARIES = {"jaxmarl": "envs_jax.adapters.from_jaxmarl", "pettingzoo": "envs_jax.adapters.pettingzoo_environments"}
 
 
 def environment_names() -> tuple[str, ...]:
@@ -32,47 +31,58 @@ def environment_names() -> tuple[str, ...]:
     return tuple(_FACTORIES)
 
 
-def door_names() -> tuple[str, ...]:
+def external_libraries() -> tuple[str, ...]:
     """The libraries whose environments `make` builds as "library/name"; each is also the name of the extra that it needs."""
-    return tuple(_DOORS)
+    return tuple(_EXTERNAL_LIBRARIES)
 
 
-def make(name: str, **options: Any) -> Environment:
+def make(env: str | EnvironmentFactory | Environment, **options: Any) -> Environment:
     """Builds an environment that runs in JAX; `make_any` says how.
 
     Raises:
         ValueError: as `make_any`, or if it runs outside JAX.
     """
-    env = make_any(name, **options)
-    if isinstance(env, HostEnvironment):
-        raise ValueError(f"{name!r} runs outside JAX: train in it with experiments/run.py, or take it from `make_any`.")
-    return env
+    made = make_any(env, **options)
+    if isinstance(made, HostEnvironment):
+        raise ValueError(f"{_name(env)!r} runs outside JAX: train in it with mamt_jax.train, or take it from `make_any`.")
+    return made
 
 
-def make_any(name: str, **options: Any) -> Environment | HostEnvironment:
+def make_any(env: str | EnvironmentFactory | Environment | HostEnvironment, **options: Any) -> Environment | HostEnvironment:
     """Builds an environment.
 
     Args:
-        name: one of `environment_names()`; or "library/name" for an environment of one of
-            `door_names()`; or "package.module:Factory", a function from options to an Environment that is imported with the
-            working directory on the path.
+        env: one of `environment_names()`; or "library/name" for an environment of one of `external_libraries()`; or
+            "package.module:Factory", a function from options to an Environment, which is also found in the working directory;
+            or such a function; or an environment, which is returned as it is.
         **options: passed to the factory; its docstring describes them.
 
     Raises:
         ValueError: if there is no such environment or option, or an option has a value that is not allowed; also for whatever
             a factory raises.
     """
-    factory = find_factory(name)
+    if isinstance(env, Environment | HostEnvironment):
+        if options:
+            raise ValueError(f"{_listed([*options])} cannot be set: {env} is made already, give a name or a factory.")
+        return env
+    if not isinstance(env, str) and not callable(env):
+        raise ValueError(f"Environment {env!r} is not valid: give a name, a factory or an envs_jax.Environment{_advice(env)}.")
+    name = _name(env)
+    factory = find_factory(env) if isinstance(env, str) else env
     _check_options(name, factory, options)
     try:
-        env = factory(**options)
+        made = factory(**options)
     except Exception as error:
-        if isinstance(error, ValueError) and ":" not in name:
+        if isinstance(error, ValueError) and isinstance(env, str) and ":" not in env:
             raise  # a sentence of ours
         raise ValueError(f"Environment {name!r} cannot be made with {_described(options)}: {one_line(error)}.") from error
-    if not isinstance(env, Environment | HostEnvironment):
-        raise ValueError(f"{name!r} returned {type(env).__name__} where an envs_jax.Environment was expected{_advice(env)}.")
-    return env
+    if not isinstance(made, Environment | HostEnvironment):
+        raise ValueError(f"{name!r} returned {type(made).__name__} where an envs_jax.Environment was expected{_advice(made)}.")
+    return made
+
+
+def _name(env: Any) -> str:
+    return env if isinstance(env, str) else getattr(env, "__qualname__", repr(env))
 
 
 def _described(options: dict[str, Any]) -> str:
@@ -91,46 +101,29 @@ def _advice(env: Any) -> str:
 def find_factory(name: str) -> EnvironmentFactory:
     """The function that builds the environment called `name`; raises ValueError if there is none."""
     if ":" in name:
-        return _import_factory(name)
-    door, slash, inner = name.partition("/")
-    return _factory_behind(door, inner) if slash and door in _DOORS else _known_factory(name)
+        return import_object(name, "Environment")
+    library, slash, inner = name.partition("/")
+    return _external_factory(library, inner) if slash and library in _EXTERNAL_LIBRARIES else _known_factory(name)
 
 
 def _known_factory(name: str) -> EnvironmentFactory:
     if name not in _FACTORIES:
         raise ValueError(
-            f"There is no environment {name!r}{suggestion(name, _FACTORIES)}; there are {', '.join(_FACTORIES)}, "
-            f'{", ".join(f"{door}/NAME" for door in _DOORS)}, and "package.module:Factory" for your own.'
+            f"There is no environment {name!r}{nearest(name, _FACTORIES)}; there are {', '.join(_FACTORIES)}, "
+            f'{", ".join(f"{library}/NAME" for library in _EXTERNAL_LIBRARIES)}, and "package.module:Factory" for your own.'
         )
     return _FACTORIES[name]
 
 
-def _factory_behind(door: str, name: str) -> EnvironmentFactory:
+def _external_factory(library: str, name: str) -> EnvironmentFactory:
     try:
-        module = importlib.import_module(_DOORS[door])
+        module = importlib.import_module(_EXTERNAL_LIBRARIES[library])
     except ImportError as error:
         raise ValueError(
-            f"Environment {f'{door}/{name}'!r} needs a package that cannot be imported ({error}): "
-            f'pip install "mamt_jax[{door}]".'
+            f"Environment {f'{library}/{name}'!r} needs a package that cannot be imported ({error}): "
+            f'pip install "mamt_jax[{library}]".'
         ) from error
     return module.find_factory(name)
-
-
-def _import_factory(name: str) -> EnvironmentFactory:
-    module_name, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ValueError(f"Environment {name!r} cannot be imported: {one_line(error)}.") from error
-    factory: EnvironmentFactory | None = getattr(module, attribute, None)
-    if not callable(factory):
-        own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", None) == module.__name__]
-        raise ValueError(
-            f"Module {module_name!r} has no function {attribute!r}{suggestion(attribute, own)}; it has {_listed(own)}."
-        )
-    return factory
 
 
 def _check_options(name: str, factory: EnvironmentFactory, options: dict[str, Any]) -> None:
@@ -141,7 +134,7 @@ def _check_options(name: str, factory: EnvironmentFactory, options: dict[str, An
     for option in options:
         if option not in named:
             raise ValueError(
-                f"Environment {name!r} has no option {option!r}{suggestion(option, named)}; its options are {_listed(named)}."
+                f"Environment {name!r} has no option {option!r}{nearest(option, named)}; its options are {_listed(named)}."
             )
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in options]
     if missing:

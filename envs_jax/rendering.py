@@ -1,9 +1,11 @@
 """Pictures of states: frames as arrays, GIF and MP4 files. Drawn on the host, never inside jit."""
 
+import base64
+import io
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +16,57 @@ from envs_jax.scene import INK, Scene, Shape
 
 CAPTION_HEIGHT = 24
 FORMATS = (".gif", ".mp4")
+
+
+class Film(NamedTuple):
+    """Frames that a notebook shows as a film.
+
+    Attributes:
+        frames: (time, height, width, 3) uint8.
+        frames_per_second: how fast they follow each other.
+    """
+
+    frames: np.ndarray
+    frames_per_second: float
+
+    def __repr__(self) -> str:
+        """Length and size."""
+        time, height, width, _ = self.frames.shape
+        return f"Film({time} frames of {width} x {height})"
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows."""
+        file = io.BytesIO()
+        _write_gif(self.frames, file, self.frames_per_second)
+        return f'<img src="data:image/gif;base64,{base64.b64encode(file.getvalue()).decode()}">'
+
+
+def render(
+    env: Environment,
+    states: EnvState,
+    path: str | Path | None = None,
+    frames_per_second: float = 10.0,
+    size: int = 480,
+    **options: Any,
+) -> Film | None:
+    """Films states, as `rollout` returns them.
+
+    Args:
+        env: the environment of the states.
+        states: stacked along a leading axis, time.
+        path: a GIF or MP4 file to write; without it the film is returned, and a notebook shows it.
+        frames_per_second: how fast states follow each other.
+        size: the longer side in pixels, at most.
+        **options: of the environment's own `scene`, as `views=True` for what Pursuit's pursuers see.
+
+    Raises:
+        ValueError: if the environment does not say how it looks, or the name of the file ends otherwise.
+    """
+    film = Film(frames(env, states, size, **options), frames_per_second)
+    if path is None:
+        return film
+    save(film.frames, path, frames_per_second)
+    return None
 
 
 def frame(env: Environment, state: EnvState, size: int = 480, **options: Any) -> np.ndarray:
@@ -92,10 +145,14 @@ def save(pictures: Sequence[np.ndarray] | np.ndarray, path: str | Path, frames_p
         raise ValueError("There are no frames to save.")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gif":
-        first, *rest = (Image.fromarray(picture) for picture in pictures)
-        first.save(path, save_all=True, append_images=rest, duration=1000 / frames_per_second, loop=0)
+        _write_gif(pictures, path, frames_per_second)
         return
     save_mp4(np.asarray(pictures), path, frames_per_second)
+
+
+def _write_gif(pictures: Sequence[np.ndarray] | np.ndarray, file: str | Path | io.BytesIO, frames_per_second: float) -> None:
+    first, *rest = (Image.fromarray(picture) for picture in pictures)
+    first.save(file, format="GIF", save_all=True, append_images=rest, duration=1000 / frames_per_second, loop=0)
 
 
 def save_mp4(pictures: np.ndarray, path: Path, frames_per_second: float) -> None:

@@ -1,4 +1,4 @@
-"""Validation of the options of environment factories: one sentence that names the option and what would be right."""
+"""Validation of options and names: one sentence that says what is wrong and what would be right."""
 
 import difflib
 from collections.abc import Callable, Iterable
@@ -64,7 +64,7 @@ def one_line(error: BaseException) -> str:
     return ": ".join(part for part in (kind, text) if part)
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """The known word nearest to `word` as a question in brackets, with a space before; empty where none is near."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name nearest to `name` as a question in brackets, with a space before; empty where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

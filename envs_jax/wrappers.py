@@ -132,7 +132,8 @@ class EpisodeStatistics:
         done: () bool, the last step ended the episode, so the fields below describe all of it.
         episode_return: (n,) sum of each agent's rewards up to its own end.
         episode_length: () int32, steps taken.
-        metrics: the mean over the steps taken of each task metric, a dict of scalars.
+        metrics: each task metric, a dict of scalars: its last value if `EnvSpec.last_metrics` names it, else its mean over the
+            steps taken.
         active: (n,) bool, the agents that act in the next step, which after a `done` is the first of the next episode.
     """
 
@@ -163,8 +164,14 @@ def no_statistics(timestep: TimeStep) -> EpisodeStatistics:
     )
 
 
-def add_step(statistics: EpisodeStatistics, timestep: TimeStep) -> EpisodeStatistics:
-    """The statistics with one more step, which after a `done` is the first of the next episode."""
+def add_step(statistics: EpisodeStatistics, timestep: TimeStep, last_metrics: tuple[str, ...] = ()) -> EpisodeStatistics:
+    """The statistics with one more step, which after a `done` is the first of the next episode.
+
+    Args:
+        statistics: of the steps before.
+        timestep: the step.
+        last_metrics: as in `EnvSpec`.
+    """
     started = jax.tree.map(lambda new, old: jnp.where(statistics.done, new, old), no_statistics(timestep), statistics)
     length = started.episode_length + 1
     acted = statistics.active
@@ -172,7 +179,10 @@ def add_step(statistics: EpisodeStatistics, timestep: TimeStep) -> EpisodeStatis
         done=timestep.done,
         episode_return=started.episode_return + jnp.where(acted, timestep.reward, 0.0),
         episode_length=length,
-        metrics={name: mean + (timestep.metrics[name] - mean) / length for name, mean in started.metrics.items()},
+        metrics={
+            name: new if name in last_metrics else started.metrics[name] + (new - started.metrics[name]) / length
+            for name, new in timestep.metrics.items()
+        },
         active=timestep.next_active(acted),
     )
 
@@ -193,7 +203,7 @@ def episode_statistics(env: Environment) -> Environment:
 
     def transition(state: StatisticsState, action: jax.Array, noise: Noise) -> tuple[StatisticsState, TimeStep]:
         env_state, timestep = env.transition(state.env_state, action, noise)
-        return StatisticsState(env_state, add_step(state.statistics, timestep)), timestep
+        return StatisticsState(env_state, add_step(state.statistics, timestep, env.spec.last_metrics)), timestep
 
     inner_scripted = env.scripted
 

@@ -19,14 +19,15 @@ import numpy as np
 
 import envs_jax
 from envs_jax import auto_reset
+from envs_jax.environment import Policy
 from envs_jax.multiwalker import body, dynamics
 from envs_jax.multiwalker.body import SKIN
 from envs_jax.multiwalker.task import follow_flags
 from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE, ground_slots, touching
 from envs_jax.multiwalker.world import FAST, ORIGINAL, Solver
-from envs_jax.reference_policies import random_policy
+from envs_jax.reference_policies import sample_action
 from experiments.multiwalker_states import SLOTS, Compared, column, control, feet_flags, read_bodies, read_world
-from experiments.multiwalker_statistics import TRAINED, Act, policies
+from experiments.multiwalker_statistics import TRAINED, policies
 from mamt_jax.training.run_folder import describe_machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -51,12 +52,11 @@ class Sweeping:
         self.world.Step(time_step, self.sweeps, position_sweeps)
 
 
-def compiled(act: Act) -> StepAct:
+def compiled(act: Policy) -> StepAct:
     """What all walkers do by `act` in a step."""
 
     def program(seed: int, number: int, seen: jax.Array) -> jax.Array:
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), N)
-        return jax.vmap(act)(keys[:1], seen[None])[0]
+        return act(seen, jax.random.fold_in(jax.random.key(seed), number))
 
     return jax.jit(program)
 
@@ -127,12 +127,11 @@ def extremes(pose: jax.Array, velocity: jax.Array, package_pose: jax.Array, heig
 def endure(envs: int, steps: int) -> dict[str, np.ndarray]:
     """`extremes` of every step under random actions here, (steps x envs,)."""
     env = auto_reset(envs_jax.make("multiwalker"))
-    act = random_policy(env.spec)
+    own = jnp.broadcast_to(env.spec.action_mask, (envs, *env.spec.action_mask.shape))
 
     def advance(state: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         act_key, step_key = jax.random.split(key)
-        actions = jax.vmap(act)(jax.random.split(act_key, envs), state)
-        state, _ = jax.vmap(env.step)(jax.random.split(step_key, envs), state, actions)
+        state, _ = jax.vmap(env.step)(jax.random.split(step_key, envs), state, sample_action(env.spec, act_key, own))
         world = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), state.world)
         return state, extremes(world.pose, world.velocity, world.package_pose, state.heights.T)
 

@@ -8,7 +8,6 @@ Needs the extra `pettingzoo`. Writes experiments/results/multiwalker_statistics.
 import argparse
 import importlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +15,10 @@ import jax
 import numpy as np
 
 import envs_jax
-from envs_jax.environment import Environment, HostEnvironment
-from envs_jax.host import play_episodes
+from envs_jax.environment import Environment, HostEnvironment, Policy
 from envs_jax.reference_policies import do_nothing_policy, random_policy
 from envs_jax.registry import make_any
-from envs_jax.wrappers import episode_statistics
+from envs_jax.rollout import play
 from experiments.analysis.two_samples import QUANTITIES, SOLVERS, draw, table
 from mamt_jax.analysis import style
 from mamt_jax.training.policies import load_policy
@@ -42,66 +40,27 @@ TRAINED = {
 }
 AS_THE_ORIGINAL: dict[str, Any] = {"contact_events": True, "same_push": True}
 """What policies see and what happens to them at the start."""
-Act = Callable[[jax.Array, jax.Array], jax.Array]
-"""(key, observation (n, d)) -> action (n, 4)."""
 
 
-def policies(env: Environment, trained: dict[str, Trained]) -> dict[str, Act]:
+def policies(env: Environment, trained: dict[str, Trained]) -> dict[str, Policy]:
     """Random, do-nothing, and the most likely actions of the policies `trained`."""
-    random, idle = random_policy(env.spec), do_nothing_policy(env.spec)
-    found: dict[str, Act] = {
-        "random": lambda key, observation: random(key, None),
-        "do_nothing": lambda key, observation: idle(key, None),
-    }
+    found: dict[str, Policy] = {"random": random_policy(env), "do_nothing": do_nothing_policy(env)}
     return found | {name: _most_likely(*each) for name, each in trained.items() if (each.folder / CONFIG).exists()}
 
 
-def _most_likely(folder: Path, run: int) -> Act:
+def _most_likely(folder: Path, run: int) -> Policy:
     policy = load_policy(folder, run, which="best" if (folder / BEST).exists() else "latest")
-    return lambda key, observation: policy(observation)
+    return lambda observation, key: policy(observation)
 
 
-def play_ours(env: Environment, act: Act, episodes: int, seed: int) -> dict[str, np.ndarray]:
+def quantities(env: Environment | HostEnvironment, act: Policy, episodes: int, seed: int) -> dict[str, np.ndarray]:
     """Each quantity of whole episodes, (episodes,)."""
-    counted = episode_statistics(env)
-
-    def episode(key: jax.Array) -> Any:
-        reset_key, steps_key = jax.random.split(key)
-        state, timestep = counted.reset(reset_key)
-
-        def step(carry: tuple, number: jax.Array) -> tuple[tuple, None]:
-            state, observation = carry
-            act_key, env_key = jax.random.split(jax.random.fold_in(steps_key, number))
-            stepped, timestep = counted.step(env_key, state, act(act_key, observation))
-            kept = jax.tree.map(lambda old, new: jax.numpy.where(state.statistics.done, old, new), state, stepped)
-            return (kept, timestep.observation), None
-
-        carry, _ = jax.lax.scan(step, (state, timestep.observation), jax.numpy.arange(env.spec.episode_limit))
-        return carry[0].statistics
-
-    played = jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(seed), episodes))
+    played = play(env, act, jax.random.key(seed), episodes)
     return {
         "length": np.asarray(played.episode_length, float),
-        "return": np.asarray(played.episode_return.mean(-1)),
-        "displacement": np.asarray(played.metrics["displacement"]),
+        "return": played.episode_return.mean(-1),
+        "displacement": played.metrics["displacement"],
     }
-
-
-def play_original(env: HostEnvironment, act: Act, episodes: int, seed: int) -> dict[str, np.ndarray]:
-    """The same in the original, an environment and a seed for each episode."""
-    program = jax.jit(lambda key, seen: jax.vmap(act)(jax.random.split(key, len(seen)), seen))
-    batch = env.open(episodes)
-    try:
-        played = play_episodes(
-            batch,
-            lambda shown, number: np.asarray(program(jax.random.fold_in(jax.random.key(seed), number), shown.observation)),
-            np.random.SeedSequence(seed).generate_state(episodes),
-            1,
-        )
-    finally:
-        batch.close()
-    returns = played.episode_return.mean(-1).ravel()
-    return {"length": played.length.ravel(), "return": returns, "displacement": played.metrics["displacement"].ravel()}
 
 
 def summary(values: np.ndarray) -> dict[str, Any]:
@@ -137,8 +96,8 @@ def main() -> None:
     for name, act in policies(envs["fast"], TRAINED).items():
         if asked.only and name not in asked.only:
             continue
-        ours = {solver: play_ours(env, act, asked.episodes, 1) for solver, env in envs.items()}
-        results[name] = compare(ours, play_original(original, act, asked.episodes, 2))
+        ours = {solver: quantities(env, act, asked.episodes, 1) for solver, env in envs.items()}
+        results[name] = compare(ours, quantities(original, act, asked.episodes, 2))
         print(table({name: results[name]}), flush=True)
     command = f"python experiments/multiwalker_statistics.py --episodes {asked.episodes}"
     content = {"command": command, "machine": describe_machine(), "policies": results}

@@ -176,7 +176,7 @@ def test_available_actions_of_jaxmarl_are_heeded(name: str) -> None:
     choices = (
         algorithm.act(config, learner, first.observation, jax.random.key(2), mask),
         algorithm.greedy(config, learner, first.observation, mask),
-        jax.vmap(random_policy(env.spec))(jax.random.split(jax.random.key(3), 16), state, mask),
+        jax.vmap(random_policy(env))(jax.random.split(jax.random.key(3), 16), state, mask),
     )
     assert not mask.all()
     for action in choices:

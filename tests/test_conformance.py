@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from envs_jax import (
@@ -17,14 +18,16 @@ from envs_jax import (
     TimeStep,
     auto_reset,
     check_environment,
-    do_nothing_policy,
     environment_names,
     episode_statistics,
     make,
     make_timestep,
 )
+from envs_jax.conformance import _scripted_faults
+from envs_jax.reference_policies import idle_action
 
 SPEC = EnvSpec("walk", ("walker_0", "walker_1"), (2, 1), (Discrete(2), Discrete(3)), 4)
+SLOW = pytest.mark.slow
 State = dict[str, jax.Array]
 
 
@@ -95,7 +98,7 @@ def reset_with_host_draw(key: jax.Array) -> tuple[State, TimeStep]:
     return state | {"place": jnp.full(2, drawn_on_host())}, timestep
 
 
-FAULTS: dict[str, tuple[Environment, str]] = {
+STATIC: dict[str, tuple[Environment, str]] = {
     "unhashable": (SOUND._replace(spec=dataclasses.replace(SPEC, observation_sizes=[2, 1])), "`spec` is not hashable"),
     "missing agent": (SOUND._replace(spec=dataclasses.replace(SPEC, agent_names=("walker_0",))), "1 agent_names"),
     "same name": (SOUND._replace(spec=dataclasses.replace(SPEC, agent_names=("a_0", "a_0"))), "same name twice"),
@@ -139,48 +142,9 @@ FAULTS: dict[str, tuple[Environment, str]] = {
         after_step(lambda state, timestep: (state, timestep._replace(metrics={}))),
         "timestep has another tree structure",
     ),
-    "host draw in reset": (
-        SOUND._replace(reset=reset_with_host_draw),
-        "`reset` gives different results for the same arguments",
-    ),
-    "host draw in step": (
-        after_step(lambda state, timestep: (state | {"place": state["place"] + drawn_on_host()}, timestep)),
-        "`step` gives different results for the same arguments",
-    ),
-    "own step": (OwnStep(*SOUND), "`step(key, state, action)` differs from `transition("),
-    "nan": (
-        after_step(lambda state, t: (state, t._replace(reward=jnp.where(state["step"] == 2, jnp.nan, t.reward)))),
-        "`reward` is not finite after step 2.",
-    ),
-    "padding": (
-        timestep_with(observation=lambda t: t.observation + 1, final_observation=lambda t: t.observation + 1),
-        "`observation` is not zero beyond an agent's own width after reset.",
-    ),
-    "final observation": (
-        timestep_with(final_observation=lambda t: t.final_observation.at[0].add(1)),
-        "`final_observation` differs from `observation` while the episode runs after reset.",
-    ),
-    "mask too wide": (
-        timestep_with(action_mask=lambda t: jnp.ones_like(t.action_mask)),
-        "`action_mask` allows an action that the agent does not have after reset.",
-    ),
-    "mask empty": (
-        after_step(lambda state, t: (state, t._replace(action_mask=t.action_mask & (state["step"] != 3)))),
-        "`action_mask` leaves an agent without any action after step 3.",
-    ),
-    "reward at reset": (timestep_with(reward=lambda t: t.reward + 1), "`reward` is not zero after reset."),
-    "never truncates": (
-        timestep_with(truncated=lambda t: t.truncated & False),
-        "`truncated` is not set at the episode limit of 4",
-    ),
-    "truncates early": (
-        after_step(lambda state, timestep: (state, timestep._replace(truncated=state["step"] >= 3))),
-        "`truncated` is set before the episode limit after step 3.",
-    ),
-    "over at reset": (timestep_with(terminated=lambda t: ~t.terminated), "The episode is over after reset."),
-    "revived": (
-        after_step(lambda state, t: (state, t._replace(terminated=jnp.array([False, True]) & (state["step"] == 2)))),
-        "`terminated` becomes False again within an episode after step 3.",
+    "unknown last metric": (
+        SOUND._replace(spec=dataclasses.replace(SPEC, last_metrics=("plaice",))),
+        "`spec.last_metrics` names 'plaice', which is no metric of `reset(key)`",
     ),
     "active": (
         timestep_with(active=lambda t: jnp.ones(3, bool)),
@@ -190,15 +154,65 @@ FAULTS: dict[str, tuple[Environment, str]] = {
         SOUND._replace(scripted=lambda key, state: state["place"]),
         "The action from `scripted` is float32 (2,)",
     ),
-    "scripted range": (
-        SOUND._replace(scripted=lambda key, state: jnp.full(2, 2)),
-        "`scripted` gives an action outside the agent's own action space.",
-    ),
 }
 
 
-def test_the_sound_environment_has_no_fault() -> None:
-    assert check_environment(SOUND) == []
+def many_at_reset(timestep: TimeStep) -> TimeStep:
+    return timestep._replace(
+        observation=timestep.observation + 1,
+        final_observation=timestep.observation + 2,
+        action_mask=jnp.ones_like(timestep.action_mask),
+        reward=timestep.reward + 1,
+        truncated=timestep.truncated & False,
+    )
+
+
+def many_later(state: State, timestep: TimeStep) -> tuple[State, TimeStep]:
+    step = state["step"]
+    return state, timestep._replace(
+        reward=jnp.where(step == 2, jnp.nan, timestep.reward),
+        action_mask=timestep.action_mask & (step != 3),
+        truncated=step >= 3,
+        terminated=jnp.array([False, True]) & (step == 2),
+    )
+
+
+PLAYED: dict[str, tuple[Environment, set[str]]] = {
+    "host draw in reset": (
+        SOUND._replace(reset=reset_with_host_draw),
+        {"`reset` gives different results for the same arguments: it draws from something else than its key."},
+    ),
+    "host draw in step": (
+        after_step(lambda state, timestep: (state | {"place": state["place"] + drawn_on_host()}, timestep)),
+        {"`step` gives different results for the same arguments: it draws from something else than its key."},
+    ),
+    "own step": (
+        OwnStep(*SOUND),
+        {"`step(key, state, action)` differs from `transition(state, action, sample_noise(key, state))`."},
+    ),
+    "at reset": (
+        after_both(many_at_reset)._replace(scripted=lambda key, state: jnp.full(2, 2)),
+        {
+            "`observation` is not zero beyond an agent's own width after reset.",
+            "`final_observation` is not zero beyond an agent's own width after reset.",
+            "`final_observation` differs from `observation` while the episode runs after reset.",
+            "`action_mask` allows an action that the agent does not have after reset.",
+            "`reward` is not zero after reset.",
+            "`truncated` is not set at the episode limit of 4 after step 4.",
+            "`scripted` gives an action outside the agent's own action space.",
+        },
+    ),
+    "later": (
+        after_step(many_later),
+        {
+            "`reward` is not finite after step 2.",
+            "`action_mask` leaves an agent without any action after step 3.",
+            "`truncated` is set before the episode limit after step 3.",
+            "`terminated` becomes False again within an episode after step 3.",
+        },
+    ),
+    "over at reset": (timestep_with(terminated=lambda t: ~t.terminated), {"The episode is over after reset."}),
+}
 
 
 @pytest.mark.parametrize(
@@ -213,43 +227,44 @@ def test_the_sound_environment_has_no_fault() -> None:
 )
 def test_a_step_takes_an_action_of_each_agent_and_nothing_else(name: str, options: dict, action: jax.Array) -> None:
     env = make(name, **options)
-    state, _ = env.reset(jax.random.key(0))
+    state, _ = jax.eval_shape(env.reset, jax.random.key(0))
     with pytest.raises(ValueError, match=rf"^action is \w+ \(.*\), which is not valid: {name} takes"):
         env.step(jax.random.key(1), state, action)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_named(fault: str) -> None:
-    env, sentence = FAULTS[fault]
+@pytest.mark.parametrize("fault", STATIC)
+def test_a_fault_that_can_be_seen_without_playing_is_named(fault: str) -> None:
+    env, sentence = STATIC[fault]
     found = check_environment(env)
     assert any(sentence in line for line in found), found
 
 
-@pytest.mark.parametrize("name", environment_names())
-def test_our_environments_conform(name: str) -> None:
-    assert check_environment(make(name, episode_limit=6)) == []
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=SLOW) if name in ("host draw in step", "own step") else name for name in PLAYED]
+)
+def test_a_fault_that_shows_in_play_is_named(fault: str) -> None:
+    env, sentences = PLAYED[fault]
+    found = check_environment(env)
+    assert {*found} == sentences, found
 
 
-@pytest.mark.parametrize("options", [{"continuous_actions": True}, {"num_agents": 1}, {"num_agents": 5}])
-def test_spread_conforms_under_its_options(options: dict[str, Any]) -> None:
-    assert check_environment(make("spread", episode_limit=3, **options)) == []
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("rover_tower", {}),
+        pytest.param("spread", {"continuous_actions": True}, marks=SLOW),
+        *(pytest.param(name, {}, marks=SLOW) for name in environment_names() if name != "rover_tower"),
+        *(pytest.param("spread", {"num_agents": num_agents}, marks=SLOW) for num_agents in (1, 5)),
+    ],
+)
+def test_our_environments_conform(name: str, options: dict[str, Any]) -> None:
+    assert check_environment(make(name, episode_limit=6, **options)) == []
 
 
 def test_padding_of_actions_is_outside_every_box() -> None:
     spec = dataclasses.replace(SPEC, action_spaces=(Box(1, -1.0, 1.0), Box(2, 2.0, 3.0)))
-
-    def box_transition(state: State, action: jax.Array, noise: jax.Array) -> tuple[State, TimeStep]:
-        state, timestep = transition(state, action.sum(-1), noise)
-        return state, timestep._replace(action_mask=jnp.asarray(spec.action_mask))
-
-    def box_reset(key: jax.Array) -> tuple[State, TimeStep]:
-        state, timestep = reset(key)
-        return state, timestep._replace(action_mask=jnp.asarray(spec.action_mask))
-
-    env = Environment(spec, box_reset, box_transition, sample_noise, scripted=do_nothing_policy(spec))
-    assert check_environment(env) == []
-    outside = env._replace(scripted=lambda key, state: jnp.ones((2, 2)))
-    assert check_environment(outside) == ["`scripted` gives an action outside the agent's own action space."]
+    assert _scripted_faults(spec, idle_action(spec)) == []
+    assert _scripted_faults(spec, np.ones((2, 2))) == ["`scripted` gives an action outside the agent's own action space."]
 
 
 def test_wrapped_environments_conform() -> None:

@@ -222,7 +222,7 @@ def test_one_walker_walks_alone() -> None:
 
 def test_nothing_blows_up() -> None:
     env = auto_reset(make("multiwalker"))
-    act = random_policy(env.spec)
+    act = random_policy(env)
 
     def advance(carry: tuple[Any, jax.Array], number: jax.Array) -> tuple[tuple[Any, jax.Array], Any]:
         state, key = carry

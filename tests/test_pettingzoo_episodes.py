@@ -9,10 +9,10 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from pettingzoo import ParallelEnv
 
-from envs_jax.adapters.codec import make_codec
 from envs_jax.adapters.from_pettingzoo import check_pettingzoo, from_pettingzoo, pettingzoo_spec
 from envs_jax.adapters.pettingzoo_episodes import Episodes
 from envs_jax.adapters.policy_in_pettingzoo import aec_actor, episode_returns, parallel_actor
+from envs_jax.adapters.space_codec import make_codec
 from envs_jax.environment import EnvSpec
 
 Step = tuple[str, str, str]

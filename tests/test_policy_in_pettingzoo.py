@@ -72,7 +72,7 @@ def test_a_policy_earns_in_the_original_what_it_earns_here(folders: dict[str, Tr
     act = parallel_actor(policy, mamt_jax.load_spec(folder), seed=2 if sample else None)
     theirs = episode_returns(make_original(name, **OPTIONS[name]), act, 120, seed=3)
     errors = [returns.std() / np.sqrt(len(returns)) for returns in (ours, theirs)]
-    chance = evaluate_policy(env, random_policy(env.spec), jax.random.key(4), 1000)["return"]
+    chance = evaluate_policy(env, random_policy(env), jax.random.key(4), 1000)["return"]
     assert abs(ours.mean() - theirs.mean()) < 3 * np.hypot(*errors)
     assert ours.mean() > chance + 6 * errors[0]
 

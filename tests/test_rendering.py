@@ -1,5 +1,8 @@
 """Pictures of every environment, and films of them."""
 
+import base64
+import functools
+import io
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,13 @@ import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image, ImageSequence
 
-from envs_jax import environment_names, make
+from envs_jax import make, render
 from envs_jax.reference_policies import sample_action
 from envs_jax.rendering import CAPTION_HEIGHT, draw, frame, frames, save
 from envs_jax.scene import Scene, Shape
 
 
+@functools.cache
 def states(name: str, length: int = 4) -> tuple[Any, Any]:
     """An environment and states of it after one random step."""
     env = make(name)
@@ -31,7 +35,7 @@ def states(name: str, length: int = 4) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name == "multiwalker" else name for name in environment_names()],
+    ["spread", "rover_tower", "pursuit", "matrix_game", pytest.param("multiwalker", marks=pytest.mark.slow)],
 )
 def test_every_environment_has_a_picture(name: str) -> None:
     env, several = states(name)
@@ -69,12 +73,21 @@ def read_film(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
 def test_films_can_be_read_again(tmp_path: Path, suffix: str) -> None:
-    env, several = states("spread", 6)
+    env, several = states("spread")
     film = frames(env, several, size=160)
-    save(film, tmp_path / f"film{suffix}", frames_per_second=5.0)
+    assert render(env, several, tmp_path / f"film{suffix}", frames_per_second=5.0, size=160) is None
     again = read_film(tmp_path / f"film{suffix}", film.shape)
     assert again.shape == film.shape
     assert np.abs(again.astype(float) - film).mean() < 8
+
+
+def test_a_notebook_shows_a_film_without_a_file() -> None:
+    env, several = states("spread")
+    film = render(env, several, size=160)
+    assert film is not None and repr(film) == "Film(4 frames of 136 x 160)"
+    content = film._repr_html_().removeprefix('<img src="data:image/gif;base64,').removesuffix('">')
+    with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as gif:
+        assert [each.size for each in ImageSequence.Iterator(gif)] == [(136, 160)] * 4
 
 
 def test_what_cannot_be_drawn_says_why(tmp_path: Path) -> None:

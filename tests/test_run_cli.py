@@ -45,7 +45,7 @@ def folder(finished_run: Path) -> Path:
         (["--env", "nowhere:make"], "'nowhere:make' cannot be imported"),
         (["--lr", "1"], "there is no option --lr: did you mean --policy-learning-rate or --critic-learning-rate"),
         (["--algo", "mamtt"], "algo 'mamtt' is unknown (did you mean 'mamt'?)"),
-        (["--algo", "probe:absent"], "'probe:absent' cannot be imported"),
+        (["--algo", "probe:absent"], "Module 'probe' has no function 'absent'"),
         ([*PROBE, "--learning-rat", "1"], "there is no option --learning-rat: did you mean --learning-rate?"),
         ([*PROBE, "--episodes", "many"], "--episodes: 'many' is not valid: give a whole number"),
         ([*PROBE, "--temperature", "hot"], "--temperature: 'hot' is not valid: give a number"),

@@ -13,13 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpe2 import simple_spread_v3
 
-from envs_jax import evaluate_policy, make, random_policy
+from envs_jax import make
 from envs_jax.environment import Environment, TimeStep
 from envs_jax.particle.spread import AGENT_RADIUS, SpreadState, observe
 from envs_jax.particle.steering import assign
 from envs_jax.particle.world import contact_force, integrate
 
-STEPS = 5000
 TOLERANCE = 1e-9
 
 
@@ -84,12 +83,18 @@ def mpe2_transitions(n: int, continuous: bool, arrays: dict[str, np.ndarray], ac
     return {name: np.array(values) for name, values in rows.items()}
 
 
-@pytest.mark.parametrize("continuous", [False, True])
-@pytest.mark.parametrize("n", [2, 3])
-def test_every_step_equals_mpe2(n: int, continuous: bool) -> None:
+@pytest.mark.parametrize(
+    ("n", "continuous", "steps"),
+    [
+        (2, False, 500),
+        (3, True, 500),
+        *(pytest.param(n, continuous, 5000, marks=pytest.mark.slow) for n in (2, 3) for continuous in (False, True)),
+    ],
+)
+def test_every_step_equals_mpe2(n: int, continuous: bool, steps: int) -> None:
     rng = np.random.default_rng(n)
-    arrays = random_states(rng, n, STEPS)
-    action = rng.random((STEPS, n, 5)).astype(np.float32) if continuous else rng.integers(5, size=(STEPS, n))
+    arrays = random_states(rng, n, steps)
+    action = rng.random((steps, n, 5)).astype(np.float32) if continuous else rng.integers(5, size=(steps, n))
     ours = batched_transition(make("spread", num_agents=n, continuous_actions=continuous), arrays, action)
     theirs = mpe2_transitions(n, continuous, arrays, action)
     for name in ("position", "velocity", "observation", "reward"):
@@ -98,8 +103,8 @@ def test_every_step_equals_mpe2(n: int, continuous: bool) -> None:
     np.testing.assert_allclose(ours["landmarks_covered"], theirs["covered"], atol=TOLERANCE)
     offset = arrays["agent_position"][:, 0] - arrays["agent_position"][:, 1]
     contacts = (np.linalg.norm(offset, axis=-1) < 2 * AGENT_RADIUS).sum()
-    assert STEPS // 4 < contacts < STEPS
-    assert (ours["landmarks_covered"] > 0).sum() > 100
+    assert steps // 4 < contacts < steps
+    assert (ours["landmarks_covered"] > 0).sum() > steps // 50
 
 
 @pytest.mark.parametrize("position_first", [True, False])
@@ -218,13 +223,6 @@ def test_time_limit_truncates() -> None:
         state, timestep = transition(state, jnp.zeros(2, jnp.int32), ())
         seen.append(bool(timestep.truncated))
     assert seen == [False, False, True] and not timestep.terminated.any()
-
-
-@pytest.mark.parametrize(("n", "known", "known_error"), [(2, -21.22, 0.39), (3, -27.37, 0.45)])
-def test_random_policy_earns_what_is_known(n: int, known: float, known_error: float) -> None:
-    env = make("spread", num_agents=n)
-    result = evaluate_policy(env, random_policy(env.spec), jax.random.key(n), 2000)
-    assert abs(result["return"] - known) < 3 * math.hypot(result["return_std_error"], known_error)
 
 
 @pytest.mark.parametrize("n", [3, 6])

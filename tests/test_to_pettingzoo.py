@@ -1,5 +1,6 @@
 """Our environments in PettingZoo: its own conformance tests, and what they do not look at."""
 
+import functools
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,13 +26,22 @@ OPTIONS: dict[str, dict[str, Any]] = {"pursuit": {"num_evaders": 4}, "spread": {
 NAMES = [*environment_names(), "continuous"]
 
 
-def parallel_env(name: str, episode_limit: int = 25, render_mode: Any = None) -> Any:
+@functools.cache
+def environment(name: str, episode_limit: int) -> Environment:
     if name == "continuous":
-        return to_pettingzoo(make("spread", continuous_actions=True, episode_limit=episode_limit), render_mode)
-    return to_pettingzoo(make(name, episode_limit=episode_limit, **OPTIONS.get(name, {})), render_mode)
+        return make("spread", continuous_actions=True, episode_limit=episode_limit)
+    return make(name, episode_limit=episode_limit, **OPTIONS.get(name, {}))
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"multiwalker"}))  # it takes a minute, and nothing here is about its physics
+def parallel_env(name: str, episode_limit: int = 25, render_mode: Any = None) -> Any:
+    return to_pettingzoo(environment(name, episode_limit), render_mode)
+
+
+QUICK = ("rover_tower", "continuous")  # agents of two widths, and vectors
+EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", [each for each in EACH if each in QUICK or each.values[0] != "multiwalker"])
 @pytest.mark.filterwarnings(
     "ignore::UserWarning"
 )  # PettingZoo's tests warn of choices, as of observations that are not pictures
@@ -72,9 +82,7 @@ def play(env: Any, seed: int, episodes: int = 2) -> list[Any]:
     return seen
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "multiwalker" else name for name in NAMES]
-)
+@pytest.mark.parametrize("name", EACH)
 def test_a_seed_settles_whole_episodes(name: str) -> None:
     env = parallel_env(name)
     first, again, other = play(env, 1), play(parallel_env(name), 1), play(env, 2)

@@ -1,5 +1,8 @@
 """Automatic reset and episode statistics against the same steps taken by hand."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,7 @@ from envs_jax import Discrete, Environment, EnvSpec, TimeStep, auto_reset, episo
 from envs_jax.wrappers import FEW, replace_where, reset_key
 
 EPISODE_LIMIT = 5
-SPEC = EnvSpec("countdown", ("agent_0", "agent_1"), (2, 1), (Discrete(2), Discrete(3)), EPISODE_LIMIT)
+SPEC = EnvSpec("countdown", ("agent_0", "agent_1"), (2, 1), (Discrete(2), Discrete(3)), EPISODE_LIMIT, last_metrics=("last",))
 
 
 def countdown(terminate_at: tuple[int, int]) -> Environment:
@@ -24,7 +27,7 @@ def countdown(terminate_at: tuple[int, int]) -> Environment:
             terminated=state[0] >= jnp.asarray(terminate_at),
             truncated=state[0] >= EPISODE_LIMIT,
             action_mask=jnp.asarray(SPEC.action_mask) & ((state[0] > 0) | (jnp.arange(3) < 1))[None, :],
-            metrics={"step": state[0].astype(float)},
+            metrics=dict.fromkeys(("step", "last"), state[0].astype(float)),
         )
 
     def reset(key: jax.Array) -> tuple[jax.Array, TimeStep]:
@@ -51,10 +54,17 @@ def roll(env: Environment, key: jax.Array, steps: int) -> tuple[object, TimeStep
     return jax.lax.scan(step, (env.reset(reset_key)[0], key), length=steps)[1]
 
 
+@functools.cache
+def played(terminate_at: tuple[int, int]) -> tuple[Any, TimeStep]:
+    """Seventeen steps of three environments that reset themselves, with statistics."""
+    env = episode_statistics(auto_reset(countdown(terminate_at)))
+    keys = jax.random.split(jax.random.key(2), 3)
+    return jax.device_get(jax.jit(jax.vmap(lambda key: roll(env, key, 17)))(keys))
+
+
 def test_auto_reset_shows_the_next_episode_and_keeps_the_last_observation() -> None:
-    env = countdown(terminate_at=(9, 9))
-    state, timestep = jax.device_get(jax.jit(lambda key: roll(auto_reset(env), key, 12))(jax.random.key(0)))
-    step = 1 + np.arange(12) % EPISODE_LIMIT
+    state, timestep = jax.tree.map(lambda leaf: leaf[0], played((9, 9)))
+    step = 1 + np.arange(17) % EPISODE_LIMIT
     ended = step == EPISODE_LIMIT
     np.testing.assert_array_equal(timestep.truncated, ended)
     np.testing.assert_array_equal(timestep.final_observation[:, 0, 0], step)
@@ -62,37 +72,36 @@ def test_auto_reset_shows_the_next_episode_and_keeps_the_last_observation() -> N
     np.testing.assert_array_equal(timestep.reward[:, 0], step)
     np.testing.assert_array_equal(timestep.metrics["step"], step)
     np.testing.assert_array_equal(timestep.action_mask[:, 1, 2], ~ended)
-    np.testing.assert_array_equal(state[:, 0], np.where(ended, 0, step))
+    np.testing.assert_array_equal(state.env_state[:, 0], np.where(ended, 0, step))
     assert not timestep.terminated.any()
-    episode = state[:, 1]
+    episode = state.env_state[:, 1]
     np.testing.assert_array_equal(timestep.observation[:, 0, 1], episode)
     np.testing.assert_array_equal(np.diff(episode) != 0, ended[1:])
     np.testing.assert_array_equal(timestep.final_observation[1:, 0, 1], episode[:-1])
 
 
 def test_auto_reset_waits_for_the_last_agent_to_terminate() -> None:
-    env = auto_reset(countdown(terminate_at=(2, 3)))
-    timestep = jax.jit(lambda key: roll(env, key, 6)[1])(jax.random.key(0))
+    timestep = jax.tree.map(lambda leaf: leaf[0, :6], played((2, 3))[1])
     np.testing.assert_array_equal(timestep.terminated, [[False] * 2, [True, False], [True] * 2] * 2)
     np.testing.assert_array_equal(timestep.observation[:, 0, 0], [1, 2, 0] * 2)
     assert not timestep.truncated.any()
 
 
 def test_auto_reset_changes_nothing_within_an_episode() -> None:
-    env = make("rover_tower", episode_limit=4)
+    env = countdown(terminate_at=(9, 9))
     wrapped, reset = auto_reset(env), jax.jit(env.reset)
     transition, wrapped_transition = jax.jit(env.transition), jax.jit(wrapped.transition)
     state, _ = reset(jax.random.key(1))
-    action = jnp.arange(8, dtype=jnp.int32) % 5
-    for step in range(4):
+    action = jnp.zeros(2, jnp.int32)
+    for step in range(EPISODE_LIMIT):
         noise = wrapped.sample_noise(jax.random.key(step), state)
         bare_state, bare = transition(state, action, noise.noise)
         state, timestep = wrapped_transition(state, action, noise)
         np.testing.assert_array_equal(timestep.final_observation, bare.final_observation)
         np.testing.assert_array_equal(timestep.reward, bare.reward)
-        assert bool(timestep.truncated) == bool(bare.truncated) == (step == 3)
+        assert bool(timestep.truncated) == bool(bare.truncated) == (step == EPISODE_LIMIT - 1)
         with jax.debug_key_reuse(False):
-            expected = bare_state if step < 3 else reset(reset_key(noise.key))[0]
+            expected = bare_state if step < EPISODE_LIMIT - 1 else reset(reset_key(noise.key))[0]
         jax.tree.map(np.testing.assert_array_equal, state, expected)
 
 
@@ -123,25 +132,26 @@ def test_a_batch_resets_together_with_its_first_and_not_at_all_while_nobody_is_d
         np.testing.assert_array_equal(state[:, 2], jnp.stack([env.reset(reset_key(key))[0] for key in keys[:, 2]]))
 
 
+@jax.jit
+def replaced_and_made(wanted: jax.Array, keys: jax.Array, old: dict[str, jax.Array]) -> tuple[dict, dict]:
+    def make(key: jax.Array) -> dict[str, jax.Array]:
+        return {"place": jax.random.normal(key, (2,))}
+
+    return jax.vmap(lambda *each: replace_where(make, *each))(wanted, keys, old), jax.vmap(make)(jax.random.clone(keys))
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 2 * FEW])
 def test_few_and_many_are_replaced_alike(count: int) -> None:
     wanted = np.random.default_rng(count).permutation(np.arange(2 * FEW) < count)
     keys, old = jax.random.split(jax.random.key(0), 2 * FEW), {"place": jnp.arange(4.0 * FEW).reshape(-1, 2)}
 
-    def make(key: jax.Array) -> dict[str, jax.Array]:
-        return {"place": jax.random.normal(key, (2,))}
-
-    new = jax.jit(jax.vmap(lambda *each: replace_where(make, *each)))(jnp.asarray(wanted), keys, old)
-    with jax.debug_key_reuse(False):
-        expected = np.where(wanted[:, None], jax.vmap(make)(keys)["place"], old["place"])
-    np.testing.assert_array_equal(new["place"], expected)
+    new, made = replaced_and_made(jnp.asarray(wanted), keys, old)
+    np.testing.assert_array_equal(new["place"], np.where(wanted[:, None], made["place"], old["place"]))
 
 
 @pytest.mark.parametrize("terminate_at", [(9, 9), (2, 3)])
 def test_statistics_are_complete_at_the_end_of_every_episode(terminate_at: tuple[int, int]) -> None:
-    env = episode_statistics(auto_reset(countdown(terminate_at)))
-    keys = jax.random.split(jax.random.key(2), 3)
-    state, timestep = jax.device_get(jax.jit(jax.vmap(lambda key: roll(env, key, 17)))(keys))
+    state, timestep = played(terminate_at)
     statistics, length = state.statistics, min(EPISODE_LIMIT, max(terminate_at))
     np.testing.assert_array_equal(statistics.done, np.tile(np.arange(1, 18) % length == 0, (3, 1)))
     for run in range(3):
@@ -151,11 +161,12 @@ def test_statistics_are_complete_at_the_end_of_every_episode(terminate_at: tuple
             earned = np.where(acted, timestep.reward[run, episode], 0).sum(0)
             np.testing.assert_allclose(statistics.episode_return[run, end], earned, rtol=1e-6)
             np.testing.assert_allclose(statistics.metrics["step"][run, end], (length + 1) / 2, rtol=1e-6)
+            assert statistics.metrics["last"][run, end] == length
             assert statistics.episode_length[run, end] == length
 
 
 def test_wrapping_keeps_spec_and_scripted_policy() -> None:
-    env = make("rover_tower")
+    env = make("matrix_game")
     wrapped = episode_statistics(auto_reset(env))
     state, _ = jax.jit(wrapped.reset)(jax.random.key(3))
     assert wrapped.spec == env.spec

@@ -28,7 +28,7 @@ from jaxmarl.environments import (
 from envs_jax.adapters.space_codec import SpaceError, is_rescaled, learning_space, native_box
 from envs_jax.environment import Box, Discrete, Environment, EnvironmentFactory, EnvSpec, TimeStep, make_timestep
 from envs_jax.native_spaces import NativeBox, NativeDiscrete, NativeMultiDiscrete, NativeSpace
-from envs_jax.validation import one_line, require_count, suggestion
+from envs_jax.validation import nearest, one_line, require_count
 
 
 @flax.struct.dataclass
@@ -51,7 +51,7 @@ def find_factory(name: str) -> EnvironmentFactory:
     names = jaxmarl.registered_envs
     if name not in names:
         some = ", ".join([*names[:9], "switch_riddle", "SMAX", "hanabi", "overcooked_v2", "coin_game"])
-        raise ValueError(f"JaxMARL has no environment {name!r}{suggestion(name, names)}; it has {some} and more.")
+        raise ValueError(f"JaxMARL has no environment {name!r}{nearest(name, names)}; it has {some} and more.")
 
     def factory(episode_limit: int | None = None, options: dict | None = None) -> Environment:
         """Builds the environment.

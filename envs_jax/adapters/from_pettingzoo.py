@@ -10,10 +10,17 @@ from typing import Any
 
 from pettingzoo import ParallelEnv
 
-from envs_jax.adapters.codec import MASK, find_mask, is_masked, make_codec
-from envs_jax.adapters.pettingzoo_checks import check_environment_type, check_reset
-from envs_jax.adapters.pettingzoo_episodes import Episodes
-from envs_jax.adapters.space_codec import SpaceError, flat_size, learning_space, native_space
+from envs_jax.adapters.pettingzoo_episodes import Episodes, check_environment_type, check_reset
+from envs_jax.adapters.space_codec import (
+    MASK,
+    SpaceError,
+    find_mask,
+    flat_size,
+    is_masked,
+    learning_space,
+    make_codec,
+    native_space,
+)
 from envs_jax.adapters.worker_processes import open_batch
 from envs_jax.environment import Discrete, EnvSpec, HostEnvironment
 from envs_jax.native_spaces import NativeDict, NativeSpace
@@ -23,9 +30,13 @@ MakeEnv = Callable[..., ParallelEnv]
 
 
 def from_pettingzoo(
-    make_env: MakeEnv, episode_limit: int, metrics: Sequence[str] = (), processes: int | None = None
+    make_env: MakeEnv,
+    episode_limit: int,
+    metrics: Sequence[str] = (),
+    processes: int | None = None,
+    last_metrics: Sequence[str] = (),
 ) -> HostEnvironment:
-    """Any PettingZoo parallel environment as one that `experiments/run.py` trains in.
+    """Any PettingZoo parallel environment as one that `mamt_jax.train` trains in.
 
     Spaces:
 
@@ -57,6 +68,7 @@ def from_pettingzoo(
         episode_limit: steps after which an episode is truncated, if it is not over before.
         metrics: names of numbers in the agents' `infos` that are reported as task metrics, their mean over agents.
         processes: processes to share out the environments among, the CPU cores if None.
+        last_metrics: those of `metrics` of which an episode reports the last value, and not the mean over its steps.
 
     Raises:
         ValueError: if an option or a space is not valid, or the environment is not a ParallelEnv.
@@ -68,7 +80,7 @@ def from_pettingzoo(
         raise ValueError(f"make_env={make_env!r} is not valid: give a function that makes the environment.")
     env = make_env()
     try:
-        spec = pettingzoo_spec(env, episode_limit)
+        spec = dataclasses.replace(pettingzoo_spec(env, episode_limit), last_metrics=tuple(last_metrics))
     finally:
         _close(env)
     batch = partial(open_batch, make_env, spec, tuple(metrics), processes or os.cpu_count() or 1)

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from envs_jax.adapters.codec import Codec, find_mask, joint_mask, joint_observation, make_codec, own_actions
-from envs_jax.adapters.pettingzoo_checks import check_agents, check_reset, check_step
-from envs_jax.adapters.pettingzoo_episodes import Agents, change_agents, episode_seed
-from envs_jax.environment import EnvSpec
+from envs_jax.adapters.pettingzoo_episodes import (
+    Agents,
+    change_agents,
+    check_agents,
+    check_reset,
+    check_step,
+    episode_seed,
+)
+from envs_jax.adapters.space_codec import Codec, find_mask, joint_mask, joint_observation, make_codec, own_actions
+from envs_jax.environment import EnvSpec, Policy
 
 if TYPE_CHECKING:
     from pettingzoo import ParallelEnv
-
-Policy = Callable[..., jax.Array]
-"""What `mamt_jax.load_policy` returns: (observation (n, d), key or None) -> action (n,) or (n, k).
-
-If the spec has action masks, it is also given `action_mask=` (n, A) bool.
-"""
 
 ParallelActor = Callable[..., dict[str, Any]]
 AecActor = Callable[..., Any]

@@ -1,6 +1,7 @@
 """Our environments as PettingZoo's ParallelEnv."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import gymnasium
@@ -9,7 +10,7 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from envs_jax.environment import Box, Discrete, Environment, EnvState, TimeStep
-from envs_jax.reference_policies import do_nothing_policy
+from envs_jax.reference_policies import idle_action
 from envs_jax.rendering import frame, scenes
 
 RenderMode = Literal["rgb_array", "human"] | None
@@ -39,6 +40,16 @@ def gymnasium_space(space: Discrete | Box) -> gymnasium.Space:
     return gymnasium.spaces.Box(space.low, space.high, (space.size,), np.float32)
 
 
+@partial(jax.jit, static_argnums=0)
+def _reset(env: Environment, key: jax.Array) -> tuple[EnvState, TimeStep]:
+    return env.reset(key)
+
+
+@partial(jax.jit, static_argnums=0)
+def _step(env: Environment, key: jax.Array, state: EnvState, action: np.ndarray) -> tuple[EnvState, TimeStep]:
+    return env.step(key, state, action)
+
+
 class JaxParallelEnv(ParallelEnv):
     """What `to_pettingzoo` returns: host-side bookkeeping around a jitted reset and step."""
 
@@ -58,12 +69,10 @@ class JaxParallelEnv(ParallelEnv):
         }
         self.state_space = gymnasium.spaces.Box(-np.inf, np.inf, (sum(spec.observation_sizes),), np.float32)
         self._env = env
-        self._idle = np.array(do_nothing_policy(spec)(jax.random.key(0), None))
+        self._idle = idle_action(spec)
         self._key: jax.Array | None = None
         self._state: EnvState = None
         self._observation = np.zeros(0, np.float32)
-        self._reset = jax.jit(lambda key: env.reset(key))
-        self._step = jax.jit(lambda key, state, action: env.step(key, state, action))
 
     def observation_space(self, agent: str) -> gymnasium.Space:
         """Always the same object."""
@@ -78,7 +87,7 @@ class JaxParallelEnv(ParallelEnv):
         del options
         if seed is not None or self._key is None:
             self._key = jax.random.key(np.random.SeedSequence(seed).generate_state(1)[0])
-        self._state, timestep = self._reset(self._next_key())
+        self._state, timestep = _reset(self._env, self._next_key())
         self.agents = list(self.possible_agents) if timestep.active is None else self._active(timestep.active)
         return self._observations(timestep, self.agents), self._infos(timestep, self.agents)
 
@@ -93,7 +102,7 @@ class JaxParallelEnv(ParallelEnv):
         """
         if not self.agents:
             return {}, {}, {}, {}, {}
-        self._state, timestep = self._step(self._next_key(), self._state, self._joint(actions))
+        self._state, timestep = _step(self._env, self._next_key(), self._state, self._joint(actions))
         alive = self.agents
         place = {agent: self.possible_agents.index(agent) for agent in alive}
         reward, terminated, truncated = jax.device_get((timestep.reward, timestep.terminated, timestep.truncated))

@@ -22,9 +22,8 @@ import numpy as np
 import psutil
 from gymnasium.vector import async_vector_env
 
-from envs_jax.adapters.codec import make_codec
 from envs_jax.adapters.pettingzoo_episodes import Episodes, Row
-from envs_jax.adapters.space_codec import SpaceError
+from envs_jax.adapters.space_codec import SpaceError, make_codec
 from envs_jax.environment import EnvSpec, HostBatch, HostError, TimeStep
 
 SECONDS = 600.0

@@ -182,8 +182,8 @@ def _advance(
         step=state.step + 1,
     )
     outcome = judge(rules, before, world, fell, fallen, dropped)
-    grown = state.step * (world.package_pose[0] - _start(rules)) - (state.step - 1) * (before.package_pose[0] - _start(rules))
-    return state, _observe(rules, state, present, noise.swapaxes(0, 1)), outcome, grown
+    displacement = world.package_pose[0] - _start(rules)
+    return state, _observe(rules, state, present, noise.swapaxes(0, 1)), outcome, displacement
 
 
 def _flags(rules: Rules, state: MultiWalkerState, met: dynamics.Met) -> jax.Array:
@@ -195,12 +195,12 @@ def _flags(rules: Rules, state: MultiWalkerState, met: dynamics.Met) -> jax.Arra
 def _transition(
     state: MultiWalkerState, action: jax.Array, noise: jax.Array, rules: Rules
 ) -> tuple[MultiWalkerState, TimeStep]:
-    state, observation, outcome, grown = batch_last(functools.partial(_advance, rules=rules))(state, action, noise)
+    state, observation, outcome, displacement = batch_last(functools.partial(_advance, rules=rules))(state, action, noise)
     truncated = (state.step >= rules.spec.episode_limit) & ~outcome.terminated.all()
     ended = outcome.terminated
     # All flags are equal then. A broadcast shows it, and `infer_spec` finds it.
     terminated = jnp.broadcast_to(ended[0], ended.shape) if rules.terminate_on_fall else ended
-    metrics = {"displacement": grown}
+    metrics = {"displacement": displacement}
     return state, make_timestep(rules.spec, observation, outcome.reward, terminated, truncated, metrics=metrics)
 
 
@@ -254,6 +254,7 @@ def _spec(num_walkers: int, episode_limit: int) -> EnvSpec:
         observation_sizes=(SIZE,) * num_walkers,
         action_spaces=(Box(4),) * num_walkers,
         episode_limit=episode_limit,
+        last_metrics=("displacement",),
     )
 
 
@@ -337,8 +338,7 @@ def multiwalker(
     - a foot's flag drops when any contact of it ends, though others go on; here it says whether the foot touches anything,
       unless `contact_events`.
 
-    Metric: `displacement`, how far the package was carried, in metres, at the episode's end (each step reports how much steps x
-    displacement grew, so that the mean over an episode is that).
+    Metric: `displacement`, how far the package was carried, in metres, of an episode its last value.
 
     Args:
         num_walkers: walkers, the agents.

@@ -23,9 +23,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import envs_jax
-from envs_jax import auto_reset, random_policy
+from envs_jax import auto_reset
 from envs_jax.adapters.originals import make_original
 from envs_jax.environment import Environment
+from envs_jax.reference_policies import sample_action
 from mamt_jax.cli.devices import use_every_core
 from mamt_jax.training.run_folder import describe_machine
 from mamt_jax.training.vectorized import shard
@@ -50,10 +51,10 @@ class Game(NamedTuple):
 def our_game(env: Environment) -> Game:
     """One of ours."""
     env = auto_reset(env)
-    act = random_policy(env.spec)
 
     def step(state: Any, keys: jax.Array) -> tuple[Any, jax.Array]:
-        state, timestep = env.step(keys[1], state, act(keys[0], state))
+        action = sample_action(env.spec, keys[0], jnp.asarray(env.spec.action_mask))
+        state, timestep = env.step(keys[1], state, action)
         return state, timestep.observation.sum() + timestep.reward.sum()
 
     return Game(lambda key: env.reset(key)[0], step)

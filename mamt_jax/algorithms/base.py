@@ -1,7 +1,6 @@
 """The algorithm contract: a named tuple of pure functions over an explicit learner state."""
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -10,7 +9,8 @@ import jax
 from flax import struct
 
 from envs_jax.environment import EnvSpec, takes_action_mask
-from envs_jax.validation import suggestion
+from envs_jax.imports import import_object
+from envs_jax.validation import nearest
 from mamt_jax.types import Config, LearnerState, Metrics
 
 Data = Literal["replay", "rollout"]
@@ -96,24 +96,15 @@ def function_name(field: dataclasses.Field, function: Callable) -> str:
     return f"{function.__module__}:{function.__qualname__}"
 
 
-def import_object(option: str, path: str) -> Any:
-    """What "package.module:name" names; raises ValueError that names the option if there is no such thing."""
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{option}={path!r} cannot be imported ({error}): give package.module:function.") from error
-
-
 def _resolve(field: dataclasses.Field, value: Any) -> Callable:
     functions = field.metadata["functions"]
     if isinstance(value, str) and value in functions:
         return functions[value]
     if isinstance(value, str) and ":" in value:
-        value = import_object(field.name, value)
+        value = import_object(value, field.name)
     if callable(value):
         return value
     raise ValueError(
-        f"{field.name}={value!r} is not valid{suggestion(str(value), functions)}: give {', '.join(functions)}, "
+        f"{field.name}={value!r} is not valid{nearest(str(value), functions)}: give {', '.join(functions)}, "
         "or package.module:function."
     )

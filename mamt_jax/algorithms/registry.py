@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from envs_jax.environment import EnvSpec
-from envs_jax.validation import suggestion
+from envs_jax.imports import import_object
+from envs_jax.validation import nearest
 from mamt_jax.algorithms import lola, maac, maddpg, mamd, mamt, mappo
-from mamt_jax.algorithms.base import Algorithm, import_object
+from mamt_jax.algorithms.base import Algorithm
 
 Factory = Callable[[EnvSpec], Algorithm]
 
@@ -62,8 +63,8 @@ def make(algorithm: str | Factory | Algorithm, spec: EnvSpec) -> Algorithm:
     if algorithm in ALGORITHMS:
         return ALGORITHMS[algorithm].make(spec)
     if ":" in algorithm:
-        return import_object("algo", algorithm)(spec)
+        return import_object(algorithm, "Algorithm")(spec)
     raise ValueError(
-        f"algo {algorithm!r} is unknown{suggestion(algorithm, ALGORITHMS)}; there are {', '.join(ALGORITHMS)}, "
+        f"algo {algorithm!r} is unknown{nearest(algorithm, ALGORITHMS)}; there are {', '.join(ALGORITHMS)}, "
         "or package.module:make for your own"
     )

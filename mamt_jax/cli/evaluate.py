@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.environment import Environment, EnvSpec, EnvState, HostEnvironment, HostError, TimeStep
-from envs_jax.host import play_episodes
 from envs_jax.rendering import FORMATS, frames, save, scenes
+from envs_jax.rollout import play_host_episodes
 from mamt_jax.cli.compilation_cache import use_compilation_cache
 from mamt_jax.cli.parser import Parser
 from mamt_jax.options import OptionError
@@ -98,7 +98,7 @@ def play_on_host(env: HostEnvironment, policy: Policy, sample: bool, seed: int, 
 
     seeds, batch = np.random.SeedSequence(seed).generate_state(num_envs), env.open(num_envs)
     try:
-        played = play_episodes(batch, act, seeds, math.ceil(episodes / num_envs))
+        played = play_host_episodes(env.spec, batch, act, seeds, math.ceil(episodes / num_envs))
     finally:
         batch.close()
     return Played(played.episode_return.mean(-1).ravel(), {name: metric.ravel() for name, metric in played.metrics.items()})

@@ -69,7 +69,8 @@ def launch_ray(tasks: Sequence[Task], console: Console, cpus: float, gpus: float
         from ray.exceptions import RayError
     except ImportError as error:
         raise OptionError("--launcher ray needs Ray: pip install -e '.[ray]'.") from error
-    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
+    # Environments and algorithms of the user are found in the working directory.
+    paths = os.pathsep.join(os.path.abspath(path) for path in [*filter(None, sys.path), os.getcwd()])
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "os.fork", RuntimeWarning

@@ -141,7 +141,7 @@ def read_resuming(arguments: Sequence[str]) -> dict[str, Any]:
 def common_parser(add_help: bool) -> Parser:
     """The options that are there for every environment and algorithm."""
     parser = Parser("mamt train", "[--env NAME] [--algo NAME] [options]", add_help=add_help, description=__doc__)
-    env_names = ", ".join([*environments.environment_names(), *(f"{each}/NAME" for each in environments.door_names())])
+    env_names = ", ".join([*environments.environment_names(), *(f"{each}/NAME" for each in environments.external_libraries())])
     algo_names = ", ".join(algorithms.algorithm_names())
     add = parser.add_argument_group("run").add_argument
     add("--env", default=DEFAULT_ENV, metavar="NAME", help=f"{env_names}, or package.module:Factory (default {DEFAULT_ENV})")

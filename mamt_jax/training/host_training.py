@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from envs_jax.environment import EnvSpec, HostBatch, HostEnvironment, HostError, TimeStep
-from envs_jax.host import Episodes, HostPolicy, play_episodes
+from envs_jax.rollout import Episodes, play_host_episodes
 from envs_jax.wrappers import EpisodeStatistics, add_step
 from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.training.config import Schedule, TrainingConfig
@@ -173,7 +173,7 @@ def make_rollout(spec: EnvSpec, state: RunState, played: Played) -> tuple[EnvBat
     """What a run's iteration (T, E, ...) looks like to learning; its last step counts as truncated."""
 
     def count(before: EpisodeStatistics, timestep: TimeStep) -> tuple[EpisodeStatistics, tuple[jax.Array, EpisodeStatistics]]:
-        after = jax.vmap(add_step)(before, timestep)
+        after = jax.vmap(partial(add_step, last_metrics=spec.last_metrics))(before, timestep)
         return after, (before.active, after)
 
     timestep = played.timestep
@@ -213,7 +213,7 @@ def make_host_evaluation(
     episodes = math.ceil(config.evaluation_episodes / config.num_envs)
 
     def evaluate(configs: Config, states: RunState, index: int) -> dict[str, Evaluation]:
-        def policy(name: str) -> HostPolicy:
+        def policy(name: str) -> Callable[[TimeStep, int], np.ndarray]:
             def act(timestep: TimeStep, step: int) -> np.ndarray:
                 runs = len(timestep.observation) // config.num_envs
                 seen = env_batch(spec, None, by_run(timestep, runs))
@@ -225,7 +225,8 @@ def make_host_evaluation(
         results = {}
         for number, name in enumerate(policies):
             seeds = draw_seeds(states.evaluation_key, config.num_envs, index, number)
-            results[name] = mean_by_run(play_episodes(open_batch(), policy(name), seeds, episodes), config.num_envs)
+            played = play_host_episodes(spec, open_batch(), policy(name), seeds, episodes)
+            results[name] = mean_by_run(played, config.num_envs)
         return results
 
     return evaluate

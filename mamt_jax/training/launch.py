@@ -16,8 +16,8 @@ import jax
 from rich.console import Console
 
 from envs_jax.environment import HostEnvironment, HostError
-from envs_jax.host import play_host_references
-from envs_jax.reference_policies import evaluate_policies, reference_policies
+from envs_jax.reference_policies import reference_policies
+from envs_jax.rollout import evaluate_policies
 from mamt_jax.options import OptionError
 from mamt_jax.presets import BUDGETS, QUICK_EPISODES
 from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, read_record
@@ -56,7 +56,7 @@ OF_ALL_PARTS = (PARTS, EXTENDED)
 """What config.json says of all parts together, not of each."""
 REFERENCE_STEPS, SHORT_REFERENCE_STEPS = 25_000, 100_000  # of whole episodes; the latter where they are `SHORT`, and cheap
 SHORT = 100
-HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES = 12, 4
+HOST_REFERENCE_EPISODES = 48
 
 
 class Processes(NamedTuple):
@@ -395,12 +395,9 @@ def play_references(built: Built) -> dict[str, Reference]:
 
 
 def _play_references(built: Built) -> dict[str, Reference]:
-    if isinstance(built.env, HostEnvironment):
-        played = play_host_references(built.env, 0, HOST_REFERENCE_ENVS, HOST_REFERENCE_EPISODES)
-        returns = {name: episodes.episode_return.mean(-1).ravel() for name, episodes in played.items()}
-        return {name: Reference(float(each.mean()), float(each.std(ddof=1) / each.size**0.5)) for name, each in returns.items()}
     limit = built.env.spec.episode_limit
     episodes = max(20, (SHORT_REFERENCE_STEPS if limit <= SHORT else REFERENCE_STEPS) // limit)
+    episodes = HOST_REFERENCE_EPISODES if isinstance(built.env, HostEnvironment) else episodes
     played = evaluate_policies(built.env, reference_policies(built.env), jax.random.key(0), episodes)
     return {name: Reference(result["return"], result["return_std_error"]) for name, result in played.items()}
 

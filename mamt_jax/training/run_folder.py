@@ -160,6 +160,7 @@ def spec_from_json(content: dict[str, Any]) -> EnvSpec:
         observation_dtype=content.get("observation_dtype", "float32"),
         has_action_masks=content.get("has_action_masks", False),
         ends_together=content.get("ends_together", False),
+        last_metrics=tuple(content.get("last_metrics", [])),
         **{name: tuple(map(space_from_json, content.get(name, []))) for name in _NATIVE},
     )
 

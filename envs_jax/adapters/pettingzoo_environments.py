@@ -1,5 +1,6 @@
-"""Multi-Walker (Gupta et al., 2017) as PettingZoo has it, with its time limit told from its ends."""
+"""PettingZoo's environments by name: Multi-Walker, and whatever a module makes with its `parallel_env`."""
 
+import importlib
 from functools import partial
 from typing import Any
 
@@ -8,27 +9,80 @@ from pettingzoo import ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
 
 from envs_jax.adapters.from_pettingzoo import from_pettingzoo
-from envs_jax.environment import HostEnvironment
-from envs_jax.validation import require_count, require_each, require_number, require_switch
+from envs_jax.adapters.pettingzoo_episodes import check_environment_type
+from envs_jax.environment import EnvironmentFactory, HostEnvironment
+from envs_jax.validation import one_line, require_count, require_each, require_number, require_switch
+
+
+def find_factory(name: str) -> EnvironmentFactory:
+    """Multi-Walker for "multiwalker", else what the module `name` makes with its `parallel_env`.
+
+    Raises:
+        ValueError: if there is no such module, or it makes no parallel environment.
+    """
+    if name == "multiwalker":
+        return multiwalker
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        raise ValueError(
+            f"Environment {f'pettingzoo/{name}'!r} cannot be imported ({one_line(error)}): give a module with a parallel_env, "
+            f"as pettingzoo/mpe2.simple_spread_v3 or pettingzoo/pettingzoo.sisl.pursuit.pursuit."
+        ) from error
+    if not hasattr(module, "parallel_env"):
+        raise ValueError(f"Environment {f'pettingzoo/{name}'!r} is not valid: the module {name} has no parallel_env.")
+
+    def factory(episode_limit: int | None = None, options: dict | None = None, processes: int | None = None) -> HostEnvironment:
+        """Builds the environment.
+
+        Args:
+            episode_limit: steps after which an episode is truncated, if it is not over before; None for its own max_cycles.
+            options: passed to its parallel_env, as {'N': 5}.
+            processes: processes to share out the environments among, the CPU cores if None.
+        """
+        make_env = partial(_make, name, options or {})
+        try:
+            limit = _max_cycles(make_env()) if episode_limit is None else episode_limit
+            return from_pettingzoo(make_env, limit, processes=processes)
+        except Exception as error:
+            raise ValueError(
+                f"Environment {f'pettingzoo/{name}'!r} cannot be made with {options=}: {one_line(error)}."
+            ) from error
+
+    return factory
+
+
+def _make(module: str, options: dict[str, Any], **more: Any) -> ParallelEnv:
+    return importlib.import_module(module).parallel_env(**{**options, **more})
+
+
+def _max_cycles(env: ParallelEnv) -> int:
+    """The time limit that an environment, or the simulator inside, says it has."""
+    check_environment_type(env)
+    inner = [env.unwrapped, getattr(env.unwrapped, "env", None)]
+    found = [getattr(each, limit) for each in inner for limit in ("max_cycles", "max_steps") if hasattr(each, limit)]
+    env.close()
+    if not found:
+        raise ValueError("it does not say when it truncates, give episode_limit.")
+    return int(found[0])
 
 
 class TellsTimeLimit(BaseParallelWrapper):
     """multiwalker_v9 that truncates at its time limit, where the original terminates, and reports `displacement`.
 
-    That is how far the package has come at the end of an episode, in metres. As metrics are averaged over steps, what each
-    step reports is by how much steps x displacement grew: the average is what the last step knows.
+    That is how far the package has come, in metres.
     """
 
     def __init__(self, env: ParallelEnv) -> None:
         """Wraps the parallel form."""
         super().__init__(env)
         self._world: Any = env.unwrapped.env  # pyright: ignore[reportAttributeAccessIssue]
-        self._start = self._sum = 0.0
+        self._start = 0.0
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """A new episode."""
         shown = super().reset(seed, options)
-        self._start, self._sum = self._world.package.position.x, 0.0
+        self._start = self._world.package.position.x
         return shown
 
     def step(self, actions: dict[str, np.ndarray]) -> tuple[dict, dict, dict, dict, dict]:
@@ -37,15 +91,15 @@ class TellsTimeLimit(BaseParallelWrapper):
         observations, rewards, terminations, truncations, infos = super().step(actions)
         over = dict(zip(self.possible_agents, self._world.get_last_dones().values(), strict=True))
         limit = self._world.frames >= self._world.max_cycles
-        before, self._sum = self._sum, self._world.frames * (self._world.package.position.x - self._start)
+        displacement = self._world.package.position.x - self._start
         for agent in agents:
             terminations[agent] = bool(over[agent])
             truncations[agent] = bool(limit and not over[agent])
-            infos[agent] = {"displacement": self._sum - before}
+            infos[agent] = {"displacement": displacement}
         return observations, rewards, terminations, truncations, infos
 
 
-def _make(options: dict[str, Any], render_mode: str | None = None) -> ParallelEnv:
+def _make_multiwalker(options: dict[str, Any], render_mode: str | None = None) -> ParallelEnv:
     # Imported late: it needs Box2D, which has no wheels for the newest Pythons.
     from pettingzoo.sisl.multiwalker.multiwalker import parallel_env
 
@@ -72,7 +126,7 @@ def multiwalker(
     - action: torques of two hips and two knees, each from -1 to 1.
     - termination: a walker or the package falls, or the package reaches the end; truncated after `episode_limit` steps.
 
-    The metric `displacement` is how far the package was carried, in metres.
+    The metric `displacement` is how far the package was carried, in metres, of an episode its last value.
 
     Args:
         num_walkers: walkers, the agents.
@@ -111,7 +165,8 @@ def multiwalker(
         "max_cycles": episode_limit,
     }
     try:
-        return from_pettingzoo(partial(_make, options), episode_limit, ("displacement",), processes)
+        made = partial(_make_multiwalker, options)
+        return from_pettingzoo(made, episode_limit, ("displacement",), processes, last_metrics=("displacement",))
     except ImportError as error:
         raise ValueError(
             f"Environment 'pettingzoo/multiwalker' needs Box2D ({error}): pip install box2d, on Python up to 3.13."
