@@ -1,6 +1,7 @@
 """Validation of options and names: one sentence that says what is wrong and what would be right."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -65,6 +66,16 @@ def one_line(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name nearest to `name` as a question in brackets, with a space before; empty where none is near."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    """The known names that a misspelt or abbreviated `name` may mean, as a question in brackets after a space; else empty.
+
+    The letters "lr" stand for the last words of `policy_learning_rate`.
+    """
+    letters, known = re.sub(r"[^a-z]", "", name.lower()), list(known)
+    meant = [each for each in known if len(letters) > 1 and _initials(each).endswith(letters)]
+    found = meant or difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
+
+
+def _initials(name: str) -> str:
+    """The first letters of the words in a name."""
+    return "".join(word[0] for word in re.findall(r"[a-z]+", name.lower()))

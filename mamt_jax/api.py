@@ -1,6 +1,6 @@
 """What the command line does, from Python; and training as a pure function."""
 
-import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from envs_jax.rollout import play
 
 from envs_jax.environment import Environment, HostEnvironment
+from envs_jax.rollout import evaluate_policy
 from mamt_jax.options import Option, OptionError, read_value
+from mamt_jax.renamed import rename_warnings, with_new_names
 from mamt_jax.training import launch
 from mamt_jax.training.console import plain_console
 from mamt_jax.training.experiment import Algo, Env, Experiment, build
@@ -199,11 +200,9 @@ def evaluate(
         `return`, the sum over an episode of an agent's reward, averaged over agents and episodes; `return_se`, its standard
         error over episodes; `task/NAME`, the mean over episodes of each task metric.
     """
-    played = play(env, acting(policy, sample), key, episodes)
-    returns = np.asarray(played.episode_return).mean(-1)
-    error = returns.std(ddof=1) / math.sqrt(len(returns)) if len(returns) > 1 else math.nan
-    metrics = {f"task/{name}": float(np.mean(values)) for name, values in played.metrics.items()}
-    return {"return": float(returns.mean()), "return_se": float(error), **metrics}
+    found = evaluate_policy(env, acting(policy, sample), key, episodes)
+    metrics = {f"task/{name}": value for name, value in found["metrics"].items()}
+    return {"return": found["return"], "return_se": found["return_std_error"], **metrics}
 
 
 def acting(policy: Policy, sample: bool) -> Callable[..., jax.Array]:
@@ -228,6 +227,9 @@ def _experiment(
     env: Env, algo: Algo, options: Mapping[str, Any], preset: str, seeds: int = 1, source: Source | None = None
 ) -> Experiment:
     """The experiment that keyword arguments describe."""
+    for sentence in rename_warnings(options):
+        warnings.warn(sentence, DeprecationWarning, stacklevel=3)
+    options = with_new_names(options)
 
     def read(known: Mapping[str, Option]) -> dict[str, Any]:
         return {name: read_value(name, option, options[name]) for name, option in known.items() if name in options}

@@ -5,7 +5,6 @@ The command line and Python read the same options: one from text, the other from
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import math
 import re
@@ -103,7 +102,7 @@ def read_value(name: str, option: Option, value: Any) -> Any:
     try:
         return convert(option, f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value))
     except ValueError as error:
-        raise OptionError(f"{name}={value!r}: {error}") from None
+        raise OptionError(f"{name}: {error}") from None
 
 
 def convert(option: Option, text: str) -> Any:
@@ -119,17 +118,6 @@ def convert(option: Option, text: str) -> Any:
     if _is_number(value) and _is_number(option.default) and (math.isnan(value) or value < 0 <= option.default):
         raise ValueError(f"{text} is not valid: give a number of at least 0.")
     return value
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """A question that proposes those of `known` that a misspelt or abbreviated name may mean; empty if there are none.
-
-    The letters "lr" stand for the words of `policy_learning_rate`, from wherever they begin.
-    """
-    bare, known = re.sub(r"\W|_", "", name).lower(), list(known)
-    initials = [each for each in known if len(bare) > 1 and "".join(re.findall(r"(?:\b|_)([^\W_])", each)).endswith(bare)]
-    found = initials or difflib.get_close_matches(name, known, 1)
-    return f"did you mean {' or '.join(found)}? " if found else ""
 
 
 def kind_in_words(option: Option) -> str:

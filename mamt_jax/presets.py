@@ -46,5 +46,7 @@ def tuned(env: str, algo: str) -> dict[str, Any]:
 
 
 def preset_options(name: str, env: str, algo: str) -> dict[str, Any]:
-    """The options of the preset `name` for `algo` on `env`."""
+    """The options of the preset `name` for `algo` on `env`; raises ValueError if there is none of that name."""
+    if name not in BUDGETS:
+        raise ValueError(f"preset={name!r} is not valid: give one of {', '.join(BUDGETS)}.")
     return BUDGETS[name] | (tuned(env, algo) if name == "tuned" else {})

@@ -137,7 +137,7 @@ def test_what_was_learnt_is_taken_over_and_nothing_else(name: str, policies: boo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretrained/spread/maacs"], "--init-from pretrained/spread/maacs is not there: did you mean spread/maac?"),
+        (["pretrained/spread/maacs"], "--init-from pretrained/spread/maacs is not there (did you mean 'spread/maac'?)"),
         (["absent"], "absent is no run's folder, it has no config.json"),
         (["pretrained/spread/maac", "--env", "rover_tower"], "its policies are of 2 agents and rover_tower has 8."),
         (

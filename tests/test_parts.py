@@ -153,7 +153,7 @@ def test_parts_that_never_began_are_replaced(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--learnin-rate", "1"], "there is no option --learnin-rate here: did you mean learning-rate?"),
+        (["--learnin-rate", "1"], "there is no option --learnin-rate here (did you mean 'learning-rate'?)"),
         (["--learning-rate"], "--learning-rate has no value"),
         (["--evaluation-episodes", "20", "surplus"], "--evaluation-episodes: 'surplus' is not valid: give a whole number"),
         (["--batch-size", "32", "500"], "batch_size=500 is larger than buffer_size=200"),

@@ -43,10 +43,10 @@ def folder(finished_run: Path) -> Path:
     [
         (["--env", "rover_towr"], "no environment 'rover_towr' (did you mean 'rover_tower'?)"),
         (["--env", "nowhere:make"], "'nowhere:make' cannot be imported"),
-        (["--lr", "1"], "there is no option --lr: did you mean --policy-learning-rate or --critic-learning-rate"),
+        (["--lr", "1"], "there is no option --lr (did you mean '--policy-learning-rate' or '--critic-learning-rate' or"),
         (["--algo", "mamtt"], "algo 'mamtt' is unknown (did you mean 'mamt'?)"),
         (["--algo", "probe:absent"], "Module 'probe' has no function 'absent'"),
-        ([*PROBE, "--learning-rat", "1"], "there is no option --learning-rat: did you mean --learning-rate?"),
+        ([*PROBE, "--learning-rat", "1"], "there is no option --learning-rat (did you mean '--learning-rate'?)"),
         ([*PROBE, "--episodes", "many"], "--episodes: 'many' is not valid: give a whole number"),
         ([*PROBE, "--temperature", "hot"], "--temperature: 'hot' is not valid: give a number"),
         ([*PROBE, "--temperature", "-0.5"], "--temperature: -0.5 is not valid: give a number of at least 0"),

@@ -15,11 +15,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Column, Table
 
+from envs_jax.validation import nearest
 from mamt_jax.analysis import style
 from mamt_jax.analysis.runs import Run, by_task, curve, having, known, last_fifth, read_folder
 from mamt_jax.analysis.statistics import bootstrap, interquartile_mean
 from mamt_jax.cli.parser import Parser
-from mamt_jax.options import OptionError, suggest
+from mamt_jax.options import OptionError
 from mamt_jax.training.console import plain_console
 from mamt_jax.training.run_folder import FolderError, read_config
 
@@ -104,7 +105,7 @@ def check_metric(runs: Sequence[Run], metric: str) -> None:
     """Raises OptionError unless all have `metric`."""
     for run in runs:
         if not having([run], metric):
-            raise OptionError(f"--metric {metric} is not in {run.label}: {suggest(metric, run.metrics)}take another.")
+            raise OptionError(f"--metric {metric} is not in {run.label}{nearest(metric, run.metrics)}: take another.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,15 +13,15 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.environment import Environment, EnvSpec, EnvState, HostEnvironment, HostError, TimeStep
+from envs_jax.environment import Environment, EnvSpec, HostEnvironment, HostError
 from envs_jax.rendering import FORMATS, frames, save, scenes
-from envs_jax.rollout import play_host_episodes
+from envs_jax.rollout import Episodes, play, rollout
+from mamt_jax.api import acting
 from mamt_jax.cli.compilation_cache import use_compilation_cache
 from mamt_jax.cli.parser import Parser
 from mamt_jax.options import OptionError
@@ -30,78 +30,9 @@ from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.experiment import Experiment, experiment_from_json, make_env
 from mamt_jax.training.policies import Policy, Which, export_policy, load_policy, pretrained_folder
 from mamt_jax.training.references import Reference, read_references
-from mamt_jax.training.rollout import EnvBatch, env_batch, with_episodes
 from mamt_jax.training.run_folder import METRICS, FolderError, read_config, read_rows
-from mamt_jax.training.trainer import first_episodes
 
 EPISODES, ABSOLUTE = 100, 10
-HOST_ENVS = 12
-
-
-class Played(NamedTuple):
-    """Whole episodes: (E,) the return of each, mean over agents, and each task metric."""
-
-    returns: np.ndarray
-    metrics: dict[str, np.ndarray]
-
-
-class Episode(NamedTuple):
-    """One episode, padded to the episode limit.
-
-    Attributes:
-        state: T + 1 states, the first one included.
-        reward: (T, n).
-        playing: (T,) bool, whether the step still belonged to the episode.
-    """
-
-    state: EnvState
-    reward: jax.Array
-    playing: jax.Array
-
-
-def play(env: Environment, policy: Policy, sample: bool, key: jax.Array) -> Episode:
-    """One episode of `env` under `policy`."""
-    reset_key, steps_key = jax.random.split(key)
-    first, timestep = env.reset(reset_key)
-
-    def step(carry: tuple[EnvState, EnvBatch, jax.Array], number: jax.Array) -> tuple[tuple, tuple]:
-        state, seen, playing = carry
-        act_key, env_key = jax.random.split(jax.random.fold_in(steps_key, number))
-        action = policy(seen.observation, act_key if sample else None, *seen.shown)
-        state, timestep = env.step(env_key, state, action)
-        return (state, env_batch(env.spec, (), timestep), playing & ~timestep.done), (state, timestep.reward, playing)
-
-    carry = (first, env_batch(env.spec, (), timestep), jnp.ones((), bool))
-    _, (later, reward, playing) = jax.lax.scan(step, carry, jnp.arange(env.spec.episode_limit))
-    state = jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first, later)
-    return Episode(state, reward, playing)
-
-
-def play_all(env: Environment, policy: Policy, sample: bool, key: jax.Array, episodes: int) -> Played:
-    """So many episodes, side by side."""
-
-    def act(env_state: EnvState, observation: jax.Array, key: jax.Array, *masks: jax.Array) -> jax.Array:
-        del env_state
-        return policy(observation, key if sample else None, *masks)
-
-    played = jax.jit(lambda key: first_episodes(with_episodes(env), act, key, episodes))(key)
-    return Played(*jax.device_get((played.episode_return.mean(-1), played.metrics)))
-
-
-def play_on_host(env: HostEnvironment, policy: Policy, sample: bool, seed: int, episodes: int) -> Played:
-    """`play_all` in processes, of as many episodes or a few more."""
-    num_envs, key = min(episodes, HOST_ENVS), jax.random.key(seed)
-
-    def act(timestep: TimeStep, step: int) -> np.ndarray:
-        seen = env_batch(env.spec, (), timestep)
-        return np.asarray(policy(seen.observation, jax.random.fold_in(key, step) if sample else None, *seen.shown))
-
-    seeds, batch = np.random.SeedSequence(seed).generate_state(num_envs), env.open(num_envs)
-    try:
-        played = play_host_episodes(env.spec, batch, act, seeds, math.ceil(episodes / num_envs))
-    finally:
-        batch.close()
-    return Played(played.episode_return.mean(-1).ravel(), {name: metric.ravel() for name, metric in played.metrics.items()})
 
 
 def in_original(experiment: Experiment, spec: EnvSpec, policy: Policy, sample: bool) -> Callable[[int, int], np.ndarray]:
@@ -109,13 +40,18 @@ def in_original(experiment: Experiment, spec: EnvSpec, policy: Policy, sample: b
     from envs_jax.adapters.originals import make_original
     from envs_jax.adapters.policy_in_pettingzoo import episode_returns, parallel_actor
 
-    original = make_original(experiment.env, **experiment.env_options)
+    original = make_original(experiment.env_name, **experiment.env_options)
 
     def play_original(episodes: int, seed: int) -> np.ndarray:
         act = parallel_actor(policy, spec, seed if sample else None)
         return episode_returns(original, act, episodes, seed, spec.episode_limit)
 
     return play_original
+
+
+def returns_of(played: Episodes) -> np.ndarray:
+    """The return of each episode, mean over agents."""
+    return np.asarray(played.episode_return).mean(-1)
 
 
 def standard_error(values: np.ndarray) -> float:
@@ -128,10 +64,10 @@ def describe(returns: np.ndarray) -> str:
     return f"{returns.mean():.2f} ± {standard_error(returns):.2f} over {len(returns)} episodes"
 
 
-def report(played: Played, sample: bool, references: Mapping[str, Reference]) -> str:
+def report(played: Episodes, sample: bool, references: Mapping[str, Reference]) -> str:
     """Return and task metrics, a line each."""
     others = ", ".join(f"{name} {value}" for name, value in references.items())
-    lines = [f"{'sampled' if sample else 'greedy'} return {describe(played.returns)} ({others})"]
+    lines = [f"{'sampled' if sample else 'greedy'} return {describe(returns_of(played))} ({others})"]
     width = max(map(len, played.metrics), default=0)
     rows = [(name, values.mean(), standard_error(values)) for name, values in played.metrics.items()]
     return "\n".join(lines + [f"  {name:{width}}  {mean:.4g} ± {error:.2g}" for name, mean, error in rows])
@@ -148,9 +84,11 @@ def absolute(returns: Sequence[np.ndarray]) -> str:
 
 def film(env: Environment, policy: Policy, sample: bool, key: jax.Array, options: dict[str, Any]) -> np.ndarray:
     """Frames of one episode, its last state included."""
-    episode = jax.device_get(jax.jit(lambda key: play(env, policy, sample, key))(key))
-    length = int(episode.playing.sum()) + 1
-    return frames(env, jax.tree.map(lambda leaf: leaf[:length], episode.state), **options)
+    play_out = jax.jit(lambda key: rollout(env, acting(policy, sample), key, env.spec.episode_limit))
+    states, timesteps = jax.device_get(play_out(key))
+    done = np.asarray(timesteps.truncated | timesteps.terminated.all(-1))
+    length = int(done.argmax()) + 1 if done.any() else len(done)
+    return frames(env, jax.tree.map(lambda leaf: leaf[:length], states), **options)
 
 
 def film_on_host(env: HostEnvironment, policy: Policy, sample: bool, seed: int) -> tuple[np.ndarray, float]:
@@ -234,10 +172,8 @@ def evaluate(values: argparse.Namespace) -> None:
     play_original = in_original(experiment, env.spec, policy, values.sample) if values.original else None
     episodes = values.episodes or (ABSOLUTE * experiment.training.evaluation_episodes if values.absolute else EPISODES)
 
-    def play_out(policy: Policy) -> Played:
-        if isinstance(env, HostEnvironment):
-            return play_on_host(env, policy, values.sample, values.seed, episodes)
-        return play_all(env, policy, values.sample, jax.random.key(values.seed), episodes)
+    def play_out(policy: Policy) -> Episodes:
+        return play(env, acting(policy, values.sample), jax.random.key(values.seed), episodes)
 
     if values.policy == "best":
         runs = range(len(experiment.runs)) if values.absolute else [values.run]
@@ -245,7 +181,7 @@ def evaluate(values: argparse.Namespace) -> None:
             print(sentence)
     if values.absolute:
         best = (load_policy(values.folder, run, "best") for run in range(len(experiment.runs)))
-        print(absolute([play_out(each).returns for each in best]))
+        print(absolute([returns_of(play_out(each)) for each in best]))
     else:
         print(report(play_out(policy), values.sample, read_references(content)))
     if play_original:

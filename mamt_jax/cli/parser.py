@@ -5,12 +5,17 @@ proposes nothing for `--lr`, and Python's keyword arguments would need rules of 
 """
 
 import argparse
+import itertools
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
-from mamt_jax.options import Option, OptionError, convert, default_in_words, kind_in_words, suggest
+from envs_jax.validation import nearest
+from mamt_jax.options import Option, OptionError, convert, default_in_words, kind_in_words
+from mamt_jax.renamed import RENAMED
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,8 +32,34 @@ class Parser(argparse.ArgumentParser):
 
 
 def dashed(arguments: Iterable[str]) -> list[str]:
-    """Option names with underscores inside, made to have dashes."""
-    return [re.sub(r"^--[^=]+", lambda match: match[0].replace("_", "-"), each) for each in arguments]
+    """Option names with dashes in place of underscores, and new names in place of old ones, about which it warns."""
+    typed = [re.sub(r"^--[^=]+", lambda match: match[0].replace("_", "-"), each) for each in arguments]
+    return list(itertools.chain(*map(_renamed, _by_option(typed))))
+
+
+def _by_option(typed: Sequence[str]) -> list[list[str]]:
+    """Each option with the values after it."""
+    parts: list[list[str]] = [[]]
+    for text in typed:
+        if text.startswith("--"):
+            name, equals, value = text.partition("=")
+            parts.append([name, value] if equals and name[2:].replace("-", "_") in RENAMED else [text])
+        else:
+            parts[-1].append(text)
+    return parts
+
+
+def _renamed(part: Sequence[str]) -> Sequence[str]:
+    """An option, its values in the new unit where it has a new name."""
+    old = part[0][2:].replace("-", "_") if part else ""
+    if old not in RENAMED:
+        return part
+    name, factor = RENAMED[old]
+    with suppress(ValueError):
+        part = [part[0], *(value if factor is None else repr(float(value) * factor) for value in part[1:])]
+    new = [f"--{name.replace('_', '-')}", *part[1:]]
+    print(f"warning: --{old.replace('_', '-')} will be removed in the next release: give {' '.join(new)}", file=sys.stderr)
+    return new
 
 
 def add_options(parser: argparse.ArgumentParser, title: str, options: Mapping[str, Option]) -> None:
@@ -62,4 +93,4 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str
         raise OptionError(f"{unknown[0]!r} belongs to no option: options look like --name value.")
     name = unknown[0].split("=")[0]
     known = [text for action in parser._actions for text in action.option_strings if text.startswith("--")]
-    raise OptionError(f"there is no option {name}: {suggest(name, known)}--help lists all.")
+    raise OptionError(f"there is no option {name}{nearest(name, known)}: --help lists all.")

@@ -17,11 +17,12 @@ from typing import NamedTuple
 import numpy as np
 from rich.table import Column, Table
 
+from envs_jax.validation import nearest
 from mamt_jax.cli import train
 from mamt_jax.cli.compilation_cache import use_compilation_cache
 from mamt_jax.cli.launchers import LAUNCHERS, Task
 from mamt_jax.cli.parser import Parser, dashed
-from mamt_jax.options import OptionError, suggest
+from mamt_jax.options import OptionError
 from mamt_jax.training.console import plain_console
 from mamt_jax.training.experiment import Experiment
 from mamt_jax.training.folder_lock import hold_folder
@@ -125,7 +126,7 @@ def make_groups(axes: Mapping[str, list[str]], out: Path) -> list[Group]:
     known = {name for each in options.values() for name in each} | {"env", "algo", *APPLY_TO_ALL}
     for name in axes:
         if name not in known:
-            raise OptionError(f"there is no option --{name} here: {suggest(name, known)}mamt train --help lists all of a pair.")
+            raise OptionError(f"there is no option --{name} here{nearest(name, known)}: mamt train --help lists all of a pair.")
     return [group for pair in pairs for group in groups_of_pair(*pair, axes, options[pair], out)]
 
 

@@ -10,9 +10,10 @@ import jax.export
 import jax.numpy as jnp
 
 from envs_jax.environment import EnvSpec
+from envs_jax.validation import nearest
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.base import Algorithm
-from mamt_jax.options import OptionError, suggest
+from mamt_jax.options import OptionError
 from mamt_jax.training.checkpoint import list_checkpoints, load_checkpoint, newest_usable
 from mamt_jax.training.experiment import Experiment, experiment_from_json, make_configs
 from mamt_jax.training.run_folder import BEST, CHECKPOINTS, CONFIG, FolderError, read_config, spec_from_json
@@ -172,7 +173,7 @@ def pretrained_folder(name: str, option: str = "--pretrained ") -> Path:
     """The folder of a policy that comes with the package; raises OptionError if there is none for that option."""
     names = pretrained_names()
     if name not in names:
-        raise OptionError(f"{option}{name} is not there: {suggest(name, names)}there are {', '.join(names)}.")
+        raise OptionError(f"{option}{name} is not there{nearest(name, names)}: there are {', '.join(names)}.")
     return PRETRAINED / name
 
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from envs_jax import registry as environments
 from envs_jax.environment import Environment, HostEnvironment
+from envs_jax.validation import nearest
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.algorithms.base import Algorithm
-from mamt_jax.options import Group, Option, OptionError, config_options, function_options, is_float_leaf, place, suggest
+from mamt_jax.options import Group, Option, OptionError, config_options, function_options, is_float_leaf, place
 from mamt_jax.presets import preset_options
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.experiment import Algo, Env, Experiment, name_of
@@ -54,12 +55,17 @@ def find_settings(env: Env, algo: Algo, preset: str, read: Read, source: Source 
     same_env = source is not None and env == source.experiment.env
     inherited_env = source.experiment.env_options if source and same_env else {}
     try:
-        own = [] if isinstance(env, Environment | HostEnvironment) else function_options(environments.find_factory(env))
+        own = (
+            []
+            if isinstance(env, Environment | HostEnvironment)
+            else function_options(environments.find_factory(env) if isinstance(env, str) else env)
+        )
         groups = [Group("training", "training", config_options(TrainingConfig)), Group("environment", "env", own)]
         options = {name: option for name, (prefix, option) in place(groups, COMMON).items() if prefix == "env"}
         given = {options[name].name: value for name, value in read(options).items()}
         spec = environments.make_any(env, **inherited_env, **given).spec
         algorithm = algorithms.make(algo, spec)
+        tuned = preset_options(preset, env if isinstance(env, str) else spec.name, name_of(algo))
     except OptionError:
         raise
     except ValueError as error:
@@ -68,11 +74,15 @@ def find_settings(env: Env, algo: Algo, preset: str, read: Read, source: Source 
         inherited_algo = static_fields(source, algorithm.config) if source else {}
     except ValueError as error:
         raise OptionError(f"--init-from {source and source.name} cannot be used: {error}") from error
-    tuned = preset_options(preset, env if isinstance(env, str) else spec.name, name_of(algo))
     groups.append(Group("algorithm", "algo", config_options(algorithm.config, several=is_float_leaf)))
     groups = [group if group.prefix == "env" else with_defaults(group, {**algorithm.training, **tuned}) for group in groups]
     inherited = {"env": inherited_env, "algo": inherited_algo}
     return Settings(env, algo, algorithm, groups, place(groups, COMMON), tuned, inherited)
+
+
+def factory_options(env: str | Callable[..., Any]) -> list[Option]:
+    """The options of an environment's factory, or of the one of that name."""
+    return function_options(environments.find_factory(env) if isinstance(env, str) else env)
 
 
 def with_defaults(group: Group, values: Mapping[str, Any]) -> Group:
@@ -95,7 +105,7 @@ def make_experiment(settings: Settings, values: Mapping[str, Any], seeds: int = 
     """
     for name in values:
         if name not in settings.places:
-            raise OptionError(f"there is no option {name}: {suggest(name, [*settings.places, *COMMON])}")
+            raise OptionError(f"there is no option {name}{nearest(name, [*settings.places, *COMMON])}.")
     chosen = {**settings.preset, **values}
     given: dict[str, dict[str, Any]] = {
         "training": {**settings.algorithm.training},
