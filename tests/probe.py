@@ -108,4 +108,7 @@ def make(spec: EnvSpec) -> Algorithm:
         metrics = {"loss": loss(learner.value), "update": 1.0 * learner.updates, "value": value.mean((1, 2, 3))}
         return NamerState(value, learner.key, learner.updates + 1), metrics
 
-    return Algorithm(NamerConfig, init, act, greedy, update)
+    def policy(learner: NamerState) -> Any:
+        return learner._replace(key=None, updates=None)  # type: ignore[arg-type]
+
+    return Algorithm(NamerConfig, init, act, greedy, update, policy)

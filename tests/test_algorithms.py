@@ -1,4 +1,4 @@
-"""Every algorithm x every property: one row an algorithm and kind of action, one compiled program a row."""
+"""Every algorithm x every property: one row per algorithm and kind of action, one compiled program per row."""
 
 import dataclasses
 import functools
@@ -8,43 +8,52 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from unlike_agents import CONTINUOUS, CONTINUOUS_DUO, DISCRETE, DUO, SMALL, observations, probe_batch, probe_data, probe_score
+from unlike_agents import CONTINUOUS, CONTINUOUS_DUO, DISCRETE, DUO, SMALL, observations, probe_data, probe_score
 
-from envs_jax.environment import EnvSpec
-from mamt_jax.algorithms import mamd, registry
-from mamt_jax.algorithms.base import Algorithm
+from envs_jax.environment import Discrete, EnvSpec
+from mamt_jax.algorithms import maddpg, mappo, optimizers, registry
+from mamt_jax.algorithms import parameter_sharing as sharing
+from mamt_jax.algorithms.base import Algorithm, function_name, resolve_functions
+from mamt_jax.algorithms.coordination import averaged_out, value_shortcut
+from mamt_jax.algorithms.mamt import MAMTConfig
+from mamt_jax.renamed import RENAMED, rename_warnings, with_new_names
 
-RUNS, UPDATES, BATCH = 2, 300, 64
+RUNS, UPDATES, FEW = 2, 300, 6
 LEARNING = SMALL | {"policy_learning_rate": 1e-2, "critic_learning_rate": 1e-2, "tau": 0.1}
-DISCRETE_OP = dataclasses.replace(DISCRETE, name="spread3_mix")
+MIXED = dataclasses.replace(DISCRETE, name="spread3_mix")
+KINDS = EnvSpec("kinds", ("a_0", "b_0", "a_1"), (4, 2, 4), (Discrete(3),) * 3, 5)
+EXPECTED, MINIBATCHES = {"policy_gradient": "expected"}, {"num_epochs": 2, "num_minibatches": 2}
 ROWS = {
     "maac": ("maac", DISCRETE, {}),
-    "maac expected": ("maac", DISCRETE, {"policy_gradient": "expected"}),
-    "maac continuous": ("maac", CONTINUOUS, {"policy_gradient": "expected"}),
-    "mamd": ("mamd", DISCRETE, {}),
-    "mamd continuous": ("mamd", CONTINUOUS, {"policy_gradient": "expected", "epsilon": 10.0}),
-    "mamd_op": ("mamd_op", DISCRETE_OP, {}),
     "mamt": ("mamt", DISCRETE, {}),
-    "mamt continuous": ("mamt", CONTINUOUS, {"epsilon": 10.0, "policy_gradient": "expected", "timescale": "decaying"}),
     "maddpg": ("maddpg", DISCRETE, {}),
+    "mappo continuous": ("mappo", CONTINUOUS, MINIBATCHES),
+}
+SLOW = {
+    "mamd": ("mamd", DISCRETE, {}),
+    "maac expected": ("maac", DISCRETE, EXPECTED),
+    "maac continuous": ("maac", CONTINUOUS, EXPECTED),
+    "mamd continuous": ("mamd", CONTINUOUS, EXPECTED | {"epsilon": 10.0}),
+    "mamd_op": ("mamd_op", MIXED, {}),
+    "mamt continuous": ("mamt", CONTINUOUS, EXPECTED | {"epsilon": 10.0, "timescale": "decaying"}),
+    "mamt functions": ("mamt", DISCRETE, {"coordination": "values", "divergence": "policies", "epsilon_space": "linear"}),
     "maddpg continuous": ("maddpg", CONTINUOUS, {}),
-    "mappo": ("mappo", DISCRETE, {"num_epochs": 2, "num_minibatches": 2}),
-    "mappo continuous": ("mappo", CONTINUOUS, {"num_epochs": 2, "num_minibatches": 2}),
+    "mappo": ("mappo", DISCRETE, MINIBATCHES),
     "lola": ("lola", DUO, {}),
     "lola continuous": ("lola", CONTINUOUS_DUO, {"policy_learning_rate": 1e-3, "lookahead": 0.0}),
 }
+ALL_ROWS = [*ROWS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
-class Trained(NamedTuple):
-    """One row after training, and what was seen on the way."""
+class Row(NamedTuple):
+    """What a row trains: two runs, vmapped, by one jitted program."""
 
     spec: EnvSpec
     algorithm: Algorithm
     configs: Any
-    before: Any
-    after: Any
-    metrics: Any
-    traces: int
+    init: Any
+    train: Any
+    traces: list[None]
 
 
 def own_options(algorithm: Algorithm, options: dict[str, Any]) -> dict[str, Any]:
@@ -53,121 +62,180 @@ def own_options(algorithm: Algorithm, options: dict[str, Any]) -> dict[str, Any]
     return {name: value for name, value in options.items() if name in names}
 
 
-@pytest.fixture(scope="module", params=ROWS)
-def trained(request) -> Trained:
-    """Two runs with different learning rates and seeds, vmapped, trained twice by one jitted program."""
-    name, spec, options = ROWS[request.param]
-    algorithm = registry.make(name, spec)
-    config = algorithm.config(**own_options(algorithm, LEARNING) | options)
-    rates = config.policy_learning_rate * jnp.array([1.0, 0.5])
-    configs = jax.tree.map(lambda leaf: jnp.full(RUNS, leaf, jnp.float32), config).replace(policy_learning_rate=rates)
-    traces = 0
+@functools.cache
+def row(name: str) -> Row:
+    """`init(configs, keys)` and `train(configs, learners, keys, number of updates) -> learners, last metrics`."""
+    algo, spec, options = (ROWS | SLOW)[name]
+    algorithm = registry.make(algo, spec)
+    options = resolve_functions(algorithm.config, own_options(algorithm, LEARNING) | options)
+    config = algorithm.config(**options)
+    configs = jax.tree.map(lambda leaf: jnp.full(RUNS, leaf, jnp.float32), config)
+    traces: list[None] = []
 
-    def step(config, key, learner, number):
-        batch_key, update_key = jax.random.split(jax.random.fold_in(key, number))
+    def update(config: Any, learner: Any, key: jax.Array) -> Any:
+        batch_key, update_key = jax.random.split(key)
         data = probe_data(spec, algorithm.data, batch_key, functools.partial(algorithm.act, config, learner))
         return algorithm.update(config, learner, data, update_key)
 
     @jax.jit
-    @jax.vmap
-    def train(config, learner, key):
-        nonlocal traces
-        traces += 1
-        return jax.lax.scan(functools.partial(step, config, key), learner, jnp.arange(UPDATES))
+    @functools.partial(jax.vmap, in_axes=(0, 0, 0, None))
+    def train(config: Any, learner: Any, key: jax.Array, number: jax.Array) -> Any:
+        traces.append(None)
+        metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(update, config, learner, key)[1])
 
-    before = jax.jit(jax.vmap(algorithm.init))(configs, jax.random.split(jax.random.key(0), RUNS))
-    middle, _ = train(configs, before, jax.random.split(jax.random.key(1), RUNS))
-    after, metrics = train(configs, middle, jax.random.split(jax.random.key(2), RUNS))
-    return Trained(spec, algorithm, configs, before, after, metrics, traces)
+        def step(index: jax.Array, carry: Any) -> Any:
+            return update(config, carry[0], jax.random.fold_in(key, index))
+
+        return jax.lax.fori_loop(0, number, step, (learner, metrics))
+
+    return Row(spec, algorithm, configs, jax.jit(jax.vmap(algorithm.init)), train, traces)
 
 
-def test_learns_the_probe(trained: Trained) -> None:
-    observation = observations(trained.spec, jax.random.key(5), 500)
+def keys(seed: int) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), RUNS)
+
+
+@pytest.mark.parametrize("name", ALL_ROWS)
+def test_learns_the_probe_by_one_program_that_keeps_the_states_shape(name: str) -> None:
+    spec, algorithm, configs, init, train, traces = row(name)
+    configs = configs.replace(policy_learning_rate=configs.policy_learning_rate * jnp.array([1.0, 0.5]))
+    before = init(configs, keys(0))
+    middle, _ = train(configs, before, keys(1), UPDATES // 2)
+    after, metrics = train(configs, middle, keys(2), UPDATES // 2)
+    observation = observations(spec, jax.random.key(5), 500)
+    greedy = jax.jit(jax.vmap(algorithm.greedy, (0, 0, None)))
+    action = greedy(configs, after, observation)
     for run in range(RUNS):
-        config, learner = jax.tree.map(lambda x, run=run: x[run], (trained.configs, trained.after))
-        score = probe_score(trained.spec, observation, jax.jit(trained.algorithm.greedy)(config, learner, observation))
-        assert (score > (0.9 if trained.spec.discrete else -0.3)).all(), score
+        score = probe_score(spec, observation, action[run])
+        assert (score > (0.9 if spec.discrete else -0.3)).all(), score
+    assert len(traces) == 1, "training must be traced once"
 
-
-def test_one_trace(trained: Trained) -> None:
-    assert trained.traces == 1
-
-
-def test_state_keeps_structure_shapes_and_dtypes(trained: Trained) -> None:
     def facts(state: Any) -> Any:
         return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state)
 
-    assert facts(trained.before) == facts(trained.after)
+    assert facts(before) == facts(after)
+    n = spec.num_agents
+    for metric, value in metrics.items():
+        assert value.shape[1:] in ((), (n,), (n, n)) and value.dtype == jnp.float32, metric
+        assert (np.isfinite(value) | (np.isinf(value) & (metric == "epsilon"))).all(), metric
+    assert not np.allclose(metrics["critic_loss"][0], metrics["critic_loss"][1]), "runs must differ"
+    np.testing.assert_array_equal(greedy(configs, algorithm.policy(after), observation), action)
 
 
-def test_runs_differ_and_metrics_are_finite_float_arrays_of_agents(trained: Trained) -> None:
-    n = trained.spec.num_agents
-    for name, metric in trained.metrics.items():
-        assert metric.shape[2:] in ((), (n,), (n, n)) and metric.dtype == jnp.float32, name
-        finite = np.isfinite(metric) | (np.isinf(metric) & (name == "epsilon"))
-        assert finite.all(), name
-    assert not np.allclose(trained.metrics["critic_loss"][0], trained.metrics["critic_loss"][1])
-
-
-def test_actions_are_the_agents_own_and_exploration_explores(trained: Trained) -> None:
-    spec = trained.spec
-    config, learner = jax.tree.map(lambda x: x[0], (trained.configs, trained.before))
+@pytest.mark.parametrize("name", ALL_ROWS)
+def test_actions_are_the_agents_own_and_exploration_explores(name: str) -> None:
+    spec, algorithm, configs, init, *_ = row(name)
+    learners = init(configs, keys(0))
     observation = observations(spec, jax.random.key(6), 40).reshape(8, 5, spec.num_agents, -1)
-    action = trained.algorithm.act(config, learner, observation, jax.random.key(7))
-    again = trained.algorithm.act(config, learner, observation, jax.random.key(8))
-    greedy = trained.algorithm.greedy(config, learner, observation)
-    assert action.shape == greedy.shape == (8, 5, spec.num_agents) + (() if spec.discrete else (2,))
+    act = jax.jit(jax.vmap(algorithm.act, (0, 0, None, 0)))
+    action, again = (np.asarray(act(configs, learners, observation, keys(seed))) for seed in (7, 8))
+    assert action.shape == (RUNS, 8, 5, spec.num_agents) + (() if spec.discrete else (2,))
     assert not np.array_equal(action, again)
     if spec.discrete:
-        assert action.dtype == jnp.int32 and (np.asarray(action) < np.array(spec.action_sizes)).all()
+        assert action.dtype == jnp.int32 and (action < np.array(spec.action_sizes)).all()
     else:
         low, high = (np.array([getattr(space, end) for space in spec.action_spaces])[:, None] for end in ("low", "high"))
-        action = np.asarray(action)
         assert ((action >= low) & (action <= high)).all() and not action[..., 1, 1].any()
 
 
-def run_updates(name: str, spec: EnvSpec, number: int, **options: Any) -> Any:
-    """(policies, critics) of `number` updates of one run."""
-    algorithm = registry.make(name, spec)
-    config = algorithm.config(**LEARNING, **options)
-    learner = algorithm.init(config, jax.random.key(0))
-    if name == "mamt":
-        fresh = mamd.make(spec).init(config, jax.random.key(0))
-        learner = learner.replace(base=fresh)
-    update = jax.jit(algorithm.update)
-    for step in range(number):
-        batch = probe_batch(spec, jax.random.key(2 * step + 1), BATCH)
-        learner, _ = update(config, learner, batch, jax.random.key(2 * step + 2))
-    actor_critic = learner.base if name == "mamt" else learner
-    return actor_critic.policy, actor_critic.critic
-
-
 @pytest.mark.parametrize(
-    ("variant", "options", "reference", "reference_options"),
-    [("mamd", {"epsilon": float("inf")}, "maac", {}), ("mamt", {"epsilon_learning_rate": 0.0}, "mamd", {})],
+    ("variant", "changes", "reference"),
+    [("mamd", {"epsilon": [jnp.inf, 0.01]}, "maac"), ("mamt", {"epsilon_learning_rate": [0.0, 1.0]}, "mamd")],
 )
-def test_variant_follows_what_it_is_made_of(variant, options, reference, reference_options) -> None:
-    expected = run_updates(reference, DISCRETE, 6, **reference_options)
-    followed = run_updates(variant, DISCRETE, 6, **options)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), followed, expected)
-    other = run_updates(variant, DISCRETE, 6, **(options | {"epsilon": 0.01}))
-    assert not all(np.allclose(a, b, atol=2e-5) for a, b in zip(*map(jax.tree.leaves, (other, expected)), strict=True))
+def test_variant_follows_what_it_extends(variant: str, changes: dict[str, Any], reference: str) -> None:
+    """The first run of the variant has what makes it the reference, the second does not."""
+    learnt = {}
+    for name in (reference, variant):
+        _, _, configs, init, train, _ = row(name)
+        own = {field: jnp.array(value, jnp.float32) for field, value in changes.items() if name == variant}
+        configs = configs.replace(**own)
+        learner = init(configs, keys(0))
+        if hasattr(learner, "base"):
+            learner = learner.replace(base=row(reference).init(configs, keys(0)))
+        learner, _ = train(configs, learner, keys(1), FEW)
+        learner = getattr(learner, "base", learner)
+        learnt[name] = learner.policy, learner.critic
+    first, second = (jax.tree.map(lambda leaf, run=run: leaf[run], learnt) for run in range(RUNS))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), first[variant], first[reference])
+    pairs = zip(*(jax.tree.leaves(second[name]) for name in (variant, reference)), strict=True)
+    assert not all(np.allclose(a, b, atol=2e-5) for a, b in pairs)
 
 
-def test_unconstrained_agents_of_mamd_op_are_maacs() -> None:
-    free, mixed = (run_updates(name, DISCRETE_OP, 1, reward_scale=1.0)[0] for name in ("maac", "mamd_op"))
-    free, mixed = (policy["params"]["Dense_2"]["kernel"] for policy in (free, mixed))
+@pytest.mark.slow
+def test_unconstrained_agents_of_mamd_op_follow_maac() -> None:
+    policies = []
+    for name in ("maac", "mamd_op"):
+        _, _, configs, init, train, _ = row(name)
+        configs = configs.replace(reward_scale=jnp.ones(RUNS))
+        learner, _ = train(configs, init(configs, keys(0)), keys(1), 1)
+        policies.append(learner.policy["params"]["Dense_2"]["kernel"][0])
+    free, mixed = policies
     np.testing.assert_allclose(free[1], mixed[1], atol=2e-6)
     assert not np.allclose(free[0], mixed[0], atol=1e-4) and not np.allclose(free[2], mixed[2], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", registry.ALGORITHMS)
+def test_policy_is_what_act_and_greedy_read_and_plain_configs_keep_types(name: str) -> None:
+    spec = DUO if name == "lola" else MIXED
+    algorithm = registry.make(name, spec)
+    config = algorithm.config(**own_options(algorithm, SMALL))
+    key = jax.eval_shape(jax.random.key, 0)
+    state = jax.eval_shape(algorithm.init, config, key)
+    observation = jax.ShapeDtypeStruct((spec.num_agents, spec.observation_size), jnp.float32)
+
+    def both(state: Any, observation: jax.Array, key: jax.Array) -> Any:
+        return algorithm.act(config, state, observation, key), algorithm.greedy(config, state, observation)
+
+    part = algorithm.policy(state)
+    program = jax.make_jaxpr(both)(part, observation, key).jaxpr
+    read = {id(variable) for equation in program.eqns for variable in equation.invars}
+    kept = program.invars[: len(jax.tree.leaves(part))]
+    assert kept and all(id(variable) in read for variable in kept), "policy keeps what nothing reads"
+    stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((7, *leaf.shape), leaf.dtype), state)
+    assert jax.tree.structure(algorithm.policy(stacked)) == jax.tree.structure(part)
+
+    data = jax.eval_shape(
+        lambda key, state: probe_data(spec, algorithm.data, key, functools.partial(algorithm.act, config, state)), key, state
+    )
+    after, _ = jax.eval_shape(algorithm.update, config, state, data, key)
+    types = [[(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(each)] for each in (state, after)]
+    assert types[0] == types[1]
+
+
+@pytest.mark.parametrize("algorithm", [mappo, maddpg])
+def test_agents_that_share_a_policy_stay_alike(algorithm: Any) -> None:
+    config = algorithm.make(KINDS).config(hidden_size=8, share_policy=True)
+    parts = algorithm.build(KINDS, config)
+
+    @jax.jit
+    def two_steps(key: jax.Array) -> Any:
+        init_key, *gradient_keys = jax.random.split(key, 3)
+        policy = before = parts.policy.init(init_key)
+        state = parts.policy_optimizer.init(policy)
+        for each in gradient_keys:
+            gradient = jax.tree.map(lambda leaf: jax.random.normal(jax.random.clone(each), leaf.shape), policy)  # noqa: B023
+            policy, state = optimizers.descend(parts.policy_optimizer, gradient, state, policy)
+        return before, policy
+
+    before, after = two_steps(jax.random.key(0))
+    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf[0], leaf[2]), after)
+    before, kernel = (policy["params"]["Dense_1"]["kernel"] for policy in (before, after))
+    assert not np.allclose(kernel[0], kernel[1]) and not np.allclose(kernel[0], before[0], atol=1e-5)
+
+
+def test_shared_gradient_is_the_mean_over_each_kind() -> None:
+    gradient = jnp.array([[1.0, 2.0], [5.0, 7.0], [3.0, -2.0]])
+    np.testing.assert_array_equal(sharing.average_over_kinds(KINDS, gradient), [[2, 0], [5, 7], [2, 0]])
 
 
 @pytest.mark.parametrize(
     ("name", "spec", "message"),
     [
         ("mamd_op", DISCRETE, "knows who depends on whom only in spread3_sep, spread3_mix, spread3_ful, not in probe"),
-        ("mamr", DISCRETE, "did you mean mamt"),
+        ("mamr", DISCRETE, "algo 'mamr' is unknown .did you mean 'mamt'"),
         ("lola", DISCRETE, "lola looks ahead at one other agent, and probe has 3 agents"),
-        ("nowhere:make", DISCRETE, "cannot be imported"),
+        ("nowhere:make", DISCRETE, "algo='nowhere:make' cannot be imported"),
+        (":make", DISCRETE, "algo=':make' cannot be imported"),
     ],
 )
 def test_what_cannot_be_made_says_why(name: str, spec: EnvSpec, message: str) -> None:
@@ -175,13 +243,65 @@ def test_what_cannot_be_made_says_why(name: str, spec: EnvSpec, message: str) ->
         registry.make(name, spec)
 
 
-@pytest.mark.parametrize("name", ["maac", "mamd", "mamt", "maddpg", "mappo"])
-def test_plain_numbers_as_config_do_not_change_the_states_types(name: str) -> None:
-    algorithm = registry.make(name, DISCRETE)
-    config = algorithm.config(**own_options(algorithm, SMALL))
-    before = jax.eval_shape(algorithm.init, config, jax.random.key(0))
-    act = functools.partial(algorithm.act, config, algorithm.init(config, jax.random.key(0)))
-    batch = jax.eval_shape(lambda key: probe_data(DISCRETE, algorithm.data, key, act), jax.random.key(0))
-    after, _ = jax.eval_shape(algorithm.update, config, before, batch, jax.random.key(0))
-    types = [[(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(state)] for state in (before, after)]
-    assert types[0] == types[1]
+def test_an_algorithm_is_a_name_a_path_a_factory_or_itself() -> None:
+    factory = registry.ALGORITHMS["mappo"].make
+    algorithm = factory(DISCRETE)
+    for given in ("mappo", "mamt_jax.algorithms.mappo:make", factory, algorithm):
+        assert registry.make(given, DISCRETE).config is algorithm.config
+    assert registry.make(algorithm, DISCRETE) is algorithm
+    looks = {(each.color, each.linestyle, each.marker) for each in registry.ALGORITHMS.values()}
+    assert len(looks) == len(registry.ALGORITHMS)
+
+
+def test_functions_of_a_config_have_names() -> None:
+    path = "mamt_jax.algorithms.coordination:value_shortcut"
+    field = {each.name: each for each in dataclasses.fields(MAMTConfig)}["coordination"]
+    assert MAMTConfig().coordination is averaged_out
+    for given in ("values", path, value_shortcut):
+        options = resolve_functions(MAMTConfig, {"coordination": given, "epsilon": 1.0})
+        assert options == {"coordination": value_shortcut, "epsilon": 1.0}
+        assert function_name(field, options["coordination"]) == "values"
+    assert function_name(field, own_options) == f"{__name__}:own_options"
+    for wrong, sentence in (
+        ("value", "coordination='value' is not valid .did you mean 'values'.*: give exact, values, or package.module:function"),
+        ("no_module:f", "coordination='no_module:f' cannot be imported"),
+        (3, "coordination=3 is not valid"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            resolve_functions(MAMTConfig, {"coordination": wrong})
+
+
+def test_old_names_become_new_ones() -> None:
+    old = {"critic_regularisation": [2.0, 1.0], "policy_clip": 0.4, "gamma": 0.9}
+    assert with_new_names(old) == {"attention_logit_coef": [0.002, 0.001], "max_policy_grad_norm": 0.4, "gamma": 0.9}
+    assert with_new_names({"critic_regularisation": 1.0}) == {"attention_logit_coef": 1e-3}
+    assert rename_warnings(old)[1].startswith("policy_clip=0.4 is now max_policy_grad_norm=0.4: ")
+    assert len(rename_warnings(old)) == 2
+    with pytest.raises(ValueError, match="policy_clip is the old name of max_policy_grad_norm: give only"):
+        with_new_names({"policy_clip": 0.4, "max_policy_grad_norm": 0.5})
+    configs = [registry.make(name, DUO if name == "lola" else MIXED).config for name in registry.ALGORITHMS]
+    fields = {field.name for config in configs for field in dataclasses.fields(config)}
+    assert {renamed.name for renamed in RENAMED.values()} <= fields and not RENAMED.keys() & fields
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("maac", {"gamma": 1.5}, "gamma=1.5 is not valid: give a number from 0 to 1."),
+        ("maac", {"adam_b1": 1.0}, "adam_b1=1.0 is not valid: give a number from 0 to below 1."),
+        ("maac", {"adam_epsilon": 1e-50}, "adam_epsilon=1e-50 is not valid: give a finite number above 0."),
+        ("maac", {"critic_weight_decay": float("inf")}, "critic_weight_decay=inf is not valid: give a finite number."),
+        ("maac", {"max_policy_grad_norm": 0.0}, "max_policy_grad_norm=0.0 is not valid: give a number above 0; inf bounds"),
+        ("maac", {"hidden_size": 0}, "hidden_size=0 is not valid: give a number above 0."),
+        ("maac", {"num_heads": 3}, "hidden_size=128 must be a multiple of num_heads=3."),
+        ("mamt", {"epsilon_max": 1e-3}, "epsilon_max=0.001 must not be under epsilon_min=0.01."),
+        ("mamt", {"epsilon_delay": 0}, "epsilon_delay=0 is not valid"),
+        ("mappo", {"lr_decay_updates": -1}, "lr_decay_updates=-1 is not valid: give a number of at least 0."),
+        ("maddpg", {"exploration_noise": 0.0}, "exploration_noise=0.0 is not valid"),
+    ],
+)
+def test_hyperparameters_out_of_bounds_are_named(name: str, options: dict[str, Any], sentence: str) -> None:
+    algorithm = registry.make(name, MIXED)
+    algorithm.validate(algorithm.config(max_policy_grad_norm=float("inf")))
+    with pytest.raises(ValueError, match=sentence):
+        algorithm.validate(algorithm.config(**options))

@@ -16,7 +16,7 @@ from experiments import pretrained_returns
 from mamt_jax.algorithms import registry
 from mamt_jax.cli import evaluate
 from mamt_jax.cli import train as run
-from mamt_jax.training.best import describe_latest, merge_best, policy_leaves, policy_part, save_better
+from mamt_jax.training.best import describe_latest, merge_best, save_better
 from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.merge import read_experiment
 from mamt_jax.training.policies import load_policy
@@ -109,7 +109,7 @@ def test_a_policy_is_a_small_part_of_what_learns(algo: str):
     algorithm = registry.make(algo, spec)
     config = algorithm.config(hidden_size=8)
     state = jax.eval_shape(algorithm.init, config, jax.random.key(0))
-    part = policy_part(state, policy_leaves(algorithm, spec, config, state))
+    part = algorithm.policy(state)
     names = {jax.tree_util.keystr(path).split(".")[-1].split("[")[0] for path, _ in jax.tree.leaves_with_path(part)}
     assert names == {"policy", "mean", "variance"}
 
