@@ -1,8 +1,8 @@
-"""Returns of the policies that come with the repository, and the tables of mamt_jax/pretrained/README.md.
+"""Returns of the trained policies that come with the package, and the tables of mamt_jax/pretrained/README.md.
 
-python mamt_jax/pretrained_returns.py           # plays them again and writes mamt_jax/pretrained/returns.json
-python mamt_jax/pretrained_returns.py --only rover_tower/mamt  # that policy; the others stay as they are in the file
-python mamt_jax/pretrained_returns.py --tables  # prints the tables
+python experiments/pretrained_returns.py           # plays them again and writes mamt_jax/pretrained/returns.json
+python experiments/pretrained_returns.py --only rover_tower/mamt  # that policy; the others stay as they are in the file
+python experiments/pretrained_returns.py --tables  # prints the tables
 """
 
 import argparse

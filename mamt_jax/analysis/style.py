@@ -1,6 +1,7 @@
 """How figures look: colours that the colour-blind tell apart, lines and markers that hold in grey."""
 
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,24 +14,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
-from mamt_jax.analysis.statistics import Interval
+from mamt_jax.algorithms.registry import algorithm_names
+from mamt_jax.analysis.runs import Curve
+from mamt_jax.analysis.statistics import Interval, over_seeds
 from mamt_jax.training.references import Reference
 
-# Okabe & Ito's colours. Each algorithm keeps its own look in every figure.
-LOOKS = {
-    "maac": ("#000000", "-", "o"),
-    "mamd": ("#E69F00", "--", "s"),
-    "mamd_op": ("#009E73", "-.", "^"),
-    "mamt": ("#D55E00", "-", "D"),
-    "mappo": ("#0072B2", "--", "v"),
+# Okabe & Ito's colours. Each algorithm keeps its own look in every figure, and so do variants with committed results.
+_ALGORITHMS = (
+    *(("#000000", "-", "o"), ("#E69F00", "--", "s"), ("#009E73", "-.", "^"), ("#D55E00", "-", "D")),
+    *(("#CC79A7", "-.", "X"), ("#0072B2", "--", "v"), ("#117733", "-", "<"), ("#661100", "--", "H"), ("#6699CC", "-.", "8")),
+)
+LOOKS = dict(zip(algorithm_names(), itertools.cycle(_ALGORITHMS), strict=False)) | {
     "mappo_shared": ("#56B4E9", "-", "P"),
     "mappo_annealed": ("#332288", "-", "p"),
     "mappo_events": ("#AA4499", "-", "h"),
     "mappo_local": ("#44AA99", "--", "d"),
     "mappo_local_shared": ("#882255", "-", "8"),
-    "maddpg": ("#CC79A7", "-.", "X"),
     "maddpg_shared": ("#8C6BB1", ":", "*"),
-    "lola": ("#117733", "-", "<"),
     "lola_naive": ("#999933", ":", ">"),
 }
 OTHERS = (("#661100", "-", "h"), ("#6699CC", "--", "p"), ("#AA4499", "-.", "d"), ("#332288", ":", "8"), ("#DDCC77", "-", "H"))
@@ -94,6 +94,11 @@ def draw_line(axes: Axes, x: np.ndarray, found: Interval, look: Look, label: str
         x, found.value, label=label, color=look.color, linestyle=look.linestyle, marker=look.marker,
         markevery=0.14, markersize=4, linewidth=1.4,
     )  # fmt: skip
+
+
+def draw_curve(axes: Axes, found: Curve, look: Look, label: str) -> None:
+    """The interquartile mean over seeds of values (R, T), with its interval."""
+    draw_line(axes, found.episodes, over_seeds(found.values), look, label)
 
 
 def draw_references(axes: Axes, references: Mapping[str, Reference]) -> None:

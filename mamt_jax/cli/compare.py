@@ -1,7 +1,7 @@
 """Puts runs side by side, in a table and a plot. Runs of a folder that differ in more than seeds stand apart.
 
-python experiments/compare.py runs/A runs/B
-python experiments/compare.py runs/A runs/B --metric task/landmarks_covered --against wall_seconds --plot covered.png
+mamt compare runs/A runs/B
+mamt compare runs/A runs/B --metric task/landmarks_covered --against wall_seconds --plot covered.png
 """
 
 import argparse
@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from rich.table import Column, Table
 
 from mamt_jax.analysis import style
-from mamt_jax.analysis.runs import Run, by_task, curve, having, known, last_fifth, read_folder
-from mamt_jax.analysis.statistics import bootstrap, interquartile_mean
+from mamt_jax.analysis.runs import Run, by_task, curve, having, known, last_fifth, mean_over_agents, read_folder
+from mamt_jax.analysis.statistics import over_seeds
 from mamt_jax.options import OptionError, Parser, nearest
 from mamt_jax.training.console import plain_console
 from mamt_jax.training.run_folder import FolderError, read_config
@@ -87,11 +87,10 @@ def draw(runs: Sequence[Run], metric: str, against: str) -> Figure:
     figure, (axes,) = style.panels(1, size=(6.5, 4.2))
     looks = style.looks([run.label for run in runs])
     for run in runs:
-        found = curve(run, metric)
         x = {"episodes": run.episodes, "env_steps": run.env_steps}.get(against)
         x = run.metrics[against].mean(0) if x is None else x
-        values = found.values.reshape(*found.values.shape[:2], -1).mean(-1)
-        style.draw_line(axes, x[known(run, metric)], bootstrap(interquartile_mean, [values.T]), looks[run.label], run.label)
+        found = over_seeds(mean_over_agents(curve(run, metric)).values)
+        style.draw_line(axes, x[known(run, metric)], found, looks[run.label], run.label)
     if metric.endswith("_return") and len(by_task(runs)) == 1:
         style.draw_references(axes, runs[0].references)
     axes.set(xlabel=against.replace("_", " "), ylabel=metric.replace("_", " "))
@@ -109,8 +108,13 @@ def check_metric(runs: Sequence[Run], metric: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of runs of experiments/run.py or sweep.py")
+    parser = Parser(
+        prog="mamt compare",
+        usage="mamt compare DIR [DIR ...] [options]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of runs")
     parser.add_argument("--metric", default="eval_return", help="what the plot shows (default eval_return)")
     parser.add_argument("--against", choices=AGAINST, default=AGAINST[0], help=f"its other axis (default {AGAINST[0]})")
     parser.add_argument("--plot", type=Path, default=Path("runs/comparison.png"), help="its file (default runs/comparison.png)")
