@@ -45,7 +45,7 @@ def make(name: str, **options: Any) -> Environment:
     """
     env = make_any(name, **options)
     if isinstance(env, HostEnvironment):
-        raise ValueError(f"{name!r} runs outside JAX: train in it with experiments/run.py, or take it from `make_any`.")
+        raise ValueError(f"{name!r} runs outside JAX: train in it with `mamt train`, or take it from `make_any`.")
     return env
 
 

@@ -6,10 +6,14 @@ They are environment variables, so that a test's subprocesses run under them too
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from mamt_jax.training.experiment import Experiment
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -38,6 +42,14 @@ SMALL = [
     *["--episodes", "60", "--num-envs", "4", "--update-interval", "10", "--num-updates", "2", "--buffer-size", "200"],
     *["--batch-size", "32", "--evaluation-interval", "20", "--evaluation-episodes", "20"],
 ]
+
+
+def experiment_of(arguments: Sequence[str]) -> "Experiment":
+    """The experiment that arguments of `mamt train` describe."""
+    from mamt_jax.cli import train
+    from mamt_jax.options import underscored
+
+    return train.make_experiment(train.read_arguments(underscored(arguments)))
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from conftest import experiment_of
 
 import paper
 from mamt_jax.algorithms import registry
-from mamt_jax.cli import train
-from mamt_jax.options import underscored
 from mamt_jax.training.experiment import config_values, experiment_from_json, make_configs
 from mamt_jax.training.run_folder import read_config, read_rows, spec_from_json
 
@@ -30,7 +29,7 @@ def test_every_committed_run_is_in_the_campaign():
 def test_commands_of_the_campaign_are_those_of_the_results(name: str):
     content = read_config(paper.RESULTS / name)
     asked, kept = (
-        train.make_experiment(train.read_arguments(underscored(COMMANDS[name]))),
+        experiment_of(COMMANDS[name]),
         experiment_from_json(content["experiment"]),
     )
     assert (asked.env, asked.env_options, asked.algo) == (kept.env, kept.env_options, kept.algo)

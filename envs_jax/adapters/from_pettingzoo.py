@@ -25,7 +25,7 @@ MakeEnv = Callable[..., ParallelEnv]
 def from_pettingzoo(
     make_env: MakeEnv, episode_limit: int, metrics: Sequence[str] = (), processes: int | None = None
 ) -> HostEnvironment:
-    """Any PettingZoo parallel environment as one that `experiments/run.py` trains in.
+    """Any PettingZoo parallel environment as one that `mamt train` trains in.
 
     Spaces:
 
