@@ -22,8 +22,6 @@ ALGORITHMS = (
 )
 VARIANTS = ("maac_expected", "mamd_epsilon_1")  # in the table alone
 POLICIES = ("random", "do_nothing", "scripted")
-
-
 ORIGINAL = "maac_original.csv"
 """The learning curve of the authors' MAAC in PyTorch on Rover-Tower, one seed."""
 BIN = 240

@@ -1,6 +1,6 @@
 """The tables of README and docs, from the committed results alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,38 +40,25 @@ GPU = "benchmark_updates_gpu"
 
 def mean_and_seeds(values: np.ndarray) -> str:
     """Mean, then every seed's."""
-    return f"{values.mean():.3g} ({', '.join(f'{value:.3g}' for value in values)})" if values.size else ""
+    return f"{values.mean():.3g} ({', '.join(f'{value:.3g}' for value in values)})"
 
 
 def mean_and_deviation(values: np.ndarray) -> str:
     """Mean, deviation over seeds where there are several, and their number."""
     deviation = f" ± {values.std(ddof=1):.2g}" if values.size > 1 else ""
-    return f"{values.mean():.3g}{deviation} ({values.size})" if values.size else ""
+    return f"{values.mean():.3g}{deviation} ({values.size})"
 
 
-def returns_table(envs: Sequence[str], titles: Sequence[str], references: dict[str, dict[str, Any]], show: Any) -> str:
-    """Training returns of every algorithm by environment, as `show(seeds)` writes them; then those of reference policies."""
-    rows: list[Sequence[str]] = [("", *titles)]
-    for algorithm in (each for each in ALGORITHMS if any(trained(RESULTS / env, [each]) for env in envs)):
-        folders = [RESULTS / env / algorithm if trained(RESULTS / env, [algorithm]) else None for env in envs]
-        rows.append(
-            (algorithm, *(show(final(read_run(folder), "train_return") if folder else np.array([])) for folder in folders))
-        )
+def returns_table(titles: Mapping[str, str], references: dict[str, dict[str, Any]], show: Callable[[np.ndarray], str]) -> str:
+    """Training returns of every algorithm by environment, as `show(seeds)` writes them, and those of reference policies."""
+    runs = {env: {name: read_run(RESULTS / env / name) for name in trained(RESULTS / env)} for env in titles}
+    rows: list[Sequence[str]] = [("", *titles.values())]
+    for name in (each for each in ALGORITHMS if any(each in found for found in runs.values())):
+        rows.append((name, *(show(final(found[name], "train_return")) if name in found else "" for found in runs.values())))
     for policy in POLICIES:
-        found = (references[env].get(policy) for env in envs)
-        rows.append((policy, *(f"{each['return']:.3g}" if each else "" for each in found)))
+        earned = [references[env].get(policy) for env in titles]
+        rows.append((policy, *(f"{each['return']:.3g}" if each else "" for each in earned)))
     return markdown(rows)
-
-
-def summary_table(references: dict[str, dict[str, Any]]) -> str:
-    """Training returns of every algorithm in every environment, with their standard deviation over seeds."""
-    names = shown_environments()
-    return returns_table(names, [ENVIRONMENTS[name].title for name in names], references, mean_and_deviation)
-
-
-def dilemma_table(references: dict[str, dict[str, Any]]) -> str:
-    """Returns on Spread-3 where no agent, two agents or all three depend on each other, with every seed's."""
-    return returns_table([*DILEMMA], [TITLES[env] for env in DILEMMA], references, mean_and_seeds)
 
 
 def environment_table(folder: Path, shown: Shown, references: dict[str, Any]) -> str:
@@ -211,10 +198,10 @@ def tables() -> list[str]:
     """Every table of README and docs."""
     references, updates = read_returns(), read_result("benchmark_updates")
     return [
-        summary_table(references),
+        returns_table({name: ENVIRONMENTS[name].title for name in shown_environments()}, references, mean_and_deviation),
         *(environment_table(RESULTS / name, ENVIRONMENTS[name], references[name]) for name in shown_environments()),
         beside_original_table(),
-        dilemma_table(references),
+        returns_table({env: TITLES[env] for env in DILEMMA}, references, mean_and_seeds),
         precision_table(),
         reference_table(references),
         speed_table(updates, read_result(GPU) if (RESULTS / f"{GPU}.json").exists() else None),
