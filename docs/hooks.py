@@ -11,14 +11,9 @@ PRETRAINED = "mamt_jax/pretrained/README.md"
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the READMEs, and the pictures of results under the path that the README gives them."""
-    readme = (
-        (ROOT / "README.md")
-        .read_text()
-        .replace("](docs/", "](")
-        .replace("](mamt_jax/pretrained/README.md)", "](pretrained.md)")
-    )
+    readme = (ROOT / "README.md").read_text().replace("](docs/", "](").replace(f"]({PRETRAINED})", "](pretrained.md)")
+    pretrained = (ROOT / PRETRAINED).read_text().replace("](../../docs/", "](")
     files.append(File.generated(config, "index.md", content=readme))
-    pretrained = (ROOT / "experiments" / "pretrained" / "README.md").read_text().replace("](../../docs/", "](")
     files.append(File.generated(config, "pretrained.md", content=pretrained))
     for picture in sorted((ROOT / "experiments" / "results").rglob("*.png")):
         files.append(File.generated(config, picture.relative_to(ROOT).as_posix(), abs_src_path=str(picture)))
@@ -26,6 +21,5 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Pages beside the README reach results by one folder up, which the site does not have."""
-    markdown = markdown.replace("](../experiments/", "](experiments/")
-    return markdown.replace(f"]({PRETRAINED})", "](pretrained.md)")
+    """Pages beside the README reach results and trained policies by one folder up, which the site does not have."""
+    return markdown.replace("](../experiments/", "](experiments/").replace(f"](../{PRETRAINED})", "](pretrained.md)")

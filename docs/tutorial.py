@@ -31,8 +31,6 @@ import envs_jax
 import mamt_jax
 from envs_jax.rendering import frames
 
-ROOT = Path(envs_jax.__file__).parents[1]
-
 # %% [markdown]
 # ## An environment is two functions
 #
@@ -74,7 +72,7 @@ for name, reference in envs_jax.reference_policies(env).items():
 # %%
 folder = Path(tempfile.mkdtemp()) / "spread_mappo"
 options = "--env spread --algo mappo --gamma 0.95 --hidden-size 64 --seeds 2 --episodes 8000 --evaluation-interval 1000"
-command = [sys.executable, ROOT / "experiments" / "run.py", *options.split(), "--out", folder]
+command = [sys.executable, "-m", "mamt_jax", "train", *options.split(), "--out", folder]
 subprocess.run(command, check=True, capture_output=True)
 print(*sorted(path.name for path in folder.iterdir()), sep="\n")
 

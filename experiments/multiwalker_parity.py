@@ -26,9 +26,9 @@ from envs_jax.multiwalker.task import follow_flags
 from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE, ground_slots, touching
 from envs_jax.multiwalker.world import FAST, ORIGINAL, Solver
 from envs_jax.reference_policies import sample_action
-from experiments.multiwalker_states import SLOTS, Compared, column, control, feet_flags, read_bodies, read_world
-from experiments.multiwalker_statistics import TRAINED, policies
 from mamt_jax.training.run_folder import describe_machine
+from multiwalker_states import SLOTS, Compared, column, control, feet_flags, read_bodies, read_world
+from multiwalker_statistics import TRAINED, policies
 
 RESULTS = Path(__file__).parent / "results"
 N, NEAR, AT_ONCE = 3, 1e-3, 10_000

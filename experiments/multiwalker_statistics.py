@@ -6,20 +6,20 @@ Needs the extra `pettingzoo`. Writes experiments/results/multiwalker_statistics.
 """
 
 import argparse
-import importlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy import stats
 
 import envs_jax
+from analysis.multiwalker import QUANTITIES, SOLVERS, draw, episodes_table
 from envs_jax.environment import Environment, HostEnvironment, Policy
 from envs_jax.reference_policies import do_nothing_policy, random_policy
 from envs_jax.registry import make_any
 from envs_jax.rollout import play
-from experiments.analysis.two_samples import QUANTITIES, SOLVERS, draw, table
 from mamt_jax.analysis import style
 from mamt_jax.training.policies import load_policy
 from mamt_jax.training.run_folder import BEST, CONFIG, describe_machine
@@ -71,7 +71,7 @@ def summary(values: np.ndarray) -> dict[str, Any]:
 
 def compare(ours: dict[str, dict[str, np.ndarray]], original: dict[str, np.ndarray]) -> dict[str, Any]:
     """Every quantity by both solvers and of the original, and the p values of two-sample Kolmogorov-Smirnov tests."""
-    ks_2samp: Any = importlib.import_module("scipy.stats").ks_2samp  # jax brings scipy along
+    ks_2samp: Any = stats.ks_2samp
     result = {}
     for name in QUANTITIES:
         sides = {
@@ -98,7 +98,7 @@ def main() -> None:
             continue
         ours = {solver: quantities(env, act, asked.episodes, 1) for solver, env in envs.items()}
         results[name] = compare(ours, quantities(original, act, asked.episodes, 2))
-        print(table({name: results[name]}), flush=True)
+        print(episodes_table({name: results[name]}), flush=True)
     command = f"python experiments/multiwalker_statistics.py --episodes {asked.episodes}"
     content = {"command": command, "machine": describe_machine(), "policies": results}
     asked.out.write_text(json.dumps(content) + "\n")

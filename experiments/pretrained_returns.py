@@ -1,18 +1,20 @@
-"""Returns of the policies that come with the repository, and the tables of mamt_jax/pretrained/README.md.
+"""Returns of the trained policies that come with the package, and the tables of mamt_jax/pretrained/README.md.
 
-python mamt_jax/pretrained_returns.py           # plays them again and writes mamt_jax/pretrained/returns.json
-python mamt_jax/pretrained_returns.py --only rover_tower/mamt  # that policy; the others stay as they are in the file
-python mamt_jax/pretrained_returns.py --tables  # prints the tables
+python experiments/pretrained_returns.py           # plays them again and writes mamt_jax/pretrained/returns.json
+python experiments/pretrained_returns.py --only rover_tower/mamt  # that policy; the others stay as they are in the file
+python experiments/pretrained_returns.py --tables  # prints the tables
 """
 
 import argparse
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from analysis.markdown import markdown
 from envs_jax import registry as environments
 from envs_jax.environment import Environment
 from mamt_jax.cli.compilation_cache import use_compilation_cache
@@ -53,33 +55,33 @@ def play(folder: Path) -> dict[str, Any]:
 
 
 def table(returns: dict[str, dict[str, Any]]) -> str:
-    """A policy a row, with the reference policies of its environment."""
+    """A policy per row, with the reference policies of its environment."""
     earned = json.loads(references.RETURNS.read_text())["returns"]
     titles = ("greedy return", "random", "scripted", "task metrics", "trained on, episodes", "in minutes", "kB")
-    lines = [f"| | {' | '.join(titles)} |", "| --- " * (len(titles) + 1) + "|"]
+    rows: list[Sequence[str]] = [("", *titles)]
     for folder in folders():
         played, last = returns[name_of(folder)], read_rows(folder / METRICS)[-1]
         others = earned[folder.parent.name]
-        cells = [
+        cells = (
             f"{played['return']:.2f} ± {played['return_std_error']:.2f}",
             *(f"{others[name]['return']:.2f}" if name in others else "" for name in ("random", "scripted")),
             ", ".join(f"{name} {value:.3g}" for name, value in played["metrics"].items()),
             f"{last['episodes']:,}",
             f"{last['wall_seconds'] / 60:.0f}",
             f"{(folder / BEST).stat().st_size / 1000:.0f}",
-        ]
-        lines.append(f"| `{name_of(folder)}` | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        )
+        rows.append((f"`{name_of(folder)}`", *cells))
+    return markdown(rows)
 
 
 def command(folder: Path) -> str:
     """What it was trained with; from before Table 1 was a preset, which it is where another setting is the default now."""
     config = read_config(folder)
-    words, experiment = list(config["command"]), config["experiment"]
-    if tuned(experiment["env"], experiment["algo"]) and "--preset" not in words:
-        after = words.index("--algo") + 2
-        words[after:after] = ["--preset", "paper"]
-    return f"python {shlex.join(words)}"
+    (_, *options), experiment = config["command"], config["experiment"]
+    if tuned(experiment["env"], experiment["algo"]) and "--preset" not in options:
+        after = options.index("--algo") + 2
+        options[after:after] = ["--preset", "paper"]
+    return f"mamt train {shlex.join(options)}"
 
 
 def commands() -> str:

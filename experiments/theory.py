@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import estimation
+import estimation
 from mamt_jax.divergence import joint_divergence, others_divergence, own_divergence, transition_divergence
 from mamt_jax.training.run_folder import describe_machine, write_json
 

@@ -1,4 +1,4 @@
-"""Settings by name. A preset gives options of `run.py`; what the command line says goes first.
+"""Settings by name. A preset gives options of `mamt train`; what the command line says goes first.
 
 Algorithms' own defaults are those of the paper's Table 1.
 """

@@ -1,13 +1,18 @@
 """What the README and the documentation show."""
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "pretrained" / "README.md"]
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "mamt_jax" / "pretrained" / "README.md"]
 FILES = {"meeting": "-> Environment", "independent_q": "-> Algorithm"}
 """Name of a whole file that the README shows -> how it is told from its other blocks."""
+SETTING_UP = re.compile(r"^python3 -m venv .* && pip install [^&]+ && ")
+TESTING = "ruff check"
+"""How the line goes on that `.ci/run` types."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -20,3 +25,15 @@ def write_files(folder: Path) -> None:
     for name, sign in FILES.items():
         (code,) = [block for block in blocks(README, "python") if sign in block]
         (folder / f"{name}.py").write_text(code)
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each command in a page's shell blocks and in its sentences, where those are complete."""
+    for block in blocks(page, "bash"):
+        lines = [SETTING_UP.sub("", line) for line in block.splitlines() if line]
+        yield from (shlex.split(line, comments=True) for line in lines if not line.startswith(TESTING))
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for sentence in re.findall(r"`((?:mamt|python\s+experiments/)[^`]+)`", text):
+        words = shlex.split(sentence)
+        if (words[0] == "python" or len(words) > 2) and not any(word.isupper() for word in words):
+            yield words

@@ -1,14 +1,14 @@
-"""Verdicts on the paper's claims follow from the intervals, and what they rest on is committed."""
+"""Verdicts on the paper's claims follow from the intervals, and numbers from the runs that a claim names."""
 
 import json
 
 import numpy as np
 import pytest
 
-from experiments.analysis import claimed, claims
-from experiments.analysis.results import RESULTS
+from analysis import claims
+from analysis.results import RESULTS
 
-ROVER_TOWER_MAMT = "tuned/rover_tower/mamt"
+MAMT = RESULTS / "tuned" / "rover_tower" / "mamt"
 
 
 @pytest.mark.parametrize(
@@ -26,29 +26,33 @@ def test_verdict(low: float, high: float, differs: bool, said: str):
 
 
 def test_a_claim_is_in_the_table_with_the_numbers_of_its_runs():
-    claim = claimed.CLAIMS[0]
+    claim = claims.CLAIMS[0]
     more, less = (claims.of_runs(RESULTS / folder, claim.metric) for folder in (claim.more, claim.less))
     assert len(more) == len(less) == 10
-    (row,) = [line for line in claims.claims_table().splitlines() if claim.text in line]
+    (row,) = [line for line in claims.claims_table([claim]).splitlines() if claim.text in line]
     assert f"{more.mean():.3g} ± {more.std(ddof=1):.2g}" in row
     assert f"{(more[:, None] > less[None]).mean():.2f} (" in row
 
 
+def test_every_claim_rests_on_committed_runs():
+    for claim in (*claims.CLAIMS, *claims.PAPER, *claims.ABLATIONS):
+        assert (RESULTS / claim.more / "config.json").exists() and (RESULTS / claim.less / "config.json").exists(), claim
+
+
 def test_deviation_between_agents_is_relative():
-    spread = claims.of_runs(RESULTS / ROVER_TOWER_MAMT, claimed.DEVIATION)
-    fixed = claims.of_runs(RESULTS / "tuned" / "rover_tower" / "mamd", claimed.DEVIATION)
-    assert spread.max() > 0.1 and np.allclose(fixed, 0, atol=1e-6)
+    fixed = claims.of_runs(MAMT.with_name("mamd"), claims.DEVIATION)
+    assert claims.of_runs(MAMT, claims.DEVIATION).max() > 0.1 and np.allclose(fixed, 0, atol=1e-6)
 
 
 def test_first_and_last_fifth_and_change_during_training():
-    rows = [json.loads(line) for line in (RESULTS / ROVER_TOWER_MAMT / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (MAMT / "metrics.jsonl").read_text().splitlines()]
     seed = [row for row in rows if row["run"] == 3 and row["updates"]]
-    parts: dict[claimed.Stage, list[dict]] = {
+    parts: dict[claims.Stage, list[dict]] = {
         "first": seed[:4],
         "last": [row for row in seed if row["episodes"] > 0.8 * seed[-1]["episodes"]],
     }
     for stage, part in parts.items():
         mean = np.mean([row["non_stationarity"] for row in part])
-        assert claims.of_runs(RESULTS / ROVER_TOWER_MAMT, "non_stationarity", stage)[3] == pytest.approx(mean)
+        assert claims.of_runs(MAMT, "non_stationarity", stage)[3] == pytest.approx(mean)
     values = np.array([[[1.0, 4.0], [3.0, 4.0]]])  # one run, two points, two agents: one of them changes
     np.testing.assert_allclose(claims.change(values), [0.5 / 3.0])

@@ -1,31 +1,30 @@
-"""Every command that the README and the documentation show is run to its end, with a budget of seconds.
+"""Every command that the README and the documentation show is valid, and runs to its end with a budget of seconds.
 
-They run in a copy of the repository, so that what they write stays there; a run that a page takes from another one is there as
-a short one. Trainings whose results are committed are not tried again: their folders tell by which command they were made.
-Pages whose commands take minutes even so are tried by `pytest -m slow`; otherwise their trainings are read and built.
+All are read, and what they would train is built. `pytest -m slow` runs those of the README and the guides; of the other pages
+it runs all but the trainings, since their results are committed. A run that a command needs is there as a short one.
 """
 
-import json
-import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import pytest
 from conftest import RunPython, experiment_of
-from pages import PAGES, ROOT, blocks, write_files
+from pages import PAGES, ROOT, commands, write_files
 
-from mamt_jax.cli import train as run
-from mamt_jax.training.experiment import build
+from envs_jax.registry import make_any
+from mamt_jax.algorithms import registry
+from mamt_jax.cli import evaluate, sweep, train
+from mamt_jax.training.experiment import make_configs
 
-COPIED = ["README.md", "docs", "envs_jax", "experiments", "mamt_jax"]
-RESULTS = "experiments/results"  # in the copy
+GUIDES = ("README.md", "docs/figures.md", "docs/many_runs.md", "docs/other_libraries.md", "docs/policies.md")
+"""The pages whose trainings are run, too."""
 TRAINING = [
     *["--episodes", "24", "--num-envs", "12", "--update-interval", "192", "--num-updates", "1", "--batch-size", "16"],
     *["--buffer-size", "6000", "--evaluation-interval", "12", "--evaluation-episodes", "4"],
@@ -34,80 +33,49 @@ IN_PROCESSES = [
     *["--num-envs", "2", "--processes", "2", "--episodes", "4", "--evaluation-interval", "4", "--evaluation-episodes", "2"],
 ]
 SHORT: dict[str, list[str]] = {
-    "run": TRAINING,
-    "sweep": TRAINING,
+    "train": TRAINING,
+    "sweep": [*TRAINING, "--algo", "mappo"],
     "evaluate": ["--episodes", "4"],
-    "faults": ["--trials", "1", "--faults", "checkpoint cut short", "--out", "faults.json"],
+    "figures": ["--figure", "learning_curves"],
+    "paper": ["--list"],
     "theory": ["--out", "theory.json"],
     "pretrained_returns": ["--only", "rover_tower/mappo"],
-    "reference_returns": ["--only", "spread", "--out", f"{RESULTS}/reference_returns.json"],
+    "reference_returns": ["--only", "spread", "--out", "reference_returns.json"],
     "multiwalker_parity": ["--episodes", "1", "--steps", "3", "--endurance", "4", "3", "20", "--out", "parity.json"],
     "multiwalker_statistics": ["--episodes", "2", "--only", "random", "--out", "statistics.json"],
-    "benchmark/core": ["--out", "core.json"],
-    "benchmark/environments": ["--only", "spread", "--batches", "2", "--out", f"{RESULTS}/benchmark_environments.json"],
-    "benchmark/ippo": ["--help"],  # it takes a file of JaxMARL's repository
-    "benchmark/processes": ["--out", "processes.json"],
-    "benchmark/profile_update": ["--out", "profile.json", "--update", "lola, 2 agents"],
+    "benchmark/updates": ["--out", "updates.json"],
+    "benchmark/environments": ["--only", "spread", "--batches", "2", "--out", "environments.json"],
+    "benchmark/time_to_return": ["--help"],  # it takes a file of JaxMARL's repository
 }
-
-
-def only_look(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
-    """Stands for a benchmark that everything.py starts, each of which a page shows by itself."""
-    return subprocess.CompletedProcess(command, returncode=not Path(command[1]).exists())
-
-
 SMALL: dict[str, dict[str, object]] = {
     "theory": {"EPISODES": 100, "REPEATS": 2, "GAMES": 10, "estimation.SEEDS": 1, "estimation.STEPS": 2},
-    "pretrained_returns": {"EPISODES": 10, "RETURNS": Path("mamt_jax/pretrained/returns.json")},
+    "pretrained_returns": {"EPISODES": 10, "write_json": lambda path, content: None},
     "reference_returns": {"STEPS": 100},
-    "benchmark/core": {
+    "benchmark/updates": {
         **{"SHAPES": ((8, 8, 8),), "SECONDS": 0.01, "GROUPS": 2, "FIRST_EVALUATIONS": ("mappo",)},
         **{"UPDATES": {"lola": ("spread", "lola", {})}, "SIDE_BY_SIDE": {"lola": (1, 2)}, "ROUNDS": {"mappo": 1}},
     },
     "benchmark/environments": {"SECONDS": 0.01, "REPEATS": 2, "PROCESSES": 1},
-    "benchmark/everything": {"subprocess.run": only_look},
-    "benchmark/processes": {"TURNS": 1, "SECONDS": 0.1, "PROCESSES": (1,)},
 }
-SLOW = [
-    *(f"docs/{name}.md" for name in ("faults", "many_runs", "multiwalker", "other_libraries", "results", "speed")),
-    "mamt_jax/pretrained/README.md",
-]
-APART = ("--out", "--checkpoint-minutes")
-NEEDED = {
-    "benchmark/processes": "supersuit",
-    "multiwalker_parity": "Box2D",
-    "multiwalker_statistics": "Box2D",
-    "pettingzoo/multiwalker": "Box2D",
-}
-"""Part of a command -> a module that not every Python has."""
-INSTALLING = re.compile(r"^\[ .* \] \|\| \{ .* \} && \. \S+ && ")
-TESTING = "ruff check"  # how the line that `.ci/run` types goes on
-
-
-def shown(page: Path) -> Iterator[str]:
-    """Lines of a page's shell blocks, and commands of ours within its sentences."""
-    for block in blocks(page, "bash"):
-        lines = [INSTALLING.sub("", line) for line in block.splitlines() if line]
-        yield from (line for line in lines if not line.startswith(TESTING))
-    for sentence in re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)):
-        if sentence.startswith("python experiments/"):
-            yield " ".join(sentence.split())
+ELSEWHERE = {"experiments/figures.py": "test_figures.py", "experiments/run.py": "the same as mamt train"}
+BOX2D = {"pettingzoo/multiwalker", "experiments/multiwalker_parity.py", "experiments/multiwalker_statistics.py"}
+"""Words of commands that need Box2D, which not every Python has."""
+VALUES = {"--env", "--algo", "--preset", "--log", "--options", "--resume", "--launcher"}
+"""The options whose values tell one training from another; of others it is enough to try one value."""
 
 
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short run in Spread."""
     folder = tmp_path_factory.mktemp("small") / "run"
-    assert run.main(["--env", "spread", "--algo", "mappo", *TRAINING, "--out", str(folder)]) == 0
+    assert train.main(["--env", "spread", "--algo", "mappo", *TRAINING, "--out", str(folder)]) == 0
     return folder
 
 
 @pytest.fixture
-def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the repository, in which we are."""
-    for name in COPIED:
-        source = ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which we are, with what a clone has, and the README's own files."""
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     own = tmp_path / "own"
     own.mkdir()
     write_files(own)
@@ -116,104 +84,114 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def words_of(line: str) -> list[str]:
-    """A command's words."""
-    return shlex.split(line.rstrip("& "), comments=True)
+def script_of(words: list[str]) -> str:
+    """A subcommand of mamt, or a script within experiments."""
+    return words[1].removeprefix("experiments/").removesuffix(".py")
+
+
+def module_of(words: list[str]) -> ModuleType:
+    """The module whose `main` a command runs."""
+    return import_module(f"mamt_jax.cli.{words[1]}" if words[0] == "mamt" else script_of(words).replace("/", "."))
+
+
+def check_training(arguments: list[str]) -> None:
+    """Reads what a command would train, and makes its environment and its configs."""
+    with jax.numpy_rank_promotion("allow"):  # JaxMARL promotes
+        experiment = experiment_of(arguments)
+        spec = make_any(experiment.env, **experiment.env_options).spec
+    make_configs(registry.make(experiment.algo, spec), experiment)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shown_commands_are_read(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(sweep, "LAUNCHERS", dict.fromkeys(sweep.LAUNCHERS, lambda *_: {}))
+    for words in commands(page):
+        program, script, *arguments = words = [word for word in words if word != "&"]
+        if script == "experiments/run.py":
+            program, script = "mamt", "train"
+        if not find_spec("Box2D") and BOX2D & set(words):
+            continue
+        if script == "train" and not {"--resume", "--help", "--init-from"} & set(arguments):
+            check_training(arguments)
+        elif script == "evaluate":
+            evaluate.read_arguments(arguments)
+        elif script == "sweep" and "--merge" not in arguments:
+            assert sweep.main(arguments) == 0, words
+        elif program == "mamt" and "--help" not in arguments:  # the folder is all that it misses
+            assert module_of(words).main(arguments) == 2 and "is no run's folder" in capsys.readouterr().err, words
+        elif program == "python":
+            source = (ROOT / script).read_text()
+            assert all(f'"{word}"' in source for word in arguments if word.startswith("--")), words
+        elif program == "cp":
+            assert (ROOT / words[-1]).is_dir(), words
+        else:
+            assert program == "mamt", f"{page.name} shows {words}, which is not tried"
 
 
 def lend(arguments: list[str], small_run: Path) -> None:
-    """Puts a short run where a command looks for one that another page trains."""
+    """Puts a short run where a command looks for one."""
     for before, name in zip(["", *arguments], arguments, strict=False):
         path = Path(name)
         if path.parts[:1] == ("runs",) and before != "--out" and not path.suffix and not path.exists():
             shutil.copytree(small_run, path)
 
 
-def script_of(words: list[str]) -> str:
-    """The name of a script within experiments."""
-    return words[0].removeprefix("experiments/").removesuffix(".py")
-
-
-def with_budget(script: str, arguments: list[str]) -> list[str]:
+def with_budget(words: list[str]) -> list[str]:
     """The arguments of a command, and after them those that make it short."""
+    script, arguments = script_of(words), words[2:]
     if {"--resume", "--help", "--merge", "--absolute"} & set(arguments):
         return arguments
     return [*arguments, *SHORT.get(script, []), *(IN_PROCESSES if any("pettingzoo/" in word for word in arguments) else [])]
 
 
-def call(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs a script within this process, which has jax and compiled programs."""
-    module = import_module(f"experiments.{script.replace('/', '.')}")
+def likeness(words: list[str]) -> frozenset[tuple[str, ...]]:
+    """What tells trials apart: the script and its options, of trainings without most values and the budget."""
+    options: dict[str, list[str]] = {"": words[:2]}
+    training = words[1] in ("train", "sweep")
+    apart = {"--out", *TRAINING} if training else {"--out"}
+    for word in words[2:]:
+        if word.startswith("--"):
+            options[word] = []
+        elif not training or next(reversed(options)) in VALUES:
+            options[next(reversed(options))].append(word)
+    return frozenset((name, *values) for name, values in options.items() if name not in apart)
+
+
+def call(words: list[str], arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a command within this process, which has jax and compiled programs."""
+    module = module_of(words)
     with monkeypatch.context() as patched, jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):  # as for users
-        patched.setattr(sys, "argv", [script, *arguments])
-        for name, value in SMALL.get(script, {}).items():
+        patched.setattr(sys, "argv", [words[1], *arguments])
+        for name, value in SMALL.get(script_of(words), {}).items():
             *path, attribute = name.split(".")
             patched.setattr(getattr(module, path[0]) if path else module, attribute, value)
         try:
             code = module.main()
         except SystemExit as stopped:  # --help
             code = stopped.code
-    assert not code, f"{script} {shlex.join(arguments)} ended with {code}"
+    assert not code, f"{shlex.join(words)} ended with {code}"
 
 
-def identity(words: list[str]) -> frozenset[tuple[str, ...]]:
-    """What tells trials apart: a script and its options as they are with the budget, but for where and when it writes."""
-    options: dict[str, list[str]] = {"": []}
-    for word in [words[0], *with_budget(script_of(words), words[1:])]:
-        if word.startswith("--"):
-            options[word.replace("_", "-")] = []
-        else:
-            options[next(reversed(options))].append(word)
-    return frozenset((name, *values) for name, values in options.items() if name not in APART)
-
-
-def committed() -> set[frozenset[tuple[str, ...]]]:
-    """The trainings of which results are committed."""
-    configs = [json.loads(path.read_text()) for path in (ROOT / "experiments").rglob("config.json")]
-    commands = [config["command"] for config in configs]
-    # Trainings from before there was another preset.
-    return {identity(words) for command in commands for words in (command, [*command, "--preset", "paper"])}
-
-
-@pytest.mark.parametrize("page", SLOW)
-def test_trainings_of_slow_pages_are_read_and_built(page: str):
-    commands = [words_of(line) for line in shown(ROOT / page)]
-    with jax.numpy_rank_promotion("allow"):  # JaxMARL promotes
-        for words in (each for each in commands if each[1:2] == ["experiments/run.py"]):
-            build(experiment_of(words[2:]))
-
-
-def trial_of(page: Path) -> object:
-    """A page as a parameter."""
-    name = page.relative_to(ROOT).as_posix()
-    return pytest.param(page, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
-
-
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("page", [trial_of(page) for page in PAGES])
-def test_commands_run(page: Path, copy: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch, run_python: RunPython):
-    beside: list[subprocess.Popen[bytes]] = []
-    done = committed() | {identity(words_of(line)[1:]) for other in PAGES[: PAGES.index(page)] for line in shown(other)}
-    for line in dict.fromkeys(shown(page)):
-        words = words_of(line)
-        if identity(words[1:]) in done:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shown_commands_run(page: Path, place: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch, run_python: RunPython):
+    trains = page.relative_to(ROOT).as_posix() in GUIDES
+    before = [words for other in PAGES[: PAGES.index(page)] for words in commands(other)]
+    done, beside = {likeness(words) for words in before}, []
+    for words in commands(page):
+        training = words[1] in ("train", "sweep")
+        if words[0] == "cp" or words[1] in ELSEWHERE or likeness(words) in done or (training and not trains):
             continue
-        done.add(identity(words[1:]))
-        if any(part in line and find_spec(module) is None for part, module in NEEDED.items()):
+        if not find_spec("Box2D") and BOX2D & set(words):
             continue
-        if words[0] == "cp":
-            lend([str(Path(words[1]).parent)], small_run)
-            Path(words[-1]).mkdir(parents=True, exist_ok=True)
-            subprocess.run(["bash", "-c", line], check=True)
-            continue
-        assert words[0] == "python", f"{page.name} shows {line!r}, which is not tried"
+        done.add(likeness(words))
         lend(words[2:], small_run)
-        script = script_of(words[1:])
-        arguments = with_budget(script, words[2:])
-        if line.endswith("&"):
-            beside.append(subprocess.Popen([sys.executable, words[1], *arguments]))
-        elif script == "figures" or {"--distributed", "--launcher", "--processes"} & set(arguments):
-            run_python(words[1], *arguments, cwd=copy)
+        arguments = with_budget([word for word in words if word != "&"])
+        if words[-1] == "&":
+            beside.append(subprocess.Popen([sys.executable, "-m", "mamt_jax", words[1], *arguments]))
+        elif {"--distributed", "--launcher", "--processes"} & set(arguments):
+            run_python("-m", "mamt_jax", words[1], *arguments, cwd=place)
         else:
-            call(script, arguments, monkeypatch)
+            call(words, arguments, monkeypatch)
     assert [process.wait(60) for process in beside] == [0] * len(beside)

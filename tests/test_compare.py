@@ -1,10 +1,10 @@
-"""experiments/compare.py on runs that come with the repository."""
+"""`mamt compare` on committed runs."""
 
 from pathlib import Path
 
 import pytest
 
-from experiments.analysis.tables import final
+from analysis.results import final, read_run
 from mamt_jax.cli import compare
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ def test_folders_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert compare.main(arguments) == 0
     table = cells(capsys.readouterr().out)
     assert table[""] == ["maac", "mappo"] and table["runs"] == ["3", "3"] and table["env_steps"] == ["100,200", "1,001,600"]
-    finals = [final(folder, "train_return") for folder in (MAAC, MAPPO)]
+    finals = [final(read_run(folder), "train_return") for folder in (MAAC, MAPPO)]
     assert table["train_return"] == [f"{each.mean():.4g} ± {each.std(ddof=1):.2g}" for each in finals]
     assert table["gamma"] == ["0.99", "0.95"] and table["algo"] == ["maac", "mappo"] and "env" not in table
     assert plot.read_bytes().startswith(b"\x89PNG")

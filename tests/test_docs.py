@@ -3,38 +3,37 @@
 import re
 from pathlib import Path
 
+import pytest
 from conftest import RunPython
 from pages import FILES, PAGES, ROOT, blocks, write_files
 
+from envs_jax import check_environment
 
+
+def test_own_environment_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_files(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    from meeting import meeting  # pyright: ignore[reportMissingImports]
+
+    assert not check_environment(meeting())
+
+
+@pytest.mark.slow
 def test_python_blocks_run_one_after_another(run_python: RunPython, tmp_path: Path):
     small = "--env spread --algo mappo --hidden-size 8 --episodes 256 --evaluation-interval 256 --evaluation-episodes 4"
-    run_python(ROOT / "experiments" / "run.py", *small.split(), "--out", "runs/first", cwd=tmp_path)
+    run_python("-m", "mamt_jax", "train", *small.split(), "--out", "runs/first", cwd=tmp_path)
     (tmp_path / "runs" / "spread_maac").symlink_to("first")
     whole_files = tuple(FILES.values())
     code = [code for page in PAGES for code in blocks(page, "python") if not any(sign in code for sign in whole_files)]
     assert len(code) >= 5
     observation = "import envs_jax, jax\nobservation = envs_jax.make('spread').reset(jax.random.key(0))[1].observation\n"
     (tmp_path / "blocks.py").write_text(observation + "\n".join(code))
-    run_python("blocks.py", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    run_python("blocks.py", cwd=tmp_path)
 
 
-def test_own_environment_keeps_the_contract(run_python: RunPython, tmp_path: Path):
-    write_files(tmp_path)
-    check = "import envs_jax, meeting; print(envs_jax.check_environment(meeting.meeting()))"
-    assert run_python("-c", check, cwd=tmp_path).stdout.strip() == "[]"
-
-
-def test_tables_are_those_of_the_results(run_python: RunPython):
-    code = "import figures; print('\\n\\n'.join(figures.tables()))"
-    printed = run_python("-c", code, PYTHONPATH=str(ROOT / "experiments")).stdout
-    pages = "".join(page.read_text() for page in PAGES)
-    for table in printed.strip().split("\n\n"):
-        assert table in pages, f"README and docs lack this table:\n{table}"
-
-
+@pytest.mark.slow
 def test_site_builds_with_its_notebook(run_python: RunPython, tmp_path: Path):
-    run_python("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path, NO_MKDOCS_2_WARNING="1", PYTHONPATH=str(ROOT))
+    run_python("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path, NO_MKDOCS_2_WARNING="1")
     for page in re.findall(r": ([\w/]+)\.(?:md|py)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE):
         assert (tmp_path / ("" if page == "index" else page) / "index.html").exists(), page
     tutorial = (tmp_path / "tutorial" / "index.html").read_text()

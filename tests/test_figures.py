@@ -1,25 +1,22 @@
-"""The paper's figures from run folders, their statistics, and what is said where something is missing."""
+"""Runs are read from their folders, their statistics are right, and figures are drawn or say what is missing."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import RunPython
 from scipy import stats
 
-from experiments import figures
-from experiments.analysis import results
-from mamt_jax.analysis import catalogue, returns
+from analysis.results import RESULTS
+from mamt_jax.analysis import returns
 from mamt_jax.analysis.marl_eval import to_marl_eval
-from mamt_jax.analysis.runs import curve, read_folder, read_folders
+from mamt_jax.analysis.runs import curve, mean_over_agents, read_folder, read_folders
 from mamt_jax.analysis.statistics import bootstrap, interquartile_mean, probability_of_improvement
-from mamt_jax.cli import compare
-from mamt_jax.training.references import measured_references
+from mamt_jax.cli import compare, figures
+from mamt_jax.training.references import RETURNS, measured_references
 
-RESULTS = Path(figures.__file__).parent / "results"
-TASK_OF = {"mappo_local": "pursuit_local", "mappo_local_shared": "pursuit_local", "mappo_events": "multiwalker"}
-"""Of committed runs whose environment has options that its folder does not tell."""
+ROOT = Path(__file__).parents[1]
 
 
 def write_folder(
@@ -87,31 +84,47 @@ def test_a_missing_ingredient_is_named_with_the_command_that_makes_it(maac: Path
     choice = ["--figure", "learning_curves", "coordination", "dilemma", "improvement"]
     assert figures.main(["--runs", str(maac), "--out", str(out), *choice]) == 0
     said = capsys.readouterr().err
-    command = "python experiments/run.py --env spread --num-agents 2 --algo mamt --out runs/spread_num_agents_2-mamt"
+    command = "mamt train --env spread --num-agents 2 --algo mamt --out runs/spread_num_agents_2-mamt"
     assert f"coordination: no coordination coefficients in {maac}: they come from `{command}`." in said
     assert (
         "dilemma: no runs on Spread-3" in said and "--env spread3_sep spread3_mix spread3_ful --algo maac mamd mamd_op" in said
     )
-    assert f"improvement: nobody to compare in {maac}" in said and "learning_curves" not in said
+    assert f"improvement: only maac in {maac}" in said and "learning_curves" not in said
     assert [path.name for path in out.iterdir()] == ["learning_curves.png"]
-    assert figures.main(["--runs", str(maac.parent / "nowhere")]) == 2
-    assert "nowhere is no run's folder" in capsys.readouterr().err
 
 
-def test_lines_of_reference_policies_are_those_of_the_tables(maac: Path, tmp_path: Path) -> None:
-    played = results.read_result("reference_returns")["returns"]
-    tasks = {run.folder: TASK_OF.get(run.folder.name, run.folder.parent.name) for run in results.committed_runs()}
-    for run in results.committed_runs():
-        expected = {name: (each["return"], each["return_std_error"]) for name, each in played[tasks[run.folder]].items()}
-        assert {name: tuple(each) for name, each in run.references.items()} == expected, run.folder
-    assert read_folder(maac)[0].references["random"].value == played["spread"]["random"]["return"], "2 agents are the default"
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--runs is missing: give one or more folders of runs"),
+        (["--runs", "nowhere"], "nowhere is no run's folder"),
+        (["--runs", "nowhere", "--figure", "curves"], "--figure: invalid choice: 'curves'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert figures.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_is_compared_with_the_references_of_its_task(maac: Path, tmp_path: Path) -> None:
+    played = json.loads(RETURNS.read_text())["returns"]
+    tasks = {
+        ("spread", ()): "spread",
+        ("spread", (("num_agents", 2),)): "spread",
+        ("spread", (("num_agents", 3),)): "spread_n3",
+        ("pursuit", (("shared_reward", False),)): "pursuit_local",
+        ("multiwalker", (("contact_events", True),)): "multiwalker",
+        ("pettingzoo/multiwalker", (("processes", 1),)): "multiwalker_original",
+        ("pettingzoo/multiwalker", (("n_walkers", 2),)): None,
+        ("spread:make", ()): None,
+    }
+    for (env, options), task in tasks.items():
+        expected = task and {name: (each["return"], each["return_std_error"]) for name, each in played[task].items()}
+        assert measured_references(env, dict(options)) == expected, (env, options)
+    assert read_folder(maac)[0].references["random"].value == played["spread"]["random"]["return"]
     rows = [{"run": 0, "seed": 0, "env_steps": 300, "episodes": 12, "updates": 12, "train_return": -1.0}]
     other = write_folder(tmp_path / "other", "maac", [{"seed": 0}], rows, env="spread", num_agents=5)
-    assert read_folder(other)[0].references["random"].value == -4.0, "nobody has played it with 5 agents"
-    original = measured_references("pettingzoo/multiwalker", {"processes": 1})
-    assert original is not None and original["random"].value == played["multiwalker_original"]["random"]["return"]
-    assert measured_references("pettingzoo/multiwalker", {"n_walkers": 2}) is None
-    assert measured_references("spread:make", {}) is None
+    assert read_folder(other)[0].references["random"].value == -4.0, "its own, since no such task was measured"
 
 
 def test_an_evaluation_without_a_value_is_in_no_curve(tmp_path: Path) -> None:
@@ -127,10 +140,9 @@ def test_an_evaluation_without_a_value_is_in_no_curve(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "maac", "maac", [{"seed": 0}, {"seed": 1}], rows)
     (run,) = read_folder(folder)
     for metric, values in (("train_return", [[-3, -1], [-5, -3]]), ("kl_old", np.full((2, 2), 0.15))):
-        episodes, found = results.curves(results.read_rows(folder), metric)
-        np.testing.assert_array_equal(episodes, [12, 24])
-        np.testing.assert_allclose(found, values)
-        np.testing.assert_array_equal(curve(run, metric).episodes, [12, 24])
+        found = mean_over_agents(curve(run, metric))
+        np.testing.assert_array_equal(found.episodes, [12, 24])
+        np.testing.assert_allclose(found.values, values)
     for against in compare.AGAINST:
         line = compare.draw([run], "train_return", against).axes[0].lines[0]
         assert np.shape(line.get_xdata()) == (2,) and np.isfinite(np.asarray(line.get_ydata())).all()
@@ -165,19 +177,19 @@ def test_marl_eval_layout(maac: Path) -> None:
     assert seed["absolute_metrics"] == {"return": [3.0], "training_return": [0.0]}
 
 
-def test_every_committed_figure_is_drawn_again(tmp_path: Path) -> None:
-    """The cheapest of each family from the committed runs; all of them are what `figures.py` makes without options."""
-    names = ["trust_regions", "coordination", "attention", "theory"]
-    assert figures.main(["--out", str(tmp_path), "--figure", *names]) == 0
-    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(names)
-    assert {path.name for path in tmp_path.iterdir()} <= {path.name for path in (RESULTS / "figures").iterdir()}
+def test_figures_of_agents_and_pairs_are_drawn(tmp_path: Path) -> None:
+    names = ["policy_divergence_of_agents", "trust_regions", "coordination", "coordination_over_time", "attention"]
+    folders = [str(RESULTS / "spread3_mix" / "mamt")]
+    arguments = ["--out", str(tmp_path), "--format", "svg", "--figure", *names, "--marl-eval", str(tmp_path / "runs.json")]
+    assert figures.main(["--runs", *folders, *arguments]) == 0
+    suffixes = {"policy_divergence_of_agents": "_spread3_mix"}
+    assert {path.name for path in tmp_path.glob("*.svg")} == {f"{name}{suffixes.get(name, '')}.svg" for name in names}
+    assert json.loads((tmp_path / "runs.json").read_text()) == to_marl_eval(read_folders([Path(folders[0])]))
 
 
-def test_every_picture_in_the_docs_is_one_that_figures_draws() -> None:
-    root = RESULTS.parents[1]
-    texts = "\n".join(path.read_text() for path in (root / "README.md", *(root / "docs").rglob("*.md")))
-    shown = set(re.findall(r"experiments/results/([\w/]+\.png)", texts))
-    drawn = {f"{name}.png" for name in [*results.shown_environments(), "multiwalker_statistics"]}
-    drawn |= {f"figures/{path.name}" for path in (RESULTS / "figures").glob("*.png")}
-    assert shown <= drawn and {f"figures/{name}.png" for name in catalogue.FIGURES if "agents" not in name} <= shown
-    assert all((RESULTS / name).exists() for name in shown)
+@pytest.mark.slow
+def test_committed_figures_are_drawn_and_tables_printed(tmp_path: Path, run_python: RunPython) -> None:
+    printed = run_python(ROOT / "experiments" / "figures.py", "--out", tmp_path, cwd=tmp_path).stdout
+    drawn = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.png")}
+    assert drawn == {path.relative_to(RESULTS) for path in RESULTS.rglob("*.png")}
+    assert printed.count("| --- |") > 30

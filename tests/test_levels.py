@@ -46,12 +46,19 @@ MODULES = {module_name(file): file for file in FILES}
 
 def imported_names(node: ast.AST) -> list[str]:
     if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
+        return [full_name(alias.name) for alias in node.names]
     if isinstance(node, ast.ImportFrom):
         assert node.level == 0 and node.module, "imports are absolute"
-        whole = [f"{node.module}.{alias.name}" for alias in node.names]
-        return [name if name in MODULES or node.module == "flax" else node.module for name in whole]
+        module = full_name(node.module)
+        whole = [f"{module}.{alias.name}" for alias in node.names]
+        return [name if name in MODULES or module == "flax" else module for name in whole]
     return []
+
+
+def full_name(name: str) -> str:
+    """Scripts of experiments import what is beside them."""
+    beside = (f"{folder}.{name}" for folder in ("experiments", "experiments.benchmark"))
+    return next((each for each in beside if each in MODULES), name)
 
 
 def imports(file: str) -> list[Import]:

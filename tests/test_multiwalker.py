@@ -18,7 +18,7 @@ from envs_jax.multiwalker.observation import observe  # noqa: E402
 from envs_jax.multiwalker.task import Rules, contact_flags, follow_flags, judge  # noqa: E402
 from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE  # noqa: E402
 from envs_jax.multiwalker.world import FAST, ORIGINAL, Solver  # noqa: E402
-from experiments.multiwalker_states import Compared, column, control, feet_flags, read_bodies, read_world  # noqa: E402
+from multiwalker_states import Compared, column, control, feet_flags, read_bodies, read_world  # noqa: E402
 
 QUICK = {"xla_backend_optimization_level": 0}
 N = 3

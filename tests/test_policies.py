@@ -11,8 +11,8 @@ import probe
 import pytest
 from conftest import RunPython, experiment_of
 
+import pretrained_returns
 from envs_jax import make
-from experiments import pretrained_returns
 from mamt_jax.algorithms import registry
 from mamt_jax.cli import evaluate
 from mamt_jax.cli import train as run

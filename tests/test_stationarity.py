@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import estimation, theory
+import estimation
+import theory
 from mamt_jax.divergence import joint_divergence, others_divergence, own_divergence, transition_divergence
 
 SHAPES = st.sampled_from([(2, 2), (3, 2), (2, 3, 2), (2, 2, 2, 2)])

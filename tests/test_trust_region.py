@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from mamt_jax.algorithms.two_timescale import two_timescale
 from unlike_agents import DISCRETE, SMALL, observations, probe_batch
 
 from mamt_jax.algorithms import actor_critic as base
 from mamt_jax.algorithms import mamt
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.mamd import trust_region
-from mamt_jax.algorithms.two_timescale import two_timescale
 from mamt_jax.distributions import action_distribution
 from mamt_jax.losses.opponent_model import non_stationarity
 from mamt_jax.losses.trust_region import decomposition_loss

@@ -1,36 +1,184 @@
-"""The paper's claims one by one: how likely a run of one side beats one of the other, with an interval and a verdict."""
+"""The paper's claims and our ablations one by one: how likely a run of one side beats one of the other, and a verdict."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from experiments.analysis.claimed import (
-    ABLATIONS,
-    CLAIMS,
-    COORDINATION_CHANGE,
-    DEVIATION,
-    EPSILON_CHANGE,
-    NAMES,
-    PAPER,
-    Claim,
-    Stage,
-)
-from experiments.analysis.results import RESULTS, curves, final, read_rows
-from mamt_jax.analysis.markdown import markdown
+from analysis.markdown import markdown
+from analysis.results import RESULTS, final, length, mean_curve, read_run
+from mamt_jax.analysis.returns import RETURN
 from mamt_jax.analysis.runs import TITLES, Run, curve, last_fifth, read_folder
 from mamt_jax.analysis.statistics import Interval, bootstrap, interquartile_mean, probability_of_improvement
 from mamt_jax.training.run_folder import CONFIG
 
 TUNED, TUNING = RESULTS / "tuned", RESULTS / "tuning"
+DEVIATION = "deviation of trust regions between agents"
+EPSILON_CHANGE = "change of trust regions during training"
+COORDINATION_CHANGE = "change of C during training"
+NAMES = {
+    RETURN: "training return",
+    "kl_old": "KL from the old policy",
+    "non_stationarity": "D_ns",
+    **{name: name for name in (DEVIATION, EPSILON_CHANGE, COORDINATION_CHANGE)},
+}
+Stage = Literal["first", "last"]
+
+
+class Claim(NamedTuple):
+    """That runs of one folder have more of a metric than those of another.
+
+    Attributes:
+        text: what is claimed.
+        metric: a name of `NAMES`.
+        more: folder under experiments/results.
+        less: another one.
+        differs: whether the paper says that the two differ; else that they do not.
+        stages: the fifths of training that are compared.
+    """
+
+    text: str
+    metric: str
+    more: str
+    less: str
+    differs: bool = True
+    stages: tuple[Stage, Stage] = ("last", "last")
+
+
+_PAIRS = (("mamt", "maac"), ("mamt", "mamd"), ("mamd", "maac"))
+
+
+def every_two(folder: str, where: str, differs: bool = True, suffix: str = "") -> tuple[Claim, ...]:
+    """Returns of MAMT, MAMD and MAAC in `folder`, two by two; `suffix` ends the names of their runs."""
+    claims = "{} beats {} {}" if differs else "{} and {} are equal {}"
+    return tuple(
+        Claim(
+            claims.format(more.upper(), less.upper(), "there" if number else where),
+            RETURN,
+            f"{folder}/{more}{suffix}",
+            f"{folder}/{less}{suffix}",
+            differs,
+        )
+        for number, (more, less) in enumerate(_PAIRS)
+    )
+
+
+ROVERS, SPREAD, PURSUIT, WALKERS = (f"tuned/{env}" for env in ("rover_tower", "spread", "pursuit", "multiwalker"))
+
+CLAIMS = (
+    *every_two(ROVERS, "where agents are many (Rover-Tower)"),
+    *every_two(PURSUIT, "where agents are many (Pursuit)"),
+    *every_two(PURSUIT, "where pursuers are paid for what they do themselves (Pursuit)", suffix="_local"),
+    *every_two(SPREAD, "where agents are few (Spread)", differs=False),
+    *every_two(WALKERS, "where agents are few (Multi-Walker)", differs=False),
+    Claim("MA-PPO beats MAAC (Rover-Tower; the paper: no stable gain)", RETURN, f"{ROVERS}/mappo", f"{ROVERS}/maac"),
+    Claim("MA-PPO beats MAAC (Spread)", RETURN, f"{SPREAD}/mappo", f"{SPREAD}/maac"),
+    Claim("MA-PPO beats MAAC (Pursuit)", RETURN, f"{PURSUIT}/mappo", f"{PURSUIT}/maac"),
+    Claim("MAMT beats MADDPG (Rover-Tower)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/maddpg"),
+    Claim("MAMT beats MADDPG (Spread)", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/maddpg"),
+    Claim("MAMT beats MADDPG (Pursuit)", RETURN, f"{PURSUIT}/mamt", f"{PURSUIT}/maddpg"),
+    Claim("MAAC's policies move more than MAMT's (Rover-Tower)", "kl_old", f"{ROVERS}/maac", f"{ROVERS}/mamt"),
+    Claim("MAMD's policies move more than MAMT's there", "kl_old", f"{ROVERS}/mamd", f"{ROVERS}/mamt"),
+    Claim("MAAC's policies move more than MAMT's (Pursuit)", "kl_old", f"{PURSUIT}/maac", f"{PURSUIT}/mamt"),
+    Claim(
+        "D_ns falls while MAMT learns (Rover-Tower; first and last fifth)",
+        "non_stationarity",
+        f"{ROVERS}/mamt",
+        f"{ROVERS}/mamt",
+        stages=("first", "last"),
+    ),
+    Claim(
+        "D_ns falls while MAMT learns (Pursuit; first and last fifth)",
+        "non_stationarity",
+        f"{PURSUIT}/mamt",
+        f"{PURSUIT}/mamt",
+        stages=("first", "last"),
+    ),
+    Claim(
+        "D_ns is higher with trust regions that stay at 30 than with MAMT's (Rover-Tower)",
+        "non_stationarity",
+        f"{ROVERS}/mamt_frozen",
+        f"{ROVERS}/mamt",
+    ),
+    Claim(
+        "Trust regions differ more where agents are many (Rover-Tower, Spread)", DEVIATION, f"{ROVERS}/mamt", f"{SPREAD}/mamt"
+    ),
+    Claim("Trust regions change more there", EPSILON_CHANGE, f"{ROVERS}/mamt", f"{SPREAD}/mamt"),
+    Claim("C changes more there", COORDINATION_CHANGE, f"{ROVERS}/mamt", f"{SPREAD}/mamt"),
+    Claim(
+        "Trust regions change more where agents are many (Pursuit, Multi-Walker)",
+        EPSILON_CHANGE,
+        f"{PURSUIT}/mamt",
+        f"{WALKERS}/mamt",
+    ),
+    Claim("C changes more there", COORDINATION_CHANGE, f"{PURSUIT}/mamt", f"{WALKERS}/mamt"),
+    Claim("MAMD-OP beats MAMD where two of three depend (Spread-3-Mix)", RETURN, "spread3_mix/mamd_op", "spread3_mix/mamd"),
+    Claim("MAMD-OP, there MAAC, beats MAMD where none does (Spread-3-Sep)", RETURN, "spread3_sep/maac", "spread3_sep/mamd"),
+)
+
+PAPER = (
+    *every_two("rover_tower", "(Rover-Tower)"),
+    *every_two("pursuit", "(Pursuit)"),
+    *every_two("spread", "(Spread)", differs=False),
+    *every_two("multiwalker", "(Multi-Walker)", differs=False),
+)
+"""With Table 1's settings, three seeds."""
+
+FIXED = {size: "mamd" if size == 30 else f"mamd_epsilon_{size}" for size in (1, 3, 10, 30, 100, 300)}
+"""Folders of MAMD by the size of its trust regions; 30 is the tuned one."""
+
+ABLATIONS: tuple[Claim, ...] = (
+    *(
+        Claim(f"Learnt trust regions (MAMT) beat fixed ones of {size} (MAMD)", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/{folder}")
+        for size, folder in FIXED.items()
+    ),
+    Claim("MAMT: learning trust regions beats leaving them at 30", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/mamt_frozen"),
+    Claim("That, which is MAMD by other draws, equals MAMD", RETURN, f"{ROVERS}/mamt_frozen", f"{ROVERS}/mamd", False),
+    Claim("MAMT: steps of epsilon's logarithm beat steps of epsilon", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/mamt_linear"),
+    Claim(
+        "MAMT: a threshold of 0.05, under 1 / (n - 1), beats 0.2",
+        RETURN,
+        f"{ROVERS}/mamt_threshold_0.05",
+        f"{ROVERS}/mamt",
+    ),
+    Claim(
+        "MAMT: the sum of the policies' own divergences as the cost beats the decomposition network",
+        RETURN,
+        f"{ROVERS}/mamt_divergence_policies",
+        f"{ROVERS}/mamt",
+    ),
+    Claim("That on Spread", RETURN, f"{SPREAD}/mamt_divergence_policies", f"{SPREAD}/mamt"),
+    Claim(
+        "MAMT: the value's gradient beats following the estimated divergence alone",
+        RETURN,
+        f"{ROVERS}/mamt",
+        f"{ROVERS}/mamt_value_weight_0",
+    ),
+    Claim("That on Spread", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/mamt_value_weight_0"),
+    Claim(
+        "MAMT: C by its definition beats the shortcut by values",
+        RETURN,
+        f"{ROVERS}/mamt",
+        f"{ROVERS}/mamt_coordination_values",
+    ),
+    Claim("MAAC: the expected policy gradient beats the sampled one", RETURN, f"{ROVERS}/maac_expected", f"{ROVERS}/maac"),
+    Claim("That on Spread", RETURN, f"{SPREAD}/maac_expected", f"{SPREAD}/maac"),
+    Claim("MAMD: a Tsallis order of 0.2 beats 1", RETURN, f"{ROVERS}/mamd", f"{ROVERS}/mamd_tsallis_1"),
+    Claim("That on Spread", RETURN, f"{SPREAD}/mamd", f"{SPREAD}/mamd_tsallis_1"),
+    Claim("LOLA: a lookahead of 0.003 beats none (Spread)", RETURN, f"{SPREAD}/lola", f"{SPREAD}/lola_naive"),
+    Claim(
+        "MAAC: a reward of each pursuer's own beats their mean (Pursuit)", RETURN, f"{PURSUIT}/maac_local", f"{PURSUIT}/maac"
+    ),
+    Claim("That with MAMT", RETURN, f"{PURSUIT}/mamt_local", f"{PURSUIT}/mamt"),
+)
 
 
 def of_runs(folder: Path, metric: str, stage: Stage = "last") -> np.ndarray:
-    """One number a run, (R,), over a fifth of training; changes over all of it."""
+    """One number per run, (R,), over a fifth of training; changes over all of it."""
+    run = read_run(folder)
     if metric not in (DEVIATION, EPSILON_CHANGE, COORDINATION_CHANGE):
-        return final(folder, metric) if stage == "last" else first_fifth(folder, metric)
-    (run,) = read_folder(folder)
+        return final(run, metric) if stage == "last" else first_fifth(run, metric)
     if metric == COORDINATION_CHANGE:
         return change(coordination(run))
     epsilon = curve(run, "epsilon")
@@ -40,10 +188,9 @@ def of_runs(folder: Path, metric: str, stage: Stage = "last") -> np.ndarray:
     return last.std(1) / last.mean(1)
 
 
-def first_fifth(folder: Path, metric: str) -> np.ndarray:
-    """Mean of `metric` over the first fifth of training, for each run."""
-    _, values = curves(read_rows(folder), metric)
-    return np.array_split(values, 5, axis=1)[0].mean(1)
+def first_fifth(run: Run, metric: str) -> np.ndarray:
+    """Mean of `metric` over the first fifth of training, for each seed."""
+    return np.array_split(mean_curve(run, metric).values, 5, axis=1)[0].mean(1)
 
 
 def coordination(run: Run) -> np.ndarray:
@@ -60,11 +207,6 @@ def change(values: np.ndarray) -> np.ndarray:
     """Deviation over time of each of K values (R, T, K), mean over them, relative to their mean, (R,); 0 where all are 0."""
     mean = values.mean((1, 2))
     return values.std(1).mean(1) / np.where(mean == 0, 1.0, mean)
-
-
-def episodes_of(folder: Path) -> int:
-    """How long its runs are."""
-    return int(curves(read_rows(folder), "train_return")[0][-1])
 
 
 def verdict(low: float, high: float, differs: bool) -> str:
@@ -94,7 +236,7 @@ def compare(claim: Claim) -> Comparison:
     """Measures both sides of a claim."""
     folders = [RESULTS / claim.more, RESULTS / claim.less]
     more, less = (of_runs(folder, claim.metric, stage) for folder, stage in zip(folders, claim.stages, strict=True))
-    first, second = map(episodes_of, folders)
+    first, second = (length(read_run(folder)) for folder in folders)
     return Comparison((more, less), bootstrap(probability_of_improvement, [more, less]), (first, second))
 
 
@@ -121,14 +263,15 @@ def tuned_table(env: str) -> str:
     scores = ("training return, IQM (95 %)", "greedy return, IQM (95 %)", "lowest, highest seed")
     rows: list[Sequence[str]] = [(TITLES[env], *scores, "seeds", "episodes", "hours")]
     for folder in sorted(path.parent for path in (TUNED / env).glob(f"*/{CONFIG}")):
-        train, greedy = final(folder, "train_return"), final(folder, "eval_return")
+        run = read_run(folder)
+        train, greedy = final(run, "train_return"), final(run, "eval_return")
         cells = (
             folder.name,
             *map(interquartile, (train, greedy)),
             f"{train.min():.3g}, {train.max():.3g}",
             f"{len(train)}",
-            f"{episodes_of(folder):,}",
-            f"{max(row['wall_seconds'] for row in read_rows(folder)) / 3600:.2f}",
+            f"{length(run):,}",
+            f"{run.metrics['wall_seconds'].max() / 3600:.2f}",
         )
         rows.append(cells)
     return markdown(rows)
@@ -153,7 +296,7 @@ def tuning_table(env: str) -> str:
 
 def signals_table(folder: Path) -> str:
     """What moves MAMT's trust regions, over fifths of training, mean over seeds."""
-    (run,) = read_folder(folder)
+    run = read_run(folder)
     signals = {
         "trust region, mean over agents": run.metrics["epsilon"].mean(-1),
         "D_ns": run.metrics["non_stationarity"],
@@ -172,7 +315,7 @@ def forces_table() -> str:
     """What pulls at the logarithm of trust regions, means over training, agents and seeds, where both forces are recorded."""
     rows: list[Sequence[str]] = [("MAMT", "cost's gradient", "value's gradient", "trust regions at the end")]
     for folder in sorted(path.parent for path in TUNED.glob(f"*/mamt*/{CONFIG}")):
-        (run,) = read_folder(folder)
+        run = read_run(folder)
         if "cost_gradient" in run.metrics:
             cost, value = (f"{np.nanmean(run.metrics[name]):.2g}" for name in ("cost_gradient", "value_gradient"))
             ends = sizes_at_the_end(run)

@@ -1,5 +1,7 @@
 """The committed results: which there are, what is shown of them, and the two-panel figure of each environment."""
 
+import csv
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.analysis.original import ORIGINAL, original_curve
 from mamt_jax.analysis import style
 from mamt_jax.analysis.returns import DILEMMA
-from mamt_jax.analysis.runs import Run, read_folders
-from mamt_jax.analysis.statistics import over_seeds
-from mamt_jax.training.references import Reference
+from mamt_jax.analysis.runs import Curve, Run, curve, last_fifth, mean_over_agents, read_folder, read_folders
+from mamt_jax.training.references import RETURNS, Reference
 
 RESULTS = Path(__file__).parents[1] / "results"
 ALGORITHMS = (
@@ -22,6 +22,9 @@ ALGORITHMS = (
 )
 VARIANTS = ("maac_expected", "mamd_epsilon_1")  # in the table alone
 POLICIES = ("random", "do_nothing", "scripted")
+ORIGINAL = "maac_original.csv"
+"""The learning curve of the authors' MAAC in PyTorch on Rover-Tower, one seed."""
+BIN = 240
 
 
 class Shown(NamedTuple):
@@ -91,30 +94,31 @@ def trained(folder: Path, names: Sequence[str] = ALGORITHMS) -> list[str]:
     return [name for name in names if (folder / name / "metrics.jsonl").exists()]
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+@functools.cache
+def read_run(folder: Path) -> Run:
+    """A committed folder with one setting, all its seeds."""
+    (run,) = read_folder(folder)
+    return run
 
 
-def curves(rows: list[dict[str, Any]], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Episodes (T,), mean of the runs, and `metric` of every run (R, T); metrics of agents are averaged.
-
-    Evaluations at which a run has no value are left out: none of its episodes has ended since the one before, say.
-    """
-    runs = {row["run"] for row in rows}
-    points: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row["updates"] and np.isfinite(np.array(row[metric], float)).all():
-            points.setdefault(row["updates"], []).append(row)
-    kept = [sorted(point, key=lambda row: row["run"]) for point in points.values() if len(point) == len(runs)]
-    values = np.array([[np.mean(np.array(row[metric], float)) for row in point] for point in kept])
-    return np.array([round(np.mean([row["episodes"] for row in point])) for point in kept]), values.T
+def mean_curve(run: Run, metric: str) -> Curve:
+    """`metric` of every seed over training, (R, T), mean over agents."""
+    return mean_over_agents(curve(run, metric))
 
 
-def final(folder: Path, metric: str) -> np.ndarray:
-    """Mean of `metric` over the last fifth of training, for each run."""
-    episodes, values = curves(read_rows(folder), metric)
-    return values[:, episodes > 0.8 * episodes[-1]].mean(1)
+def final(run: Run, metric: str) -> np.ndarray:
+    """Mean of `metric` over the last fifth of training, for each seed."""
+    return last_fifth(mean_curve(run, metric))
+
+
+def length(run: Run) -> int:
+    """How many episodes a run was trained for."""
+    return round(curve(run, "train_return").episodes[-1])
+
+
+def read_returns() -> dict[str, dict[str, Any]]:
+    """The returns of the reference policies by task."""
+    return json.loads(RETURNS.read_text())["returns"]
 
 
 def read_result(name: str) -> dict[str, Any]:
@@ -133,16 +137,16 @@ def draw(folder: Path, shown: Shown, references: dict[str, Any]) -> Figure:
     names = trained(folder)
     looks, lengths = style.looks(names), []
     for name in names:
-        rows = read_rows(folder / name)
+        run = read_run(folder / name)
         for axes, metric in ((returns, "train_return"), (right, shown.right[0])):
-            episodes, values = curves(rows, metric)
-            label = f"{name} ({len(values)} seeds)"
-            style.draw_line(axes, episodes, over_seeds(values), looks[name], label)
-            lengths.append(episodes[-1])
+            found = mean_curve(run, metric)
+            style.draw_curve(axes, found, looks[name], f"{name} ({len(found.values)} seeds)")
+            lengths.append(found.episodes[-1])
     if (folder / ORIGINAL).exists():
-        episodes, values = original_curve(folder / ORIGINAL)
-        same = episodes <= max(lengths)
-        returns.plot(episodes[same], values[same], color="0.4", linewidth=1, label="original MAAC (PyTorch), 1 seed")
+        original = original_curve(folder / ORIGINAL)
+        same = original.episodes <= max(lengths)
+        label = "original MAAC (PyTorch), 1 seed"
+        returns.plot(original.episodes[same], original.values[0, same], color="0.4", linewidth=1, label=label)
     style.draw_references(
         returns,
         {name: Reference(references[name]["return"], references[name]["return_std_error"]) for name in shown.references},
@@ -155,6 +159,22 @@ def draw(folder: Path, shown: Shown, references: dict[str, Any]) -> Figure:
         style.episodes_axis(axes, lengths)
     style.legend(figure, (returns, right), columns=4)
     return figure
+
+
+def original_batches(path: Path) -> Curve:
+    """Training returns of the original, (1, T), one for each batch of episodes."""
+    with path.open() as lines:
+        rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    episodes, returns = (np.array([float(row[name]) for row in rows]) for name in ("episodes", "mean_episode_return"))
+    return Curve(episodes, returns[None])
+
+
+def original_curve(path: Path) -> Curve:
+    """Training returns of the original, (1, T), means over `BIN` episodes."""
+    episodes, returns = original_batches(path)
+    width = BIN // int(episodes[0])
+    binned = returns[:, : returns.shape[1] // width * width].reshape(1, -1, width).mean(-1)
+    return Curve(BIN * (np.arange(binned.shape[1]) + 1), binned)
 
 
 def committed_runs() -> list[Run]:

@@ -1,69 +1,77 @@
-"""The tables of README and docs, from the data under experiments/results alone."""
+"""The tables of README and docs, from the committed results alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.analysis import claims, parity, theory, two_samples
-from experiments.analysis.original import ORIGINAL, original_curve, smoothed_table
-from experiments.analysis.results import (
+from analysis import claims, multiwalker, theory
+from analysis.markdown import markdown
+from analysis.results import (
     ALGORITHMS,
     ENVIRONMENTS,
+    ORIGINAL,
     POLICIES,
     RESULTS,
     VARIANTS,
     Shown,
     committed_runs,
-    curves,
     final,
+    length,
+    mean_curve,
+    original_batches,
+    original_curve,
     read_result,
-    read_rows,
+    read_returns,
+    read_run,
     shown_environments,
     trained,
 )
-from mamt_jax.analysis.markdown import markdown
 from mamt_jax.analysis.returns import DILEMMA
-from mamt_jax.analysis.runs import TITLES
+from mamt_jax.analysis.runs import TITLES, Curve
 
-STATISTICS = "multiwalker_statistics"
-GPU = "benchmark_core_gpu"
-"""The file that `python experiments/benchmark/core.py --out` writes on a GPU."""
+WINDOW = 500
+ENDS = np.array([500, 1000, 2000, 3000, 4000, 6000, 8000, 10000, 12000, 14000])
+"""Episodes up to which MAAC is compared with the original, over the `WINDOW` before each."""
+GPU = "benchmark_updates_gpu"
+"""The file that `python experiments/benchmark/updates.py --out` writes on a GPU."""
 
 
-def summary_table(references: dict[str, dict[str, Any]]) -> str:
-    """Training returns of every algorithm in every environment, with their standard deviation over seeds."""
-    names = shown_environments()
-    rows: list[Sequence[str]] = [("", *(ENVIRONMENTS[name].title for name in names))]
-    for algorithm in (each for each in ALGORITHMS if any(trained(RESULTS / name, [each]) for name in names)):
-        cells = []
-        for name in names:
-            there = trained(RESULTS / name, [algorithm])
-            returns = final(RESULTS / name / algorithm, "train_return") if there else np.array([])
-            deviation = f" ± {returns.std(ddof=1):.2g}" if returns.size > 1 else ""
-            cells.append(f"{returns.mean():.3g}{deviation} ({returns.size})" if there else "")
-        rows.append((algorithm, *cells))
+def mean_and_seeds(values: np.ndarray) -> str:
+    """Mean, then every seed's."""
+    return f"{values.mean():.3g} ({', '.join(f'{value:.3g}' for value in values)})"
+
+
+def mean_and_deviation(values: np.ndarray) -> str:
+    """Mean, deviation over seeds where there are several, and their number."""
+    deviation = f" ± {values.std(ddof=1):.2g}" if values.size > 1 else ""
+    return f"{values.mean():.3g}{deviation} ({values.size})"
+
+
+def returns_table(titles: Mapping[str, str], references: dict[str, dict[str, Any]], show: Callable[[np.ndarray], str]) -> str:
+    """Training returns of every algorithm by environment, as `show(seeds)` writes them, and those of reference policies."""
+    runs = {env: {name: read_run(RESULTS / env / name) for name in trained(RESULTS / env)} for env in titles}
+    rows: list[Sequence[str]] = [("", *titles.values())]
+    for name in (each for each in ALGORITHMS if any(each in found for found in runs.values())):
+        rows.append((name, *(show(final(found[name], "train_return")) if name in found else "" for found in runs.values())))
     for policy in POLICIES:
-        cells = [f"{references[name][policy]['return']:.3g}" if policy in references[name] else "" for name in names]
-        rows.append((policy, *cells))
+        earned = [references[env].get(policy) for env in titles]
+        rows.append((policy, *(f"{each['return']:.3g}" if each else "" for each in earned)))
     return markdown(rows)
 
 
-def table(folder: Path, shown: Shown, references: dict[str, Any]) -> str:
+def environment_table(folder: Path, shown: Shown, references: dict[str, Any]) -> str:
     """Mean return over the last fifth of training, and each seed's; reference policies with their standard error."""
     rows: list[Sequence[str]] = [("", "training return", "greedy return", f"{shown.task[1]} (greedy)", "episodes", "seeds")]
     for name in trained(folder, ALGORITHMS + VARIANTS):
-        cells = []
-        for metric in ("train_return", "eval_return", f"task/{shown.task[0]}"):
-            values = final(folder / name, metric)
-            cells.append(f"{values.mean():.3g} ({', '.join(f'{value:.3g}' for value in values)})")
-        episodes, values = curves(read_rows(folder / name), "train_return")
-        rows.append((name, *cells, f"{episodes[-1]:,}", f"{len(values)}"))
+        run = read_run(folder / name)
+        metrics = ("train_return", "eval_return", f"task/{shown.task[0]}")
+        cells = [mean_and_seeds(final(run, metric)) for metric in metrics]
+        rows.append((name, *cells, f"{length(run):,}", f"{len(run.seeds)}"))
     if (folder / ORIGINAL).exists():
-        episodes, values = original_curve(folder / ORIGINAL)
-        last = curves(read_rows(folder / ALGORITHMS[0]), "train_return")[0][-1]
-        same = values[(episodes > 0.8 * last) & (episodes <= last)]
+        original, last = original_curve(folder / ORIGINAL), length(read_run(folder / ALGORITHMS[0]))
+        same = original.values[:, (original.episodes > 0.8 * last) & (original.episodes <= last)]
         rows.append(("original MAAC (PyTorch)", f"{same.mean():.3g}", "", "", f"{last:,}", "1"))
     for policy, result in references.items():
         task = result["metrics"][shown.task[0]]
@@ -71,39 +79,39 @@ def table(folder: Path, shown: Shown, references: dict[str, Any]) -> str:
     return markdown(rows)
 
 
-def dilemma_table(references: dict[str, dict[str, Any]]) -> str:
-    """Returns on Spread-3 where nobody, two or all of three agents depend on each other, with every seed's."""
-    rows: list[Sequence[str]] = [("", *(TITLES[env] for env in DILEMMA))]
-    for algorithm in (each for each in ALGORITHMS if any(trained(RESULTS / env, [each]) for env in DILEMMA)):
-        cells = []
-        for env in DILEMMA:
-            returns = final(RESULTS / env / algorithm, "train_return") if trained(RESULTS / env, [algorithm]) else np.array([])
-            each = ", ".join(f"{value:.3g}" for value in returns)
-            cells.append(f"{returns.mean():.3g} ({each})" if returns.size else "")
-        rows.append((algorithm, *cells))
-    for policy in POLICIES:
-        cells = [f"{references[env][policy]['return']:.3g}" for env in DILEMMA]
-        rows.append((policy, *cells))
-    return markdown(rows)
-
-
 def precision_table() -> str:
     """Returns of MAAC on Rover-Tower by the precision of products, over the second half of the episodes that all have."""
     folders = {"jax's own": "maac", "bfloat16": "maac_bfloat16"}
-    found = {name: curves(read_rows(RESULTS / "rover_tower" / folder), "train_return") for name, folder in folders.items()}
-    last = min(episodes[-1] for episodes, _ in found.values())
+    found = {name: mean_curve(read_run(RESULTS / "rover_tower" / folder), "train_return") for name, folder in folders.items()}
+    last = round(min(each.episodes[-1] for each in found.values()))
     rows: list[Sequence[str]] = [("precision of products", f"training return, episodes {last // 2:,} to {last:,}")]
     for name, (episodes, values) in found.items():
-        means = values[:, (episodes > last / 2) & (episodes <= last)].mean(1)
-        rows.append((name, f"{means.mean():.3g} ({', '.join(f'{mean:.3g}' for mean in means)})"))
+        rows.append((name, mean_and_seeds(values[:, (episodes > last / 2) & (episodes <= last)].mean(1))))
     return markdown(rows)
 
 
+def smoothed(found: Curve) -> np.ndarray:
+    """Means of values (R, T) over the `WINDOW` episodes up to each of `ENDS`, (R, len(ENDS)); nan where there are none."""
+    within = (found.episodes > ENDS[:, None] - WINDOW) & (found.episodes <= ENDS[:, None])  # (ends, T)
+    count = within.sum(1)
+    return np.where(count > 0, found.values @ within.T / np.maximum(count, 1), np.nan)
+
+
 def beside_original_table() -> str:
-    """MAAC at the paper's and at the default settings beside the original."""
+    """MAAC at the paper's and at the default settings beside the original, with the lowest and the highest seed."""
+    rows = [(f"MAAC, mean over {WINDOW} episodes", *(f"to {end:,}" for end in ENDS))]
+    rows.append(
+        ("the original", *(f"{value:.1f}" for value in smoothed(original_batches(RESULTS / "rover_tower" / ORIGINAL))[0]))
+    )
     folders = {"Table 1's settings": "rover_tower/maac", "the defaults here": "tuned/rover_tower/maac_long"}
-    ours = {name: curves(read_rows(RESULTS / folder), "train_return") for name, folder in folders.items()}
-    return smoothed_table(RESULTS / "rover_tower" / ORIGINAL, ours)
+    for name, folder in folders.items():
+        found = mean_curve(read_run(RESULTS / folder), "train_return")
+        cells = [
+            f"{each.mean():.1f} ({each.min():.1f} to {each.max():.1f})" if np.isfinite(each).all() else ""
+            for each in smoothed(found).T
+        ]
+        rows.append((f"{name}, {len(found.values)} seeds", *cells))
+    return markdown(rows)
 
 
 def reference_table(references: dict[str, dict[str, Any]]) -> str:
@@ -117,7 +125,7 @@ def reference_table(references: dict[str, dict[str, Any]]) -> str:
 
 
 def speed_table(benchmark: dict[str, Any], gpu: dict[str, Any] | None) -> str:
-    """Medians of the core benchmark on a CPU, and seconds per update on a GPU where there is such a file."""
+    """Medians of updates.py on a CPU, and seconds per update on a GPU where there is such a file."""
     titles = ("seconds per update", "on a GPU", "in MAAC updates", "GFLOP", "GFLOP/s", "training, env steps/s", "compile, s")
     rows: list[Sequence[str]] = [("", *titles)]
     updates = benchmark["update_seconds"]
@@ -132,17 +140,6 @@ def speed_table(benchmark: dict[str, Any], gpu: dict[str, Any] | None) -> str:
             f"{training['env_steps_per_second']['median']:,.0f}" if training else "",
             f"{training['compile_seconds']:.0f}" if training else "",
         ]
-        rows.append((name, *cells))
-    return markdown(rows)
-
-
-def profile_table(profile: dict[str, Any]) -> str:
-    """Where the time of an update goes, in per cent of the time of all its operations."""
-    updates = profile["updates"]
-    kinds = list(next(iter(updates.values()))["share"])
-    rows: list[Sequence[str]] = [("% of the time", *kinds)]
-    for name, update in updates.items():
-        cells = [f"{100 * update['share'][kind]:.2g}" for kind in kinds]
         rows.append((name, *cells))
     return markdown(rows)
 
@@ -184,18 +181,7 @@ def environment_speed_table(benchmark: dict[str, Any]) -> str:
     return markdown(rows)
 
 
-def processes_table(benchmark: dict[str, Any]) -> str:
-    """Environment steps per second of 12 environments of PettingZoo in processes, medians."""
-    results = benchmark["env_steps_per_second"]
-    ways = list(next(iter(results.values())))
-    rows: list[Sequence[str]] = [("processes", *ways)]
-    for name, by_way in results.items():
-        rates = [f"{by_way[way]['median']:.0f}" for way in ways]
-        rows.append((name, *rates))
-    return markdown(rows)
-
-
-def ippo_table(benchmark: dict[str, Any]) -> str:
+def time_to_return_table(benchmark: dict[str, Any]) -> str:
     """Training beside JaxMARL's IPPO."""
     trained = benchmark["rows"]
     goals = list(next(iter(trained.values()))["seconds_to"])
@@ -210,25 +196,22 @@ def ippo_table(benchmark: dict[str, Any]) -> str:
 
 def tables() -> list[str]:
     """Every table of README and docs."""
-    references, core = read_result("reference_returns")["returns"], read_result("benchmark_core")
-    learners = [table(RESULTS / name, ENVIRONMENTS[name], references[name]) for name in shown_environments()]
-    speeds = [
-        speed_table(core, read_result(GPU) if (RESULTS / f"{GPU}.json").exists() else None),
-        profile_table(read_result("benchmark_profile")),
-        side_by_side_table(core),
-        start_table(core),
-        environment_speed_table(read_result("benchmark_environments")),
-        ippo_table(read_result("benchmark_ippo")),
-        processes_table(read_result("benchmark_processes")),
-        two_samples.table(read_result(STATISTICS)["policies"]),
-        *parity.tables(read_result("multiwalker_parity")),
-    ]
-    environments = [summary_table(references), *learners, beside_original_table(), dilemma_table(references)]
+    references, updates = read_returns(), read_result("benchmark_updates")
     return [
-        *environments,
+        returns_table({name: ENVIRONMENTS[name].title for name in shown_environments()}, references, mean_and_deviation),
+        *(environment_table(RESULTS / name, ENVIRONMENTS[name], references[name]) for name in shown_environments()),
+        beside_original_table(),
+        returns_table({env: TITLES[env] for env in DILEMMA}, references, mean_and_seeds),
         precision_table(),
         reference_table(references),
-        *speeds,
+        speed_table(updates, read_result(GPU) if (RESULTS / f"{GPU}.json").exists() else None),
+        side_by_side_table(updates),
+        start_table(updates),
+        environment_speed_table(read_result("benchmark_environments")),
+        time_to_return_table(read_result("benchmark_time_to_return")),
+        multiwalker.episodes_table(read_result("multiwalker_statistics")["policies"]),
+        multiwalker.steps_table(read_result("multiwalker_parity")),
+        multiwalker.endurance_table(read_result("multiwalker_parity")),
         *theory.tables(read_result("theory"), committed_runs()),
         *claims.tables(),
     ]

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.markdown import markdown
 from mamt_jax.analysis import style
 from mamt_jax.analysis.runs import Run, curve, having
 from mamt_jax.analysis.statistics import Interval, bootstrap, interquartile_mean
@@ -110,31 +111,29 @@ def theorems_table(content: Mapping[str, Any]) -> str:
         kind = f"{row['num_agents']} agents, {'factorised' if row['factorised'] else 'correlated'}"
         quantities.append(("mean KL of others / joint KL", kind, row["others_over_joint"]))
         quantities.append(("sum of own KL / joint KL", kind, row["mean_field_over_joint"]))
-    names = ("smallest", "5 %", "median", "95 %", "largest")
-    lines = [f"| ratio | of | {' | '.join(names)} |", "| --- " * (len(names) + 2) + "|"]
-    for ratio, kind, found in quantities:
-        lines.append(f"| {ratio} | {kind} | {' | '.join(f'{value:.3g}' for value in found.values())} |")
-    return "\n".join(lines)
+    rows: list[Sequence[str]] = [("ratio", "of", "smallest", "5 %", "median", "95 %", "largest")]
+    rows += [(ratio, kind, *(f"{value:.3g}" for value in found.values())) for ratio, kind, found in quantities]
+    return markdown(rows)
 
 
 def estimation_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Relative error of every estimate, with its interval over seeds, and its correlation with the truth."""
     labels = [label.replace("$D_{ns}$", "D_ns") for label, _ in ESTIMATES.values()]
-    lines = [f"| coupling | {' | '.join(labels)} |", "| --- " * (len(labels) + 1) + "|"]
+    lines: list[Sequence[str]] = [("coupling", *labels)]
     for row in rows:
         cells = []
         for name in ESTIMATES:
             error, correlation = score(row, name, "relative_error"), score(row, name, "correlation")
             shown = f"{error.value:.2f} ({error.low:.2f} to {error.high:.2f})" if error.value > 0.005 else "0"
             cells.append(f"{shown}, r = {correlation.value:.2f}")
-        lines.append(f"| {row['coupling']:g} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append((f"{row['coupling']:g}", *cells))
+    return markdown(lines)
 
 
 def training_table(runs: Sequence[Run]) -> str:
     """What MAMT's network says while it trains beside the joint KL, which is the sum of the agents' own: policies factorise."""
     titles = ("estimate", "D_ns", "joint KL to the old policy", "joint KL to the previous policy", "r, old", "r, previous")
-    lines = [f"| | {' | '.join(titles)} |", "| --- " * (len(titles) + 1) + "|"]
+    rows: list[Sequence[str]] = [("", *titles)]
     for run in having(runs, "estimated_divergence", "non_stationarity", "kl_old", "kl_consecutive"):
         estimate, old, previous = (
             curve(run, name).values.sum(2) for name in ("estimated_divergence", "kl_old", "kl_consecutive")
@@ -145,5 +144,5 @@ def training_table(runs: Sequence[Run]) -> str:
             ", ".join(f"{np.corrcoef(a, b)[0, 1]:.2f}" for a, b in zip(estimate, truth, strict=True))
             for truth in (old, previous)
         ]
-        lines.append(f"| {run.task.title} | {' | '.join(means + alike)} |")
-    return "\n".join(lines)
+        rows.append((run.task.title, *means, *alike))
+    return markdown(rows)

@@ -4,6 +4,7 @@ python experiments/benchmark/before_after.py BEFORE AFTER --what "what was chang
 """
 
 import argparse
+import importlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -31,15 +33,30 @@ def serve(update: str, rounds: bool) -> None:
         print((time.perf_counter() - began) / int(line), flush=True)
 
 
+def first_module(*names: str) -> ModuleType:
+    """The first of these modules that the revision has: some were renamed."""
+    for name in names[:-1]:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+    return importlib.import_module(names[-1])
+
+
+def benchmark() -> ModuleType:
+    """The benchmark of updates of the revision."""
+    return first_module("experiments.benchmark.updates", "experiments.benchmark.core")
+
+
 def experiment(update: str) -> Any:
-    """One run of an update of core.py, in batches of 256. An earlier core.py may lack a function for this."""
+    """One run of an update of updates.py, in batches of 256."""
     import envs_jax
-    from experiments.benchmark.core import UPDATES
     from mamt_jax.algorithms import registry
     from mamt_jax.training.config import TrainingConfig
     from mamt_jax.training.experiment import Experiment
 
-    env, algo, options = UPDATES[update]
+    env, algo, options = benchmark().UPDATES[update]
     training = TrainingConfig(**{"batch_size": 256, **registry.make(algo, envs_jax.make(env).spec).training})
     return Experiment(env, algo, {}, options, ({"seed": 0},), training)
 
@@ -48,11 +65,10 @@ def updates(update: str) -> Callable[[int], None]:
     """Returns a function that makes `count` updates on one batch and waits for them."""
     import jax
 
-    from experiments.benchmark.core import random_data
     from mamt_jax.training.experiment import build
 
     env, algorithm, (config,), _ = build(experiment(update))
-    data = random_data(algorithm, env.spec)
+    data = benchmark().random_data(algorithm, env.spec)
 
     def step(number: jax.Array, state: Any) -> Any:
         return algorithm.update(config, state, data, jax.random.fold_in(jax.random.key(0), number))[0]
@@ -74,13 +90,13 @@ def training_rounds(update: str) -> Callable[[int], None]:
 
     from envs_jax.environment import Environment
     from mamt_jax.training.experiment import build
-    from mamt_jax.training.vectorized import make_runs, run_keys, stack_configs
 
+    vectorized = first_module("mamt_jax.training.vectorized", "mamt_jax.training.runs")
     what = experiment(update)
     env, algorithm, own, schedule = build(what)
     assert isinstance(env, Environment)
-    runs, configs = make_runs(env, algorithm, what.training, schedule, 1), stack_configs(own)
-    state, done = [runs.init(configs, run_keys([0]))], [0]
+    runs, configs = vectorized.make_runs(env, algorithm, what.training, schedule, 1), vectorized.stack_configs(own)
+    state, done = [runs.init(configs, vectorized.run_keys([0]))], [0]
 
     def advance(count: int) -> None:
         state[0] = jax.block_until_ready(runs.advance(configs, state[0], done[0], count))
@@ -124,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("revisions", nargs="*", metavar="REVISION", help="before and after")
     parser.add_argument("--what", help="the change, in words")
-    parser.add_argument("--update", default="maac", help="which update of core.py")
+    parser.add_argument("--update", default="maac", help="which update of updates.py")
     parser.add_argument("--round", action="store_true", help="whole rounds of training with it, in batches of 256")
     parser.add_argument("--turns", type=int, default=30, help="how often each is timed")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -135,8 +151,8 @@ def main() -> None:
     if len(asked.revisions) != 2 or not asked.what:
         parser.error("give the revisions before and after the change, and --what was changed")
 
-    sys.path.insert(0, str(ROOT))
-    from experiments.benchmark.matmul import spread
+    from updates import spread
+
     from mamt_jax.training.run_folder import describe_machine
 
     names = [commit(revision) for revision in asked.revisions]

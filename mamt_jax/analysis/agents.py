@@ -7,25 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mamt_jax.analysis import style
-from mamt_jax.analysis.runs import Curve, Run, by_task, curve, having
-from mamt_jax.analysis.statistics import Interval, over_seeds
+from mamt_jax.analysis.runs import Curve, Run, by_task, curve, having, mean_over_agents
 
 DIVERGENCE = "kl_old"
 
 
-def band(found: Curve) -> tuple[np.ndarray, Interval]:
-    """Episodes, and the interquartile mean over seeds of values (R, T) with its interval."""
-    return found.episodes, over_seeds(found.values)
-
-
-def over_agents(found: Curve) -> Curve:
-    """Mean over agents."""
-    return Curve(found.episodes, found.values.mean(2))
-
-
 def of_agent(found: Curve, agent: int) -> Curve:
     """One agent's."""
-    return Curve(found.episodes, found.values[:, :, agent])
+    return found._replace(values=found.values[:, :, agent])
 
 
 def policy_divergence(runs: Sequence[Run]) -> dict[str, Figure]:
@@ -36,9 +25,9 @@ def policy_divergence(runs: Sequence[Run]) -> dict[str, Figure]:
     for (upper, lower), (task, compared) in zip(pairs, tasks.items(), strict=True):
         estimated = having(compared, "non_stationarity")
         for run in compared:
-            style.draw_line(upper, *band(over_agents(curve(run, DIVERGENCE))), looks[run.label], run.label)
+            style.draw_curve(upper, mean_over_agents(curve(run, DIVERGENCE)), looks[run.label], run.label)
         for run in estimated:
-            style.draw_line(lower, *band(curve(run, "non_stationarity")), looks[run.label], run.label)
+            style.draw_curve(lower, curve(run, "non_stationarity"), looks[run.label], run.label)
         upper.set(title=task.title, ylabel="KL to old policy, nats")
         style.logarithmic_values(upper)
         lower.set(ylabel="$D_{ns}$, nats", visible=bool(estimated))
@@ -56,7 +45,7 @@ def policy_divergence_of_agents(runs: Sequence[Run]) -> dict[str, Figure]:
         figure, every = style.panels(len(agents), columns=4, size=(2.7, 2.2))
         for agent, axes in enumerate(every):
             for run in compared:
-                style.draw_line(axes, *band(of_agent(curve(run, DIVERGENCE), agent)), looks[run.label], run.label)
+                style.draw_curve(axes, of_agent(curve(run, DIVERGENCE), agent), looks[run.label], run.label)
             axes.set_title(agents[agent], fontsize=9)
             style.logarithmic_values(axes)
             style.episodes_axis(axes, [run.episodes[-1] for run in compared])
@@ -87,7 +76,7 @@ def draw_agents(axes: Axes, run: Run, metric: str) -> None:
     """A metric of every agent over training."""
     found = curve(run, metric)
     for agent, look in enumerate(style.agent_looks(len(run.agents))):
-        style.draw_line(axes, *band(of_agent(found, agent)), look, run.agents[agent])
+        style.draw_curve(axes, of_agent(found, agent), look, run.agents[agent])
     axes.set_title(f"{run.task.title}, {run.label}", fontsize=10)
     style.episodes_axis(axes, [run.episodes[-1]])
 

@@ -1,4 +1,4 @@
-"""The paper's figures by name: what each needs, who makes it, and what to run where it is missing."""
+"""The paper's figures by name: what each shows, the runs that it can be drawn from, and the commands for what is missing."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from mamt_jax.analysis import agents, pairs, returns
+from mamt_jax.analysis import agents, pairs, returns, style
 from mamt_jax.analysis.runs import Run, Task, by_task, having
 
 
@@ -28,47 +28,35 @@ class PaperFigure(NamedTuple):
     draw: Callable[[Sequence[Run]], dict[str, Figure]]
 
 
+_COORDINATION = ("coordination coefficients", ("coordination_mean", "coordination_variance"), "mamt")
+_DIVERGENCE = ("divergence from old policies", ("kl_old",), "mamt")
 FIGURES = {
     "learning_curves": PaperFigure("Fig. 4", "training returns", ("train_return",), "mamt", returns.learning_curves),
     "improvement": PaperFigure("Sec. 6", "training returns", ("train_return",), "maac", returns.improvement),
     "dilemma": PaperFigure("Fig. 1a, 10", "training returns on Spread-3", ("train_return",), "mamd_op", returns.dilemma),
     "attention": PaperFigure("Fig. 11", "attention weights", ("attention",), "maac", pairs.attention),
-    "policy_divergence": PaperFigure("Fig. 5", "divergence from old policies", ("kl_old",), "mamt", agents.policy_divergence),
-    "policy_divergence_of_agents": PaperFigure(
-        "Fig. 16-19", "divergence from old policies", ("kl_old",), "mamt", agents.policy_divergence_of_agents
-    ),
+    "policy_divergence": PaperFigure("Fig. 5", *_DIVERGENCE, agents.policy_divergence),
+    "policy_divergence_of_agents": PaperFigure("Fig. 16-19", *_DIVERGENCE, agents.policy_divergence_of_agents),
     "trust_regions": PaperFigure(
         "Fig. 6", "learnt trust regions", ("epsilon", "estimated_divergence"), "mamt", agents.trust_regions
     ),
-    "coordination": PaperFigure(
-        "Fig. 7", "coordination coefficients", ("coordination_mean", "coordination_variance"), "mamt", pairs.coordination
-    ),
-    "coordination_over_time": PaperFigure(
-        "Fig. 14, 15",
-        "coordination coefficients",
-        ("coordination_mean", "coordination_variance"),
-        "mamt",
-        pairs.coordination_over_time,
-    ),
+    "coordination": PaperFigure("Fig. 7", *_COORDINATION, pairs.coordination),
+    "coordination_over_time": PaperFigure("Fig. 14, 15", *_COORDINATION, pairs.coordination_over_time),
     "estimated_divergence": PaperFigure(
         "Fig. 20-23", "estimates of the joint divergence", ("estimated_divergence",), "mamt", agents.estimated_divergence
     ),
 }
-DILEMMA = {"spread3_sep": ("maac", "mamd"), "spread3_mix": ("maac", "mamd", "mamd_op"), "spread3_ful": ("maac", "mamd")}
-"""Whom App. F compares where; MAMD-OP is MAAC in the first of them, and MAMD in the last."""
-
-
 FAMILY = ("maac", "mamd", "mamd_op", "mamt")
-"""Whose old policy is that of up to `old_policy_interval` updates ago; others count theirs otherwise."""
+"""The algorithms whose old policy is that of up to `old_policy_interval` updates ago; others define theirs otherwise."""
 
 
 def command(task: Task, algo: str) -> str:
-    """What trains `algo` on `task`."""
-    return f"python experiments/run.py {task.arguments} --algo {algo} --out runs/{task.file_name}-{algo}"
+    """The command that trains `algo` on `task`."""
+    return f"mamt train {task.arguments} --algo {algo} --out runs/{task.file_name}-{algo}"
 
 
 def folders(runs: Sequence[Run]) -> str:
-    """Where runs were read, in words."""
+    """The folders of runs, in words."""
     here = Path.cwd()
     paths = [run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder for run in runs]
     names = list(dict.fromkeys(map(str, paths)))
@@ -103,32 +91,40 @@ def missing(name: str, runs: Sequence[Run]) -> list[str]:
 
 
 def missing_dilemma(runs: Sequence[Run]) -> list[str]:
-    """A sentence for what App. F compares and is not there; a single one where nothing is."""
+    """A sentence for each run that App. F compares and that is not there; a single one where none is."""
     there = {(run.task.env, run.algo) for run in drawn_from("dilemma", runs)}
     if not there:
-        envs, algos = " ".join(DILEMMA), " ".join(DILEMMA["spread3_mix"])
-        sweep = f"python experiments/sweep.py --env {envs} --algo {algos} --out runs/dilemma"
+        envs, algos = " ".join(returns.DILEMMA), " ".join(returns.DILEMMA["spread3_mix"])
+        sweep = f"mamt sweep --env {envs} --algo {algos} --out runs/dilemma"
         return [f"no runs on Spread-3 in {folders(runs)}: they come from `{sweep}`."]
     return [
         f"no {algo} on {env}: it comes from `{command(Task(env, ()), algo)}`."
-        for env, algos in DILEMMA.items()
+        for env, algos in returns.DILEMMA.items()
         for algo in algos
         if (env, algo) not in there
     ]
 
 
 def missing_comparison(runs: Sequence[Run]) -> list[str]:
-    """A sentence for every task on which nobody can be compared with the baseline."""
+    """A sentence for every task without the baseline, or with nothing to compare with it."""
     sentences = []
     for task, each in by_task(having(runs, returns.RETURN)).items():
         labels = {run.label for run in each}
         if returns.BASELINE not in labels:
             sentences.append(f"no {returns.BASELINE} in {folders(each)}: it comes from `{command(task, returns.BASELINE)}`.")
         elif len(labels) == 1:
-            sentences.append(f"nobody to compare in {folders(each)}: mamt, say, comes from `{command(task, 'mamt')}`.")
+            sentences.append(f"only {returns.BASELINE} in {folders(each)}: mamt comes from `{command(task, 'mamt')}`.")
     return sentences
 
 
-def draw(name: str, runs: Sequence[Run]) -> dict[str, Figure]:
-    """A figure from those runs that have what it needs; `name` and what comes with it are the files' names."""
-    return {f"{name}{suffix}": figure for suffix, figure in FIGURES[name].draw(drawn_from(name, runs)).items()}
+def save_figures(names: Sequence[str], runs: Sequence[Run], out: Path, file_format: str = "png") -> list[str]:
+    """Writes those figures of `FIGURES` that can be drawn to `out`; returns a sentence for everything that is missing."""
+    sentences = []
+    for name in names:
+        sentences += [f"{name}: {sentence}" for sentence in missing(name, runs)]
+        shown = drawn_from(name, runs)
+        for suffix, figure in (FIGURES[name].draw(shown) if shown else {}).items():
+            path = out / f"{name}{suffix}.{file_format}"
+            style.save(figure, path)
+            print(f"{path}  {FIGURES[name].paper}")
+    return sentences

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from mamt_jax.analysis import style
 from mamt_jax.analysis.runs import Curve, Run, curve, last_fifth
-from mamt_jax.analysis.statistics import over_seeds
 
 FEW = 3
 """Agents up to whom pairs are bars rather than a heat map."""
@@ -92,14 +91,14 @@ def draw_pairs(axes: Axes, run: Run, found: Curve) -> None:
         for j in range(len(looks)):
             if i != j:
                 line = style.Look(look.color, looks[j].linestyle, looks[j].marker)
-                style.draw_line(axes, found.episodes, over_seeds(found.values[:, :, i, j]), line, f"i = {i}, j = {j}")
+                style.draw_curve(axes, found._replace(values=found.values[:, :, i, j]), line, f"i = {i}, j = {j}")
 
 
 def draw_means(axes: Axes, run: Run, found: Curve) -> None:
     """A line for each agent."""
     for i, look in enumerate(style.agent_looks(len(run.agents))):
         mean = found.values[:, :, i].sum(-1) / (len(run.agents) - 1)
-        style.draw_line(axes, found.episodes, over_seeds(mean), look, run.agents[i])
+        style.draw_curve(axes, found._replace(values=mean), look, run.agents[i])
 
 
 def attention(runs: Sequence[Run]) -> dict[str, Figure]:

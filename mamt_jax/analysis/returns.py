@@ -10,25 +10,20 @@ from matplotlib.figure import Figure
 
 from mamt_jax.analysis import style
 from mamt_jax.analysis.runs import Run, Task, by_task, curve, last_fifth
-from mamt_jax.analysis.statistics import Interval, bootstrap, interquartile_mean, over_seeds, probability_of_improvement
+from mamt_jax.analysis.statistics import Interval, bootstrap, interquartile_mean, probability_of_improvement
 
 RETURN = "train_return"
-DILEMMA = ("spread3_sep", "spread3_mix", "spread3_ful")
 BASELINE = "maac"
-# What App. F makes of MAMD-OP where nobody depends on anybody, and where everybody does.
+DILEMMA = {"spread3_sep": ("maac", "mamd"), "spread3_mix": ("maac", "mamd", "mamd_op"), "spread3_ful": ("maac", "mamd")}
+"""The algorithms that App. F compares, by task."""
 SAME_AS_OPTIMAL = {"spread3_sep": "maac", "spread3_ful": "mamd"}
-
-
-def interval_over_seeds(run: Run, metric: str) -> tuple[np.ndarray, Interval]:
-    """Episodes, and the interquartile mean of seeds with its interval at each."""
-    found = curve(run, metric)
-    return found.episodes, over_seeds(found.values)
+"""The algorithm that MAMD-OP is where no agent depends on another, and where all do."""
 
 
 def draw_returns(axes: Axes, runs: Sequence[Run], looks: dict[str, style.Look]) -> None:
     """Every run's return over training, beside the reference policies'."""
     for run in runs:
-        style.draw_line(axes, *interval_over_seeds(run, RETURN), looks[run.label], run.label)
+        style.draw_curve(axes, curve(run, RETURN), looks[run.label], run.label)
     style.draw_references(axes, runs[0].references)
     style.episodes_axis(axes, [run.episodes[-1] for run in runs])
 
@@ -53,20 +48,14 @@ def seeds_text(runs: Sequence[Run]) -> str:
 
 
 def dilemma(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 1a and 10: MAAC, MAMD and MAMD-OP where nobody, two or all of three agents depend on each other."""
-    tasks = by_task(sorted(runs, key=lambda run: DILEMMA.index(run.task.env)))
-    figure, every = style.panels(len(tasks))
-    looks = style.looks([run.label for run in runs])
-    for axes, (task, compared) in zip(every, tasks.items(), strict=True):
-        draw_returns(axes, compared, looks)
-        axes.set_title(f"{task.title} ({seeds_text(compared)})", fontsize=10)
+    """Fig. 1a and 10: MAAC, MAMD and MAMD-OP where no agent, two agents or all three depend on each other."""
+    ordered = sorted(runs, key=lambda run: list(DILEMMA).index(run.task.env))
+    figures = learning_curves(ordered)
+    for axes, (task, compared) in zip(figures[""].axes, by_task(ordered).items(), strict=False):
         if task.env in SAME_AS_OPTIMAL and not any(run.algo == "mamd_op" for run in compared):
-            axes.text(
-                0.98, 0.04, f"mamd_op is {SAME_AS_OPTIMAL[task.env]} here", transform=axes.transAxes, ha="right", fontsize=8
-            )
-    every[0].set_ylabel("training return per episode")
-    style.legend(figure, every)
-    return {"": figure}
+            text = f"mamd_op is {SAME_AS_OPTIMAL[task.env]} here"
+            axes.text(0.98, 0.04, text, transform=axes.transAxes, ha="right", fontsize=8)
+    return figures
 
 
 def normalised(run: Run) -> np.ndarray:

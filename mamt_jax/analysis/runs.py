@@ -1,4 +1,4 @@
-"""Runs as figures read them: from the folders that run.py and sweep.py leave."""
+"""Reads the folders of runs: what was trained, and every metric as an array."""
 
 import shlex
 from collections import Counter
@@ -47,7 +47,7 @@ class Task(NamedTuple):
 
     @property
     def arguments(self) -> str:
-        """What `run.py` is given for it."""
+        """Its options on the command line."""
         options = [f" --{name.replace('_', '-')} {shlex.quote(value)}" for name, value in self.options]
         return f"--env {shlex.quote(self.env)}" + "".join(options)
 
@@ -177,6 +177,11 @@ def curve(run: Run, metric: str) -> Curve:
     """`metric` over training, evaluations without a value left out."""
     there = known(run, metric)
     return Curve(run.episodes[there], run.metrics[metric][:, there])
+
+
+def mean_over_agents(found: Curve) -> Curve:
+    """One value per run and evaluation, (R, T)."""
+    return found._replace(values=found.values.reshape(*found.values.shape[:2], -1).mean(-1))
 
 
 def last_fifth(found: Curve) -> np.ndarray:

@@ -14,7 +14,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 from mamt_jax.algorithms.registry import ALGORITHMS
-from mamt_jax.analysis.statistics import Interval
+from mamt_jax.analysis.runs import Curve
+from mamt_jax.analysis.statistics import Interval, over_seeds
 from mamt_jax.training.references import Reference
 
 
@@ -91,6 +92,11 @@ def draw_line(axes: Axes, x: np.ndarray, found: Interval, look: Look, label: str
         x, found.value, label=label, color=look.color, linestyle=look.linestyle, marker=look.marker,
         markevery=0.14, markersize=4, linewidth=1.4,
     )  # fmt: skip
+
+
+def draw_curve(axes: Axes, found: Curve, look: Look, label: str) -> None:
+    """The interquartile mean over seeds of values (R, T), with its interval."""
+    draw_line(axes, found.episodes, over_seeds(found.values), look, label)
 
 
 def draw_references(axes: Axes, references: Mapping[str, Reference]) -> None:

@@ -17,8 +17,8 @@ from rich.table import Column, Table
 
 from envs_jax.validation import nearest
 from mamt_jax.analysis import style
-from mamt_jax.analysis.runs import Run, by_task, curve, having, known, last_fifth, read_folder
-from mamt_jax.analysis.statistics import bootstrap, interquartile_mean
+from mamt_jax.analysis.runs import Run, by_task, curve, having, known, last_fifth, mean_over_agents, read_folder
+from mamt_jax.analysis.statistics import over_seeds
 from mamt_jax.cli.parser import Parser
 from mamt_jax.options import OptionError
 from mamt_jax.training.console import plain_console
@@ -88,11 +88,10 @@ def draw(runs: Sequence[Run], metric: str, against: str) -> Figure:
     figure, (axes,) = style.panels(1, size=(6.5, 4.2))
     looks = style.looks([run.label for run in runs])
     for run in runs:
-        found = curve(run, metric)
         x = {"episodes": run.episodes, "env_steps": run.env_steps}.get(against)
         x = run.metrics[against].mean(0) if x is None else x
-        values = found.values.reshape(*found.values.shape[:2], -1).mean(-1)
-        style.draw_line(axes, x[known(run, metric)], bootstrap(interquartile_mean, [values.T]), looks[run.label], run.label)
+        found = over_seeds(mean_over_agents(curve(run, metric)).values)
+        style.draw_line(axes, x[known(run, metric)], found, looks[run.label], run.label)
     if metric.endswith("_return") and len(by_task(runs)) == 1:
         style.draw_references(axes, runs[0].references)
     axes.set(xlabel=against.replace("_", " "), ylabel=metric.replace("_", " "))

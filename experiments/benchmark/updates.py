@@ -1,12 +1,14 @@
 """Seconds per update of every algorithm, alone and with many runs side by side, and of training. Run alone on the machine.
 
-python experiments/benchmark/core.py [--out experiments/results/benchmark_core.json]
+python experiments/benchmark/updates.py [--out experiments/results/benchmark_updates.json]
 """
 
 import argparse
 import json
+import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,10 +19,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
 import envs_jax
 from envs_jax.environment import Environment, EnvSpec
-from experiments.benchmark.matmul import matmul_gflop, matmul_gflops, spread, timed
 from mamt_jax.algorithms import registry
 from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.cli.devices import use_every_core
@@ -33,6 +35,7 @@ from mamt_jax.training.vectorized import make_replay, make_runs, run_keys, runs_
 SHAPES = ((1024, 1024, 1024), (1024, 256, 128), (8192, 128, 128))
 SECONDS = 1.2  # a program's worth of updates in a row, as training makes them
 GROUPS = 8  # how often it is timed
+REPEATS = 30  # of a matrix product
 UPDATES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "maac": ("rover_tower", "maac", {}),
     "mamd": ("rover_tower", "mamd", {}),
@@ -45,6 +48,49 @@ UPDATES: dict[str, tuple[str, str, dict[str, Any]]] = {
 SIDE_BY_SIDE = {"maac": (1, 2, 4, 16, 64), "mappo": (1, 2, 4, 16, 64)}
 ROUNDS = {"maac": 10, "mamt": 5, "mappo": 10}  # of training, each time that it is timed
 FIRST_EVALUATIONS = ("maac", "mamt")
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Median and extremes of repeated measurements."""
+    ordered = sorted(seconds)
+    return {"median": statistics.median(ordered), "min": ordered[0], "max": ordered[-1], "repeats": len(ordered)}
+
+
+def timed(call: Callable[[], Any], repeats: int, parts: int = 1) -> dict[str, float]:
+    """Wall seconds of `call`, warm, or of one of its equal `parts`."""
+    jax.block_until_ready(call())
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append((time.perf_counter() - start) / parts)
+    return spread(seconds)
+
+
+def matmul_gflops(shape: tuple[int, int, int]) -> float:
+    """This machine's own float32 matrix product, GFLOP a second at its best."""
+    m, k, n = shape
+    multiply = jax.jit(jnp.matmul)
+    left, right = jnp.ones((m, k)), jnp.ones((k, n))
+    return 2 * m * k * n / timed(lambda: multiply(left, right), REPEATS)["min"] / 1e9
+
+
+def matmul_gflop(function: Callable[..., Any], *arguments: Any) -> float:
+    """GFLOP that one call spends in matrix products, those inside loops as often as they run."""
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr) / 1e9
+
+
+def _count(jaxpr: Jaxpr) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            factor: Any = equation.invars[0].aval
+            product: Any = equation.outvars[0].aval
+            total += 2.0 * product.size * math.prod(factor.shape[axis] for axis in contracted)
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += times * sum(map(_count, jaxprs_in_params(equation.params)))
+    return total
 
 
 def experiment(env: str, algo: str, options: dict[str, Any]) -> Experiment:
@@ -124,11 +170,11 @@ def end_to_end(name: str, rounds: int) -> dict[str, Any]:
 
 def first_evaluation(name: str, cache: Path) -> dict[str, float]:
     """Seconds from the command to the first evaluation of a policy that has learnt, and the most memory taken, in GB."""
-    run = Path(__file__).parents[1] / "run.py"
     with tempfile.TemporaryDirectory() as out:
         options = ["--algo", name, "--evaluation-interval", "50", "--out", f"{out}/run", "--compilation-cache", str(cache)]
+        command = [sys.executable, "-m", "mamt_jax", "train", *options]
         start = time.perf_counter()
-        with subprocess.Popen([sys.executable, str(run), *options], stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
             metrics = Path(out, "run", "metrics.jsonl")
             while not any(row["updates"] for row in read_rows(metrics)):
                 time.sleep(0.1)
@@ -168,12 +214,12 @@ SECTIONS: dict[str, Callable[[], dict[str, Any]]] = {
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "benchmark_core.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "benchmark_updates.json")
     parser.add_argument("--only", choices=tuple(SECTIONS), nargs="+", help="measure only these and keep the rest of the file")
     asked = parser.parse_args()
     use_every_core()
     result: dict[str, Any] = json.loads(asked.out.read_text()) if asked.only else {}
-    result |= {"machine": describe_machine(), "command": "python experiments/benchmark/core.py"}
+    result |= {"machine": describe_machine(), "command": "python experiments/benchmark/updates.py"}
     for name in asked.only or SECTIONS:
         result[name] = SECTIONS[name]()
         print(name, json.dumps(result[name], indent=2), flush=True)

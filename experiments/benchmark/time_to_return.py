@@ -1,6 +1,6 @@
-"""MA-PPO here beside JaxMARL's own IPPO (feed-forward, its MPE defaults), on the same environment, in one run.
+"""Time to a return: MA-PPO here beside JaxMARL's own IPPO (feed-forward, its MPE defaults), on the same environment.
 
-python experiments/benchmark/ippo.py PATH/ippo_ff_mpe.py [--steps 10000000] [--out experiments/results/benchmark_ippo.json]
+python experiments/benchmark/time_to_return.py PATH/ippo_ff_mpe.py [--steps 10000000]
 
 The file is `baselines/IPPO/ippo_ff_mpe.py` of JaxMARL's repository, which its package leaves out; it needs distrax. Run alone
 on the machine. Returns are one agent's, averaged over agents: JaxMARL logs three times that. Seconds begin when all is
@@ -131,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ippo", type=Path, help="JaxMARL's ippo_ff_mpe.py")
     parser.add_argument("--steps", type=int, default=10_000_000, help="environment steps of each (default 10000000)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "benchmark_ippo.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "benchmark_time_to_return.json")
     arguments = parser.parse_args()
     theirs = train_theirs(arguments.ippo, arguments.steps)
     ours = train_ours(f"jaxmarl/{ENVIRONMENT}", arguments.steps)
@@ -139,7 +139,7 @@ def main() -> None:
     last = summarise(theirs, {})["final_return"]
     goals = {"JaxMARL's final return": last, f"{GOAL:g}": GOAL}
     rows = {"JaxMARL's IPPO": theirs, "mappo": ours, "mappo on our Spread": own}
-    command = f"python experiments/benchmark/ippo.py ippo_ff_mpe.py --steps {arguments.steps}"
+    command = f"python experiments/benchmark/time_to_return.py ippo_ff_mpe.py --steps {arguments.steps}"
     result: dict[str, Any] = {"machine": describe_machine(), "command": command}
     result |= {"environment": ENVIRONMENT, "seed": SEED, "theirs": THEIRS, "ours": TRAINING | OURS}
     result["rows"] = {name: summarise(curve, goals) for name, curve in rows.items()}

@@ -1,4 +1,4 @@
-"""Multi-Walker here beside the original: distributions of whole episodes, and the test that tells them apart."""
+"""Multi-Walker beside the original: distributions of whole episodes, single steps, and endurance under random actions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,17 +6,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mamt_jax.analysis.markdown import markdown
+from analysis.markdown import markdown
 
 QUANTITIES = ("length", "return", "displacement")
-
-
 SOLVERS = {"original": "-", "fast": ":"}
-"""Ours, and how their lines look."""
+"""Our solvers, and the style of their lines."""
 
 
 def draw(results: dict[str, Any]) -> Figure:
-    """Distribution functions side by side, a row a policy."""
+    """Distribution functions side by side, one row per policy."""
     figure = Figure(figsize=(11, 2.6 * len(results)), layout="constrained")
     rows = figure.subplots(len(results), len(QUANTITIES), squeeze=False)
     for axes, (policy, result) in zip(rows, results.items(), strict=True):
@@ -36,8 +34,8 @@ def _mean(side: dict[str, Any]) -> str:
     return f"{side['mean']:.3g} ± {side['std_error']:.2g}"
 
 
-def table(results: dict[str, Any]) -> str:
-    """Means and p values."""
+def episodes_table(results: dict[str, Any]) -> str:
+    """Means over episodes, and the p values of the two-sample tests."""
     columns = [column for solver in SOLVERS for column in (f"ours, {solver} solver", "p")]
     rows: list[Sequence[str]] = [("policy", "", "the original", *columns)]
     for policy, result in results.items():
@@ -45,4 +43,35 @@ def table(results: dict[str, Any]) -> str:
             ours = [result[name]["ours"][solver] for solver in SOLVERS]
             cells = [cell for side in ours for cell in (_mean(side), f"{side['p']:.2g}")]
             rows.append((policy, name, _mean(result[name]["original"]), *cells))
+    return markdown(rows)
+
+
+def steps_table(content: dict[str, Any]) -> str:
+    """Shares of what ends a step within 1 mm and 1 mrad of the original."""
+    rows: list[Sequence[str]] = [
+        ("solver", "velocity sweeps", "the original's", "policy", "steps", "bodies", "walkers", "whole states", "flags")
+    ]
+    for row in content["steps"]:
+        sweeps, shares = row["ours"]["velocity_sweeps"], [f"{row[name]:.0%}" for name in ("bodies", "walkers", "whole_states")]
+        rows.append(
+            (
+                row["ours"]["solver"],
+                f"{sweeps:,}",
+                f"{row['original_velocity_sweeps']:,}",
+                row["policy"],
+                f"{row['states']:,}",
+                *shares,
+                f"{row['flags']:.1%}",
+            )
+        )
+    return markdown(rows)
+
+
+def endurance_table(content: dict[str, Any]) -> str:
+    """What random actions lead to at worst."""
+    largest = ("largest overlap, m", "fastest, m/s", "fastest spin, rad/s")
+    rows: list[Sequence[str]] = [("random actions", "steps", "not finite", "overlap over 0.1 m", *largest)]
+    for side, found in content["endurance"].items():
+        worst = (f"{found[name]['largest']:.3g}" for name in ("overlap", "speed", "spin"))
+        rows.append((side, f"{found['steps']:,}", f"{found['not_finite']}", f"{found['overlap_over_0.1']:.2%}", *worst))
     return markdown(rows)

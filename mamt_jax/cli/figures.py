@@ -1,0 +1,42 @@
+"""Draws the paper's figures from runs. What a run has not recorded is named, with the command that makes it."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mamt_jax.analysis.catalogue import FIGURES, save_figures
+from mamt_jax.analysis.marl_eval import to_marl_eval
+from mamt_jax.analysis.runs import read_folders
+from mamt_jax.options import OptionError, Parser
+from mamt_jax.training.run_folder import FolderError
+
+
+def make_parser() -> Parser:
+    """The options of `mamt figures`."""
+    parser = Parser(prog="mamt figures", usage="mamt figures --runs DIR [DIR ...] [options]", description=__doc__)
+    parser.add_argument("--runs", type=Path, nargs="+", metavar="DIR", help="the folders of runs that are drawn")
+    parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="their folder (default figures)")
+    names = ", ".join(FIGURES)
+    parser.add_argument("--figure", nargs="+", choices=FIGURES, default=[*FIGURES], metavar="NAME", help=f"some of {names}")
+    parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="their file format (default png)")
+    parser.add_argument("--marl-eval", type=Path, metavar="FILE", help="write the returns of the runs as JSON for marl-eval")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        values = make_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+        if values.runs is None:
+            raise OptionError("--runs is missing: give one or more folders of runs, such as --runs runs/A runs/B.")
+        runs = read_folders(values.runs)
+    except (OptionError, FolderError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for sentence in save_figures(values.figure, runs, values.out, values.format):
+        print(sentence, file=sys.stderr)
+    if values.marl_eval:
+        values.marl_eval.write_text(json.dumps(to_marl_eval(runs), indent=1) + "\n")
+        print(f"wrote {values.marl_eval}")
+    return 0
