@@ -17,11 +17,12 @@ import jax
 from analysis.markdown import markdown
 from envs_jax import registry as environments
 from envs_jax.environment import Environment
+from envs_jax.rollout import evaluate_policy
+from mamt_jax.api import acting
 from mamt_jax.cli.compilation_cache import use_compilation_cache
-from mamt_jax.cli.evaluate import PRETRAINED, play_all, standard_error
 from mamt_jax.presets import tuned
 from mamt_jax.training import references
-from mamt_jax.training.policies import load_policy
+from mamt_jax.training.policies import PRETRAINED, load_policy
 from mamt_jax.training.references import TASKS
 from mamt_jax.training.run_folder import BEST, CONFIG, METRICS, describe_machine, read_config, read_rows, write_json
 
@@ -45,13 +46,9 @@ def play(folder: Path) -> dict[str, Any]:
     env = environments.make_any(env_name, **options)
     assert isinstance(env, Environment)
     episodes = EPISODES if env.spec.episode_limit <= 100 else EPISODES // 5
-    played = play_all(env, load_policy(folder, which="best"), sample=False, key=jax.random.key(1), episodes=episodes)
-    return {
-        "return": float(played.returns.mean()),
-        "return_std_error": standard_error(played.returns),
-        "episodes": episodes,
-        "metrics": {name: float(values.mean()) for name, values in played.metrics.items()},
-    }
+    policy = acting(load_policy(folder, which="best"), sample=False)
+    found = evaluate_policy(env, policy, jax.random.key(1), episodes)
+    return {name: found[name] for name in ("return", "return_std_error", "metrics")} | {"episodes": episodes}
 
 
 def table(returns: dict[str, dict[str, Any]]) -> str:

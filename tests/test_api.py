@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ import mamt_jax
 from mamt_jax.cli import train
 from mamt_jax.options import OptionError
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     **{"episodes": 60, "num_envs": 4, "update_interval": 10, "num_updates": 2, "buffer_size": 200, "batch_size": 32},
     **{"evaluation_interval": 20, "evaluation_episodes": 20},
 }
@@ -63,7 +64,7 @@ def test_a_pure_function_trains_as_the_loop_does(run: mamt_jax.Run):
     trainer = mamt_jax.make_trainer(
         envs_jax.make(probe.symbols, num_agents=3), probe.make, evaluations=3, learning_rate=0.1, **OPTIONS
     )
-    keys = jax.random.wrap_key_data(np.stack([jax.random.key_data(jax.random.key(seed)) for seed in (0, 1)]))
+    keys = jax.vmap(jax.random.key)(jax.numpy.arange(2))
     states, metrics = jax.jit(jax.vmap(trainer.train, in_axes=(0, None)))(keys, trainer.config)
     for seed in (0, 1):
         rows = [row for row in run.metrics() if row["run"] == seed and row["env_steps"]]
@@ -76,7 +77,7 @@ def test_a_pure_function_trains_as_the_loop_does(run: mamt_jax.Run):
 
 def test_objects_train_and_go_on_when_they_are_given_again(tmp_path: Path):
     env, folder = probe.symbols(), tmp_path / "object"
-    run = mamt_jax.train(env, probe.make, out=folder, **OPTIONS | {"episodes": 40})
+    run = mamt_jax.train(env, probe.make, out=folder, **{**OPTIONS, "episodes": 40})
     assert run.config["experiment"]["env"] == "<symbols>"
     with pytest.raises(ValueError, match="<symbols>"):
         mamt_jax.resume(folder, episodes=60)

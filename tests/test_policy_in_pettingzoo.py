@@ -20,7 +20,10 @@ from envs_jax import Environment, evaluate_policy, make, random_policy
 from envs_jax.adapters.originals import make_original, original_options
 from envs_jax.adapters.pettingzoo_episodes import episode_seed
 from envs_jax.adapters.policy_in_pettingzoo import Policy, aec_actor, episode_returns, parallel_actor
+from envs_jax.rollout import play
+from mamt_jax.api import acting
 from mamt_jax.cli import evaluate
+from mamt_jax.cli.evaluate import returns_of
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.experiment import Experiment, build, experiment_to_json
 from mamt_jax.training.loop import train
@@ -68,7 +71,7 @@ def trained(name: str, folder: Path) -> Trained:
 def test_a_policy_earns_in_the_original_what_it_earns_here(folders: dict[str, Trained], name: str, sample: bool) -> None:
     folder, env, policy = folders[name]
     assert mamt_jax.load_spec(folder) == env.spec
-    ours = evaluate.play_all(env, policy, sample, jax.random.key(1), 1000).returns
+    ours = returns_of(play(env, acting(policy, sample), jax.random.key(1), 1000))
     act = parallel_actor(policy, mamt_jax.load_spec(folder), seed=2 if sample else None)
     theirs = episode_returns(make_original(name, **OPTIONS[name]), act, 120, seed=3)
     errors = [returns.std() / np.sqrt(len(returns)) for returns in (ours, theirs)]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 from pettingzoo import ParallelEnv
 
@@ -47,7 +48,7 @@ def _reset(env: Environment, key: jax.Array) -> tuple[EnvState, TimeStep]:
 
 @partial(jax.jit, static_argnums=0)
 def _step(env: Environment, key: jax.Array, state: EnvState, action: np.ndarray) -> tuple[EnvState, TimeStep]:
-    return env.step(key, state, action)
+    return env.step(key, state, jnp.asarray(action))
 
 
 class JaxParallelEnv(ParallelEnv):

@@ -102,7 +102,8 @@ def training_rounds(update: str) -> Callable[[int], None]:
         state[0] = jax.block_until_ready(runs.advance(configs, state[0], done[0], count))
         done[0] += count
 
-    advance(schedule.warmup_rounds)
+    before_0_2 = "warmup_rounds" in schedule._fields
+    advance(getattr(schedule, "warmup_rounds" if before_0_2 else "warmup_iterations"))
     return advance
 
 

@@ -94,8 +94,8 @@ def train_ours(name: str, steps: int, **options: Any) -> Curve:
     states = jax.block_until_ready(runs.reset_sums(runs.advance(configs, states, jnp.int32(0), jnp.int32(0))))
     compiled = time.perf_counter()
     points = []
-    count = max(1, SMOOTH * EPISODE // schedule.rows)
-    for first in range(0, schedule.total_rounds - count + 1, count):
+    count = max(1, SMOOTH * EPISODE // schedule.transitions)
+    for first in range(0, schedule.total_iterations - count + 1, count):
         states = runs.advance(configs, states, jnp.int32(first), jnp.int32(count))
         episodes = jax.device_get(states.sums.episodes)
         points.append((time.perf_counter() - compiled, schedule.env_steps(first + count)))

@@ -30,7 +30,8 @@ from mamt_jax.training.config import TrainingConfig, make_schedule
 from mamt_jax.training.experiment import Experiment, build
 from mamt_jax.training.rollout import EnvBatch
 from mamt_jax.training.run_folder import describe_machine, read_rows
-from mamt_jax.training.vectorized import make_replay, make_runs, run_keys, runs_sharding, sample_shape, shard, stack_configs
+from mamt_jax.training.trainer import make_replay, sample_shape
+from mamt_jax.training.vectorized import make_runs, run_keys, runs_sharding, shard, stack_configs
 
 SHAPES = ((1024, 1024, 1024), (1024, 256, 128), (8192, 128, 128))
 SECONDS = 1.2  # a program's worth of updates in a row, as training makes them
@@ -158,12 +159,12 @@ def end_to_end(name: str, rounds: int) -> dict[str, Any]:
     runs.evaluate.lower(configs, states, 0).compile(effort[1])
     advance = runs.advance.lower(configs, states, 0, 1).compile()
     compile_seconds = time.perf_counter() - start
-    states = jax.block_until_ready(advance(configs, states, 0, schedule.warmup_rounds + 2))
-    rates, done = [], schedule.warmup_rounds + 2
+    states = jax.block_until_ready(advance(configs, states, 0, schedule.warmup_iterations + 2))
+    rates, done = [], schedule.warmup_iterations + 2
     for _ in range(3):
         start = time.perf_counter()
         states = jax.block_until_ready(advance(configs, states, done, rounds))
-        rates.append(rounds * schedule.rows / (time.perf_counter() - start))
+        rates.append(rounds * schedule.transitions / (time.perf_counter() - start))
         done += rounds
     return {"compile_seconds": compile_seconds, "env_steps_per_second": spread(rates), "rounds": rounds}
 

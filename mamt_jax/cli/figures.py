@@ -8,13 +8,14 @@ from pathlib import Path
 from mamt_jax.analysis.catalogue import FIGURES, save_figures
 from mamt_jax.analysis.marl_eval import to_marl_eval
 from mamt_jax.analysis.runs import read_folders
-from mamt_jax.options import OptionError, Parser
+from mamt_jax.cli.parser import Parser
+from mamt_jax.options import OptionError
 from mamt_jax.training.run_folder import FolderError
 
 
 def make_parser() -> Parser:
     """The options of `mamt figures`."""
-    parser = Parser(prog="mamt figures", usage="mamt figures --runs DIR [DIR ...] [options]", description=__doc__)
+    parser = Parser("mamt figures", "--runs DIR [DIR ...] [options]", description=__doc__)
     parser.add_argument("--runs", type=Path, nargs="+", metavar="DIR", help="the folders of runs that are drawn")
     parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="their folder (default figures)")
     names = ", ".join(FIGURES)

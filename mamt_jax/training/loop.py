@@ -18,8 +18,18 @@ from mamt_jax.training.loggers import LOGGERS, Logger
 from mamt_jax.training.memory import explaining_exhaustion
 from mamt_jax.training.metrics import STOPPED, make_rows
 from mamt_jax.training.nan_guard import HaltedAt, NonFiniteError, describe_halt, read_halts, stopped_at
-from mamt_jax.training.saving import finish, hold_best, keep_best, log_rows, restore, save_or_warn, write_rows
-from mamt_jax.training.session import Counters, Session, plan_memory
+from mamt_jax.training.session import (
+    Counters,
+    Session,
+    finish,
+    hold_best,
+    keep_best,
+    log_rows,
+    plan_memory,
+    restore,
+    save_or_warn,
+    write_rows,
+)
 from mamt_jax.training.vectorized import RunState
 
 SLICE_SECONDS = 5.0
