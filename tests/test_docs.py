@@ -24,11 +24,19 @@ def test_python_blocks_run_one_after_another(run_python: RunPython, tmp_path: Pa
     run_python("-m", "mamt_jax", "train", *small.split(), "--out", "runs/first", cwd=tmp_path)
     (tmp_path / "runs" / "spread_maac").symlink_to("first")
     whole_files = tuple(FILES.values())
-    code = [code for page in PAGES for code in blocks(page, "python") if not any(sign in code for sign in whole_files)]
+    pages = [page for page in PAGES if page.name != "python.md"]
+    code = [code for page in pages for code in blocks(page, "python") if not any(sign in code for sign in whole_files)]
     assert len(code) >= 5
     observation = "import envs_jax, jax\nobservation = envs_jax.make('spread').reset(jax.random.key(0))[1].observation\n"
     (tmp_path / "blocks.py").write_text(observation + "\n".join(code))
     run_python("blocks.py", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_page_about_python_runs_as_it_stands(run_python: RunPython, tmp_path: Path):
+    (tmp_path / "page.py").write_text("\n".join(blocks(ROOT / "docs" / "python.md", "python")))
+    run_python("page.py", cwd=tmp_path, timeout=600)
+    assert (tmp_path / "learning_curve.png").exists() and (tmp_path / "pursuit.gif").stat().st_size > 10_000
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+import mamt_jax
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -19,6 +21,12 @@ def test_constraints_hold_a_version_within_the_bounds_of_every_dependency():
     wanted = [each for each in wanted if each.name != PROJECT["name"]]
     assert len(wanted) > 10
     assert not [str(each) for each in wanted if not each.specifier.contains(pinned.get(each.name, "0"), prereleases=True)]
+
+
+def test_the_version_is_the_same_everywhere():
+    assert mamt_jax.__version__ == PROJECT["version"]
+    assert f"version: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {PROJECT['version']}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_ci_runs_the_command_of_the_readme():
