@@ -227,10 +227,11 @@ def test_one_walker_walks_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_walkers", "envs", "steps", "ends"), [(2, 16, 100, 3), pytest.param(3, 32, 150, 20, marks=pytest.mark.slow)]
+    ("options", "envs", "steps", "ends"),
+    [({"num_walkers": 1, "push": 300.0}, 3, 40, 1), pytest.param({}, 32, 150, 20, marks=pytest.mark.slow)],
 )
-def test_walkers_fall_and_nothing_blows_up(num_walkers: int, envs: int, steps: int, ends: int) -> None:
-    env = make("multiwalker", num_walkers=num_walkers)
+def test_walkers_fall_and_nothing_blows_up(options: dict[str, Any], envs: int, steps: int, ends: int) -> None:
+    env = make("multiwalker", **options)
     looped = auto_reset(env)
     play = jax.jit(jax.vmap(lambda key: rollout(looped, random_policy(env), key, steps)), compiler_options=QUICK)
     keys = jax.random.split(jax.random.key(0), envs)

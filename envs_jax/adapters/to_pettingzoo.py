@@ -46,7 +46,7 @@ def _reset(env: Environment, key: jax.Array) -> tuple[EnvState, TimeStep]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _step(env: Environment, key: jax.Array, state: EnvState, action: np.ndarray) -> tuple[EnvState, TimeStep]:
+def _step(env: Environment, key: jax.Array, state: EnvState, action: Any) -> tuple[EnvState, TimeStep]:
     return env.step(key, state, action)
 
 
