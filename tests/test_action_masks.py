@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unlike_agents import DISCRETE, DUO, SMALL, observations, probe_batch
 
-from envs_jax import Discrete, Environment, EnvSpec, evaluate_policy, make, make_timestep, random_policy, reference_policies
+from envs_jax import Discrete, Environment, EnvSpec, make, make_timestep, random_policy, reference_policies
 from envs_jax.environment import TimeStep
+from envs_jax.rollout import evaluate_policies
 from envs_jax.wrappers import infer_spec
 from mamt_jax import export_policy, load_policy, load_spec
 from mamt_jax.algorithms import registry
@@ -24,8 +25,8 @@ from mamt_jax.distributions import categorical, entropy
 from mamt_jax.training.run_folder import METRICS, read_rows
 from mamt_jax.types import Trajectory, Transition
 
-ALGORITHMS: list[Any] = ["mamt", "maddpg", "mappo"]
-ALGORITHMS += [pytest.param(name, marks=pytest.mark.slow) for name in ("maac", "mamd", "mamd_op", "lola")]
+SLOW = pytest.mark.slow
+ALGORITHMS = ["mappo", *(pytest.param(name, marks=SLOW) for name in ("maac", "mamd", "mamd_op", "mamt", "maddpg", "lola"))]
 
 
 def gates(num_agents: int = 2, episode_limit: int = 4) -> Environment:
@@ -134,7 +135,8 @@ def test_masks_are_found_in_the_programs_of_an_environment() -> None:
         assert not infer_spec(make(name)).spec.has_action_masks
 
 
-@pytest.mark.parametrize("algo", [pytest.param("maac", marks=pytest.mark.slow), "mappo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["maac", "mappo"])
 def test_training_evaluation_and_export_heed_masks(tmp_path: Path, algo: str) -> None:
     options = [
         "--env",
@@ -163,20 +165,21 @@ def test_training_evaluation_and_export_heed_masks(tmp_path: Path, algo: str) ->
         policy(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SMAX", "hanabi"])
 def test_available_actions_of_jaxmarl_are_heeded(name: str) -> None:
     pytest.importorskip("jaxmarl")
     keys = jax.random.split(jax.random.key(0), 16)
     with jax.numpy_rank_promotion("allow"):  # JaxMARL promotes ranks
         env = make(f"jaxmarl/{name}", episode_limit=80)
-        state, first = jax.jit(jax.vmap(env.reset))(keys)
+        _, first = jax.jit(jax.vmap(env.reset))(keys)
     algorithm, mask = registry.make("mappo", env.spec), first.action_mask
     config = algorithm.config()
     learner = algorithm.init(config, jax.random.key(1))
     choices = (
         algorithm.act(config, learner, first.observation, jax.random.key(2), mask),
         algorithm.greedy(config, learner, first.observation, mask),
-        jax.vmap(random_policy(env))(jax.random.split(jax.random.key(3), 16), state, mask),
+        random_policy(env)(first.observation, jax.random.key(3), mask),
     )
     assert not mask.all()
     for action in choices:
@@ -185,8 +188,8 @@ def test_available_actions_of_jaxmarl_are_heeded(name: str) -> None:
 
 def test_reference_policies_heed_masks() -> None:
     env = gates()
-    for name, policy in reference_policies(env).items():
-        assert evaluate_policy(env, policy, jax.random.key(0), 50)["metrics"]["masked"] == 0, name
+    for name, earned in evaluate_policies(env, reference_policies(env), jax.random.key(0), 50).items():
+        assert earned["metrics"]["masked"] == 0, name
 
 
 def test_an_algorithm_without_masks_is_refused_where_there_are_some() -> None:

@@ -155,9 +155,12 @@ CASES = [(name, whole, True) for name in ENVIRONMENTS] + [
     ("rover_tower", whole, False),
     ("pursuit", bare, False),
 ]
+QUICK = [("spread", whole, True), ("pursuit", bare, False)]
 
 
-@pytest.mark.parametrize(("name", "wrap", "nested"), CASES)
+@pytest.mark.parametrize(
+    ("name", "wrap", "nested"), [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_elements_are_independent(name: str, wrap: Callable[[Environment], Environment], nested: bool) -> None:
     env = wrap(make(name, **ENVIRONMENTS[name]))
     state, _ = batch_step(env.reset, nested)(draw_keys(0))
@@ -165,6 +168,7 @@ def test_elements_are_independent(name: str, wrap: Callable[[Environment], Envir
     require_independence(play, state, env.spec.episode_limit, env.spec.discrete)
 
 
+@pytest.mark.slow
 def test_elements_are_independent_as_jaxmarls() -> None:
     spec, env = make("spread").spec, to_jaxmarl(make("spread"))
 
@@ -176,21 +180,17 @@ def test_elements_are_independent_as_jaxmarls() -> None:
     require_independence(make_play(spec, batch_step(step, False), 1, STEPS), state, spec.episode_limit, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "wrap", "nested"),
     [
         ({}, whole, True),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (
-                ({}, bare, False),
-                ({"contact_events": True, "terminate_on_fall": False}, auto_reset, False),
-                ({"terminate_on_fall": False, "remove_on_fall": False, "shared_reward": False}, whole, True),
-                ({"solver": "original", "contact_events": True}, whole, True),
-                ({"solver": "original", "terminate_on_fall": False}, bare, False),
-                ({"num_walkers": 1}, whole, False),
-            )
-        ),
+        ({}, bare, False),
+        ({"contact_events": True, "terminate_on_fall": False}, auto_reset, False),
+        ({"terminate_on_fall": False, "remove_on_fall": False, "shared_reward": False}, whole, True),
+        ({"solver": "original", "contact_events": True}, whole, True),
+        ({"solver": "original", "terminate_on_fall": False}, bare, False),
+        ({"num_walkers": 1}, whole, False),
     ],
 )
 def test_walkers_of_a_batch_are_independent(
@@ -253,6 +253,7 @@ class Drift(ParallelEnv):
         return dict(self.place), reward, never, over, {agent: {} for agent in agents}
 
 
+@pytest.mark.slow
 def test_environments_of_a_host_batch_are_independent() -> None:
     env = from_pettingzoo(Drift, 4, processes=2)
     batch, rng = env.open(BATCH), np.random.default_rng(0)

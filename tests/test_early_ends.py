@@ -52,7 +52,8 @@ def relay(early: int = 1) -> Environment:
     )
 
 
-@pytest.mark.parametrize("algo", ["mappo", pytest.param("maddpg", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["mappo", "maddpg"])
 def test_an_agent_that_ends_first_learns_as_well_as_the_others(tmp_path: Path, algo: str) -> None:
     options = {
         "mappo": "--episodes 9600 --num-envs 64 --update-interval 384 --num-epochs 4 --num-minibatches 1 "
@@ -68,7 +69,7 @@ def test_an_agent_that_ends_first_learns_as_well_as_the_others(tmp_path: Path, a
 
 
 @pytest.mark.parametrize(
-    "name", ["mamt", "mappo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("maddpg", "lola"))]
+    "name", ["mappo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mamt", "maddpg", "lola"))]
 )
 def test_no_update_depends_on_rewards_after_an_end(name: str) -> None:
     spec = DUO if name == "lola" else DISCRETE
@@ -94,16 +95,22 @@ def test_no_update_depends_on_rewards_after_an_end(name: str) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nobody)), "an agent without a single row"
 
 
+@pytest.mark.slow
+def test_walkers_end_together_where_a_fall_ends_all() -> None:
+    envs = [make("multiwalker", terminate_on_fall=terminate) for terminate in (True, False)]
+    assert [infer_spec(env).spec.ends_together for env in envs] == [True, False]
+
+
 def test_that_agents_end_together_is_found_in_the_programs_of_an_environment() -> None:
-    together = [make(name) for name in ("spread", "rover_tower", "pursuit", "multiwalker", "matrix_game")]
+    together = [make(name) for name in ("spread", "rover_tower", "pursuit", "matrix_game")]
     spread = together[0]
 
     def reset(key: jax.Array) -> tuple[Any, TimeStep]:
         state, timestep = spread.reset(key)
         return state, timestep._replace(active=~timestep.terminated)
 
-    apart = [relay(2), spread._replace(reset=reset), make("multiwalker", terminate_on_fall=False)]
-    assert [infer_spec(env).spec.ends_together for env in together + apart] == [True] * 5 + [False] * 3
+    apart = [relay(2), spread._replace(reset=reset)]
+    assert [infer_spec(env).spec.ends_together for env in together + apart] == [True] * 4 + [False] * 2
 
 
 def test_rollouts_say_who_acts_and_pay_nobody_else() -> None:

@@ -1,5 +1,7 @@
 """PettingZoo environments in processes: what they show against the same environment by hand, faults, and training."""
 
+import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -26,9 +28,9 @@ from envs_jax.adapters import worker_processes
 from envs_jax.adapters.from_pettingzoo import from_pettingzoo
 from envs_jax.adapters.pettingzoo_environments import _make_multiwalker as make_walkers
 from envs_jax.adapters.pettingzoo_episodes import episode_seed
-from envs_jax.environment import Box, HostEnvironment, HostError, TimeStep
+from envs_jax.environment import Box, HostBatch, HostEnvironment, HostError, TimeStep
 from envs_jax.registry import make_any
-from envs_jax.rollout import play_host_episodes
+from envs_jax.rollout import play, play_host_episodes
 from mamt_jax.cli import evaluate
 from mamt_jax.training.host_training import Played, check_truncations, make_rollout, no_episode
 from mamt_jax.training.run_folder import METRICS, read_rows
@@ -37,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 SEEDS = np.array([4, 5, 6, 7])
 
 
+@functools.cache
 def played(env: HostEnvironment, steps: int) -> tuple[np.ndarray, np.ndarray, TimeStep]:
     """First observation, actions and time steps (T, E, ...) of the environments of SEEDS."""
     batch, rng = env.open(len(SEEDS)), np.random.default_rng(0)
@@ -69,9 +72,14 @@ def by_hand(seed: int, action: np.ndarray) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
-def test_a_batch_shows_what_each_environment_does(processes: int) -> None:
-    env = make(processes=processes)
+SLOW = pytest.mark.slow
+IN_TWO = make(processes=2)
+
+
+@pytest.mark.parametrize(
+    "env", [IN_TWO, *(pytest.param(make(processes=count), marks=SLOW) for count in (1, 3))], ids=lambda env: ""
+)
+def test_a_batch_shows_what_each_environment_does(env: HostEnvironment) -> None:
     assert env.spec.observation_sizes == (4, 3) and env.spec.action_sizes == (3, 3) and env.spec.name == "symbols"
     first, action, timestep = played(env, 17)
     assert first[:, 0, 3].tolist() == [0] * 4 and first[:, 0, :3].sum() == 4
@@ -86,6 +94,7 @@ def test_a_batch_shows_what_each_environment_does(processes: int) -> None:
     assert alone.any() and not timestep.final_observation[1:][alone[:-1] & alone[1:]][:, 1].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -111,6 +120,7 @@ def members(session: int) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["break", "die", "leave a process", "SIGKILL"])
 def test_no_process_survives_its_command(end: str) -> None:
     script = f"""if __name__ == "__main__":
@@ -147,23 +157,70 @@ def test_wrong_options_are_refused() -> None:
 
 
 def test_short_episodes_do_not_count_more_often() -> None:
-    env = make()
-    batch = env.open(4)
-    try:
-        episodes = play_host_episodes(
-            env.spec, batch, lambda shown, step: np.asarray(shown.observation)[:, :, :3].argmax(-1), SEEDS, 3
-        )
-    finally:
-        batch.close()
-    lengths = np.where((SEEDS[:, None] + np.arange(3)) % 2, 3, LIMIT)
-    np.testing.assert_array_equal(episodes.episode_return[..., 0], lengths)
-    np.testing.assert_array_equal(episodes.episode_return[..., 1], np.where(lengths == 3, 1, LIMIT))
-    np.testing.assert_array_equal(episodes.metrics["named"], np.ones((4, 3)))
+    def name_symbols(observation: jax.Array, key: jax.Array) -> jax.Array:
+        return observation[:, :, :3].argmax(-1)
+
+    env = make(processes=1)
+    env = env._replace(spec=dataclasses.replace(env.spec, last_metrics=("named",)))
+    episodes = play(env, name_symbols, jax.random.key(4), 24)  # two episodes of each of twelve
+    seeds = np.random.SeedSequence(4).generate_state(12).astype(int)
+    lengths = np.where((seeds[:, None] + np.arange(2)) % 2, 3, LIMIT).ravel()
+    np.testing.assert_array_equal(episodes.episode_length, lengths)
+    np.testing.assert_array_equal(episodes.episode_return[:, 0], lengths)
+    np.testing.assert_array_equal(episodes.episode_return[:, 1], np.where(lengths == 3, 1, LIMIT))
+    np.testing.assert_array_equal(episodes.metrics["named"], np.ones(24))
+
+
+def test_metrics_are_means_or_last_values() -> None:
+    spec = dataclasses.replace(IN_TWO.spec, last_metrics=("last",))
+    shown = TimeStep(*(np.zeros((2, 2, 1)), np.ones((2, 2)), np.zeros((2, 2), bool), np.zeros(2, bool)), None, None, {})  # pyright: ignore[reportArgumentType]
+    times = iter(range(1, 99))
+
+    def step(action: np.ndarray) -> TimeStep:
+        time = next(times)
+        return shown._replace(truncated=np.array([time % 2 == 0, time % 3 == 0]), metrics=dict.fromkeys(("mean", "last"), time))  # pyright: ignore[reportArgumentType]
+
+    batch = HostBatch(lambda seeds: shown, step, lambda: None)
+    episodes = play_host_episodes(spec, batch, lambda timestep, step: np.zeros((2, 2), int), SEEDS[:2], 2)
+    np.testing.assert_array_equal(episodes.episode_length, [[2, 2], [3, 3]])
+    np.testing.assert_array_equal(episodes.metrics["mean"], [[1.5, 3.5], [2, 5]])
+    np.testing.assert_array_equal(episodes.metrics["last"], [[2, 4], [3, 6]])
+
+
+OWN = """
+from functools import partial
+from symbols_in_processes import Symbols
+from envs_jax.adapters.from_pettingzoo import from_pettingzoo
+
+class Mine(Symbols):
+    pass
+
+def factory():
+    return from_pettingzoo(Mine, 5, processes=1)
+"""
+PLAY_OWN = """
+import jax
+from envs_jax import evaluate_policy, random_policy
+from envs_jax.registry import make_any
+
+if __name__ == "__main__":
+    env = make_any("own_package.mine:factory")
+    print(evaluate_policy(env, random_policy(env), jax.random.key(0), 2))
+"""
+
+
+@pytest.mark.slow
+def test_processes_find_what_is_in_the_working_directory(tmp_path: Path, run_python: RunPython) -> None:
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "mine.py").write_text(OWN)
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "PYTHONSAFEPATH": "1"}
+    assert "return_per_agent" in run_python("-c", PLAY_OWN, cwd=tmp_path, **paths).stdout
 
 
 def test_a_round_ends_as_if_truncated_and_counts_its_episodes() -> None:
-    env = make()
-    first, action, timestep = played(env, 6)
+    env = IN_TWO
+    first, action, timestep = played(env, 17)
+    action, timestep = jax.tree.map(lambda leaf: leaf[:6], (action, timestep))
     observation = np.concatenate([first[None], timestep.observation[:-1]])
     state: Any = type("State", (), {"env_batch": no_episode(env, 4)})
     arrays = jax.tree.map(jnp.asarray, Played(observation, None, action, timestep))
@@ -184,6 +241,7 @@ def masked(processes: int) -> HostEnvironment:
     return from_pettingzoo(partial(Masked, ("", "", "ab"), ("", "ab", "")), 9, processes=processes)
 
 
+@pytest.mark.slow
 def test_masks_and_who_acts_come_out_of_processes() -> None:
     env = masked(2)
     assert env.spec.has_action_masks
@@ -267,6 +325,7 @@ def check_film(folder: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert evaluate.main([str(folder), "--gif", str(path), "--episodes", "2"]) == 2
 
 
+@pytest.mark.slow
 def test_training_in_processes_learns_is_repeatable_and_goes_on(
     tmp_path: Path, run_python: RunPython, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,7 +118,10 @@ def batched(play: Callable[..., Any], *arguments: Any, steps: int) -> Any:
 
 
 @plays_theirs
-@pytest.mark.parametrize(("name", "sizes", "actions"), [(SPREAD, (18, 18, 18), (5, 5, 5)), (SPEAKER, (3, 11), (3, 5))])
+@pytest.mark.parametrize(
+    ("name", "sizes", "actions"),
+    [(SPEAKER, (3, 11), (3, 5)), pytest.param(SPREAD, (18, 18, 18), (5, 5, 5), marks=pytest.mark.slow)],
+)
 def test_ours_shows_what_jaxmarl_shows(name: str, sizes: tuple[int, ...], actions: tuple[int, ...]):
     theirs, env = jaxmarl.make(name), make(f"jaxmarl/{name}")
     spec = env.spec
@@ -145,22 +148,23 @@ def test_ours_shows_what_jaxmarl_shows(name: str, sizes: tuple[int, ...], action
 
 
 @plays_theirs
+@pytest.mark.slow
 def test_unlike_agents_keep_the_contract():
     env = make(f"jaxmarl/{SPEAKER}", options={"action_type": "Continuous"})
     assert (env.spec.observation_sizes, env.spec.action_spaces) == ((3, 11), (Box(3, 0.0, 1.0), Box(5, 0.0, 1.0)))
     assert check_environment(env) == []
+    assert check_environment(from_jaxmarl(Watch(), episode_limit=4)) == []
 
 
 def test_who_has_ended_is_told_from_whom_the_clock_stops():
     env = from_jaxmarl(Watch(), episode_limit=4)
     assert env.spec.observation_sizes == (4, 3) and env.spec.observation_dtype == "int8"
-    assert check_environment(env) == []
 
     def play(env: Environment, *thief: int) -> TimeStep:
         def step(state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
             return env.step(jax.random.key(0), state, jnp.stack([0 * action, action]))
 
-        return jax.lax.scan(step, env.reset(jax.random.key(0))[0], jnp.array(thief))[1]
+        return jax.jit(lambda thief: jax.lax.scan(step, env.reset(jax.random.key(0))[0], thief)[1])(jnp.array(thief))
 
     quiet = play(env, 0, 0, 0, 0)
     np.testing.assert_array_equal(quiet.terminated, [[0, 0], [1, 0], [1, 0], [1, 0]])
@@ -192,7 +196,10 @@ def test_the_limit_is_where_jaxmarl_ends(name: str, limit: int):
     np.testing.assert_array_equal(np.flatnonzero(ends()), [limit - 1])
 
 
-@pytest.mark.parametrize("own_spaces", [{}, {"guard_0": spaces.Box(-1.0, 1.0, (2,)), "thief_0": spaces.Box(0.0, 1.0, (1,))}])
+BOXES = {"guard_0": spaces.Box(-1.0, 1.0, (2,)), "thief_0": spaces.Box(0.0, 1.0, (1,))}
+
+
+@pytest.mark.parametrize("own_spaces", [{}, pytest.param(BOXES, marks=pytest.mark.slow)])
 def test_ours_through_jaxmarl_is_ours(own_spaces: dict[str, spaces.Space]):
     env = from_jaxmarl(Watch(**own_spaces), 4)
     there = to_jaxmarl(env)
@@ -205,6 +212,7 @@ def test_ours_through_jaxmarl_is_ours(own_spaces: dict[str, spaces.Space]):
 
 
 @plays_theirs
+@pytest.mark.slow
 def test_jaxmarls_own_through_ours_resets_itself_alike():
     original = jaxmarl.make("switch_riddle")
     there = to_jaxmarl(from_jaxmarl(original))
@@ -228,6 +236,7 @@ def test_jaxmarl_users_find_what_they_ask_for():
 
 
 @plays_theirs
+@pytest.mark.slow
 def test_it_trains():
     training = TrainingConfig(
         episodes=40, num_envs=4, update_interval=12, num_updates=1, batch_size=32, buffer_size=96, evaluation_episodes=4

@@ -1,5 +1,6 @@
 """Multi-Walker against the original: ground, observations, rewards and ends exactly, its physics as near as can be."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ pytest.importorskip("Box2D")
 
 from pettingzoo.sisl.multiwalker.multiwalker import parallel_env  # noqa: E402
 
-from envs_jax import auto_reset, make, random_policy  # noqa: E402
+from envs_jax import auto_reset, make, random_policy, rollout  # noqa: E402
 from envs_jax.multiwalker import body, dynamics, terrain  # noqa: E402
 from envs_jax.multiwalker.observation import observe  # noqa: E402
 from envs_jax.multiwalker.task import Rules, contact_flags, follow_flags, judge  # noqa: E402
@@ -118,11 +119,14 @@ def test_walkers_see_what_the_originals_do() -> None:
             assert wrong.sum() <= 1, np.argwhere(wrong)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("terminate_on_fall", [True, False])
+@pytest.mark.parametrize(
+    ("shared", "terminate_on_fall"),
+    [(False, True), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((True, True), (True, False), (False, False)))],
+)
 def test_rewards_and_ends_are_the_originals(shared: bool, terminate_on_fall: bool) -> None:
     env = make("multiwalker", shared_reward=shared, terminate_on_fall=terminate_on_fall, remove_on_fall=False)
     rules: Rules = env.reset.keywords["rules"]._replace(falls_pay_again=True)  # pyright: ignore[reportFunctionMemberAccess]
+    decide = jax.jit(functools.partial(judge, rules), compiler_options=QUICK)
     ends, options = [], {"shared_reward": shared, "terminate_on_fall": terminate_on_fall, "remove_on_fall": False}
     for seed in range(4):
         fallen = np.zeros(N, bool)
@@ -130,7 +134,7 @@ def test_rewards_and_ends_are_the_originals(shared: bool, terminate_on_fall: boo
             after, now = read_world(inside, ORIGINAL), np.array(inside.fallen_walkers)
             fell, fallen = now & ~fallen, now
             flags = (jnp.asarray(each)[..., None] for each in (fell, fallen, inside.game_over))
-            outcome = judge(rules, before, after, *flags)
+            outcome = decide(before, after, *flags)
             reward = np.broadcast_to(inside.last_rewards, N)
             np.testing.assert_allclose(outcome.reward[:, 0], reward, atol=2e-3)
             np.testing.assert_array_equal(outcome.terminated[:, 0], inside.last_dones)
@@ -158,6 +162,7 @@ def test_flags_of_events_tell_what_happened_last() -> None:
     assert contact_flags(off, touched(5), touched(4)).item() and contact_flags(off, touched(-3), touched(4)).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [ORIGINAL, FAST._replace(velocity_sweeps=60, position_sweeps=60, slots=8)])
 def test_walkers_go_where_the_originals_do(solver: Solver) -> None:
     package = body.make_package(N)
@@ -212,6 +217,7 @@ def follow(step: Any, solver: Solver, seed: int) -> list[Compared]:
     return found[1:]
 
 
+@pytest.mark.slow
 def test_one_walker_walks_alone() -> None:
     for solver in ("fast", "original"):
         env = make("multiwalker", num_walkers=1, solver=solver)
@@ -220,22 +226,24 @@ def test_one_walker_walks_alone() -> None:
         assert timestep.observation.shape == (1, 31)
 
 
-def test_nothing_blows_up() -> None:
-    env = auto_reset(make("multiwalker"))
-    act = random_policy(env)
-
-    def advance(carry: tuple[Any, jax.Array], number: jax.Array) -> tuple[tuple[Any, jax.Array], Any]:
-        state, key = carry
-        act_key, step_key = jax.random.split(jax.random.fold_in(key, number))
-        state, timestep = env.step(step_key, state, act(act_key, state))
-        speed = jnp.abs(state.world.velocity).max((1, 2))
-        return (state, key), (speed, timestep.reward, timestep.done, timestep.terminated.all())
-
-    def game(key: jax.Array) -> Any:
-        reset_key, key = jax.random.split(key)
-        return jax.lax.scan(advance, (env.reset(reset_key)[0], key), jnp.arange(150))[1]
-
-    program = jax.jit(jax.vmap(game), compiler_options={"xla_backend_optimization_level": 1})
-    speed, reward, done, terminated = program(jax.random.split(jax.random.key(0), 32))
-    assert np.isfinite(reward).all() and done.sum() > 20 and (done == terminated).all()
+@pytest.mark.parametrize(
+    ("options", "envs", "steps", "ends"),
+    [({"num_walkers": 1, "push": 300.0}, 3, 40, 1), pytest.param({}, 32, 150, 20, marks=pytest.mark.slow)],
+)
+def test_walkers_fall_and_nothing_blows_up(options: dict[str, Any], envs: int, steps: int, ends: int) -> None:
+    env = make("multiwalker", **options)
+    looped = auto_reset(env)
+    play = jax.jit(jax.vmap(lambda key: rollout(looped, random_policy(env), key, steps)), compiler_options=QUICK)
+    keys = jax.random.split(jax.random.key(0), envs)
+    with jax.debug_key_reuse(False):
+        states, shown = jax.device_get(play(keys.at[-1].set(keys[0])))
+    # Elements with the same key do the same, bit for bit, whatever the others do.
+    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf[0], leaf[-1]), (states, shown))
+    done = shown.truncated | shown.terminated.all(-1)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(shown)) and done.sum() >= ends
+    assert (done == shown.terminated.all(-1)).all() and (shown.reward[done] < 0).all()
+    speed = np.abs(states.world.velocity).max((-1, -2))
     assert speed[..., :2].max() < 40 and speed[..., 2].max() < 80, speed.max((0, 1))
+    displacement = states.world.package_pose[..., 0] - states.world.package_pose[:, :1, 0]
+    np.testing.assert_allclose(shown.metrics["displacement"][~done], displacement[~done], atol=1e-4)
+    assert env.spec.last_metrics == ("displacement",) and np.abs(displacement).max() > 0.01

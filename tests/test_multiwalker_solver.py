@@ -11,7 +11,8 @@ from envs_jax.multiwalker.pressing import make_pair, press
 from envs_jax.multiwalker.time_of_impact import TARGET, TOLERANCE, Way, time_of_impact
 
 HALF, HEIGHT, EDGE = 0.11, 0.57, 0.47
-COUNT = 400
+COUNT = 160
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,9 @@ def test_pressing_leaves_no_point_going_in_and_pulls_none() -> None:
     gain = np.einsum("mik,mjk->mij", arms, arms) + 0.3 * np.ones((2, 2))
     old, speed = np.abs(rng.normal(size=(2, COUNT))), rng.normal(size=(2, COUNT))
     pair = make_pair(jnp.ones((2, COUNT), bool), jnp.asarray(gain[:, [0, 1], [0, 1]].T), jnp.asarray(gain[:, 0, 1]))
-    new = np.asarray(press(pair, (jnp.asarray(old[0]), jnp.asarray(old[1])), (jnp.asarray(speed[0]), jnp.asarray(speed[1]))))
+    new = np.asarray(
+        jax.jit(press)(pair, (jnp.asarray(old[0]), jnp.asarray(old[1])), (jnp.asarray(speed[0]), jnp.asarray(speed[1])))
+    )
     after = speed + np.einsum("mij,jm->im", gain, new - old)
     both = np.asarray(pair.together)
     assert both.mean() > 0.9 and (new >= 0).all() and (after[:, both] > -1e-4).all()
@@ -37,13 +40,13 @@ def test_pressing_leaves_no_point_going_in_and_pulls_none() -> None:
 def test_points_that_are_all_but_the_same_press_once() -> None:
     one = jnp.ones((2, 1))
     pair = make_pair(jnp.ones((2, 1), bool), one, jnp.ones(1))
-    first, second = press(pair, (jnp.zeros(1), jnp.zeros(1)), (-jnp.ones(1), -jnp.ones(1)))
+    first, second = jax.jit(press)(pair, (jnp.zeros(1), jnp.zeros(1)), (-jnp.ones(1), -jnp.ones(1)))
     assert first.item() == 1 and second.item() == 0
 
 
 def distances(way: Way, shares: np.ndarray) -> np.ndarray:
     """From a leg to an edge, at all `shares` (S,) of the way, (S, M): points of the edge against the leg's box, 0 inside."""
-    along = np.linspace(0, 1, 400)[:, None, None]
+    along = np.linspace(0, 1, 200)[:, None, None]
     pose = np.asarray(way.start) + shares[:, None, None] * (np.asarray(way.end) - np.asarray(way.start))
     x, y = (np.asarray(a) + along * (np.asarray(b) - np.asarray(a)) for a, b in zip(way.left, way.right, strict=True))
     x, y = x - pose[:, 0], y - pose[:, 1]
@@ -60,12 +63,12 @@ def test_legs_meet_the_ground_when_they_first_come_near_it() -> None:
     corners = [(jnp.full(COUNT, x), jnp.asarray(y, jnp.float32)) for x, y in zip((0.0, EDGE), height, strict=True)]
     half = jnp.full(COUNT, HALF), jnp.full(COUNT, HEIGHT)
     way = Way(jnp.asarray(start, jnp.float32), jnp.asarray(end, jnp.float32), half, *corners)
-    when, touches = (np.asarray(each) for each in jax.jit(time_of_impact)(way, jnp.ones(COUNT, bool)))
+    when, touches = (np.asarray(each) for each in jax.jit(time_of_impact, compiler_options=QUICK)(way, jnp.ones(COUNT, bool)))
     shares = np.linspace(0, 1, 201)
     gap = distances(way, shares)
     apart = gap[0] > TARGET + 2 * TOLERANCE
     nearest = gap.min(0)
-    assert (touches[apart & (nearest < TARGET - 2 * TOLERANCE)]).all() and touches.sum() >= 50
+    assert (touches[apart & (nearest < TARGET - 2 * TOLERANCE)]).all() and touches.sum() >= 20
     assert not touches[apart & (nearest > TARGET + 2 * TOLERANCE)].any() and not touches[gap[0] == 0].any()
     for m in np.flatnonzero(touches & apart):
         there = distances(way, when[m : m + 1])[0, m]

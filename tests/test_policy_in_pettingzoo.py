@@ -1,37 +1,29 @@
-"""A trained policy in PettingZoo: what it is shown and asked for, and that it earns there what it earns here."""
+"""A policy in PettingZoo: what it is shown and asked for, and that it earns there what it earns here."""
 
-import io
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from mpe2 import simple_spread_v3
-from rich.console import Console
 from unlike_agents import CONTINUOUS, DISCRETE
 
-import mamt_jax
-from envs_jax import Environment, evaluate_policy, make, random_policy
+from envs_jax import make, random_policy
 from envs_jax.adapters.originals import make_original, original_options
 from envs_jax.adapters.pettingzoo_episodes import episode_seed
-from envs_jax.adapters.policy_in_pettingzoo import Policy, aec_actor, episode_returns, parallel_actor
-from envs_jax.rollout import play
-from mamt_jax.api import acting
+from envs_jax.adapters.policy_in_pettingzoo import aec_actor, episode_returns, parallel_actor
+from envs_jax.environment import Policy
+from envs_jax.rollout import evaluate_policies
 from mamt_jax.cli import evaluate
-from mamt_jax.cli.evaluate import returns_of
-from mamt_jax.training.config import TrainingConfig
-from mamt_jax.training.experiment import Experiment, build, experiment_to_json
-from mamt_jax.training.loop import train
-from mamt_jax.training.run_folder import CHECKPOINTS, CONFIG, spec_to_json, write_json
-from mamt_jax.training.session import open_session
+from mamt_jax.training.run_folder import BEST, CONFIG, write_json
 
 ROOT = Path(__file__).parents[1]
-
+PRETRAINED = ROOT / "mamt_jax" / "pretrained" / "spread" / "mappo"
 OPTIONS: dict[str, dict[str, Any]] = {
     "spread": {"num_agents": 3, "local_ratio": 0.2, "episode_limit": 20},
     "pursuit": {
@@ -39,56 +31,49 @@ OPTIONS: dict[str, dict[str, Any]] = {
         **{"tag_reward": 0.3, "shared_reward": False, "surround": False},
     },
 }
-ALGORITHM = {"hidden_size": 32, "num_heads": 2, "gamma": 0.9, "tau": 0.01, "policy_gradient": "expected"}
-ALGORITHM |= {"policy_learning_rate": 0.003, "critic_learning_rate": 0.01}
-EPISODES = {"spread": 640, "pursuit": 200}
 
 
-class Trained(NamedTuple):
-    folder: Path
-    env: Environment
-    policy: Policy
+def to_own_landmark(observation: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    """In Spread of three: agent i steers to landmark i; with a key sometimes anywhere."""
+    own = jnp.stack([observation[..., i, 4 + 2 * i : 6 + 2 * i] for i in range(3)], -2)
+    x, y = own[..., 0], own[..., 1]
+    steered = jnp.where(jnp.abs(x) > jnp.abs(y), jnp.where(x > 0, 2, 1), jnp.where(y > 0, 4, 3))
+    if key is None:
+        return steered
+    anywhere_key, where_key = jax.random.split(key)
+    anywhere = jax.random.bernoulli(anywhere_key, 0.2, steered.shape)
+    return jnp.where(anywhere, jax.random.randint(where_key, steered.shape, 0, 5), steered)
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
-    """A short run of MAAC on each environment that has an original."""
-    return {name: trained(name, tmp_path_factory.mktemp(name)) for name in OPTIONS}
+def chase(observation: jax.Array, key: jax.Array) -> jax.Array:
+    """In Pursuit: samples a move, likelier to where evaders are seen."""
+    evaders = observation.reshape(*observation.shape[:-1], 5, 5, 3)[..., 2]
+    sides = (evaders[..., :2], evaders[..., 3:], evaders[..., 3:, :], evaders[..., :2, :])
+    seen = [side.sum((-1, -2)) for side in sides]
+    return jax.random.categorical(key, jnp.stack([*seen, jnp.zeros_like(seen[0])], -1))
 
 
-def trained(name: str, folder: Path) -> Trained:
-    sizes: dict[str, Any] = {"num_envs": 16, "update_interval": 20, "num_updates": 1, "buffer_size": 20_000, "batch_size": 128}
-    training = TrainingConfig(**sizes, episodes=EPISODES[name], evaluation_interval=EPISODES[name], evaluation_episodes=4)
-    what = Experiment(name, "maac", OPTIONS[name], ALGORITHM, ({"seed": 0},), training)
-    built = build(what)
-    write_json(folder / CONFIG, {"experiment": experiment_to_json(what), "spec": spec_to_json(built.env.spec)})
-    train(open_session(what, built, folder, {}), Console(file=io.StringIO()))
-    assert isinstance(built.env, Environment)
-    return Trained(folder, built.env, mamt_jax.load_policy(folder))
-
-
-@pytest.mark.parametrize(("name", "sample"), [("spread", False), ("pursuit", True)])
-def test_a_policy_earns_in_the_original_what_it_earns_here(folders: dict[str, Trained], name: str, sample: bool) -> None:
-    folder, env, policy = folders[name]
-    assert mamt_jax.load_spec(folder) == env.spec
-    ours = returns_of(play(env, acting(policy, sample), jax.random.key(1), 1000))
-    act = parallel_actor(policy, mamt_jax.load_spec(folder), seed=2 if sample else None)
-    theirs = episode_returns(make_original(name, **OPTIONS[name]), act, 120, seed=3)
-    errors = [returns.std() / np.sqrt(len(returns)) for returns in (ours, theirs)]
-    chance = evaluate_policy(env, random_policy(env), jax.random.key(4), 1000)["return"]
-    assert abs(ours.mean() - theirs.mean()) < 3 * np.hypot(*errors)
-    assert ours.mean() > chance + 6 * errors[0]
+@pytest.mark.parametrize(
+    ("name", "policy"), [("spread", to_own_landmark), pytest.param("pursuit", chase, marks=pytest.mark.slow)]
+)
+def test_a_policy_earns_in_the_original_what_it_earns_here(name: str, policy: Policy) -> None:
+    env = make(name, **OPTIONS[name])
+    ours, chance = evaluate_policies(env, {"ours": policy, "chance": random_policy(env)}, jax.random.key(1), 1000).values()
+    theirs = episode_returns(make_original(name, **OPTIONS[name]), parallel_actor(policy, env.spec, seed=2), 60, seed=3)
+    error = theirs.std() / np.sqrt(len(theirs))
+    assert abs(ours["return"] - theirs.mean()) < 3 * np.hypot(ours["return_std_error"], error)
+    assert ours["return"] > chance["return"] + 6 * ours["return_std_error"]
 
 
 @pytest.mark.parametrize("seed", [None, 5])
-def test_turns_and_simultaneous_moves_come_to_the_same(folders: dict[str, Trained], seed: int | None) -> None:
-    _, env, policy = folders["spread"]
-    together, in_turn = parallel_actor(policy, env.spec, seed), aec_actor(policy, env.spec, seed)
+def test_turns_and_simultaneous_moves_come_to_the_same(seed: int | None) -> None:
+    spec = make("spread", **OPTIONS["spread"]).spec
+    together, in_turn = parallel_actor(to_own_landmark, spec, seed), aec_actor(to_own_landmark, spec, seed)
     played, total = [], 0.0
 
     def act(observations: Mapping[str, Any]) -> dict[str, Any]:
         actions = together(observations)
-        played.extend(actions[agent] for agent in env.spec.agent_names)
+        played.extend(actions[agent] for agent in spec.agent_names)
         return actions
 
     returns = episode_returns(make_original("spread", **OPTIONS["spread"]), act, 2, seed=6)
@@ -193,14 +178,13 @@ def test_a_missing_original_says_what_to_install(monkeypatch: pytest.MonkeyPatch
         make_original("spread")
 
 
-def test_evaluate_plays_the_original(folders: dict[str, Trained], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    folder = folders["spread"].folder
-    assert evaluate.main([str(folder), "--original", "--episodes", "5"]) == 0
+def test_evaluate_plays_the_original(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert evaluate.main(["--pretrained", "spread/mappo", "--original", "--episodes", "5"]) == 0
     assert "\nin the original -" in capsys.readouterr().out
-    config = json.loads((folder / CONFIG).read_text())
+    config = json.loads((PRETRAINED / CONFIG).read_text())
     config["experiment"]["env_options"]["position_first"] = False
     write_json(tmp_path / CONFIG, config)
-    (tmp_path / CHECKPOINTS).symlink_to(folder / CHECKPOINTS)
-    assert evaluate.main([str(tmp_path), "--original"]) == 2
+    (tmp_path / BEST).symlink_to(PRETRAINED / BEST)
+    assert evaluate.main([str(tmp_path), "--policy", "best", "--original"]) == 2
     captured = capsys.readouterr()
     assert "error: position_first=False is not in the original of spread" in captured.err and not captured.out

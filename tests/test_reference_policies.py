@@ -40,7 +40,7 @@ def ladder(spec: EnvSpec = UNEQUAL) -> Environment:
         mask = jnp.asarray(spec.action_mask)
         if spec.discrete:
             mask &= jnp.stack([jnp.ones(5, bool), jnp.arange(5) != state[0] % 5])
-        metrics = dict.fromkeys(("step", "last"), 1.0 * state[0])
+        metrics = {"step": 1.0 * state[0], "last": 1.0 * state[0]}
         return make_timestep(spec, jnp.full((2, 1), 1.0 * state[0]), reward, over, state[0] >= 3, mask, metrics)
 
     def reset(key: jax.Array) -> tuple[jax.Array, TimeStep]:

@@ -38,10 +38,10 @@ def parallel_env(name: str, episode_limit: int = 25, render_mode: Any = None) ->
 
 
 QUICK = ("rover_tower", "continuous")  # agents of two widths, and vectors
-EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+EACH = {name: name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES}
 
 
-@pytest.mark.parametrize("name", [each for each in EACH if each in QUICK or each.values[0] != "multiwalker"])
+@pytest.mark.parametrize("name", [each for name, each in EACH.items() if name != "multiwalker"])
 @pytest.mark.filterwarnings(
     "ignore::UserWarning"
 )  # PettingZoo's tests warn of choices, as of observations that are not pictures
@@ -82,7 +82,7 @@ def play(env: Any, seed: int, episodes: int = 2) -> list[Any]:
     return seen
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", EACH.values())
 def test_a_seed_settles_whole_episodes(name: str) -> None:
     env = parallel_env(name)
     first, again, other = play(env, 1), play(parallel_env(name), 1), play(env, 2)

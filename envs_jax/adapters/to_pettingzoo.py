@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import gymnasium
 import jax
-import jax.numpy as jnp
 import numpy as np
 from pettingzoo import ParallelEnv
 
@@ -47,8 +46,8 @@ def _reset(env: Environment, key: jax.Array) -> tuple[EnvState, TimeStep]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _step(env: Environment, key: jax.Array, state: EnvState, action: np.ndarray) -> tuple[EnvState, TimeStep]:
-    return env.step(key, state, jnp.asarray(action))
+def _step(env: Environment, key: jax.Array, state: EnvState, action: Any) -> tuple[EnvState, TimeStep]:
+    return env.step(key, state, action)
 
 
 class JaxParallelEnv(ParallelEnv):
