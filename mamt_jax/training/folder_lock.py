@@ -210,7 +210,7 @@ def _leave(hold: Hold, made: Sequence[Path] = (), new: bool = False) -> str:
 
 def _is_trained(folder: Path) -> bool:
     """Whether there is something in a run's folder that took training: a checkpoint, rows or parts."""
-    checkpoint = any(folder.glob("checkpoints/round_*.npz")) or any(folder.glob(f"{PARTS}/*"))
+    checkpoint = any(folder.glob("checkpoints/*.npz")) or any(folder.glob(f"{PARTS}/*"))
     return checkpoint or any(row.get("env_steps") for row in read_rows(folder / METRICS))
 
 

@@ -71,6 +71,24 @@ def most_truncations(num_steps: int, episode_limit: int) -> int:
     return math.ceil(num_steps / episode_limit)
 
 
+def empty_storage(spec: EnvSpec, steps: tuple[int, ...], num_finals: int) -> Storage:
+    """Storage of `steps` (R, T, E, n) that holds nothing, with K = `num_finals`."""
+    finals = (steps[0], num_finals, *steps[2:])
+    action = jnp.int8 if spec.discrete and spec.action_size <= 127 else jnp.int32 if spec.discrete else jnp.float32
+    masked = spec.has_action_masks
+    return Storage(
+        observation=jnp.zeros((*steps, spec.observation_size), spec.observation_dtype),
+        action=jnp.zeros(steps if spec.discrete else (*steps, spec.action_size), action),
+        reward=jnp.zeros(steps, jnp.float32),
+        terminated=jnp.zeros(steps, bool),
+        successor=jnp.zeros(steps[:-1], jnp.int8),
+        final_observation=jnp.zeros((*finals, spec.observation_size), spec.observation_dtype),
+        active=None if spec.ends_together else jnp.zeros(steps, bool),
+        action_mask=jnp.zeros((*steps, spec.action_size), bool) if masked else None,
+        final_action_mask=jnp.zeros((*finals, spec.action_size), bool) if masked else None,
+    )
+
+
 def uniform_replay(
     spec: EnvSpec, num_iterations: int, num_steps: int, num_envs: int, batch_size: int, num_finals: int | None = None
 ) -> Replay:
@@ -79,24 +97,10 @@ def uniform_replay(
     `num_finals` is K of `Storage`; by default what `most_truncations` says.
     """
     num_finals = num_finals or most_truncations(num_steps, spec.episode_limit)
-    steps, seen = (num_iterations, num_steps, num_envs, spec.num_agents), (spec.num_agents, spec.observation_size)
-    allowed = (spec.num_agents, spec.action_size)
-    narrow_action = jnp.int8 if spec.discrete and spec.action_size <= 127 else jnp.int32 if spec.discrete else jnp.float32
+    seen = (spec.num_agents, spec.observation_size)
 
     def init() -> Storage:
-        return Storage(
-            observation=jnp.zeros((*steps, spec.observation_size), spec.observation_dtype),
-            action=jnp.zeros(steps if spec.discrete else (*steps, spec.action_size), narrow_action),
-            reward=jnp.zeros(steps, jnp.float32),
-            terminated=jnp.zeros(steps, bool),
-            successor=jnp.zeros(steps[:-1], jnp.int8),
-            final_observation=jnp.zeros((num_iterations, num_finals, num_envs, *seen), spec.observation_dtype),
-            active=None if spec.ends_together else jnp.zeros(steps, bool),
-            action_mask=jnp.zeros((*steps, spec.action_size), bool) if spec.has_action_masks else None,
-            final_action_mask=jnp.zeros((num_iterations, num_finals, num_envs, *allowed), bool)
-            if spec.has_action_masks
-            else None,
-        )
+        return empty_storage(spec, (num_iterations, num_steps, num_envs, spec.num_agents), num_finals)
 
     def add(storage: Storage, transitions: Transition, truncated: jax.Array, iterations: jax.Array) -> Storage:
         chex.assert_shape(truncated, (num_steps, num_envs))
