@@ -68,7 +68,7 @@ def config_options(config: type, several: Callable[[dataclasses.Field], bool] = 
 def _kind_and_default(field: dataclasses.Field) -> tuple[Any, Any]:
     """A field's annotation and default; for one that holds a function the names of its functions."""
     if "functions" in field.metadata:
-        return Literal[tuple(field.metadata["functions"])], function_name(field, field.default)
+        return Literal[tuple(field.metadata["functions"])], function_name(field, _default(field))
     return field.type, _default(field)
 
 
