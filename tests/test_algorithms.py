@@ -26,8 +26,8 @@ EXPECTED, MINIBATCHES = {"policy_gradient": "expected"}, {"num_epochs": 2, "num_
 ROWS = {
     "maac": ("maac", DISCRETE, {}),
     "mamt": ("mamt", DISCRETE, {}),
-    "maddpg": ("maddpg", DISCRETE, {}),
-    "mappo continuous": ("mappo", CONTINUOUS, MINIBATCHES),
+    "maddpg": ("maddpg", DUO, {}),
+    "mappo continuous": ("mappo", CONTINUOUS_DUO, MINIBATCHES),
 }
 SLOW = {
     "mamd": ("mamd", DISCRETE, {}),
@@ -37,8 +37,10 @@ SLOW = {
     "mamd_op": ("mamd_op", MIXED, {}),
     "mamt continuous": ("mamt", CONTINUOUS, EXPECTED | {"epsilon": 10.0, "timescale": "decaying"}),
     "mamt functions": ("mamt", DISCRETE, {"coordination": "values", "divergence": "policies", "epsilon_space": "linear"}),
+    "maddpg of three": ("maddpg", DISCRETE, {}),
     "maddpg continuous": ("maddpg", CONTINUOUS, {}),
     "mappo": ("mappo", DISCRETE, MINIBATCHES),
+    "mappo continuous of three": ("mappo", CONTINUOUS, MINIBATCHES),
     "lola": ("lola", DUO, {}),
     "lola continuous": ("lola", CONTINUOUS_DUO, {"policy_learning_rate": 1e-3, "lookahead": 0.0}),
 }
@@ -161,6 +163,16 @@ def test_variant_follows_what_it_extends(variant: str, changes: dict[str, Any], 
     assert not all(np.allclose(a, b, atol=2e-5) for a, b in pairs)
 
 
+def test_smaller_trust_region_keeps_policies_closer_to_the_old_ones() -> None:
+    _, _, configs, init, train, _ = row("mamd")
+    sizes = jnp.array([0.05, 5.0])
+    configs = configs.replace(epsilon=sizes, policy_learning_rate=jnp.full(RUNS, 1e-3))
+    init_keys, train_keys = (jax.vmap(jax.random.key)(jnp.full(RUNS, seed)) for seed in (0, 1))
+    _, metrics = train(configs, init(configs, init_keys), train_keys, 60)
+    small, large = metrics["kl_old"]
+    assert (small < large / 2).all(), metrics["kl_old"]
+
+
 @pytest.mark.slow
 def test_unconstrained_agents_of_mamd_op_follow_maac() -> None:
     policies = []
@@ -208,16 +220,15 @@ def test_agents_that_share_a_policy_stay_alike(algorithm: Any) -> None:
     parts = algorithm.build(KINDS, config)
 
     @jax.jit
-    def two_steps(key: jax.Array) -> Any:
-        init_key, *gradient_keys = jax.random.split(key, 3)
-        policy = before = parts.policy.init(init_key)
+    def step(init_key: jax.Array, key: jax.Array) -> Any:
+        policy = parts.policy.init(init_key)
+        leaves, structure = jax.tree.flatten(policy)
+        keys = jax.random.split(key, len(leaves))
+        gradient = [jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
         state = parts.policy_optimizer.init(policy)
-        for each in gradient_keys:
-            gradient = jax.tree.map(lambda leaf: jax.random.normal(jax.random.clone(each), leaf.shape), policy)  # noqa: B023
-            policy, state = optimizers.descend(parts.policy_optimizer, gradient, state, policy)
-        return before, policy
+        return policy, optimizers.descend(parts.policy_optimizer, jax.tree.unflatten(structure, gradient), state, policy)[0]
 
-    before, after = two_steps(jax.random.key(0))
+    before, after = step(jax.random.key(0), jax.random.key(1))
     jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf[0], leaf[2]), after)
     before, kernel = (policy["params"]["Dense_1"]["kernel"] for policy in (before, after))
     assert not np.allclose(kernel[0], kernel[1]) and not np.allclose(kernel[0], before[0], atol=1e-5)

@@ -116,7 +116,7 @@ def fresh_states(name: str) -> tuple[Algorithm, Any, Any]:
 def test_what_was_learnt_is_taken_over_and_nothing_else(name: str, policies: bool):
     algorithm, config, fresh = fresh_states(name)
     learnt = named_arrays(jax.tree.map(lambda leaf: (leaf[:1] + 1).astype(leaf.dtype), fresh))
-    places = named_leaves(wanted_part(algorithm, SPEC, config, policies)).keys()
+    places = named_leaves(wanted_part(algorithm, config, policies)).keys()
     assert any("policy" in place for place in places) and any("critic" in place for place in places) != policies
     parameters = Parameters({place: learnt[place] for place in places}, {"runs": [0, 0]})
     begun, fresh = named_arrays(begin_from(parameters, fresh, num_runs=2)), named_arrays(fresh)

@@ -313,7 +313,7 @@ def update(
     return update_targets(config, learner), metrics | divergence
 
 
-def algorithm(spec: EnvSpec, config: type, update: Callable[..., tuple[ActorCriticState, Metrics]]) -> Algorithm:
+def algorithm(spec: EnvSpec, config: type, update: Callable[..., tuple[Any, Metrics]]) -> Algorithm:
     """An algorithm of these parts, with its own config class and update."""
     return Algorithm(
         config=config,

@@ -29,8 +29,8 @@ def shared_network(spec: EnvSpec, network: Network) -> Network:
 def shared_optimizer(spec: EnvSpec, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """`optimizer` of the mean gradient of all agents of one kind; its state is the same."""
 
-    def update(gradient: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
-        return optimizer.update(average_over_kinds(spec, gradient), state, params)
+    def update(updates: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
+        return optimizer.update(average_over_kinds(spec, updates), state, params)
 
     return optax.GradientTransformation(optimizer.init, update)
 

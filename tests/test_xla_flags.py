@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from conftest import RunPython
 
 from mamt_jax.xla_flags import set_cpu_scheduler
@@ -10,6 +11,7 @@ FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler"
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_ten_seeds_come_to_an_end(run_python: RunPython, tmp_path: Path):
     arguments = "--env spread --algo maac --seeds 10 --episodes 48 --batch-size 300 --hidden-size 32 --evaluation-episodes 4"
     script = ROOT / "experiments" / "run.py"
