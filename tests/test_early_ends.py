@@ -136,11 +136,11 @@ def with_births(env: Environment) -> Environment:
 
 def test_births_are_told_by_the_environment() -> None:
     counted = episode_statistics(auto_reset(with_births(relay(LIMIT))))
-    state, _ = counted.reset(jax.random.key(0))
-    acts = []
+    state, _ = jax.jit(counted.reset)(jax.random.key(0))
+    acts, step = [], jax.jit(counted.step)
     for number in range(2 * LIMIT):
         acts.append(bool(state.statistics.active[1]))
-        state, _ = jax.jit(counted.step)(jax.random.key(number + 1), state, state.env_state[0])
+        state, _ = step(jax.random.key(number + 1), state, state.env_state[0])
     assert acts == 2 * [False, False, True, True, False, False]
     assert state.statistics.done and state.statistics.episode_return.tolist() == [LIMIT, 2]
 

@@ -100,7 +100,8 @@ def test_policies_earn_what_is_known(name: str, options: dict[str, Any], known: 
 
 def test_evaluation_stops_counting_when_an_episode_ends() -> None:
     env, episodes = ladder(), 300
-    result, again = (evaluate_policy(env, random_policy(env), jax.random.key(2), episodes) for _ in range(2))
+    policy = random_policy(env)
+    result, again = (evaluate_policy(env, policy, jax.random.key(2), episodes) for _ in range(2))
     assert result == again
     length = result["episode_length"]
     assert 1.8 < length < 2.2
@@ -110,7 +111,7 @@ def test_evaluation_stops_counting_when_an_episode_ends() -> None:
     np.testing.assert_allclose(result["metrics"]["last"], length, rtol=1e-5)
     np.testing.assert_allclose(result["return_std_error"], 1.5 * np.sqrt(2 / 3 / episodes), rtol=0.1)
     with pytest.raises(ValueError, match="episodes=0"):
-        evaluate_policy(env, random_policy(env), jax.random.key(0), 0)
+        evaluate_policy(env, policy, jax.random.key(0), 0)
 
 
 def test_a_rollout_shows_the_reset_and_every_step() -> None:

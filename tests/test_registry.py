@@ -1,10 +1,13 @@
 """Names, options and own factories: what is right is built, what is wrong gets one sentence."""
 
+import importlib
+import re
 from pathlib import Path
 
 import pytest
 
 from envs_jax import environment_names, make
+from envs_jax.particle.rover_tower import rover_tower
 from envs_jax.registry import make_any
 
 OWN_MODULE = """
@@ -71,19 +74,6 @@ def test_every_name_builds_what_it_says(name: str) -> None:
     assert env.scripted is not None
 
 
-def test_names_are_those_of_the_documentation() -> None:
-    assert set(environment_names()) == {
-        "spread",
-        "spread3_sep",
-        "spread3_mix",
-        "spread3_ful",
-        "rover_tower",
-        "pursuit",
-        "matrix_game",
-        "multiwalker",
-    }
-
-
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
@@ -118,6 +108,22 @@ def test_bad_input_gets_one_sentence(name: str, options: dict, words: list[str])
 
 def test_own_factory_is_imported_from_the_working_directory(own_module: str) -> None:
     assert make(f"{own_module}:corridor", width=3).spec.num_agents == 3
+    Path("sweeps").mkdir()
+    with pytest.raises(ModuleNotFoundError):  # a folder of another purpose is no package
+        importlib.import_module("sweeps")
+
+
+def test_factories_and_environments_are_taken_as_names_are() -> None:
+    env = make(rover_tower, episode_limit=7)
+    assert env.spec.episode_limit == 7 and make(env) is env
+    for wrong, options, words in (
+        (env, {"episode_limit": 7}, 'episode_limit cannot be set: Environment("rover_tower": 8 agents'),
+        (rover_tower, {"limit": 7}, "Environment 'rover_tower' has no option 'limit'"),
+        (lambda: 3, {}, "<lambda>' returned int where an envs_jax.Environment was expected"),
+        (3, {}, "Environment 3 is not valid: give a name, a factory or an envs_jax.Environment"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            make(wrong, **options)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from envs_jax import make
 from envs_jax.environment import Environment, TimeStep
 from envs_jax.particle.spread import AGENT_RADIUS, SpreadState, observe
 from envs_jax.particle.steering import assign
-from envs_jax.particle.world import contact_force, integrate
+from envs_jax.particle.world import contact_force
 
 TOLERANCE = 1e-9
 
@@ -105,16 +105,6 @@ def test_every_step_equals_mpe2(n: int, continuous: bool, steps: int) -> None:
     contacts = (np.linalg.norm(offset, axis=-1) < 2 * AGENT_RADIUS).sum()
     assert steps // 4 < contacts < steps
     assert (ours["landmarks_covered"] > 0).sum() > steps // 50
-
-
-@pytest.mark.parametrize("position_first", [True, False])
-def test_order_of_integration(position_first: bool) -> None:
-    position, velocity, force = np.random.default_rng(0).normal(size=(3, 4, 2))
-    new_velocity = 0.75 * velocity + 0.1 * force
-    new_position = position + 0.1 * (velocity if position_first else new_velocity)
-    result = jax.jit(integrate, static_argnums=3)(position, velocity, force, position_first)
-    np.testing.assert_allclose(result[0], new_position, atol=1e-6)
-    np.testing.assert_allclose(result[1], new_velocity, atol=1e-6)
 
 
 def test_the_original_order_lets_the_first_action_move_the_agent() -> None:
