@@ -34,6 +34,7 @@ def test_there_are_two_devices():
     assert jax.device_count() >= 2
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept(run_python: RunPython, tmp_path: Path):
     program = "import jax; jax.jit(lambda x: x + 1)(1.0)"
     run_python("-c", program, JAX_COMPILATION_CACHE_DIR=str(tmp_path), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")

@@ -78,6 +78,7 @@ def test_runs_begin_with_parameters_and_go_on_without_their_source(source: Path,
     assert read_rows(out / "metrics.jsonl")[-1]["env_steps"] == 400 and origin(out) == found
 
 
+@pytest.mark.slow
 def test_waves_begin_with_parameters_when_their_source_is_gone(source: Path, tmp_path: Path, monkeypatch):
     copy, out, whole, begun = tmp_path / "source", tmp_path / "out", train.train, []
     shutil.copytree(source, copy)
@@ -159,6 +160,7 @@ def test_parameters_that_do_not_fit_are_refused(arguments: list[str], message: s
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_smaller_algorithm_begins_with_the_policies_of_another(tmp_path: Path, capsys):
     out = tmp_path / "out"
     arguments = ["--algo", "mamd", "--episodes", "12", "--evaluation-episodes", "2", "--batch-size", "8", "--num-envs", "2"]

@@ -31,6 +31,7 @@ def read_until(process: subprocess.Popen[str], words: str) -> None:
         assert seen[-1], "".join(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "moment"), [(signal.SIGINT, "Playing the reference policies"), (signal.SIGTERM, "compiled the initial state")]
 )
@@ -66,6 +67,7 @@ def test_the_second_signal_ends_a_process_whose_main_thread_is_busy():
     assert (process.returncode, output) == (130, "Stopped by SIGINT.\n")
 
 
+@pytest.mark.slow
 def test_processes_that_share_runs_all_write_their_checkpoints(tmp_path: Path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

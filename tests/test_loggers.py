@@ -74,6 +74,7 @@ class Recorder:
         self.finished = True
 
 
+@pytest.mark.slow
 def test_wandb_has_a_run_for_each_and_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     module = ModuleType("wandb")
     module.__spec__ = ModuleSpec("wandb", None)

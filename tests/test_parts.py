@@ -89,6 +89,7 @@ def test_what_does_not_fit_into_memory_is_done_in_waves(together: Path, tmp_path
     assert (folder / "learning_curve.png").exists()
 
 
+@pytest.mark.slow
 def test_waves_go_on_where_they_were_stopped(together: Path, tmp_path: Path, monkeypatch):
     folder, begun = tmp_path / "out", []
     monkeypatch.setattr(train, "runs_that_fit", lambda plan, capacity, available: 2)
@@ -169,6 +170,7 @@ def test_a_sweep_that_cannot_be_does_not_begin(arguments: list[str], message: st
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_processes_share_the_runs(together: Path, tmp_path: Path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -232,6 +234,7 @@ def test_a_place_that_cannot_be_is_named(arguments: list[str], message: str, tmp
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_devices_share_the_runs(together: Path, tmp_path: Path, run_python: RunPython):
     program = f"""if True:
         import probe
@@ -255,6 +258,7 @@ def ray_workers() -> list[psutil.Process]:
     return [process for process in named if process.info["cmdline"][0].startswith("ray::train_task")]
 
 
+@pytest.mark.slow
 def test_what_a_killed_worker_began_goes_on_elsewhere(tmp_path: Path):
     long = ["--episodes", "2400", "--evaluation-interval", "80", "--evaluation-episodes", "4", "--checkpoint-minutes", "0"]
     arguments = [*PROBE, *SMALL, *long, "--seeds", "2", "--runs-per-task", "1"]

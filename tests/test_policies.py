@@ -90,6 +90,7 @@ def test_a_constant_sum_is_told_from_what_has_not_moved(agents: list, sampled: l
     assert (said == []) == (reason is None) and all(str(reason) in sentence for sentence in said)
 
 
+@pytest.mark.slow
 def test_the_best_policy_of_a_zero_sum_game_is_the_latest_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture):
     game = "--env matrix_game --game matching_pennies --algo mappo --hidden-size 8 --policy-learning-rate 0.03 --seeds 2"
     small = "--num-epochs 2 --num-minibatches 1 --episodes 40 --num-envs 4 --update-interval 100 --evaluation-interval 8"
@@ -162,6 +163,7 @@ print(json.dumps([each.tolist() for each in actions]))
 """
 
 
+@pytest.mark.slow
 def test_plain_jax_runs_an_exported_policy(finished_run: Path, tmp_path: Path, run_python: RunPython):
     for name, arguments in (("mode", []), ("draw", ["--sample"])):
         export = ["--run", "1", "--policy", "best", "--export", str(tmp_path / name), "--episodes", "2"]
@@ -187,6 +189,7 @@ def test_the_page_of_trained_policies_says_what_is_in_their_files():
     assert pretrained_returns.table(returns) in page and pretrained_returns.commands() in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", pretrained_returns.folders(), ids=pretrained_returns.name_of)
 def test_a_trained_policy_is_small_and_of_its_command(folder: Path):
     assert (folder / "best.npz").stat().st_size < 1_000_000

@@ -60,6 +60,7 @@ def rows(folder: Path) -> list[dict]:
     return [json.loads(line) | {"wall_seconds": 0} for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str
 )

@@ -87,6 +87,7 @@ def test_what_is_wrong_is_named_once(arguments: list[str], message: str, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("named", "kept"), [("{folder}", True), ("none", False)])
 def test_compiled_programs_are_kept_where_told(named: str, kept: bool, tmp_path: Path, run_python):
     folder = tmp_path / "kept"
@@ -245,6 +246,7 @@ def test_another_runs_checkpoint_is_refused(folder: Path, tmp_path: Path, capsys
     assert "belongs to something else" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_help_lists_every_field(run_python: RunPython):
     script = ROOT / "experiments" / "run.py"
     text = run_python(script, "--env", "spread", "--algo", "mamt", "--help").stdout

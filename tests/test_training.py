@@ -136,6 +136,7 @@ def test_it_learns_and_files_what_it_saw(tmp_path: Path):
     assert "compiled training in" in text and text.count("return greedy") == 6 and "greedy 5.0 5.0" in text
 
 
+@pytest.mark.slow
 def test_a_thread_trains_as_the_main_thread_does(tmp_path: Path):
     ends: list[int | None] = []
     for name in ("main", "thread"):
@@ -177,6 +178,7 @@ def test_runs_do_not_touch_each_other():
     assert np.unique(together.learner_state.value[:, 0, 0, 0]).size == 3
 
 
+@pytest.mark.slow
 def test_two_devices_do_what_one_does(monkeypatch: pytest.MonkeyPatch):
     what = experiment([{"seed": seed} for seed in range(4)])
     states = trained(what)
@@ -311,6 +313,7 @@ def test_a_container_has_what_its_processes_leave(tmp_path: Path):
     assert write(max="max\n") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "algo"), [("probe:symbols", "probe:make"), ("matrix_game", "mappo")], ids=["replay", "rollout"]
 )
