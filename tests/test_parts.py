@@ -109,6 +109,7 @@ def test_waves_go_on_where_they_were_stopped(together: Path, tmp_path: Path, mon
     assert len(begun) == 3
 
 
+@pytest.mark.slow
 def test_folders_of_other_seeds_and_values_are_merged(together: Path, tmp_path: Path, capsys):
     for rate in ("0.1", "0.5"):
         arguments = [*PROBE, *SMALL, "--seeds", "2", "--learning-rate", rate]
@@ -122,6 +123,7 @@ def test_folders_of_other_seeds_and_values_are_merged(together: Path, tmp_path: 
     assert "is no run's folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_what_is_missing_and_no_more(together: Path, tmp_path: Path, monkeypatch, capsys):
     trained: list[int] = []
     monkeypatch.setattr(train, "train", lambda session, *rest: trained.append(len(session.keys)) or whole(session, *rest))
@@ -140,6 +142,7 @@ def test_a_sweep_trains_what_is_missing_and_no_more(together: Path, tmp_path: Pa
     ]
 
 
+@pytest.mark.slow
 def test_parts_that_never_began_are_replaced(tmp_path: Path):
     experiment = experiment_of([*PROBE, *SMALL, "--seeds", "3"])
     group, parts = sweep.Group(tmp_path, experiment), tmp_path / "parts"

@@ -200,6 +200,7 @@ def test_shares_are_even_and_small(num_runs: int, num_devices: int):
     assert even_shares(used * share, num_devices) == (used, share)
 
 
+@pytest.mark.slow
 def test_what_pads_the_runs_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     what = experiment([{"seed": seed} for seed in range(3)])
     folders = tmp_path / "padded", tmp_path / "alone"

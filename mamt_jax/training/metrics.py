@@ -61,7 +61,7 @@ def plot_learning_curve(folder: Path, path: Path | None) -> "Figure":
     """The learning curve of a folder of runs, also written to `path` if there is one."""
     content = read_config(folder)
     experiment = experiment_from_json(content["experiment"])
-    title = f"{content['spec']['name']} · {experiment.algo_name}"
+    title = f"{experiment.env_name} · {experiment.algo_name}"
     figure = draw_learning_curve(title, read_rows(folder / METRICS), experiment.labels, read_references(content))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
