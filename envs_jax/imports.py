@@ -7,13 +7,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from envs_jax.validation import nearest, one_line
-
-_asked: set[str] = set()
-"""Packages that somebody has named, which may be folders without an __init__.py."""
 
 
 class _WorkingDirectory:
@@ -27,8 +25,9 @@ class _WorkingDirectory:
             return None
         with suppress(OSError):  # of a working directory that was removed
             spec = PathFinder.find_spec(name, [os.getcwd()])
-            # A folder of another purpose, like one called wandb, is no package.
-            return spec if spec and (spec.loader or name in _asked) else None
+            # A folder without an __init__.py is a package only if it holds modules: one called wandb may have another purpose.
+            folders = map(Path, (spec and spec.submodule_search_locations) or ())
+            return spec if spec and (spec.loader or any(any(folder.glob("*.py")) for folder in folders)) else None
         return None
 
 
@@ -38,7 +37,7 @@ def search_working_directory() -> None:
         sys.meta_path.append(_WorkingDirectory)
 
 
-if multiprocessing.parent_process() is not None:  # what it is sent may be of such a module
+if multiprocessing.current_process().name != "MainProcess":  # what a child is sent may be of such a module
     search_working_directory()
 
 
@@ -54,7 +53,6 @@ def import_object(name: str, what: str) -> Any:
     """
     module_name, _, attribute = name.partition(":")
     search_working_directory()
-    _asked.add(module_name.partition(".")[0])
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -333,7 +333,7 @@ def test_training_in_processes_learns_is_repeatable_and_goes_on(
     arguments = ["--env", "symbols_in_processes:make", "--algo", "probe:make", "--seeds", "2", "--episodes", "300"]
     arguments += ["--num-envs", "4", "--update-interval", "10", "--num-updates", "2", "--buffer-size", "400"]
     arguments += ["--batch-size", "32", "--evaluation-interval", "100", "--evaluation-episodes", "30"]
-    paths = {"PYTHONPATH": str(Path(__file__).parent)}
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     for name in ("one", "two"):
         run_python(script, *arguments, "--out", tmp_path / name, **paths)
     rows, again = (read_rows(tmp_path / name / METRICS) for name in ("one", "two"))
