@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from envs_jax.environment import Discrete, Environment, EnvSpec, TimeStep, make_timestep
+from envs_jax.rollout import play_episodes
 from mamt_jax.training.rollout import no_episodes, reset_batch, rollout, with_episodes
-from mamt_jax.training.trainer import evaluate
+from mamt_jax.training.trainer import mean_over_episodes
 
 LIMIT = 4
 SPEC = EnvSpec("counting", ("one_0", "other_0"), (2, 2), (Discrete(2),) * 2, LIMIT)
@@ -37,7 +38,7 @@ def counting() -> Environment:
         reward = jnp.stack([state.step, action[1]]).astype(jnp.float32)
         return show(state, reward, jnp.broadcast_to(action.all(), (2,)))
 
-    return with_episodes(Environment(SPEC, reset, transition))
+    return Environment(SPEC, reset, transition)
 
 
 def random_act(observation: jax.Array, key: jax.Array) -> jax.Array:
@@ -46,7 +47,7 @@ def random_act(observation: jax.Array, key: jax.Array) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def played():
-    env, keys = counting(), jax.random.split(jax.random.key(0))
+    env, keys = with_episodes(counting()), jax.random.split(jax.random.key(0))
     start = reset_batch(env, keys[0], 5)
     batch, seen = jax.jit(lambda batch, key: rollout(env, random_act, batch, key, 30))(start, keys[1])
     return jax.device_get((start, batch, seen.transitions, seen.finished, seen.truncated))
@@ -101,11 +102,11 @@ def test_no_episodes_has_the_shape_of_sums(played):
 
 @pytest.mark.parametrize(("ends", "expected"), [(False, [1 + 2 + 3 + 4, 0]), (True, [1 + 2, 1])])
 def test_evaluation_counts_the_first_episode_of_each_environment(ends: bool, expected: list[float]):
-    def policy(env_state: CountingState, observation: jax.Array, key: jax.Array) -> jax.Array:
-        assert isinstance(env_state, CountingState)
+    def policy(observation: jax.Array, key: jax.Array, state: CountingState) -> jax.Array:
+        assert isinstance(state, CountingState)
         stop = (observation[..., 1] >= 1) & ends
         return stop.astype(jnp.int32)
 
-    result = evaluate(counting(), policy, jax.random.key(2), num_episodes=3)
+    result = mean_over_episodes(play_episodes(counting(), policy, jax.random.key(2), 3))
     np.testing.assert_allclose(result.episode_return, expected)
     np.testing.assert_allclose(result.metrics["steps"], 1.5 if ends else 2.5)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from envs_jax.environment import Environment, EnvSpec
-from envs_jax.wrappers import EpisodeStatistics
+from envs_jax.rollout import Episodes, play_episodes
 from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.training.config import Schedule, TrainingConfig
 from mamt_jax.training.nan_guard import Halt, find_halt, keep_where, no_halt
@@ -20,7 +20,6 @@ from mamt_jax.training.rollout import (
     EnvBatch,
     EpisodeSums,
     Rollout,
-    env_batch,
     no_episodes,
     reset_batch,
     rollout,
@@ -28,9 +27,6 @@ from mamt_jax.training.rollout import (
 )
 from mamt_jax.training.rollout_buffer import rollout_buffer
 from mamt_jax.types import Config, LearnerState, Metrics
-
-Policy = Callable[..., jax.Array]
-"""(environment states, observation (E, n, d), key[, action mask (E, n, A)]) -> action (E, n) or (E, n, k)."""
 
 
 class Evaluation(NamedTuple):
@@ -201,56 +197,30 @@ def make_evaluation(
     def evaluate_run(algorithm_config: Config, state: RunState, index: jax.Array) -> dict[str, Evaluation]:
         learner_state = state.learner_state
 
-        def greedy(env_state: Any, observation: jax.Array, key: jax.Array, *masks: jax.Array) -> jax.Array:
-            del env_state, key
-            return algorithm.greedy(algorithm_config, learner_state, observation, *masks)
+        def greedy(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
+            del key
+            return algorithm.greedy(algorithm_config, learner_state, observation, *given(action_mask))
 
-        def sampled(env_state: Any, observation: jax.Array, key: jax.Array, *masks: jax.Array) -> jax.Array:
-            del env_state
-            return algorithm.act(algorithm_config, learner_state, observation, key, *masks)
+        def sampled(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
+            return algorithm.act(algorithm_config, learner_state, observation, key, *given(action_mask))
 
         greedy_key, sampled_key = jax.random.split(jax.random.fold_in(state.evaluation_key, index))
         return {
-            "greedy": evaluate(env, greedy, greedy_key, config.evaluation_episodes),
-            "sampled": evaluate(env, sampled, sampled_key, config.evaluation_episodes),
+            "greedy": mean_over_episodes(play_episodes(env, greedy, greedy_key, config.evaluation_episodes)),
+            "sampled": mean_over_episodes(play_episodes(env, sampled, sampled_key, config.evaluation_episodes)),
         }
 
     return evaluate_run
 
 
-def evaluate(env: Environment, policy: Policy, key: jax.Array, num_episodes: int) -> Evaluation:
-    """Means over the episodes that `first_episodes` plays; arguments as there."""
-    played = first_episodes(env, policy, key, num_episodes)
+def given(action_mask: jax.Array | None) -> tuple[jax.Array, ...]:
+    """What `act` and `greedy` take besides the observation: the mask, where there is one."""
+    return () if action_mask is None else (action_mask,)
+
+
+def mean_over_episodes(played: Episodes) -> Evaluation:
+    """Means over a leading axis of episodes."""
     return Evaluation(played.episode_return.mean(0), {name: metric.mean() for name, metric in played.metrics.items()})
-
-
-def first_episodes(env: Environment, policy: Policy, key: jax.Array, num_episodes: int) -> EpisodeStatistics:
-    """Whole episodes, one of each environment, side by side: (E, ...).
-
-    Args:
-        env: an environment of `rollout.with_episodes`.
-        policy: who acts.
-        key: for starts, actions and environments.
-        num_episodes: E.
-    """
-    start_key, steps_key = jax.random.split(key)
-    opened = reset_batch(env, start_key, num_episodes)
-
-    def step(carry: tuple[EnvBatch, EpisodeStatistics], number: jax.Array) -> tuple[tuple[EnvBatch, EpisodeStatistics], None]:
-        batch, first = carry
-        act_key, env_key = jax.random.split(jax.random.fold_in(steps_key, number))
-        action = policy(batch.env_state.env_state, batch.observation, act_key, *batch.shown)
-        env_state, timestep = jax.vmap(env.step)(jax.random.split(env_key, num_episodes), batch.env_state, action)
-        first = jax.vmap(keep_first)(first, env_state.statistics)
-        return (env_batch(env.spec, env_state, timestep), first), None
-
-    (_, first), _ = jax.lax.scan(step, (opened, opened.env_state.statistics), jnp.arange(env.spec.episode_limit))
-    return first
-
-
-def keep_first(first: EpisodeStatistics, new: EpisodeStatistics) -> EpisodeStatistics:
-    """`first` once it is done, else `new`: the episode in progress."""
-    return jax.tree.map(lambda old, new: jnp.where(first.done, old, new), first, new)
 
 
 def summarize(evaluation: Mapping[str, Evaluation], sums: IntervalSums) -> dict[str, Any]:
@@ -288,11 +258,10 @@ class RunPrograms(NamedTuple):
 
 def make_run(env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule) -> RunPrograms:
     """The programs that train one run."""
-    env = with_episodes(env)
-    replay = make_replay(env.spec, algorithm, config, schedule)
+    replay, playing = make_replay(env.spec, algorithm, config, schedule), with_episodes(env)
     return RunPrograms(
-        init=make_init(algorithm, replay, lambda key: reset_batch(env, key, config.num_envs)),
-        iteration=make_iteration(env, algorithm, make_learning(algorithm, replay, schedule), schedule),
+        init=make_init(algorithm, replay, lambda key: reset_batch(playing, key, config.num_envs)),
+        iteration=make_iteration(playing, algorithm, make_learning(algorithm, replay, schedule), schedule),
         evaluate=make_evaluation(env, algorithm, config),
     )
 
