@@ -81,7 +81,7 @@ CAMPAIGN: dict[str, dict[str, str]] = {
         "maddpg_shared": f"{_MADDPG} {_LONGER} --episodes 300000 --share-policy True",
         "mappo": f"--seeds 3 {_MAPPO} {_LONGER} --episodes 160000",
         "mappo_shared": f"--seeds 3 {_MAPPO} {_LONGER} --episodes 400000 --share-policy True",
-        "mappo_annealed": f"--seeds 3 {_MAPPO} --share-policy True --entropy-coefficient 0.005 --anneal-horizon 7800 "
+        "mappo_annealed": f"--seeds 3 {_MAPPO} --share-policy True --entropy-coefficient 0.005 --lr-decay-updates 7800 "
         "--episodes 1000000 --evaluation-interval 50000 --evaluation-episodes 1000",
     },
     "spread3_sep": dict.fromkeys(ATTENTION, _SPREAD_3),
@@ -92,10 +92,10 @@ CAMPAIGN: dict[str, dict[str, str]] = {
         **dict.fromkeys(ATTENTION, _PURSUIT_REPLAY),
         "maddpg": f"{_MADDPG} --num-envs 32 --buffer-size 300000 --episodes 1984 {_PURSUIT}",
         "mappo": f"--seeds 3 --episodes 4000 {_PURSUIT}",
-        "mappo_shared": "--share-policy True --episodes 3968 --anneal-horizon 2500 --evaluation-interval 1000 "
+        "mappo_shared": "--share-policy True --episodes 3968 --lr-decay-updates 2500 --evaluation-interval 1000 "
         "--evaluation-episodes 20",
-        "mappo_local": f"{_LOCAL} --episodes 3916 --anneal-horizon 1250 --evaluation-interval 250 --evaluation-episodes 20",
-        "mappo_local_shared": f"{_LOCAL} --share-policy True --seeds 3 --episodes 8000 --anneal-horizon 1250 "
+        "mappo_local": f"{_LOCAL} --episodes 3916 --lr-decay-updates 1250 --evaluation-interval 250 --evaluation-episodes 20",
+        "mappo_local_shared": f"{_LOCAL} --share-policy True --seeds 3 --episodes 8000 --lr-decay-updates 1250 "
         "--evaluation-interval 250 --evaluation-episodes 20",
     },
     "multiwalker_original": {

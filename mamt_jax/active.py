@@ -1,4 +1,4 @@
-"""Means over the steps in which an agent acts: one that has ended before the others learns nothing from what comes after."""
+"""Means over the steps in which an agent acts. An agent whose task has ended learns nothing from later steps."""
 
 import chex
 import jax

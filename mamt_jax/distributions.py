@@ -17,7 +17,7 @@ LOWEST = float(np.finfo(np.float32).min)
 
 
 class Candidates(NamedTuple):
-    """Actions over which an expectation under a policy is taken; K of them an agent and row.
+    """Actions over which an expectation under a policy is taken; K per agent and row.
 
     Attributes:
         action: (n, B, K) int32 or (n, B, K, k) float32.
@@ -92,7 +92,7 @@ def entropy(candidates: Candidates) -> jax.Array:
 
 
 def categorical(num_actions: tuple[int, ...]) -> ActionDistribution:
-    """Categorical policies; parameters are logits (n, B, A), those past an agent's own `num_actions` count for nothing.
+    """Categorical policies; parameters are logits (n, B, A); those beyond an agent's own `num_actions` are ignored.
 
     Masked logits take the dtype's finite minimum, so that no entropy, KL or gradient becomes nan: what is excluded has
     probability 0, and 0 times any finite number is 0.

@@ -1,4 +1,4 @@
-"""What the paper measures of a learning procedure's stationarity (Sec. 4, Fig. 5), and what it is on tabular games."""
+"""Divergences that measure the stationarity of learning (Sec. 4, Fig. 5), also for tabular games."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Matrix products of less precise factors in a whole program, the gradients in it included."""
+"""bfloat16 matrix products in a whole program, its gradients included."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ def with_bfloat16_products(function: Callable[..., Result]) -> Callable[..., Res
     It rewrites the program that tracing `function` gives, loops and branches included. So it covers what differentiation inside
     `function` has made of products, and comes after all of that; `jax.vmap` and `jax.jit` may follow.
 
-    On a CPU the results are the same, but not there sooner: rounded factors stay float32, for want of some products of others.
+    On a CPU the results are the same but no faster: rounded factors stay float32, because XLA lacks some bfloat16 products.
     """
 
     def rounded(*arguments: Any) -> Result:

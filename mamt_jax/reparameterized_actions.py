@@ -15,7 +15,7 @@ from mamt_jax.distributions import categorical, tanh_gaussian
 
 
 class ReparameterizedActions(NamedTuple):
-    """How a policy's parameters become actions.
+    """Actions of a policy, from its parameters.
 
     Attributes:
         sample: (parameters, key) -> action of the exploring policy.

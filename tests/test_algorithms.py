@@ -27,7 +27,6 @@ ROWS = {
     "maac": ("maac", DISCRETE, {}),
     "mamt": ("mamt", DISCRETE, {}),
     "maddpg": ("maddpg", DUO, {}),
-    "mappo continuous": ("mappo", CONTINUOUS_DUO, MINIBATCHES),
 }
 SLOW = {
     "mamd": ("mamd", DISCRETE, {}),
@@ -39,7 +38,8 @@ SLOW = {
     "mamt functions": ("mamt", DISCRETE, {"coordination": "values", "divergence": "policies", "epsilon_space": "linear"}),
     "maddpg of three": ("maddpg", DISCRETE, {}),
     "maddpg continuous": ("maddpg", CONTINUOUS, {}),
-    "mappo": ("mappo", DISCRETE, MINIBATCHES),
+    "mappo": ("mappo", DUO, MINIBATCHES),
+    "mappo continuous": ("mappo", CONTINUOUS_DUO, MINIBATCHES),
     "mappo continuous of three": ("mappo", CONTINUOUS, MINIBATCHES),
     "lola": ("lola", DUO, {}),
     "lola continuous": ("lola", CONTINUOUS_DUO, {"policy_learning_rate": 1e-3, "lookahead": 0.0}),
@@ -166,7 +166,7 @@ def test_variant_follows_what_it_extends(variant: str, changes: dict[str, Any], 
 def test_smaller_trust_region_keeps_policies_closer_to_the_old_ones() -> None:
     _, _, configs, init, train, _ = row("mamd")
     sizes = jnp.array([0.05, 5.0])
-    configs = configs.replace(epsilon=sizes, policy_learning_rate=jnp.full(RUNS, 1e-3))
+    configs = configs.replace(epsilon=sizes, policy_learning_rate=jnp.full(RUNS, 1e-3, jnp.float32))
     init_keys, train_keys = (jax.vmap(jax.random.key)(jnp.full(RUNS, seed)) for seed in (0, 1))
     _, metrics = train(configs, init(configs, init_keys), train_keys, 60)
     small, large = metrics["kl_old"]
@@ -245,8 +245,8 @@ def test_shared_gradient_is_the_mean_over_each_kind() -> None:
         ("mamd_op", DISCRETE, "knows who depends on whom only in spread3_sep, spread3_mix, spread3_ful, not in probe"),
         ("mamr", DISCRETE, "algo 'mamr' is unknown .did you mean 'mamt'"),
         ("lola", DISCRETE, "lola looks ahead at one other agent, and probe has 3 agents"),
-        ("nowhere:make", DISCRETE, "algo='nowhere:make' cannot be imported"),
-        (":make", DISCRETE, "algo=':make' cannot be imported"),
+        ("nowhere:make", DISCRETE, "Algorithm 'nowhere:make' cannot be imported"),
+        (":make", DISCRETE, "Algorithm ':make' cannot be imported"),
     ],
 )
 def test_what_cannot_be_made_says_why(name: str, spec: EnvSpec, message: str) -> None:
@@ -275,7 +275,7 @@ def test_functions_of_a_config_have_names() -> None:
     assert function_name(field, own_options) == f"{__name__}:own_options"
     for wrong, sentence in (
         ("value", "coordination='value' is not valid .did you mean 'values'.*: give exact, values, or package.module:function"),
-        ("no_module:f", "coordination='no_module:f' cannot be imported"),
+        ("no_module:f", "coordination 'no_module:f' cannot be imported"),
         (3, "coordination=3 is not valid"),
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -116,7 +116,7 @@ def test_padding_gets_no_gradient() -> None:
     assert head[1, :, :2].any() and not head[1, :, 2:].any()
 
 
-@pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+@pytest.mark.parametrize("spec", [DISCRETE, pytest.param(CONTINUOUS, marks=pytest.mark.slow)])
 def test_coordination_coefficients_equal_brute_force(spec: EnvSpec) -> None:
     found = critic_results(spec)
     one_by_one = np.moveaxis(found["one_by_one"], (0, 1), (1, 3))

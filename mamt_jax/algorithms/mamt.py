@@ -1,4 +1,4 @@
-"""MAMT (Alg. 2): MAMD whose trust regions are learnt, by decomposing the divergence of the joint policy over the agents."""
+"""MAMT (Alg. 2): MAMD whose trust regions are learnt, by a decomposition of the joint policy's divergence over agents."""
 
 import dataclasses
 import functools
@@ -85,7 +85,7 @@ class MAMTConfig(MAMDConfig):
 
 @struct.dataclass
 class TrustRegionState:
-    """What MAMT learns beside the actors and critics.
+    """What MAMT learns in addition to actors and critics.
 
     Attributes:
         params: {"log_epsilon": (n,), "network": decomposition network}, one tree with two labels.
@@ -109,7 +109,7 @@ class MAMTState:
 
 
 class TrustRegionParts(NamedTuple):
-    """The pure functions that a config picks."""
+    """The pure functions that a config selects."""
 
     network: Network
     optimizer: optax.GradientTransformation

@@ -1,4 +1,4 @@
-"""Optimisers, and parameters held twice."""
+"""Optimisers per agent, and copies of parameters."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ from mamt_jax.types import Params
 
 
 def adam(learning_rate: Any, b1: Any, epsilon: Any) -> optax.GradientTransformation:
-    """Adam whose numbers may be traced, and whose step is differentiable where the gradient is always zero."""
+    """Adam whose hyperparameters may be traced, and whose step is differentiable where the gradient is always zero."""
     # Such a gradient (padding) would otherwise meet the infinite slope of sqrt at 0 in forward mode.
     return optax.adam(learning_rate, b1=b1, eps=epsilon, eps_root=1e-30)
 
 
 def per_agent(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`optimizer` for each entry of a leading axis by itself, so that norms are clipped per agent."""
+    """`optimizer` for each entry of a leading axis separately, so that gradient norms are clipped per agent."""
     return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
 
 
 def clipped_adam_per_agent(learning_rate: Any, clip: Any, b1: Any, epsilon: Any) -> optax.GradientTransformation:
-    """Adam for each agent by itself, on its gradient of norm `clip` at most."""
+    """Adam for each agent separately, after its gradient is clipped to the norm `clip`."""
     return per_agent(optax.chain(optax.clip_by_global_norm(clip), adam(learning_rate, b1, epsilon)))
 
 

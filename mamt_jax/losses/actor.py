@@ -1,4 +1,4 @@
-"""The policy gradient (Eq. 10) and the regularisers that tell MAAC, MAMD and MAMT apart.
+"""The policy gradient (Eq. 10) and the regularisers in which MAAC, MAMD and MAMT differ.
 
 Arrays are (n, B, K), K own actions.
 """

@@ -1,4 +1,4 @@
-"""The layers that all networks here are made of."""
+"""Layers, shared by all networks."""
 
 from collections.abc import Callable
 

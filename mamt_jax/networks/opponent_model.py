@@ -1,4 +1,4 @@
-"""Modelling policies (Eq. 12): what agent i, from its own observation, expects agent j to do; one MLP an ordered pair."""
+"""Opponent models (Eq. 12): agent i predicts agent j's action from its own observation; one MLP per ordered pair."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Policies: one MLP an agent, from its own observation to the parameters of its action distribution."""
+"""Policies: one MLP per agent, from its own observation to the parameters of its action distribution."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ def restricted(network: Network, restrict: Restrict) -> Network:
 def mlp_per_agent(
     input_sizes: tuple[int, ...], output_sizes: tuple[int, ...], hidden_size: int, output_scale: float = 1.0
 ) -> Network:
-    """One MLP with two hidden layers an agent, nothing shared: (n, B, widest input) -> (n, B, widest output).
+    """One MLP with two hidden layers per agent, without shared parameters: (n, B, widest input) -> (n, B, widest output).
 
     A small `output_scale` makes policies nearly uniform at first.
     """
