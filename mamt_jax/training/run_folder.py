@@ -17,6 +17,7 @@ import jax
 
 from envs_jax.environment import Box, Discrete, EnvSpec
 from envs_jax.native_spaces import space_from_json, space_to_json
+from mamt_jax.renamed import with_new_names
 
 CONFIG, METRICS, CHECKPOINTS, CURVE = "config.json", "metrics.jsonl", "checkpoints", "learning_curve.png"
 BEST, PARTS, LOCK, INITIAL = "best.npz", "parts", ".lock", "initial.npz"
@@ -115,6 +116,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise ValueError("no JSON object")
         schedule = content.get("schedule", {})
         content["schedule"] = {_SCHEDULE_UNTIL_0_1.get(name, name): value for name, value in schedule.items()}
+        content["algorithm_configs"] = [with_new_names(each) for each in content.get("algorithm_configs", [])]
         return content
     except FileNotFoundError as error:
         raise FolderError(f"{folder} is no run's folder, it has no {CONFIG}: give one that `mamt train` made.") from error
