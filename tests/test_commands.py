@@ -63,7 +63,7 @@ ELSEWHERE = {"experiments/figures.py", "experiments/run.py", "experiments/result
 """Words of commands that other tests run, or the like of which is run and compiles sooner."""
 BOX2D = {"pettingzoo/multiwalker", "experiments/multiwalker_parity.py", "experiments/multiwalker_statistics.py"}
 """Words of commands that need Box2D, which not every Python has."""
-TELLING = ("--env", "--algo", "--log", "--options", "--resume", "--help", "--launcher", "--merge", "--distributed")
+TELLING = ("--env", "--algo", "--seed", "--log", "--options", "--resume", "--help", "--launcher", "--merge", "--distributed")
 """The options that tell one training from another: of the others it is enough to try one value."""
 
 

@@ -1,6 +1,8 @@
 """The campaign's commands describe the runs that are committed."""
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,3 +41,17 @@ def test_commands_of_the_campaign_are_those_of_the_results(name: str):
     assert same(vars(asked.training), json.loads(json.dumps(content["training"])))
     rows = read_rows(paper.RESULTS / name / "metrics.jsonl")
     assert asked.training.episodes in (kept.training.episodes, max(row["episodes"] for row in rows))
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_trained_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    options = "--episodes 256 --evaluation-interval 256 --evaluation-episodes 4 --hidden-size 8"
+    monkeypatch.setattr(paper, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(paper, "CAMPAIGN", {"spread_n3": {"mappo_shared": f"{options} --share-policy True"}})
+    for _ in range(2):  # the second time nothing is missing
+        monkeypatch.setattr("sys.argv", ["paper.py", "--work", str(tmp_path / "work")])
+        paper.main()
+        shutil.rmtree(tmp_path / "work", ignore_errors=True)
+    kept = tmp_path / "results" / "spread_n3" / "mappo_shared"
+    assert {path.name for path in kept.iterdir()} == {"config.json", "metrics.jsonl"}
+    assert read_config(kept)["experiment"]["algo"] == "mappo"
