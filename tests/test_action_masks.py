@@ -71,6 +71,7 @@ def data_of(algorithm: Algorithm, spec: EnvSpec, key: jax.Array, mask: jax.Array
     return Trajectory(jax.tree.map(lambda leaf: leaf.reshape(4, 8, *leaf.shape[1:]), batch), jnp.zeros((4, 8), bool))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_no_algorithm_takes_a_masked_action_before_or_after_it_has_learnt(name: str) -> None:
     spec = DUO if name == "lola" else dataclasses.replace(DISCRETE, name="spread3_mix")

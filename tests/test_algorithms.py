@@ -24,11 +24,11 @@ MIXED = dataclasses.replace(DISCRETE, name="spread3_mix")
 KINDS = EnvSpec("kinds", ("a_0", "b_0", "a_1"), (4, 2, 4), (Discrete(3),) * 3, 5)
 EXPECTED, MINIBATCHES = {"policy_gradient": "expected"}, {"num_epochs": 2, "num_minibatches": 2}
 ROWS = {
-    "maac": ("maac", DISCRETE, {}),
     "mamt": ("mamt", DISCRETE, {}),
     "maddpg": ("maddpg", DUO, {}),
 }
 SLOW = {
+    "maac": ("maac", DISCRETE, {}),
     "mamd": ("mamd", DISCRETE, {}),
     "maac expected": ("maac", DISCRETE, EXPECTED),
     "maac continuous": ("maac", CONTINUOUS, EXPECTED),
@@ -163,6 +163,7 @@ def test_variant_follows_what_it_extends(variant: str, changes: dict[str, Any], 
     assert not all(np.allclose(a, b, atol=2e-5) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_smaller_trust_region_keeps_policies_closer_to_the_old_ones() -> None:
     _, _, configs, init, train, _ = row("mamd")
     sizes = jnp.array([0.05, 5.0])

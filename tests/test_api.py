@@ -75,6 +75,7 @@ def test_a_pure_function_trains_as_the_loop_does(run: mamt_jax.Run):
     np.testing.assert_array_equal(policy(jax.nn.one_hot(np.array([2, 1, 0]), 3)), [2, 1, 0])
 
 
+@pytest.mark.slow
 def test_objects_train_and_go_on_when_they_are_given_again(tmp_path: Path):
     env, folder = probe.symbols(), tmp_path / "object"
     run = mamt_jax.train(env, probe.make, out=folder, **{**OPTIONS, "episodes": 40})

@@ -47,7 +47,10 @@ def test_settings_of_a_folder_stand_apart():
     ("arguments", "message"),
     [
         ([str(ROOT)], "is no run's folder, it has no config.json"),
-        ([str(MAAC), "--metric", "eval_retrun"], "--metric eval_retrun is not in maac: did you mean eval_return? take another"),
+        (
+            [str(MAAC), "--metric", "eval_retrun"],
+            "--metric eval_retrun is not in maac (did you mean 'eval_return'?): take another",
+        ),
         ([str(MAAC), "--against", "time"], "--against: invalid choice: 'time'"),
     ],
 )

@@ -50,6 +50,7 @@ def origin(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text())["init_from"]
 
 
+@pytest.mark.slow
 def test_runs_begin_with_parameters_and_go_on_without_their_source(source: Path, tmp_path: Path, capsys):
     copy, out = tmp_path / "source", tmp_path / "out"
     shutil.copytree(source, copy)

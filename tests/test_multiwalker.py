@@ -226,6 +226,7 @@ def test_one_walker_walks_alone() -> None:
         assert timestep.observation.shape == (1, 31)
 
 
+@pytest.mark.slow
 def test_a_walker_that_is_pushed_falls_once_and_ends_its_episode() -> None:
     """The one program of Multi-Walker in the default tests: a walker alone, without a batch."""
     env = make("multiwalker", num_walkers=1, push=3000.0, terrain_length=40, ground_contacts=2)

@@ -73,16 +73,17 @@ def test_one_run_breaks_and_the_others_do_not_notice(tmp_path: Path):
 
     newest = latest_checkpoint(halted / "checkpoints")
     newest.write_bytes(newest.read_bytes()[:-9])
-    with pytest.warns(UserWarning, match="is damaged .* The policy is that of round_"):
+    with pytest.warns(UserWarning, match="is damaged .* The policy is that of iteration_"):
         load_policy(halted)
     console = Console(file=io.StringIO(), soft_wrap=True)
     assert train.resume(halted, console) is None
     assert printed(console).count(SENTENCE) == 1
-    assert f"It is now {newest.stem}.unusable; going on from round_" in printed(console)
+    assert f"It is now {newest.stem}.unusable; going on from iteration_" in printed(console)
     jax.tree.map(np.testing.assert_array_equal, last_state(halted), found)
     assert rows_of(halted, 1) == before + after
 
 
+@pytest.mark.slow
 def test_training_is_over_where_all_runs_have_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(train, "part_size", lambda session, plan, crew: 1)
     sentence = SENTENCE.replace("Run 1", "All runs have stopped. Run 0")

@@ -77,6 +77,7 @@ def test_pieces_are_few_and_even(number: int, largest: int):
     assert max(sizes) <= largest and max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_into_memory_is_done_in_waves(together: Path, tmp_path: Path, monkeypatch, capsys):
     folder = tmp_path / "out"
     monkeypatch.setattr(train, "runs_that_fit", lambda plan, capacity, available: 3)

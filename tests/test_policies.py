@@ -205,4 +205,4 @@ def test_a_trained_policy_plays_where_it_was_trained(capsys: pytest.CaptureFixtu
     mean, error = (float(each) for each in capsys.readouterr().out.split()[2:5:2])
     assert abs(mean - played["return"]) < 4 * error
     assert evaluate.main(["--pretrained", "rover_tower/mapo"]) == 2
-    assert "--pretrained rover_tower/mapo is not there: did you mean rover_tower/mappo?" in capsys.readouterr().err
+    assert "--pretrained rover_tower/mapo is not there (did you mean 'rover_tower/mappo'?)" in capsys.readouterr().err

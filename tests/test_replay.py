@@ -64,7 +64,7 @@ def transitions(data: dict[str, np.ndarray], steps: slice) -> Transition:
     )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(0, 99))
 def test_memory_holds_and_samples_the_latest_transitions(steps: int, num_envs: int, kept: int, iterations: int, seed: int):
     data = stream(np.random.default_rng(seed), steps * iterations, num_envs)

@@ -157,6 +157,7 @@ def test_a_group_of_a_sweep_is_extended_and_what_was_merged_by_hand_is_not(tmp_p
     assert length_in_config(group) == length_in_config(Path(parts[1])) == (92, 92, 23)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_extended_stays_as_it_is(tmp_path: Path, monkeypatch, capsys):
     arguments = [*SMALL, "--episodes", "32", "--seeds", "2", "--algo", "probe:make"]
     folder, broken = tmp_path / "folder", tmp_path / "broken"

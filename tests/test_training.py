@@ -330,7 +330,10 @@ def test_the_plan_is_of_the_size_that_xla_finds(tmp_path: Path, env: str, algo: 
 @pytest.mark.parametrize(
     "error",
     [
-        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 5 bytes."),
+        pytest.param(
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 5 bytes."),
+            marks=pytest.mark.slow,
+        ),
         MemoryError("Unable to allocate 9. GiB"),
     ],
 )
