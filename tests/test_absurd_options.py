@@ -35,7 +35,7 @@ OPTIONS = [(pair, name) for pair in PAIRS for name in option_names(pair)]
 VALUES = st.one_of(st.sampled_from(ABSURD), st.floats().map(repr), st.integers().map(str), st.text(max_size=6))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.sampled_from(OPTIONS), VALUES)
 def test_an_option_is_refused_in_a_sentence_or_sound(option: tuple[tuple[str, str], str], text: str):
     (env, algo), name = option

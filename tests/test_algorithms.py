@@ -24,10 +24,10 @@ MIXED = dataclasses.replace(DISCRETE, name="spread3_mix")
 KINDS = EnvSpec("kinds", ("a_0", "b_0", "a_1"), (4, 2, 4), (Discrete(3),) * 3, 5)
 EXPECTED, MINIBATCHES = {"policy_gradient": "expected"}, {"num_epochs": 2, "num_minibatches": 2}
 ROWS = {
-    "mamt": ("mamt", DISCRETE, {}),
     "maddpg": ("maddpg", DUO, {}),
 }
 SLOW = {
+    "mamt": ("mamt", DISCRETE, {}),
     "maac": ("maac", DISCRETE, {}),
     "mamd": ("mamd", DISCRETE, {}),
     "maac expected": ("maac", DISCRETE, EXPECTED),

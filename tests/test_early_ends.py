@@ -68,6 +68,7 @@ def test_an_agent_that_ends_first_learns_as_well_as_the_others(tmp_path: Path, a
     assert leaves > 0.95 and stays > 0.95 * LIMIT, (stays, leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["mappo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mamt", "maddpg", "lola"))]
 )

@@ -69,14 +69,14 @@ def transitions(data: dict[str, np.ndarray], steps: slice) -> Transition:
 def test_memory_holds_and_samples_the_latest_transitions(steps: int, num_envs: int, kept: int, iterations: int, seed: int):
     data = stream(np.random.default_rng(seed), steps * iterations, num_envs)
     replay = uniform_replay(SPEC, kept, steps, num_envs, batch_size=1000)
-    storage = replay.init()
+    storage, add = replay.init(), jax.jit(replay.add)
     for number in range(iterations):
         part = slice(number * steps, (number + 1) * steps)
-        storage = replay.add(storage, transitions(data, part), jnp.asarray(data["truncated"][part]), jnp.asarray(number))
+        storage = add(storage, transitions(data, part), jnp.asarray(data["truncated"][part]), jnp.asarray(number))
     shown = jnp.asarray(data["shown"][-1][:, None, None] + np.array([[0], [1]]), jnp.float32)
     shown = jnp.concatenate([shown, jnp.zeros_like(shown)], -1)
     mask = jnp.asarray(data["shown"][-1][:, None, None] % np.arange(1, 6) == np.arange(2)[:, None])
-    batch = jax.device_get(replay.sample(storage, jax.random.key(seed), shown, jnp.asarray(iterations), mask))
+    batch = jax.device_get(jax.jit(replay.sample)(storage, jax.random.key(seed), shown, jnp.asarray(iterations), mask))
 
     latest = transitions(data, slice(max(0, iterations - kept) * steps, None))
     expected = {int(row): place for place, row in np.ndenumerate(np.asarray(latest.observation[..., 0, 0]))}

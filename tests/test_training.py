@@ -159,7 +159,7 @@ def test_one_trace_a_run(tmp_path: Path):
         return {name: count - before[name] for name, count in probe.TRACES.items()}
 
     short = traces(TINY, "short")
-    long = traces(dataclasses.replace(TINY, episodes=300, evaluation_interval=4, checkpoint_minutes=0), "long")
+    long = traces(dataclasses.replace(TINY, episodes=140, evaluation_interval=28, checkpoint_minutes=0), "long")
     assert long == short
     assert short["update"] == 2, "once for the shapes of its metrics, once to compile"
 

@@ -104,7 +104,7 @@ def random_data(algorithm: Algorithm, spec: EnvSpec) -> Any:
     """Noise in the shape of what the algorithm learns from by default: a batch of 1024, or the rollout of a round."""
     training = TrainingConfig(**dict(algorithm.training))
     schedule = make_schedule(training, spec.episode_limit, algorithm.data)
-    replay = make_replay(spec, algorithm, training, schedule._replace(replay_rounds=1))
+    replay = make_replay(spec, algorithm, training, schedule._replace(replay_iterations=1))
     key, observation = jax.random.key(0), jnp.zeros((training.num_envs, spec.num_agents, spec.observation_size))
     sampled = sample_shape(replay, replay.init(), key, EnvBatch(None, observation))
     shapes, structure = jax.tree.flatten(sampled)
