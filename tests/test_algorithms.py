@@ -142,7 +142,10 @@ def test_actions_are_the_agents_own_and_exploration_explores(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("variant", "changes", "reference"),
-    [("mamd", {"epsilon": [jnp.inf, 0.01]}, "maac"), ("mamt", {"epsilon_learning_rate": [0.0, 1.0]}, "mamd")],
+    [
+        ("mamd", {"epsilon": [jnp.inf, 0.01]}, "maac"),
+        pytest.param("mamt", {"epsilon_learning_rate": [0.0, 1.0]}, "mamd", marks=pytest.mark.slow),
+    ],
 )
 def test_variant_follows_what_it_extends(variant: str, changes: dict[str, Any], reference: str) -> None:
     """The first run of the variant has what makes it the reference, the second does not."""

@@ -113,7 +113,7 @@ def fresh_states(name: str) -> tuple[Algorithm, Any, Any]:
 
 @pytest.mark.parametrize("policies", [False, True], ids=["all parameters", "policies alone"])
 @pytest.mark.parametrize(
-    "name", ["mamt", "mappo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("maac", "mamd", "maddpg", "lola"))]
+    "name", ["mappo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("maac", "mamd", "mamt", "maddpg", "lola"))]
 )
 def test_what_was_learnt_is_taken_over_and_nothing_else(name: str, policies: bool):
     algorithm, config, fresh = fresh_states(name)

@@ -54,6 +54,7 @@ def rows_of(folder: Path, *runs: int) -> list[dict[str, Any]]:
     return [row | {"wall_seconds": 0} for row in read_rows(folder / "metrics.jsonl") if row["run"] in runs]
 
 
+@pytest.mark.slow
 def test_one_run_breaks_and_the_others_do_not_notice(tmp_path: Path):
     whole, halted = tmp_path / "whole", tmp_path / "halted"
     train_with((), whole)

@@ -112,6 +112,7 @@ def test_a_folder_in_use_is_left_alone(folder: Path, tmp_path: Path, capsys):
     assert "cannot be written (Not a directory): give a folder that can" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_folder_in_training_is_named_and_can_be_read(folder: Path, tmp_path: Path, capsys):
     copy = shutil.copytree(folder, tmp_path / "copy")
     with hold_folder(copy):
@@ -183,6 +184,7 @@ def test_a_policy_is_loaded_without_its_environment(folder: Path):
         load_policy(folder, run=4)
 
 
+@pytest.mark.slow
 def test_a_trained_run_is_played(folder: Path, tmp_path: Path, capsys):
     assert evaluate.main([str(folder), "--run", "2", "--episodes", "8"]) == 0
     first, second = capsys.readouterr().out.splitlines()

@@ -151,6 +151,7 @@ def test_a_thread_trains_as_the_main_thread_does(tmp_path: Path):
     assert rows == same and len(rows) == 6
 
 
+@pytest.mark.slow
 def test_one_trace_a_run(tmp_path: Path):
     def traces(training: TrainingConfig, folder: str) -> dict[str, int]:
         before = dict(probe.TRACES)
@@ -327,6 +328,7 @@ def test_the_plan_is_of_the_size_that_xla_finds(tmp_path: Path, env: str, algo: 
     assert taken / 2 < plan_memory(opened).total < 3 * taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
