@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mamt_jax.training.folder_lock import clear_folder, crew_hosts, hold_folder, hold_new_folder, let_go, others_hold
+from mamt_jax.training.folder_lock import clear_folder, group_hosts, hold_folder, hold_new_folder, let_go, others_hold
 from mamt_jax.training.run_folder import CHECKPOINTS, CONFIG, LOCK, METRICS, FolderError, append_rows, check_unused
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def test_a_crew_shares_a_folder_and_keeps_others_out(tmp_path: Path):
             with pytest.raises(FolderError, match=f"in use by process {process.pid}"), hold_folder(tmp_path, index, count):
                 pass
         with hold_folder(tmp_path, 1, 2) as hold:
-            assert others_hold(hold) and crew_hosts(hold) == [socket.gethostname()] * 2
+            assert others_hold(hold) and group_hosts(hold) == [socket.gethostname()] * 2
             assert process.stdin and process.stdout
             print(file=process.stdin, flush=True)
             assert process.stdout.readline() == "let go\n" and not others_hold(hold)

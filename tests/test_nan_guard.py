@@ -86,7 +86,7 @@ def test_one_run_breaks_and_the_others_do_not_notice(tmp_path: Path):
 
 @pytest.mark.slow
 def test_training_is_over_where_all_runs_have_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(train, "part_size", lambda session, plan, crew: 1)
+    monkeypatch.setattr(train, "part_size", lambda session, plan, processes: 1)
     sentence = SENTENCE.replace("Run 1", "All runs have stopped. Run 0")
     assert sentence in train_with(((1, 13, 3),), tmp_path, "--seed", "1", "--seeds", "2"), "in the first wave of two"
     rows = {run: rows_of(tmp_path, run) for run in (0, 1)}

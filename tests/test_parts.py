@@ -19,8 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from mamt_jax.cli import distributed as crew
-from mamt_jax.cli import sweep
+from mamt_jax.cli import distributed, sweep
 from mamt_jax.cli import train as run
 from mamt_jax.training import launch as train
 from mamt_jax.training.merge import even_sizes, merge_folders
@@ -205,7 +204,7 @@ def test_processes_share_the_runs(together: Path, tmp_path: Path):
     ],
 )
 def test_processes_on_one_host_have_devices_of_their_own(hosts: str, num_devices: int, expected: list[list[int] | None]):
-    assert [crew.own_devices(index, list(hosts), num_devices) for index in range(len(hosts))] == expected
+    assert [distributed.own_devices(index, list(hosts), num_devices) for index in range(len(hosts))] == expected
 
 
 @pytest.mark.parametrize(("already", "used"), [(None, "1"), ("3", "all")])
@@ -213,9 +212,9 @@ def test_devices_that_a_cluster_has_shared_out_stay_so(already: str | None, used
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if already:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", already)
-    monkeypatch.setattr(crew, "num_gpus", lambda: 2)
+    monkeypatch.setattr(distributed, "num_gpus", lambda: 2)
     try:
-        crew.use_own_devices(1, ["a", "a"])
+        distributed.use_own_devices(1, ["a", "a"])
         assert jax.config.read("jax_cuda_visible_devices") == used
     finally:
         jax.config.update("jax_cuda_visible_devices", "all")

@@ -100,7 +100,7 @@ def length_in_config(folder: Path) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize(
     "buffer",
-    [pytest.param("100", marks=pytest.mark.slow), "200"],
+    ["100", pytest.param("200", marks=pytest.mark.slow)],
     ids=["full replay memory", "replay memory cut to the length"],
 )
 def test_an_extended_run_ends_as_one_of_that_length(buffer: str, tmp_path: Path, capsys):

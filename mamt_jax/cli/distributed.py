@@ -16,7 +16,7 @@ from mamt_jax.training.console import say
 from mamt_jax.training.folder_lock import (
     Hold,
     check_free,
-    crew_hosts,
+    group_hosts,
     hold_folder,
     hold_new_folder,
     let_go,
@@ -59,7 +59,7 @@ def joined(address: Sequence[str], folder: Path, new: bool, console: Console) ->
             held = stack.enter_context(hold)
         finally:
             part_from_service()
-        use_own_devices(index, crew_hosts(held))
+        use_own_devices(index, group_hosts(held))
         stack.callback(wait, held, console, PATIENCE)
         yield Processes(index, count, holds=True, wait=partial(wait, held, console))
 

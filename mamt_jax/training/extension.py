@@ -47,7 +47,7 @@ def read_done(folders: Sequence[Path]) -> list[Done]:
         if not holds(path, "replay"):
             raise FolderError(
                 f"{folder} was put together from folders that were trained apart and holds no replay memory: "
-                "extend those folders, then put them together again by experiments/sweep.py --merge."
+                "extend those folders, then put them together again by mamt sweep --merge."
             )
         iterations = record["iterations"]
         done.append(Done(iterations, record.get("evaluated", iterations), all(record.get("halts", [None]))))

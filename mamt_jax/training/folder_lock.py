@@ -1,4 +1,4 @@
-"""Who may write in a run's folder: one process at a time, or the processes of one crew.
+"""Who may write in a run's folder: one process at a time, or the processes of one group.
 
 They hold POSIX record locks (`fcntl.lockf`) on a file in the folder. The kernel releases such a lock when its process ends,
 however it ends, and NFS passes it on to its server. `flock` would not do: the children of a killed process keep its locks.
@@ -28,7 +28,7 @@ except ImportError:  # Windows
     fcntl = None
 
 _PLACE = 256
-"""Bytes of the file that one process of a crew locks and describes itself in."""
+"""Bytes of the file that one process of a group locks and describes itself in."""
 _REST = 0
 """As a length, all from there on."""
 _TRIES = 100
@@ -43,8 +43,8 @@ class Hold(NamedTuple):
 
     Attributes:
         folder: the folder.
-        index: which process of its crew holds it.
-        count: how many the crew has.
+        index: which process of its group holds it.
+        count: how many the group has.
         file: descriptor of the lock's file.
         works: whether the file system has locks.
     """
@@ -58,12 +58,12 @@ class Hold(NamedTuple):
 
 @contextmanager
 def hold_folder(folder: Path, index: int = 0, count: int = 1, make: bool = False) -> Iterator[Hold]:
-    """Within it, `folder` belongs to this process, or to it and the others of its crew.
+    """Within it, `folder` belongs to this process, or to it and the others of its group.
 
     Args:
         folder: the folder.
-        index: which process of its crew this is.
-        count: how many the crew has.
+        index: which process of its group this is.
+        count: how many the group has.
         make: make the folder where there is none; it is removed again if it stays empty.
 
     Raises:
@@ -84,9 +84,9 @@ def hold_new_folder(folder: Path, index: int = 0, count: int = 1, made: Sequence
 
     Args:
         folder: absent or empty.
-        index: which process of its crew this is.
-        count: how many the crew has.
-        made: `missing_folders(folder)` before anybody of the crew made them.
+        index: which process of its group this is.
+        count: how many the group has.
+        made: `missing_folders(folder)` before any process of the group made them.
 
     Raises:
         FolderError: if the folder holds something, belongs to somebody else, who is named, or cannot be written.
@@ -122,19 +122,19 @@ def clear_folder(folder: Path) -> None:
 
 
 def let_go(hold: Hold) -> None:
-    """Gives the place free for the crew's others to see, and still counts as holding the folder in this process."""
+    """Gives the place free for the others of its group to see, and still counts as holding the folder in this process."""
     if hold.works:
         _lock(hold.file, *_place(hold), free=True)
 
 
 def others_hold(hold: Hold) -> bool:
-    """Whether another process of the crew still holds its place."""
+    """Whether another process of the group still holds its place."""
     places = [hold._replace(index=index) for index in range(hold.count) if index != hold.index]
     return hold.works and any(not _is_free(hold.file, *_place(each)) for each in places)
 
 
-def crew_hosts(hold: Hold) -> list[str]:
-    """The host of each process of the crew, once all hold their places."""
+def group_hosts(hold: Hold) -> list[str]:
+    """The host of each process of the group, once all hold their places."""
     others_hold(hold)  # NFS reads a file anew after a try to lock it
     return [_read(hold.file, index).get("host", "") for index in range(hold.count)]
 
@@ -186,7 +186,7 @@ def _open(folder: Path, index: int, count: int, make: bool) -> Hold:
 
 
 def _release(hold: Hold, made: Sequence[Path] = (), new: bool = False) -> None:
-    """Ends a hold; the last of a crew removes the file, a new folder's contents if nothing was trained, and what is empty."""
+    """Ends a hold; the last of a group removes the file, a new folder's contents if nothing was trained, and what is empty."""
     try:
         if hold.count > 1:
             let_go(hold)
@@ -204,7 +204,7 @@ def _release(hold: Hold, made: Sequence[Path] = (), new: bool = False) -> None:
 def _leave(hold: Hold, made: Sequence[Path] = (), new: bool = False) -> str:
     _release(hold, made, new)
     if _is_trained(hold.folder):
-        return f"Go on with: python experiments/run.py --resume {quoted(hold.folder)}"
+        return f"Go on with: mamt train --resume {quoted(hold.folder)}"
     return "Nothing was trained, and nothing is left: the same command starts again." if new else ""
 
 
@@ -232,7 +232,7 @@ def _in_use(folder: Path, who: dict[str, Any]) -> str:
 
 
 def _place(hold: Hold) -> tuple[int, int]:
-    """Start and length of what a process locks: the last of a crew all that is left, and one alone everything."""
+    """Start and length of what a process locks: the last of a group all that is left, and one alone everything."""
     return hold.index * _PLACE, _REST if hold.index == hold.count - 1 else _PLACE
 
 

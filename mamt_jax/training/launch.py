@@ -197,7 +197,7 @@ def parts_of(folder: Path, experiment: Experiment) -> list[tuple[Experiment, Pat
     sizes = read_config(folder).get(PARTS)
     if sizes:
         return cut_parts(experiment, sizes, folder)
-    begun = sorted(path.parent for path in (folder / PARTS).glob(f"*/{CONFIG}"))  # by experiments/sweep.py
+    begun = sorted(path.parent for path in (folder / PARTS).glob(f"*/{CONFIG}"))  # by `mamt sweep`
     return [(with_episodes(read_experiment(where), experiment.training.episodes), where) for where in begun]
 
 

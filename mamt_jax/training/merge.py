@@ -82,9 +82,7 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
     configs, experiments = [read_config(folder) for folder in folders], [read_experiment(folder) for folder in folders]
     for folder in folders:
         if not is_finished(folder):
-            raise FolderError(
-                f"{folder} has not come to its end: go on with it by experiments/run.py --resume {quoted(folder)}."
-            )
+            raise FolderError(f"{folder} has not come to its end: go on with it by mamt train --resume {quoted(folder)}.")
     experiments = _with_own_fields(experiments, configs)
     for folder, experiment in zip(folders, experiments, strict=True):
         if not same_but_for_runs(experiment, experiments[0]):
@@ -103,7 +101,7 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
         try:
             merge_checkpoints([latest_checkpoint(folder / CHECKPOINTS) for folder in folders], out / CHECKPOINTS, REPLAY)
         except CheckpointError as error:
-            raise CheckpointError(f"{error} Make it anew by run.py --resume on its folder, then merge again.") from error
+            raise CheckpointError(f"{error} Make it anew by mamt train --resume on its folder, then merge again.") from error
         if all((folder / BEST).exists() for folder in folders):
             merge_best([folder / BEST for folder in folders], out / BEST)
         replace_rows(out / METRICS, rows)
