@@ -55,12 +55,10 @@ def find_settings(env: Env, algo: Algo, preset: str, read: Read, source: Source 
     same_env = source is not None and env == source.experiment.env
     inherited_env = source.experiment.env_options if source and same_env else {}
     try:
-        own = (
-            []
-            if isinstance(env, Environment | HostEnvironment)
-            else function_options(environments.find_factory(env) if isinstance(env, str) else env)
-        )
-        groups = [Group("training", "training", config_options(TrainingConfig)), Group("environment", "env", own)]
+        groups = [
+            Group("training", "training", config_options(TrainingConfig)),
+            Group("environment", "env", env_options(env)),
+        ]
         options = {name: option for name, (prefix, option) in place(groups, COMMON).items() if prefix == "env"}
         given = {options[name].name: value for name, value in read(options).items()}
         spec = environments.make_any(env, **inherited_env, **given).spec
@@ -80,8 +78,10 @@ def find_settings(env: Env, algo: Algo, preset: str, read: Read, source: Source 
     return Settings(env, algo, algorithm, groups, place(groups, COMMON), tuned, inherited)
 
 
-def factory_options(env: str | Callable[..., Any]) -> list[Option]:
-    """The options of an environment's factory, or of the one of that name."""
+def env_options(env: Env) -> list[Option]:
+    """The options of an environment's factory; an environment that is made already has none."""
+    if isinstance(env, Environment | HostEnvironment):
+        return []
     return function_options(environments.find_factory(env) if isinstance(env, str) else env)
 
 
