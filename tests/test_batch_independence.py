@@ -180,17 +180,20 @@ def test_elements_are_independent_as_jaxmarls() -> None:
     require_independence(make_play(spec, batch_step(step, False), 1, STEPS), state, spec.episode_limit, True)
 
 
+LONG = pytest.mark.long
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "wrap", "nested"),
     [
         ({}, whole, True),
-        ({}, bare, False),
-        ({"contact_events": True, "terminate_on_fall": False}, auto_reset, False),
-        ({"terminate_on_fall": False, "remove_on_fall": False, "shared_reward": False}, whole, True),
+        pytest.param({}, bare, False, marks=LONG),
+        pytest.param({"contact_events": True, "terminate_on_fall": False}, auto_reset, False, marks=LONG),
+        pytest.param({"terminate_on_fall": False, "remove_on_fall": False, "shared_reward": False}, whole, True, marks=LONG),
         ({"solver": "original", "contact_events": True}, whole, True),
-        ({"solver": "original", "terminate_on_fall": False}, bare, False),
-        ({"num_walkers": 1}, whole, False),
+        pytest.param({"solver": "original", "terminate_on_fall": False}, bare, False, marks=LONG),
+        pytest.param({"num_walkers": 1}, whole, False, marks=LONG),
     ],
 )
 def test_walkers_of_a_batch_are_independent(

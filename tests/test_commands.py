@@ -177,7 +177,11 @@ def call(words: list[str], arguments: list[str], monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.long] if page.name == "multiwalker.md" else []) for page in PAGES],
+    ids=lambda page: page.name,
+)
 def test_shown_commands_run(page: Path, place: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch, run_python: RunPython):
     trains = page.relative_to(ROOT).as_posix() in GUIDES
     before = [words for other in PAGES[: PAGES.index(page)] for words in commands(other)]

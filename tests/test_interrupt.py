@@ -78,7 +78,7 @@ def test_processes_that_share_runs_all_write_their_checkpoints(tmp_path: Path):
     with first, second:
         deadline = time.monotonic() + 200
         for process, part, count in ((second, "001", 1), (first, "000", 2)):
-            while len(list(folder.glob(f"parts/{part}/checkpoints/round_*.npz"))) < count:
+            while len(list(folder.glob(f"parts/{part}/checkpoints/iteration_*.npz"))) < count:
                 assert time.monotonic() < deadline and process.poll() is None
                 time.sleep(0.02)
             second.send_signal(signal.SIGSTOP)
@@ -89,5 +89,5 @@ def test_processes_that_share_runs_all_write_their_checkpoints(tmp_path: Path):
         second.send_signal(signal.SIGCONT)
         outputs = [process.communicate(timeout=100)[0] for process in (first, second)]
     assert [first.returncode, second.returncode] == [143, 143], outputs
-    assert list(folder.glob("parts/001/checkpoints/round_*.npz"))
+    assert list(folder.glob("parts/001/checkpoints/iteration_*.npz"))
     assert "Stopped. Go on with" in outputs[1] and not (folder / ".lock").exists()

@@ -18,6 +18,7 @@ SEEDS, LOOKAHEADS = [0, 1, 2, 0], [1.0, 1.0, 1.0, 0.0]
 AHEAD, NAIVE = slice(0, 3), slice(3, 4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_lola_cooperates_as_long_as_the_other_does() -> None:
     """In most seeds, as in the paper, whose 81 % is the share of tit-for-tat; a naive learner defects."""

@@ -162,6 +162,7 @@ def test_flags_of_events_tell_what_happened_last() -> None:
     assert contact_flags(off, touched(5), touched(4)).item() and contact_flags(off, touched(-3), touched(4)).item()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", [ORIGINAL, FAST._replace(velocity_sweeps=60, position_sweeps=60, slots=8)])
 def test_walkers_go_where_the_originals_do(solver: Solver) -> None:
@@ -247,6 +248,7 @@ def test_a_walker_that_is_pushed_falls_once_and_ends_its_episode() -> None:
     np.testing.assert_allclose(timestep.metrics["displacement"], state.world.package_pose[0] - start, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_walkers_fall_and_nothing_blows_up() -> None:
     env = make("multiwalker")

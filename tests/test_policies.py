@@ -155,7 +155,6 @@ import sys
 sys.modules.update(dict.fromkeys(["mamt_jax", "envs_jax", "flax", "chex", "optax", "jraph"]))  # None: importing them fails
 import json, pathlib, jax.export, numpy as np
 
-ROOT = Path(__file__).parents[1]
 mode, draw = (jax.export.deserialize(pathlib.Path(name).read_bytes()) for name in ("mode", "draw"))
 observation = np.array(json.loads(sys.argv[1]), np.float32)
 actions = mode.call(observation), mode.call(observation[:1]), draw.call(observation, np.uint32(7))

@@ -35,7 +35,13 @@ def states(name: str, length: int = 4) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize(
     "name",
-    ["spread", "rover_tower", "pursuit", "matrix_game", pytest.param("multiwalker", marks=pytest.mark.slow)],
+    [
+        "spread",
+        "rover_tower",
+        "pursuit",
+        "matrix_game",
+        pytest.param("multiwalker", marks=[pytest.mark.slow, pytest.mark.long]),
+    ],
 )
 def test_every_environment_has_a_picture(name: str) -> None:
     env, several = states(name)
