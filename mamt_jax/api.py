@@ -124,7 +124,7 @@ def train(
 
 
 def resume(folder: str | Path, *, episodes: int | None = None, env: Env | None = None, algo: Algo | None = None) -> Run:
-    """Goes on with the runs of a folder, as `mamt train --resume` does.
+    """Resumes the runs of a folder, as `mamt train --resume` does.
 
     Args:
         folder: of `train`.
@@ -134,7 +134,7 @@ def resume(folder: str | Path, *, episodes: int | None = None, env: Env | None =
 
     Raises:
         FolderError: if it is no such folder, or in use.
-        CheckpointError: if there is nothing to go on from.
+        CheckpointError: if no checkpoint can be used.
         ValueError: if `episodes` is less than the runs have done.
         KeyboardInterrupt: if Ctrl-C stopped training; a checkpoint is there.
     """

@@ -86,8 +86,7 @@ def film(env: Environment, policy: Policy, sample: bool, key: jax.Array, options
     """Frames of one episode, its last state included."""
     play_out = jax.jit(lambda key: rollout(env, acting(policy, sample), key, env.spec.episode_limit))
     states, timesteps = jax.device_get(play_out(key))
-    done = np.asarray(timesteps.truncated | timesteps.terminated.all(-1))
-    length = int(done.argmax()) + 1 if done.any() else len(done)
+    length = int(timesteps.done.argmax()) + 1 if timesteps.done.any() else len(timesteps.done)
     return frames(env, jax.tree.map(lambda leaf: leaf[:length], states), **options)
 
 

@@ -2,8 +2,8 @@
 
 All options of `mamt train`, each with as many values as you like. Runs that differ only in seeds and in float fields of the
 algorithm are trained side by side, as one group. All else makes groups of their own, one after another or, with
-`--launcher ray`, wherever a Ray cluster has room. The same command again goes on with what was stopped, and with more values
-trains those that are missing.
+`--launcher ray`, wherever a Ray cluster has room. The same command again resumes what was stopped. With more values it trains
+those that are missing.
 """
 
 import dataclasses

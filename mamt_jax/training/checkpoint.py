@@ -186,7 +186,7 @@ def to_numpy(leaf: jax.Array) -> np.ndarray:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The archive at `path` and its record; what goes wrong in reading it is raised as CheckpointError."""
+    """The archive at `path` and its record; an error in reading it is raised as CheckpointError."""
     try:
         if not zipfile.is_zipfile(path):
             raise EOFError("it is cut short or no archive")

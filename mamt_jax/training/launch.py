@@ -163,7 +163,7 @@ def resume(
     episodes: int | None = None,
     given: Mapping[str, Any] = MappingProxyType({}),
 ) -> int | None:
-    """Goes on with the experiment of a folder; as `start`, and raises CheckpointError if there is nothing to go on from.
+    """Resumes the experiment of a folder; as `start`, and raises CheckpointError if no checkpoint can be used.
 
     `episodes` is another length for its runs. `given` holds the environment or the algorithm where they were objects.
     """
@@ -324,7 +324,7 @@ def planned(session: Session) -> MemoryPlan:
 
 @contextmanager
 def refusing(experiment: Experiment) -> Iterator[None]:
-    """Within it, what goes wrong in building an experiment is raised as OptionError."""
+    """Within it, an error in building an experiment is raised as OptionError."""
     try:
         yield
     except ValueError as error:

@@ -206,7 +206,7 @@ def report(
 ) -> tuple[RunState, Counters]:
     """Evaluates, writes rows, shows them, and starts the next interval.
 
-    Where training ends within an interval, its sums and counters stay as they are: a longer run goes on with them.
+    Where training ends within an interval, its sums and counters stay as they are: a longer run continues them.
     """
     iterations, interval = counters.iterations, counters
     finished = np.asarray(states.sums.episodes.episodes)[: len(session.experiment.runs)]

@@ -188,7 +188,7 @@ def keep_best(session: Session, states: RunState, rows: list[dict[str, Any]], di
 
 
 def hold_best(session: Session, display: Display) -> None:
-    """Keeps a copy of best.npz, which a longer run goes on with; a full disk does not end training."""
+    """Keeps a copy of best.npz, from which a longer run continues; a full disk does not end training."""
     best = session.folder / BEST
     if not best.exists():
         return
