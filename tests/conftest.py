@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -35,13 +35,14 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-import mamt_jax  # noqa: E402, F401  it adds to XLA_FLAGS, which must be complete before the first test starts jax
+import mamt_jax  # noqa: E402  it adds to XLA_FLAGS, which must be complete before the first test starts jax
 
 PROBE = ["--env", "probe:symbols", "--algo", "probe:make"]
-SMALL = [
-    *["--episodes", "60", "--num-envs", "4", "--update-interval", "10", "--num-updates", "2", "--buffer-size", "200"],
-    *["--batch-size", "32", "--evaluation-interval", "20", "--evaluation-episodes", "20"],
-]
+OPTIONS: dict[str, Any] = {
+    **{"episodes": 60, "num_envs": 4, "update_interval": 10, "num_updates": 2, "buffer_size": 200, "batch_size": 32},
+    **{"evaluation_interval": 20, "evaluation_episodes": 20},
+}
+SMALL = [text for name, value in OPTIONS.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def experiment_of(arguments: Sequence[str]) -> "Experiment":
@@ -57,12 +58,11 @@ def experiment_of(arguments: Sequence[str]) -> "Experiment":
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run: two seeds times two learning rates, three agents. Only to be read."""
-    from mamt_jax.cli import train as run
+    import probe
 
-    folder = tmp_path_factory.mktemp("run") / "out"
-    arguments = [*PROBE, *SMALL, "--seeds", "2", "--seed", "3", "--learning-rate", "0.1", "0.5", "--num_agents=3"]
-    assert run.main([*arguments, "--log", "tensorboard", "--out", str(folder)]) == 0
-    return folder
+    folder, rates = tmp_path_factory.mktemp("run") / "out", [0.1, 0.5]
+    own = {"seed": 3, "learning_rate": rates, "num_agents": 3}
+    return mamt_jax.train(probe.symbols, probe.make, out=folder, seeds=2, log=["tensorboard"], **own, **OPTIONS).folder
 
 
 @pytest.fixture

@@ -2,30 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import probe
 import pytest
-from conftest import PROBE, SMALL
+from conftest import OPTIONS, PROBE, SMALL
 
 import envs_jax
 import mamt_jax
 from mamt_jax.cli import train
 from mamt_jax.options import OptionError
 
-OPTIONS: dict[str, Any] = {
-    **{"episodes": 60, "num_envs": 4, "update_interval": 10, "num_updates": 2, "buffer_size": 200, "batch_size": 32},
-    **{"evaluation_interval": 20, "evaluation_episodes": 20},
-}
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> mamt_jax.Run:
-    """Two seeds of the probe, given as factories."""
-    out = tmp_path_factory.mktemp("api") / "run"
-    return mamt_jax.train(probe.symbols, probe.make, out=out, seeds=2, num_agents=3, learning_rate=0.1, **OPTIONS)
+@pytest.fixture
+def run(finished_run: Path) -> mamt_jax.Run:
+    return mamt_jax.open_run(finished_run)
 
 
 def test_public_names():
@@ -38,9 +31,9 @@ def test_public_names():
 def test_a_run_shows_what_it_is(run: mamt_jax.Run, tmp_path: Path):
     assert run.config["experiment"]["env"] == "probe:symbols" and run.config["experiment"]["env_options"] == {"num_agents": 3}
     rows = run.metrics()
-    assert [(row["run"], row["env_steps"]) for row in rows] == [(r, s) for s in (0, 100, 200, 300) for r in range(2)]
+    assert [(row["run"], row["env_steps"]) for row in rows] == [(r, s) for s in (0, 100, 200, 300) for r in range(4)]
     text = repr(run)
-    assert "probe:make on probe:symbols, 2 runs, 60 of 60 episodes, eval_return" in text and "\n" not in text
+    assert "probe:make on probe:symbols, 4 runs, 60 of 60 episodes, eval_return" in text and "\n" not in text
     run.plot(tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
     observation = jax.nn.one_hot(np.array([0, 1, 2]), 3)
@@ -53,7 +46,8 @@ def test_a_run_shows_what_it_is(run: mamt_jax.Run, tmp_path: Path):
 
 def test_python_does_what_the_command_line_does(run: mamt_jax.Run, tmp_path: Path):
     out = tmp_path / "typed"
-    assert train.main([*PROBE, *SMALL, "--seeds", "2", "--num-agents", "3", "--learning-rate", "0.1", "--out", str(out)]) == 0
+    own = ["--seeds", "2", "--seed", "3", "--num-agents", "3", "--learning-rate", "0.1", "0.5"]
+    assert train.main([*PROBE, *SMALL, *own, "--out", str(out)]) == 0
     typed = mamt_jax.open_run(out)
     for name in ("experiment", "algorithm_configs", "schedule", "spec"):
         assert typed.config[name] == run.config[name], name
@@ -61,16 +55,16 @@ def test_python_does_what_the_command_line_does(run: mamt_jax.Run, tmp_path: Pat
 
 
 def test_a_pure_function_trains_as_the_loop_does(run: mamt_jax.Run):
-    trainer = mamt_jax.make_trainer(
-        envs_jax.make(probe.symbols, num_agents=3), probe.make, evaluations=3, learning_rate=0.1, **OPTIONS
-    )
-    keys = jax.vmap(jax.random.key)(jax.numpy.arange(2))
-    states, metrics = jax.jit(jax.vmap(trainer.train, in_axes=(0, None)))(keys, trainer.config)
-    for seed in (0, 1):
-        rows = [row for row in run.metrics() if row["run"] == seed and row["env_steps"]]
+    trainer = mamt_jax.make_trainer(envs_jax.make(probe.symbols, num_agents=3), probe.make, evaluations=3, **OPTIONS)
+    keys = jax.vmap(jax.random.key)(jnp.array([3, 4, 3, 4]))
+    rates = jnp.array([0.1, 0.1, 0.5, 0.5])
+    train_all = jax.vmap(lambda key, rate: trainer.train(key, trainer.config.replace(learning_rate=rate)))
+    states, metrics = jax.jit(train_all)(keys, rates)
+    for number in range(4):
+        rows = [row for row in run.metrics() if row["run"] == number and row["env_steps"]]
         for name in ("eval_return", "eval_return_per_agent", "train_return", "task/named", "loss", "value"):
             expected = np.array([row[name] for row in rows], float)
-            np.testing.assert_allclose(metrics[name][seed], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(metrics[name][number], expected, rtol=1e-4, atol=1e-5, err_msg=name)
     policy = trainer.policy(jax.tree.map(lambda leaf: leaf[0], states))
     np.testing.assert_array_equal(policy(jax.nn.one_hot(np.array([2, 1, 0]), 3)), [2, 1, 0])
 

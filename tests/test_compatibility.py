@@ -11,6 +11,7 @@ import pytest
 import envs_jax
 import mamt_jax
 from mamt_jax.cli.parser import dashed
+from mamt_jax.training.checkpoint import latest_checkpoint, read_record
 from mamt_jax.training.launch import prepare
 from mamt_jax.training.merge import is_finished, read_experiment
 
@@ -25,6 +26,8 @@ def test_an_old_run_is_read_as_it_was():
     config = prepare(experiment, OLD, {}).built.configs[0]
     assert config.attention_logit_coef == pytest.approx(2e-3) and config.coordination.__name__ != "exact"
     assert is_finished(OLD) and run.metrics()
+    record = read_record(latest_checkpoint(OLD / "checkpoints"))
+    assert record["iterations"] == 12 and record["halts"] == [None]
     observation = jax.random.normal(jax.random.key(0), (8, 2, 12))
     for which in ("latest", "best"):
         policy = run.policy(which)

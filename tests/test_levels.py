@@ -1,6 +1,7 @@
 """Who may import whom, and how long a function may be: read from the source, nothing is run."""
 
 import ast
+import functools
 import re
 import sys
 import tomllib
@@ -42,6 +43,7 @@ def module_name(file: str) -> str:
 
 
 MODULES = {module_name(file): file for file in FILES}
+TREES = {file: ast.parse(path.read_text()) for file, path in FILES.items()}
 
 
 def imported_names(node: ast.AST) -> list[str]:
@@ -61,11 +63,15 @@ def full_name(name: str) -> str:
     return next((each for each in beside if each in MODULES), name)
 
 
+@functools.cache
+def functions(file: str) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(TREES[file]) if isinstance(node, ast.FunctionDef)]
+
+
+@functools.cache
 def imports(file: str) -> list[Import]:
-    tree = ast.parse(FILES[file].read_text())
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    inside = {id(node) for function in functions for node in ast.walk(function)}
-    return [Import(name, id(node) in inside) for node in ast.walk(tree) for name in imported_names(node)]
+    inside = {id(node) for function in functions(file) for node in ast.walk(function)}
+    return [Import(name, id(node) in inside) for node in ast.walk(TREES[file]) for name in imported_names(node)]
 
 
 def distributions(of: Iterable[Import]) -> set[str]:
@@ -152,9 +158,7 @@ def test_only_networks_see_flax_and_only_one_file_sees_jraph():
 
 
 def test_functions_are_short():
-    trees = {file: ast.parse(path.read_text()) for file, path in FILES.items()}
-    functions = [(file, node) for file, tree in trees.items() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    assert not [(file, f.name) for file, f in functions if (f.end_lineno or f.lineno) - f.lineno >= 80]
+    assert not [(file, f.name) for file in FILES for f in functions(file) if (f.end_lineno or f.lineno) - f.lineno >= 80]
 
 
 def test_declared_dependencies_are_the_imported_ones():

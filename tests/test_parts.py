@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import psutil
 import pytest
-from conftest import RunPython, experiment_of
+from conftest import PROBE, SMALL, RunPython, experiment_of
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -28,11 +28,6 @@ from mamt_jax.training.run_folder import FolderError, read_rows
 
 ROOT = Path(__file__).parents[1]
 
-PROBE = ["--env", "probe:symbols", "--algo", "probe:make"]
-SMALL = [
-    *["--episodes", "60", "--num-envs", "4", "--update-interval", "10", "--num-updates", "2", "--buffer-size", "200"],
-    *["--batch-size", "32", "--evaluation-interval", "20", "--evaluation-episodes", "20"],
-]
 FOUR_RUNS = [*PROBE, *SMALL, "--seeds", "2", "--learning-rate", "0.1", "0.5"]
 PATHS = {"PYTHONPATH": str(ROOT / "tests")}
 

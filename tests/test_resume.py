@@ -98,11 +98,8 @@ def length_in_config(folder: Path) -> tuple[int, int, int]:
     )
 
 
-@pytest.mark.parametrize(
-    "buffer",
-    ["100", pytest.param("200", marks=pytest.mark.slow)],
-    ids=["full replay memory", "replay memory cut to the length"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("buffer", ["100", "200"], ids=["full replay memory", "replay memory cut to the length"])
 def test_an_extended_run_ends_as_one_of_that_length(buffer: str, tmp_path: Path, capsys):
     arguments, long, short = [*SLOW_LEARNERS, "--buffer-size", buffer], tmp_path / "long", tmp_path / "short"
     assert run.main([*arguments, "--episodes", "92", "--out", str(long)]) == 0

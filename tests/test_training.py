@@ -1,6 +1,7 @@
 """Training on the probe: it learns, counts right, traces once, and is the same alone, side by side and on several devices."""
 
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -28,6 +29,7 @@ from mamt_jax.training import loop, metrics
 from mamt_jax.training import vectorized as runs_module
 from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.config import TrainingConfig, make_schedule, validate
+from mamt_jax.training.console import Display
 from mamt_jax.training.experiment import Experiment, build, experiment_from_json, experiment_to_json
 from mamt_jax.training.loop import slice_iterations, train
 from mamt_jax.training.memory import (
@@ -41,8 +43,8 @@ from mamt_jax.training.memory import (
 )
 from mamt_jax.training.references import Reference
 from mamt_jax.training.run_folder import CONFIG, METRICS, read_rows, write_json
-from mamt_jax.training.session import Session, open_session, plan_memory
-from mamt_jax.training.vectorized import RunState, even_shares, make_runs, pad_runs, padded_runs, run_keys, stack_configs
+from mamt_jax.training.session import Counters, Session, open_session, plan_memory, restore, save
+from mamt_jax.training.vectorized import Runs, RunState, even_shares, make_runs, pad_runs, padded_runs, run_keys, stack_configs
 
 TINY = TrainingConfig(
     episodes=100,
@@ -65,13 +67,21 @@ def session(what: Experiment, folder: Path) -> Session:
     return open_session(what, build(what), folder, {"random": Reference(5 / 3)})
 
 
+@functools.cache
+def programs(training: TrainingConfig, num_runs: int, num_devices: int) -> Runs:
+    """Those of the probe: hyperparameters are their arguments."""
+    del num_devices  # all that there are
+    built = build(experiment(training=training))
+    assert isinstance(built.env, Environment)
+    return make_runs(built.env, built.algorithm, training, built.schedule, num_runs)
+
+
 def trained(what: Experiment, iterations: Sequence[int] = (20,)) -> RunState:
     """States after so many iterations at a time, padded."""
-    built = build(what)
-    assert isinstance(built.env, Environment)
-    runs = make_runs(built.env, built.algorithm, what.training, built.schedule, padded_runs(len(what.runs)))
-    wanted = stack_configs(built.configs), run_keys([run["seed"] for run in what.runs])
-    configs, keys = pad_runs(wanted, padded_runs(len(what.runs)))
+    num_runs = padded_runs(len(what.runs))
+    runs = programs(what.training, num_runs, len(jax.local_devices()))
+    wanted = stack_configs(build(what).configs), run_keys([run["seed"] for run in what.runs])
+    configs, keys = pad_runs(wanted, num_runs)
     states, done = runs.init(configs, keys), 0
     for count in iterations:
         states, done = runs.advance(configs, states, done, count), done + count
@@ -168,6 +178,17 @@ def test_one_trace_a_run(tmp_path: Path):
 def test_slices_make_no_difference():
     at_once, sliced = trained(experiment(), [20]), trained(experiment(), [1, 2, 17])
     jax.tree.map(np.testing.assert_array_equal, arrays(at_once), arrays(sliced))
+
+
+def test_what_was_saved_continues_bit_for_bit(tmp_path: Path):
+    what, saved = experiment(), Counters(iterations=10, episodes=(40,), wall_seconds=1.0, halts=(None,), evaluated=10)
+    opened = session(what, tmp_path)
+    save(opened, trained(what, [10]), saved)
+    states, counters = restore(opened, Display(Console(quiet=True), TINY.episodes))
+    assert counters == saved
+    runs = programs(TINY, len(opened.keys), len(jax.local_devices()))
+    continued, unbroken = runs.advance(opened.configs, states, 10, 10), trained(what, [20])
+    jax.tree.map(np.testing.assert_array_equal, arrays(continued), arrays(unbroken))
 
 
 def test_runs_do_not_touch_each_other():

@@ -23,7 +23,7 @@ FORMAT = 1
 """Of the files written here; those without a number are of the first."""
 _RECORD, _FORMAT = "record", "format"
 _KEPT = 2
-_RENAMED = {"rounds": "iterations", "halts": "halts"}
+_RENAMED = {"rounds": "iterations", "breakdowns": "halts"}
 """Names in the records of version 0.1 -> those of today."""
 
 Loaded = TypeVar("Loaded")
