@@ -191,7 +191,7 @@ LONG = pytest.mark.long
         pytest.param({}, bare, False, marks=LONG),
         pytest.param({"contact_events": True, "terminate_on_fall": False}, auto_reset, False, marks=LONG),
         pytest.param({"terminate_on_fall": False, "remove_on_fall": False, "shared_reward": False}, whole, True, marks=LONG),
-        pytest.param({"solver": "original", "contact_events": True}, whole, True, marks=LONG),
+        ({"solver": "original", "contact_events": True}, whole, True),
         pytest.param({"solver": "original", "terminate_on_fall": False}, bare, False, marks=LONG),
         pytest.param({"num_walkers": 1}, whole, False, marks=LONG),
     ],

@@ -65,8 +65,6 @@ BOX2D = {"pettingzoo/multiwalker", "experiments/multiwalker_parity.py", "experim
 """Words of commands that need Box2D, which not every Python has."""
 TELLING = ("--env", "--algo", "--seed", "--log", "--options", "--resume", "--help", "--launcher", "--merge", "--distributed")
 """The options that tell one training from another: of the others it is enough to try one value."""
-LONG = ("multiwalker.md", "speed.md")
-"""Pages whose commands take long."""
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +179,7 @@ def call(words: list[str], arguments: list[str], monkeypatch: pytest.MonkeyPatch
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.long] if page.name in LONG else []) for page in PAGES],
+    [pytest.param(page, marks=[pytest.mark.long] if page.name == "multiwalker.md" else []) for page in PAGES],
     ids=lambda page: page.name,
 )
 def test_shown_commands_run(page: Path, place: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch, run_python: RunPython):

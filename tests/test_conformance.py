@@ -253,8 +253,7 @@ def test_a_fault_that_shows_in_play_is_named(fault: str) -> None:
     [
         ("rover_tower", {}),
         pytest.param("spread", {"continuous_actions": True}, marks=SLOW),
-        *(pytest.param(name, {}, marks=SLOW) for name in environment_names() if name not in ("rover_tower", "multiwalker")),
-        pytest.param("multiwalker", {}, marks=[SLOW, pytest.mark.long]),
+        *(pytest.param(name, {}, marks=SLOW) for name in environment_names() if name != "rover_tower"),
         *(pytest.param("spread", {"num_agents": num_agents}, marks=SLOW) for num_agents in (1, 5)),
     ],
 )

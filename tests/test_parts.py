@@ -257,7 +257,6 @@ def ray_workers() -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_what_a_killed_worker_began_goes_on_elsewhere(tmp_path: Path):
     long = ["--episodes", "2400", "--evaluation-interval", "80", "--evaluation-episodes", "4", "--checkpoint-minutes", "0"]
     arguments = [*PROBE, *SMALL, *long, "--seeds", "2", "--runs-per-task", "1"]
