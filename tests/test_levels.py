@@ -43,7 +43,6 @@ def module_name(file: str) -> str:
 
 
 MODULES = {module_name(file): file for file in FILES}
-TREES = {file: ast.parse(path.read_text()) for file, path in FILES.items()}
 
 
 def imported_names(node: ast.AST) -> list[str]:
@@ -64,14 +63,19 @@ def full_name(name: str) -> str:
 
 
 @functools.cache
+def tree(file: str) -> ast.Module:
+    return ast.parse(FILES[file].read_text())
+
+
+@functools.cache
 def functions(file: str) -> list[ast.FunctionDef]:
-    return [node for node in ast.walk(TREES[file]) if isinstance(node, ast.FunctionDef)]
+    return [node for node in ast.walk(tree(file)) if isinstance(node, ast.FunctionDef)]
 
 
 @functools.cache
 def imports(file: str) -> list[Import]:
     inside = {id(node) for function in functions(file) for node in ast.walk(function)}
-    return [Import(name, id(node) in inside) for node in ast.walk(TREES[file]) for name in imported_names(node)]
+    return [Import(name, id(node) in inside) for node in ast.walk(tree(file)) for name in imported_names(node)]
 
 
 def distributions(of: Iterable[Import]) -> set[str]:

@@ -69,8 +69,8 @@ def session(what: Experiment, folder: Path) -> Session:
 
 @functools.cache
 def programs(training: TrainingConfig, num_runs: int, num_devices: int) -> Runs:
-    """Those of the probe: hyperparameters are their arguments."""
-    del num_devices  # all that there are
+    """The probe's programs for any hyperparameters. They are sharded over all devices, so the cache needs to know how many."""
+    del num_devices
     built = build(experiment(training=training))
     assert isinstance(built.env, Environment)
     return make_runs(built.env, built.algorithm, training, built.schedule, num_runs)
