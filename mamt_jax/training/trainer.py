@@ -258,6 +258,7 @@ class RunPrograms(NamedTuple):
 
 def make_run(env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule) -> RunPrograms:
     """The programs that train one run."""
+    algorithm = algorithm._replace(update=jax.jit(algorithm.update))  # traced once for all that reads it
     replay, playing = make_replay(env.spec, algorithm, config, schedule), with_episodes(env)
     return RunPrograms(
         init=make_init(algorithm, replay, lambda key: reset_batch(playing, key, config.num_envs)),
