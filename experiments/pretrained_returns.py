@@ -20,10 +20,10 @@ from envs_jax.environment import Environment
 from envs_jax.rollout import evaluate_policy
 from mamt_jax.api import acting
 from mamt_jax.cli.compilation_cache import use_compilation_cache
-from mamt_jax.presets import tuned
+from mamt_jax.presets import find_preset
 from mamt_jax.training import references
 from mamt_jax.training.policies import PRETRAINED, load_policy
-from mamt_jax.training.references import TASKS
+from mamt_jax.training.references import TASKS, task_name
 from mamt_jax.training.run_folder import BEST, CONFIG, METRICS, describe_machine, read_config, read_rows, write_json
 
 EPISODES = 5_000
@@ -72,10 +72,13 @@ def table(returns: dict[str, dict[str, Any]]) -> str:
 
 
 def command(folder: Path) -> str:
-    """What it was trained with; from before Table 1 was a preset, which it is where another setting is the default now."""
+    """What it was trained with; those from before a preset had its values say `--preset paper`, which gives the others."""
     config = read_config(folder)
     (_, *options), experiment = config["command"], config["experiment"]
-    if tuned(experiment["env"], experiment["algo"]) and "--preset" not in options:
+    task = task_name(experiment["env"], experiment["env_options"]) or experiment["env"]
+    used, preset = config["training"] | config["algorithm_configs"][0], find_preset("tuned", task, experiment["algo"]).options
+    typed = {word.removeprefix("--").replace("-", "_") for word in options if word.startswith("--")}
+    if "preset" not in typed and any(used.get(name) != value for name, value in preset.items() if name not in typed):
         after = options.index("--algo") + 2
         options[after:after] = ["--preset", "paper"]
     return f"mamt train {shlex.join(options)}"

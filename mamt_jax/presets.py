@@ -1,22 +1,47 @@
 """Settings by name. A preset gives options of `mamt train`; what the command line says goes first.
 
-Algorithms' own defaults are those of the paper's Table 1.
+Algorithms' own defaults are those of the paper's Table 1. `TUNED` holds what experiments/tuning.py found best, by task.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
-QUICK_EPISODES = 3_000
-"""MAMT on Rover-Tower, one seed: two to five minutes on 2 CPU cores."""
-
-BUDGETS: dict[str, dict[str, Any]] = {
-    "tuned": {"episodes": QUICK_EPISODES, "evaluation_interval": 100},
-    "paper": {"episodes": 50_000, "evaluation_interval": 500},
+PRESETS = {
+    "tuned": "what measured best for the task, where that was measured; else Table 1 and 3,000 episodes",
+    "paper": "the paper's Table 1 and 50,000 episodes",
 }
-"""Lengths of training; the first one is the default."""
+"""What each is; the first one is the default."""
 
-_MAAC = {"hidden_size": 64, "batch_size": 256, "tau": 0.01}
-_ATTENTION: dict[str, dict[str, Any]] = {"maac": _MAAC} | dict.fromkeys(("mamd", "mamd_op", "mamt"), _MAAC | {"epsilon": 30.0})
-_MADDPG = {"hidden_size": 64, "batch_size": 256, "gamma": 0.95, "temperature": 0.3}
+
+class Preset(NamedTuple):
+    """Settings of a task and an algorithm.
+
+    Attributes:
+        options: of `mamt train`.
+        minutes: that training takes with them, from an empty compilation cache on 2 CPU cores; None where nobody measured.
+    """
+
+    options: dict[str, Any]
+    minutes: float | None = None
+
+
+PAPER = Preset({"episodes": 50_000, "evaluation_interval": 500})
+UNTUNED = Preset({"episodes": 3_000, "evaluation_interval": 100})
+"""A first look where nothing was measured."""
+
+_REPLAY = {
+    "num_envs": 120,
+    "update_interval": 1000,
+    "num_updates": 4,
+    "hidden_size": 64,
+    "batch_size": 256,
+    "gamma": 0.95,
+    "tau": 0.02,
+    "policy_learning_rate": 2e-3,
+    "critic_learning_rate": 3e-3,
+}
+_MAAC = _REPLAY | {"policy_gradient": "expected"}
+_MAMD = _MAAC | {"epsilon": 30.0}
+_MADDPG = _REPLAY | {"temperature": 0.3}
 _MAPPO = {
     "share_policy": True,
     "gamma": 0.95,
@@ -24,29 +49,59 @@ _MAPPO = {
     "policy_learning_rate": 2e-3,
     "critic_learning_rate": 2e-3,
 }
-_PURSUIT = {"update_interval": 400, "buffer_size": 300_000}
+
+_ROVERS = {"episodes": 60_000, "evaluation_interval": 2_400}
+_COVER = {"episodes": 60_000, "evaluation_interval": 2_400}
+_ROLLOUTS = {"episodes": 20_000, "evaluation_interval": 1_000}
+_PURSUIT = {"hidden_size": 64, "batch_size": 256, "tau": 0.01, "update_interval": 400, "buffer_size": 300_000}
 _WALKERS = {
+    "hidden_size": 64,
+    "batch_size": 256,
+    "tau": 0.01,
     "policy_gradient": "expected",
     "num_action_samples": 4,
     "update_interval": 48,
     "num_updates": 1,
     "buffer_size": 300_000,
 }
-TUNED: dict[str, dict[str, dict[str, Any]]] = {
-    **dict.fromkeys(("rover_tower", "spread"), _ATTENTION | {"maddpg": _MADDPG, "mappo": _MAPPO}),
-    "pursuit": {algo: options | _PURSUIT for algo, options in (_ATTENTION | {"maddpg": _MADDPG}).items()},
-    "multiwalker": {algo: options | _WALKERS for algo, options in _ATTENTION.items()},
+
+_SPREAD = {
+    "maac": Preset(_MAAC | _COVER),
+    "mamd": Preset(_MAMD | _COVER),
+    "mamt": Preset(_MAMD | _COVER),
+    "maddpg": Preset(_MADDPG | _COVER),
+    "mappo": Preset(_MAPPO | _ROLLOUTS),
 }
-"""By environment and algorithm, what measured better than Table 1 (docs/claims.md), MA-PPO's in 20,000 episodes."""
+TUNED: dict[str, dict[str, Preset]] = {
+    "rover_tower": {
+        "maac": Preset(_MAAC | _ROVERS, 2.0),
+        "mamd": Preset(_MAMD | _ROVERS, 2.0),
+        "mamt": Preset(_MAMD | _ROVERS, 2.5),
+        "maddpg": Preset(_MADDPG | _ROVERS, 1.5),
+        "mappo": Preset(_MAPPO | _ROLLOUTS, 1.0),
+    },
+    **dict.fromkeys(("spread", "spread_n3"), _SPREAD),
+    "pursuit": {
+        "maac": Preset(_PURSUIT | UNTUNED.options),
+        "mamd": Preset(_PURSUIT | {"epsilon": 30.0} | UNTUNED.options),
+        "mamt": Preset(_PURSUIT | {"epsilon": 30.0} | UNTUNED.options),
+        "maddpg": Preset(_PURSUIT | {"gamma": 0.95, "temperature": 0.3} | UNTUNED.options),
+    },
+    "multiwalker": {
+        "maac": Preset(_WALKERS | UNTUNED.options),
+        "mamd": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
+        "mamt": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
+    },
+}
+"""By task and algorithm."""
 
 
-def tuned(env: str, algo: str) -> dict[str, Any]:
-    """Options that measured better than Table 1, where that was measured; else none."""
-    return TUNED.get(env, {}).get(algo, {})
+def find_preset(name: str, task: str, algo: str) -> Preset:
+    """The preset `name` for an algorithm on a task, which has the name that results have for it.
 
-
-def preset_options(name: str, env: str, algo: str) -> dict[str, Any]:
-    """The options of the preset `name` for `algo` on `env`; raises ValueError if there is none of that name."""
-    if name not in BUDGETS:
-        raise ValueError(f"preset={name!r} is not valid: give one of {', '.join(BUDGETS)}.")
-    return BUDGETS[name] | (tuned(env, algo) if name == "tuned" else {})
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset={name!r} is not valid: give one of {', '.join(PRESETS)}.")
+    return PAPER if name == "paper" else TUNED.get(task, {}).get(algo, UNTUNED)

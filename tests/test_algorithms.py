@@ -11,11 +11,12 @@ import pytest
 from unlike_agents import CONTINUOUS, CONTINUOUS_DUO, DISCRETE, DUO, SMALL, observations, probe_data, probe_score
 
 from envs_jax.environment import Discrete, EnvSpec
-from mamt_jax.algorithms import maddpg, mappo, optimizers, registry
+from mamt_jax.algorithms import actor_critic, maddpg, mappo, optimizers, registry
 from mamt_jax.algorithms import parameter_sharing as sharing
 from mamt_jax.algorithms.base import Algorithm, function_name, resolve_functions
 from mamt_jax.algorithms.coordination import averaged_out, value_shortcut
 from mamt_jax.algorithms.mamt import MAMTConfig
+from mamt_jax.networks.attention_critic import SHARED
 from mamt_jax.renamed import RENAMED, rename_warnings, with_new_names
 
 RUNS, FEW = 2, 6
@@ -218,24 +219,34 @@ def test_policy_is_what_act_and_greedy_read_and_plain_configs_keep_types(name: s
     assert types[0] == types[1]
 
 
-@pytest.mark.parametrize("algorithm", [mappo, maddpg])
-def test_agents_that_share_a_policy_stay_alike(algorithm: Any) -> None:
-    config = algorithm.make(KINDS).config(hidden_size=8, share_policy=True)
-    parts = algorithm.build(KINDS, config)
+@pytest.mark.parametrize(
+    ("build", "config", "learnt"),
+    [
+        (mappo.build, mappo.MAPPOConfig(hidden_size=8, share_policy=True), "policy"),
+        (maddpg.build, maddpg.MADDPGConfig(hidden_size=8, share_policy=True), "policy"),
+        (actor_critic.actor_critic, actor_critic.ActorCriticConfig(hidden_size=8, share_policy=True), "policy"),
+        (actor_critic.actor_critic, actor_critic.ActorCriticConfig(hidden_size=8, share_critic=True), "critic"),
+    ],
+)
+def test_agents_that_share_stay_alike(build: Any, config: Any, learnt: str) -> None:
+    parts = build(KINDS, config)
+    network, optimizer = getattr(parts, learnt), getattr(parts, f"{learnt}_optimizer")
 
     @jax.jit
     def step(init_key: jax.Array, key: jax.Array) -> Any:
-        policy = parts.policy.init(init_key)
-        leaves, structure = jax.tree.flatten(policy)
+        params = network.init(init_key)
+        leaves, structure = jax.tree.flatten(params)
         keys = jax.random.split(key, len(leaves))
         gradient = [jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-        state = parts.policy_optimizer.init(policy)
-        return policy, optimizers.descend(parts.policy_optimizer, jax.tree.unflatten(structure, gradient), state, policy)[0]
+        return params, optimizers.descend(optimizer, jax.tree.unflatten(structure, gradient), optimizer.init(params), params)[0]
 
-    before, after = step(jax.random.key(0), jax.random.key(1))
-    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf[0], leaf[2]), after)
-    before, kernel = (policy["params"]["Dense_1"]["kernel"] for policy in (before, after))
-    assert not np.allclose(kernel[0], kernel[1]) and not np.allclose(kernel[0], before[0], atol=1e-5)
+    found = step(jax.random.key(0), jax.random.key(1))
+    params = [{name: leaf for name, leaf in each.items() if name != SHARED} for each in found]
+    before, after = map(jax.tree.leaves, params)
+    for leaf in after:
+        np.testing.assert_array_equal(leaf[0], leaf[2])
+    assert all(not np.allclose(new[0], old[0], atol=1e-5) for old, new in zip(before, after, strict=True))
+    assert any(not np.allclose(leaf[0], leaf[1]) for leaf in after)
 
 
 def test_shared_gradient_is_the_mean_over_each_kind() -> None:

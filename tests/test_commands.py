@@ -46,7 +46,8 @@ SHORT: dict[str, list[str]] = {
     "multiwalker_statistics": ["--episodes", "2", "--only", "random", "--out", "statistics.json"],
     "benchmark/updates": ["--out", "updates.json"],
     "benchmark/environments": ["--only", "spread", "--batches", "2", "--out", "environments.json"],
-    "benchmark/time_to_return": ["--help"],  # it takes a file of JaxMARL's repository
+    "benchmark/jaxmarl_ippo": ["--help"],  # it takes a file of JaxMARL's repository
+    "benchmark/time_to_return": ["--help"],  # it trains for hours
 }
 SMALL: dict[str, dict[str, object]] = {
     "theory": {"EPISODES": 100, "REPEATS": 2, "GAMES": 10, "estimation.SEEDS": 1, "estimation.STEPS": 2},

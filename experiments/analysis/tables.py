@@ -181,7 +181,7 @@ def environment_speed_table(benchmark: dict[str, Any]) -> str:
     return markdown(rows)
 
 
-def time_to_return_table(benchmark: dict[str, Any]) -> str:
+def ippo_table(benchmark: dict[str, Any]) -> str:
     """Training beside JaxMARL's IPPO."""
     trained = benchmark["rows"]
     goals = list(next(iter(trained.values()))["seconds_to"])
@@ -208,7 +208,7 @@ def tables() -> list[str]:
         side_by_side_table(updates),
         start_table(updates),
         environment_speed_table(read_result("benchmark_environments")),
-        time_to_return_table(read_result("benchmark_time_to_return")),
+        ippo_table(read_result("benchmark_jaxmarl_ippo")),
         multiwalker.episodes_table(read_result("multiwalker_statistics")["policies"]),
         multiwalker.steps_table(read_result("multiwalker_parity")),
         multiwalker.endurance_table(read_result("multiwalker_parity")),

@@ -1,151 +1,103 @@
-"""Time to a return: MA-PPO here beside JaxMARL's own IPPO (feed-forward, its MPE defaults), on the same environment.
+"""Time to a return: the default training of every task and algorithm, seed by seed, each from an empty compilation cache.
 
-python experiments/benchmark/time_to_return.py PATH/ippo_ff_mpe.py [--steps 10000000]
+python experiments/benchmark/time_to_return.py                    # every pair that is missing
+python experiments/benchmark/time_to_return.py rover_tower/mamt   # this one again
 
-The file is `baselines/IPPO/ippo_ff_mpe.py` of JaxMARL's repository, which its package leaves out; it needs distrax. Run alone
-on the machine. Returns are one agent's, averaged over agents: JaxMARL logs three times that. Seconds begin when all is
-compiled; the time of compiling stands beside them.
+Run alone on the machine. Seconds are those since the command began, imports and compiling included. A run ends when its greedy
+return has come 95 % of the way from the random to the scripted policy's, or after `SECONDS`. Curves are kept in
+experiments/results/benchmark_time_to_return.json; experiments/figures.py draws them.
 """
 
 import argparse
-import importlib.util
 import json
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from mamt_jax.training.references import read_references
+from mamt_jax.training.run_folder import CONFIG, METRICS, describe_machine, read_config, read_rows
 
-from envs_jax import registry as environments
-from mamt_jax.algorithms import registry as algorithms
-from mamt_jax.training.config import TrainingConfig, make_schedule
-from mamt_jax.training.run_folder import describe_machine
-from mamt_jax.training.vectorized import make_runs, run_keys, stack_configs
-
-ENVIRONMENT, NUM_AGENTS, EPISODE = "MPE_simple_spread_v3", 3, 26
-# Of baselines/IPPO/config/ippo_ff_mpe.yaml, all but the number of steps.
-NUM_ENVS, NUM_STEPS = 16, 128
-THEIRS: dict[str, Any] = {"LR": 2.5e-4, "NUM_ENVS": NUM_ENVS, "NUM_STEPS": NUM_STEPS, "UPDATE_EPOCHS": 4, "NUM_MINIBATCHES": 4}
-THEIRS |= {"GAMMA": 0.99, "GAE_LAMBDA": 0.95, "CLIP_EPS": 0.2, "ENT_COEF": 0.01, "VF_COEF": 0.5, "MAX_GRAD_NORM": 0.5}
-THEIRS |= {"ACTIVATION": "tanh", "ANNEAL_LR": True, "ENV_NAME": ENVIRONMENT, "ENV_KWARGS": {}}
-TRAINING: dict[str, Any] = {"num_envs": 256, "update_interval": 6400}
-OURS: dict[str, Any] = {"share_policy": True, "gamma": 0.95, "gae_lambda": 0.9}
-OURS |= {"policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3}
-SMOOTH, GOAL, SEED = 1000, -10.0, 30
+RESULT = Path(__file__).parents[1] / "results" / "benchmark_time_to_return.json"
+TASKS: dict[str, list[str]] = {
+    "rover_tower": ["--env", "rover_tower"],
+    "spread": ["--env", "spread"],
+    "spread_n3": ["--env", "spread", "--num-agents", "3"],
+    "pursuit": ["--env", "pursuit"],
+    "multiwalker": ["--env", "multiwalker"],
+}
+ALGORITHMS = ("mappo", "maddpg", "maac", "mamd", "mamt")
+SECONDS = {"rover_tower": 240, "spread": 240, "spread_n3": 600, "pursuit": 600, "multiwalker": 600}
+SEEDS = (0, 1, 2)
+ENOUGH = 0.95
+PAUSE = 0.2
 
 
-class Curve(NamedTuple):
-    """A training run: at each point the seconds, the environment steps, and the mean return since the point before."""
-
-    compile_seconds: float
-    seconds: np.ndarray
-    env_steps: np.ndarray
-    episode_return: np.ndarray
+def pairs() -> list[str]:
+    """Every task and algorithm; LOLA is for two agents."""
+    return [f"{task}/{algo}" for task in TASKS for algo in (*ALGORITHMS, *(["lola"] if task == "spread" else []))]
 
 
-def load_theirs(path: Path) -> ModuleType:
-    """JaxMARL's script as a module, without its logging service and its command line."""
-    for name, content in {
-        "wandb": {},
-        "hydra": {"main": lambda **_: lambda main: main},
-        "omegaconf": {"OmegaConf": None},
-    }.items():
-        sys.modules[name] = ModuleType(name)
-        vars(sys.modules[name]).update(content)
-    spec = importlib.util.spec_from_file_location("ippo_ff_mpe", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise SystemExit(f"error: {path} is not there: give the path of JaxMARL's baselines/IPPO/ippo_ff_mpe.py.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def is_reached(folder: Path) -> bool:
+    """Whether a run has come as close to the scripted policy as it has to."""
+    rows = read_rows(folder / METRICS)
+    if not rows:
+        return False
+    random, scripted = (read_references(read_config(folder))[name].value for name in ("random", "scripted"))
+    return max(row["eval_return"] for row in rows) >= random + ENOUGH * (scripted - random)
 
 
-def train_theirs(path: Path, steps: int) -> Curve:
-    """JaxMARL's IPPO; each of its updates is a point."""
-    module, log = load_theirs(path), []
-    vars(module)["wandb"] = SimpleNamespace(
-        log=lambda metric: log.append((time.perf_counter(), float(metric["returned_episode_returns"])))
+def train(task: str, algo: str, seed: int, work: Path, extra: list[str]) -> dict[str, list[float]]:
+    """One run, in a process of its own: at each evaluation the seconds since it began, the environment steps, the return."""
+    folder = work / "run"
+    options = [*TASKS[task], "--algo", algo, "--seed", str(seed), *extra]
+    places = ["--out", str(folder), "--compilation-cache", str(work / "cache")]
+    began = time.time()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mamt_jax", "train", *options, *places], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
-    config = THEIRS | {"TOTAL_TIMESTEPS": steps}
-    begun = time.perf_counter()
-    program = jax.jit(module.make_train(config)).lower(jax.random.PRNGKey(SEED)).compile()
-    compiled = time.perf_counter()
-    jax.block_until_ready(program(jax.random.PRNGKey(SEED)))
-    jax.effects_barrier()
-    when, returns = np.array(log).T
-    env_steps = (1 + np.arange(len(log))) * NUM_ENVS * NUM_STEPS
-    return Curve(compiled - begun, when - compiled, env_steps, returns / NUM_AGENTS)
-
-
-def train_ours(name: str, steps: int, **options: Any) -> Curve:
-    """MA-PPO, its defaults but for `TRAINING` and `OURS`; a point is about `SMOOTH` episodes."""
-    env = environments.make(name, **options)
-    algorithm = algorithms.make("mappo", env.spec)
-    training = TrainingConfig(**{**algorithm.training, **TRAINING, "episodes": -(-steps // EPISODE), "seed": SEED})
-    schedule = make_schedule(training, EPISODE, algorithm.data)
-    runs = make_runs(env, algorithm, training, schedule, 1)
-    configs = stack_configs([algorithm.config(**OURS)])
-    begun = time.perf_counter()
-    states = runs.init(configs, run_keys([SEED]))
-    states = jax.block_until_ready(runs.reset_sums(runs.advance(configs, states, jnp.int32(0), jnp.int32(0))))
-    compiled = time.perf_counter()
-    points = []
-    count = max(1, SMOOTH * EPISODE // schedule.transitions)
-    for first in range(0, schedule.total_iterations - count + 1, count):
-        states = runs.advance(configs, states, jnp.int32(first), jnp.int32(count))
-        episodes = jax.device_get(states.sums.episodes)
-        points.append((time.perf_counter() - compiled, schedule.env_steps(first + count)))
-        points[-1] += (float(episodes.episode_return.mean() / max(1, episodes.episodes[0])),)
-        states = runs.reset_sums(states)
-    return Curve(compiled - begun, *np.array(points).T)
-
-
-def summarise(curve: Curve, goals: dict[str, float]) -> dict[str, Any]:
-    """Speed, final return, and when the return of about `SMOOTH` episodes first reaches each goal; None where never."""
-    per_point = (curve.env_steps[1] - curve.env_steps[0]) / EPISODE
-    window = max(1, round(SMOOTH / per_point))
-    smooth = np.convolve(curve.episode_return, np.ones(window) / window, "valid")
-    seconds = curve.seconds[window - 1 :]
-    reached = {name: np.flatnonzero(smooth >= goal) for name, goal in goals.items()}
-    thinned = slice(window - 1, None, max(1, len(curve.seconds) // 100))
+    while process.poll() is None and time.time() - began < SECONDS[task] and not is_reached(folder):
+        time.sleep(PAUSE)
+    process.kill()
+    _, error = process.communicate()
+    rows = read_rows(folder / METRICS)
+    if not rows:
+        raise SystemExit(f"error: {task}/{algo} did not train: {error.decode()[-500:]}")
+    before = (folder / CONFIG).stat().st_mtime - began  # what comes before the clock of metrics.jsonl begins
     return {
-        "compile_seconds": curve.compile_seconds,
-        "env_steps_per_second": curve.env_steps[-1] / curve.seconds[-1],
-        "env_steps": int(curve.env_steps[-1]),
-        "final_return": smooth[-1],
-        "seconds_to": {name: float(seconds[hit[0]]) if len(hit) else None for name, hit in reached.items()},
-        "curve": {
-            "seconds": curve.seconds[thinned].tolist(),
-            "env_steps": curve.env_steps[thinned].tolist(),
-            "return": smooth[:: thinned.step].tolist(),
-        },
+        "seconds": [round(before + row["wall_seconds"], 2) for row in rows],
+        "env_steps": [row["env_steps"] for row in rows],
+        "return": [round(row["eval_return"], 3) for row in rows],
     }
 
 
+def measure(pair: str, extra: list[str]) -> dict[str, Any]:
+    """All seeds of a pair."""
+    task, algo = pair.split("/")
+    curves = {}
+    for seed in SEEDS:
+        with tempfile.TemporaryDirectory() as work:
+            curves[str(seed)] = train(task, algo, seed, Path(work), extra)
+        last = {name: values[-1] for name, values in curves[str(seed)].items()}
+        print(pair, f"seed {seed}", last, flush=True)
+    return curves
+
+
 def main() -> None:
-    """Measure both, print it, write it."""
+    """Measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ippo", type=Path, help="JaxMARL's ippo_ff_mpe.py")
-    parser.add_argument("--steps", type=int, default=10_000_000, help="environment steps of each (default 10000000)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "benchmark_time_to_return.json")
-    arguments = parser.parse_args()
-    theirs = train_theirs(arguments.ippo, arguments.steps)
-    ours = train_ours(f"jaxmarl/{ENVIRONMENT}", arguments.steps)
-    own = train_ours("spread", arguments.steps, num_agents=NUM_AGENTS, episode_limit=EPISODE)
-    last = summarise(theirs, {})["final_return"]
-    goals = {"JaxMARL's final return": last, f"{GOAL:g}": GOAL}
-    rows = {"JaxMARL's IPPO": theirs, "mappo": ours, "mappo on our Spread": own}
-    command = f"python experiments/benchmark/time_to_return.py ippo_ff_mpe.py --steps {arguments.steps}"
-    result: dict[str, Any] = {"machine": describe_machine(), "command": command}
-    result |= {"environment": ENVIRONMENT, "seed": SEED, "theirs": THEIRS, "ours": TRAINING | OURS}
-    result["rows"] = {name: summarise(curve, goals) for name, curve in rows.items()}
-    for name, row in result["rows"].items():
-        print(name, {key: value for key, value in row.items() if key != "curve"})
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    parser.add_argument("pairs", nargs="*", metavar="TASK/ALGO", help="(default: those that are missing)")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    asked, extra = parser.parse_known_args()
+    if unknown := [pair for pair in asked.pairs if pair not in pairs()]:
+        parser.error(f"there is no pair {unknown[0]}: give some of {', '.join(pairs())}.")
+    result = json.loads(asked.out.read_text()) if asked.out.exists() else {"curves": {}}
+    for pair in asked.pairs or [pair for pair in pairs() if pair not in result["curves"]]:
+        result["curves"][pair] = measure(pair, extra)
+        content = {"machine": describe_machine(), "seconds": SECONDS, "curves": result["curves"]}
+        asked.out.write_text(json.dumps(content) + "\n")
 
 
 if __name__ == "__main__":

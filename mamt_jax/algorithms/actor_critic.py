@@ -16,6 +16,7 @@ from flax import struct
 from envs_jax.environment import EnvSpec
 from mamt_jax.active import active_mean
 from mamt_jax.algorithms import agent_major, optimizers
+from mamt_jax.algorithms import parameter_sharing as sharing
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.distributions import ActionDistribution, Candidates, action_distribution, entropy
@@ -80,6 +81,10 @@ class ActorCriticConfig(OffPolicyConfig):
     """Whether the policy gradient samples one own action or takes the expectation over all of them."""
     num_action_samples: int = static(8, COUNT)
     """Own actions sampled for baselines and expectations where actions are continuous."""
+    share_policy: bool = static(False)
+    """Whether agents with equal observation and action spaces learn one policy."""
+    share_critic: bool = static(False)
+    """Whether such agents learn one critic."""
 
 
 @struct.dataclass
@@ -139,21 +144,22 @@ def validate(config: ActorCriticConfig) -> None:
 def actor_critic(spec: EnvSpec, config: ActorCriticConfig) -> ActorCritic:
     """Networks, distribution and optimisers for `config`."""
     distribution = action_distribution(spec, num_samples=config.num_action_samples)
-
+    policy = mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size)
+    critic = attention_critic(spec, config.hidden_size, config.num_heads, distribution.features)
+    policy_optimizer = optimizers.clipped_adam_per_agent(
+        config.policy_learning_rate, config.max_policy_grad_norm, config.adam_b1, config.adam_epsilon
+    )
+    critic_optimizer = optax.chain(
+        optax.clip_by_global_norm(config.max_critic_grad_norm * spec.num_agents),
+        optax.add_decayed_weights(config.critic_weight_decay),
+        optimizers.adam(config.critic_learning_rate, config.adam_b1, config.adam_epsilon),
+    )
     return ActorCritic(
         distribution=distribution,
-        policy=restricted(
-            mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size), distribution.restrict
-        ),
-        critic=attention_critic(spec, config.hidden_size, config.num_heads, distribution.features),
-        policy_optimizer=optimizers.clipped_adam_per_agent(
-            config.policy_learning_rate, config.max_policy_grad_norm, config.adam_b1, config.adam_epsilon
-        ),
-        critic_optimizer=optax.chain(
-            optax.clip_by_global_norm(config.max_critic_grad_norm * spec.num_agents),
-            optax.add_decayed_weights(config.critic_weight_decay),
-            optimizers.adam(config.critic_learning_rate, config.adam_b1, config.adam_epsilon),
-        ),
+        policy=restricted(sharing.shared_network(spec, policy) if config.share_policy else policy, distribution.restrict),
+        critic=critic._replace(init=sharing.shared_init(spec, critic.init, SHARED)) if config.share_critic else critic,
+        policy_optimizer=sharing.shared_optimizer(spec, policy_optimizer) if config.share_policy else policy_optimizer,
+        critic_optimizer=sharing.shared_optimizer(spec, critic_optimizer, SHARED) if config.share_critic else critic_optimizer,
     )
 
 

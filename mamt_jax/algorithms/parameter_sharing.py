@@ -3,6 +3,8 @@
 Their policies begin as one and follow one gradient, so they stay one.
 """
 
+import functools
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -20,28 +22,35 @@ def first_of_kind(spec: EnvSpec) -> list[int]:
     return [spaces.index(own) for own in spaces]
 
 
+def shared_init(spec: EnvSpec, init: Callable[[jax.Array], Params], *joint: str) -> Callable[[jax.Array], Params]:
+    """`init` of parameters that are equal for agents of one kind; leaves (n, ...), but for those under a name of `joint`."""
+    first = jnp.array(first_of_kind(spec))
+    return lambda key: of_agents(lambda leaf: leaf[first], init(key), joint)
+
+
 def shared_network(spec: EnvSpec, network: Network) -> Network:
     """`network` whose initial parameters, leaves (n, ...), are equal for agents of one kind."""
-    first = jnp.array(first_of_kind(spec))
-    return network._replace(init=lambda key: jax.tree.map(lambda leaf: leaf[first], network.init(key)))
+    return network._replace(init=shared_init(spec, network.init))
 
 
-def shared_optimizer(spec: EnvSpec, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`optimizer` of the mean gradient of all agents of one kind; its state is the same."""
+def shared_optimizer(spec: EnvSpec, optimizer: optax.GradientTransformation, *joint: str) -> optax.GradientTransformation:
+    """`optimizer` of the mean gradient of all agents of one kind, but for what is under a name of `joint`."""
 
     def update(updates: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
-        return optimizer.update(average_over_kinds(spec, updates), state, params)
+        return optimizer.update(of_agents(functools.partial(average_over_kinds, spec), updates, joint), state, params)
 
     return optax.GradientTransformation(optimizer.init, update)
 
 
-def average_over_kinds(spec: EnvSpec, gradient: Params) -> Params:
-    """The mean gradient of all agents of a kind for each of them; leaves (n, ...)."""
+def of_agents(function: Callable[[jax.Array], jax.Array], params: Params, joint: Collection[str]) -> Params:
+    """`function` of every leaf, but for those under a name of `joint`, which agents have together."""
+    own = {name: leaf for name, leaf in params.items() if name not in joint}
+    return params | jax.tree.map(function, own)
+
+
+def average_over_kinds(spec: EnvSpec, leaf: jax.Array) -> jax.Array:
+    """The mean over all agents of a kind for each of them, (n, ...)."""
     kind = jnp.array(first_of_kind(spec))
     number = jax.ops.segment_sum(jnp.ones(spec.num_agents), kind, spec.num_agents)
-
-    def mean(leaf: jax.Array) -> jax.Array:
-        total = jax.ops.segment_sum(leaf, kind, spec.num_agents)[kind]
-        return total / number[kind].reshape(-1, *(1,) * (leaf.ndim - 1))
-
-    return jax.tree.map(mean, gradient)
+    total = jax.ops.segment_sum(leaf, kind, spec.num_agents)[kind]
+    return total / number[kind].reshape(-1, *(1,) * (leaf.ndim - 1))

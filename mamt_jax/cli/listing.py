@@ -9,7 +9,7 @@ from envs_jax import registry as environments
 from mamt_jax.algorithms import registry as algorithms
 from mamt_jax.cli.parser import Parser
 from mamt_jax.options import OptionError
-from mamt_jax.presets import BUDGETS, TUNED
+from mamt_jax.presets import PRESETS, TUNED
 from mamt_jax.training.policies import pretrained_names
 
 
@@ -35,9 +35,7 @@ def sections() -> dict[str, str]:
     return {
         "Environments (--env)": columns({name: purpose(factory) for name, factory in factories.items()}),
         "Algorithms (--algo)": columns({name: entry.description for name, entry in algorithms.ALGORITHMS.items()}),
-        "Presets (--preset)": columns({name: f"{values['episodes']:,} episodes" for name, values in BUDGETS.items()})
-        + "\n"
-        + columns({f"tuned on {env}": names for env, names in tuned.items()}),
+        "Presets (--preset)": columns(PRESETS) + "\n" + columns({f"tuned on {env}": names for env, names in tuned.items()}),
         "Trained policies (--pretrained ENV/ALGO)": columns({env: ", ".join(names) for env, names in policies.items()}),
     }
 

@@ -15,7 +15,7 @@ from mamt_jax.cli.compilation_cache import OFF, use_compilation_cache
 from mamt_jax.cli.distributed import joined
 from mamt_jax.cli.parser import Parser, add_options, dashed, parse
 from mamt_jax.options import OptionError, config_options
-from mamt_jax.presets import BUDGETS
+from mamt_jax.presets import PRESETS
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.console import plain_console
 from mamt_jax.training.experiment import Experiment
@@ -35,13 +35,13 @@ class Asked(NamedTuple):
         values: of the options of every environment and algorithm.
         experiment: what to train; None with --resume, whose folder says it.
         source: the folder whose parameters runs begin from, if they do.
-        quick: whether the length is that of a first look.
+        minutes: how long that takes, where it was measured.
     """
 
     values: dict[str, Any]
     experiment: Experiment | None = None
     source: Source | None = None
-    quick: bool = False
+    minutes: float | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +80,7 @@ def run(arguments: Sequence[str], console: Console, processes: Processes = ALONE
         return folder, resume(folder, console, processes, asked.values.get("episodes"))
     folder = Path(asked.values["out"] or default_folder(asked.experiment))
     log, source = asked.values["log"], asked.source
-    return folder, start(asked.experiment, folder, console, processes, quick=asked.quick, log=log, initial=source)
+    return folder, start(asked.experiment, folder, console, processes, minutes=asked.minutes, log=log, initial=source)
 
 
 def read_arguments(arguments: Sequence[str]) -> Asked:
@@ -97,8 +97,8 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     add_settings(parser, settings)
     values = parse(parser, arguments)
     given = {name: value for name, value in values.items() if name in settings.places}
-    quick = values["preset"] == "tuned" and "episodes" not in values
-    return Asked(values, make_experiment(settings, given, values["seeds"]), source, quick)
+    minutes = None if given or values["seeds"] > 1 else settings.minutes
+    return Asked(values, make_experiment(settings, given, values["seeds"]), source, minutes)
 
 
 def reader(arguments: Sequence[str]) -> Read:
@@ -147,8 +147,8 @@ def common_parser(add_help: bool) -> Parser:
     add("--env", default=DEFAULT_ENV, metavar="NAME", help=f"{env_names}, or package.module:Factory (default {DEFAULT_ENV})")
     add("--algo", default=DEFAULT_ALGO, metavar="NAME", help=f"{algo_names}, or package.module:make (default {DEFAULT_ALGO})")
     add("--seeds", type=positive(MAX_RUNS), default=1, metavar="INT", help="runs with a seed of their own (default 1)")
-    presets = "tuned: what measured best, a short run; paper: its Table 1 and length; options go first (default tuned)"
-    add("--preset", choices=tuple(BUDGETS), default="tuned", help=presets)
+    presets = "; ".join(f"{name}: {what}" for name, what in PRESETS.items())
+    add("--preset", choices=tuple(PRESETS), default="tuned", help=f"{presets}; options go first (default tuned)")
     add("--out", type=folder, metavar="DIR", help="folder of the results (default runs/ENV-ALGO-TIME)")
     begin = "begin with parameters of the runs in DIR, its latest or DIR/best.npz, or with those of pretrained/ENV/ALGO"
     add("--init-from", metavar="DIR", help=begin)

@@ -19,10 +19,9 @@ from envs_jax.environment import HostEnvironment, HostError
 from envs_jax.reference_policies import reference_policies
 from envs_jax.rollout import evaluate_policies
 from mamt_jax.options import OptionError
-from mamt_jax.presets import BUDGETS, QUICK_EPISODES
 from mamt_jax.training.checkpoint import CheckpointError, latest_checkpoint, read_record
 from mamt_jax.training.config import make_schedule
-from mamt_jax.training.console import say
+from mamt_jax.training.console import duration, say
 from mamt_jax.training.experiment import Built, Experiment, build, config_values, experiment_to_json
 from mamt_jax.training.extension import EXTENDED, Done, read_done, record_length, with_episodes
 from mamt_jax.training.folder_lock import Hold, clear_folder, hold_folder, hold_new_folder
@@ -84,7 +83,7 @@ def start(
     console: Console,
     processes: Processes = ALONE,
     references: Mapping[str, Reference] | None = None,
-    quick: bool = False,
+    minutes: float | None = None,
     log: Sequence[str] = (),
     initial: Source | Parameters | None = None,
 ) -> int | None:
@@ -99,7 +98,7 @@ def start(
         console: where progress goes.
         processes: the processes that share the work.
         references: what reference policies earn; by default what `reference_returns` has found, else they are played.
-        quick: whether to say that this is a short run.
+        minutes: how long it takes on 2 CPU cores, where that was measured.
         log: names of loggers, besides metrics.jsonl.
         initial: parameters from which runs begin, or the folder that holds them, if not from random ones.
 
@@ -118,7 +117,7 @@ def start(
             raise OptionError(str(error)) from error
     session, plan = session._replace(initial=initial), planned(session)
     size = part_size(session, plan, processes)
-    announce(session, plan, size, processes, console, quick)
+    announce(session, plan, size, processes, console, minutes)
     with owning(folder, console, processes, hold_new_folder):
         if processes.index == 0:
             make_folder(folder)
@@ -350,7 +349,9 @@ def part_size(session: Session, plan: MemoryPlan, processes: Processes) -> int:
     return max(size for size in range(1, share + 1) if size == 1 or padded_runs(size) <= fitting)
 
 
-def announce(session: Session, plan: MemoryPlan, size: int, processes: Processes, console: Console, quick: bool) -> None:
+def announce(
+    session: Session, plan: MemoryPlan, size: int, processes: Processes, console: Console, minutes: float | None
+) -> None:
     """Says what will happen."""
     experiment, built = session.experiment, session.built
     schedule, spec, device = built.schedule, built.env.spec, jax.local_devices()[0]
@@ -373,11 +374,9 @@ def announce(session: Session, plan: MemoryPlan, size: int, processes: Processes
         lines.insert(2, f"Process   {processes.index} of {processes.count}, {waves} shares of up to {size} runs")
     elif waves > 1:
         lines.insert(2, f"Waves     {waves} of up to {size} runs, since not all fit into memory at once")
-    if quick:
-        lines.append(
-            f"This is a short run of {QUICK_EPISODES:,} episodes: MAMT on Rover-Tower takes 2 to 5 minutes on 2 CPU cores. "
-            f"--preset paper trains {BUDGETS['paper']['episodes']:,} episodes with the paper's settings."
-        )
+    if minutes is not None:
+        takes = duration(60 * minutes)
+        lines.append(f"This takes about {takes} on 2 CPU cores. --preset paper trains with the paper's settings.")
     say(console, "\n".join(lines))
 
 

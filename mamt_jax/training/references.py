@@ -52,14 +52,21 @@ def read_references(content: Mapping[str, Any]) -> dict[str, Reference]:
     return {name: Reference(value, errors.get(name, math.nan)) for name, value in (content.get("references") or {}).items()}
 
 
-def measured_references(env: str, options: Mapping[str, Any]) -> dict[str, Reference] | None:
-    """What reference policies earn in `env` with `options`, from the file of the package; None where it has no such task."""
-    returns = json.loads(RETURNS.read_text())["returns"]
+def task_name(env: str, options: Mapping[str, Any]) -> str | None:
+    """What results call the task of `env` with `options`, such as "spread_n3"; None where they know no such task."""
     tasks = TASKS | {name: (original, {}) for name, original in ORIGINALS.items()}
     for name, (other, own) in tasks.items():
-        if name in returns and env == other and _all_options(env, options) == _all_options(env, own):
-            return {policy: Reference(each["return"], each["return_std_error"]) for policy, each in returns[name].items()}
+        if env == other and _all_options(env, options) == _all_options(env, own):
+            return name
     return None
+
+
+def measured_references(env: str, options: Mapping[str, Any]) -> dict[str, Reference] | None:
+    """What reference policies earn in `env` with `options`, from the file of the package; None where it has no such task."""
+    returns, name = json.loads(RETURNS.read_text())["returns"], task_name(env, options)
+    if name not in returns:
+        return None
+    return {policy: Reference(each["return"], each["return_std_error"]) for policy, each in returns[name].items()}
 
 
 def _all_options(env: str, options: Mapping[str, Any]) -> Any:

@@ -1,0 +1,100 @@
+"""Time to a return: the table and the figure of `experiments/benchmark/time_to_return.py`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from analysis.markdown import markdown
+from analysis.results import ENVIRONMENTS, ORIGINAL, RESULTS, original_curve, read_result, read_returns
+from mamt_jax.analysis import style
+from mamt_jax.training.references import Reference
+
+FRACTIONS = (0.25, 0.5, 0.75, 0.9)
+"""Of the way from the random policy's return to the scripted one's."""
+ORIGINAL_STEPS_PER_SECOND = 354_300 / (66 * 60)
+"""Environment steps a second that the original MAAC took on such a machine, training included."""
+Seeds = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def goals(task: str) -> list[float]:
+    """The returns at `FRACTIONS`."""
+    random, scripted = (read_returns()[task][name]["return"] for name in ("random", "scripted"))
+    return [random + fraction * (scripted - random) for fraction in FRACTIONS]
+
+
+def reached(seeds: Seeds, what: str, goal: float) -> list[float]:
+    """Of each seed, what "seconds" or "env_steps" its first evaluation had whose return was at least `goal`; inf for never."""
+    found = []
+    for curve in seeds.values():
+        hits = np.flatnonzero(np.asarray(curve["return"]) >= goal)
+        found.append(float(curve[what][hits[0]]) if len(hits) else np.inf)
+    return found
+
+
+def in_words(values: Sequence[float], unit: float = 1.0) -> str:
+    """Mean and deviation over seeds, or how many came there."""
+    finite = [value / unit for value in values if np.isfinite(value)]
+    if len(finite) < len(values):
+        return "never" if not finite else f"{len(finite)} of {len(values)} seeds"
+    return f"{np.mean(finite):.3g} ± {np.std(finite, ddof=1):.2g}"
+
+
+def tables(benchmark: Mapping[str, Any]) -> list[str]:
+    """Seconds, and thousands of environment steps, to each goal; the highest return, mean over seeds."""
+    titles = [f"{100 * fraction:.0f} %" for fraction in FRACTIONS]
+    found = []
+    for what, unit, name in (("seconds", 1.0, "seconds"), ("env_steps", 1000.0, "thousands of steps")):
+        rows: list[Sequence[str]] = [(f"{name} to", "", *titles, "highest return")]
+        for pair, seeds in benchmark["curves"].items():
+            task, algo = pair.split("/")
+            cells = [in_words(reached(seeds, what, goal), unit) for goal in goals(task)]
+            highest = np.mean([max(curve["return"]) for curve in seeds.values()])
+            rows.append((ENVIRONMENTS[task].title, algo, *cells, f"{highest:.3g}"))
+        found.append(markdown(rows))
+    return found
+
+
+def mean_curve(seeds: Seeds) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds and returns, means over seeds, as far as all of them went."""
+    count = min(len(curve["seconds"]) for curve in seeds.values())
+    seconds, returns = (np.mean([curve[name][:count] for curve in seeds.values()], 0) for name in ("seconds", "return"))
+    return seconds, returns
+
+
+def draw(benchmark: Mapping[str, Any]) -> Figure:
+    """Greedy return over seconds since the command began, a panel for each task."""
+    by_task: dict[str, dict[str, Seeds]] = {}
+    for pair, seeds in benchmark["curves"].items():
+        task, algo = pair.split("/")
+        by_task.setdefault(task, {})[algo] = seeds
+    figure, axes = style.panels(len(by_task))
+    references = read_returns()
+    for each, (task, algorithms) in zip(axes, by_task.items(), strict=True):
+        looks = style.looks(list(algorithms))
+        for algo, seeds in algorithms.items():
+            seconds, returns = mean_curve(seeds)
+            look = looks[algo]
+            each.plot(
+                seconds, returns, label=algo, color=look.color, linestyle=look.linestyle, marker=look.marker,
+                markevery=0.14, markersize=4, linewidth=1.4,
+            )  # fmt: skip
+        if (RESULTS / task / ORIGINAL).exists():
+            original = original_curve(RESULTS / task / ORIGINAL)
+            seconds = original.episodes * 25 / ORIGINAL_STEPS_PER_SECOND
+            each.plot(seconds, original.values[0], color="0.4", linewidth=1, label="original MAAC (PyTorch)")
+        if task == "spread_n3":
+            ippo = read_result("benchmark_jaxmarl_ippo")["rows"]["JaxMARL's IPPO"]
+            seconds = np.array(ippo["curve"]["seconds"]) + ippo["compile_seconds"]
+            each.plot(seconds, ippo["curve"]["return"], color="0.4", linewidth=1, linestyle="-.", label="IPPO (JaxMARL)")
+        found = {name: Reference(references[task][name]["return"]) for name in ("random", "scripted")}
+        style.draw_references(each, found)
+        each.set(xscale="log", xlabel="seconds since the command began", title=ENVIRONMENTS[task].title)
+        each.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        each.grid(alpha=0.25, linewidth=0.6)
+    for each in axes[:: 3]:
+        each.set_ylabel("greedy return per agent and episode")
+    style.legend(figure, axes)
+    return figure

@@ -1,0 +1,200 @@
+"""Finds the defaults of `mamt train`: as many trials for every task and algorithm, along the same axes, in the same time.
+
+python experiments/tuning.py --list                       # every pair: its trials and the best options so far
+python experiments/tuning.py                              # makes the trials that are missing, one after another
+python experiments/tuning.py rover_tower/maac spread/lola # those of these pairs
+
+A pair's first trial has the options of `START`. Each further one changes them along one axis of `AXES`, in order, and the
+change stays if the score is higher. A trial is one run on one CPU core that is killed after as many seconds of CPU time as
+`SECONDS` says. Its score is the mean greedy return of the second half of its evaluations. Trials are kept under
+experiments/results/trials.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mamt_jax.training.run_folder import METRICS, describe_machine, read_rows
+
+TRIALS = Path(__file__).parent / "results" / "trials"
+SEED = 100
+"""That of all trials; results are from other seeds."""
+
+Options = Mapping[str, Any]
+
+TASKS: dict[str, Options] = {
+    "rover_tower": {"env": "rover_tower"},
+    "spread": {"env": "spread"},
+    "spread_n3": {"env": "spread", "num_agents": 3},
+    "spread3_mix": {"env": "spread3_mix"},
+    "pursuit": {"env": "pursuit", "buffer_size": 300_000, "evaluation_episodes": 20},
+    "multiwalker": {"env": "multiwalker", "buffer_size": 300_000, "evaluation_episodes": 24},
+}
+SECONDS = {"rover_tower": 120, "spread": 120, "spread_n3": 180, "spread3_mix": 120, "pursuit": 600, "multiwalker": 600}
+"""CPU seconds of a trial, those of compiling included."""
+STEPS_BETWEEN_EVALUATIONS = {"replay": 60_000, "rollout": 250_000}
+EPISODE_STEPS = {"pursuit": 500, "multiwalker": 500}
+
+_REPLAY = {
+    "num_envs": 120,
+    "update_interval": 1000,
+    "num_updates": 4,
+    "hidden_size": 64,
+    "batch_size": 256,
+    "gamma": 0.95,
+    "tau": 0.02,
+    "policy_learning_rate": 2e-3,
+    "critic_learning_rate": 3e-3,
+}
+_MAAC = _REPLAY | {"policy_gradient": "expected"}
+_ROLLOUT = {"num_envs": 128, "update_interval": 3200, "gamma": 0.95, "gae_lambda": 0.9}
+START: dict[str, Options] = {
+    "maac": _MAAC,
+    "mamd": _MAAC | {"epsilon": 30.0},
+    "mamt": _MAAC | {"epsilon": 30.0, "trust_region_batch_size": 32},
+    "maddpg": _REPLAY | {"temperature": 0.3},
+    "mappo": _ROLLOUT | {"share_policy": True, "policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3},
+    "lola": _ROLLOUT | {"lookahead": 0.003, "policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
+}
+
+Axis = Callable[[Options], Options]
+"""Options -> those that it changes."""
+
+
+def scaled(factor: float, *names: str) -> Axis:
+    """Those options times a factor."""
+    return lambda options: {name: type(options[name])(options[name] * factor) for name in names}
+
+
+def fixed(**values: Any) -> Axis:
+    """Those options."""
+    return lambda options: values
+
+
+_RATES = ("policy_learning_rate", "critic_learning_rate")
+_REPLAY_AXES = [
+    scaled(2.0, *_RATES),
+    scaled(0.5, *_RATES),
+    scaled(2.5, "tau"),
+    scaled(2, "num_updates"),
+    scaled(0.5, "batch_size"),
+    fixed(gamma=0.99),
+]
+_ROLLOUT_AXES = [
+    scaled(2.0, *_RATES),
+    scaled(0.5, *_RATES),
+    scaled(4, "num_envs", "update_interval"),
+    fixed(gae_lambda=0.95),
+    fixed(gamma=0.99),
+]
+AXES: dict[str, list[Axis]] = {
+    "maac": [*_REPLAY_AXES, fixed(reward_scale=300.0)],
+    "mamd": [*_REPLAY_AXES, fixed(epsilon=100.0)],
+    "mamt": [*_REPLAY_AXES, fixed(epsilon=100.0)],
+    "maddpg": [*_REPLAY_AXES, fixed(temperature=1.0)],
+    "mappo": [*_ROLLOUT_AXES, fixed(entropy_coefficient=0.003), fixed(value_clip_eps=10.0)],
+    "lola": [*_ROLLOUT_AXES, fixed(entropy_coefficient=0.003), fixed(lookahead=0.01)],
+}
+
+
+def pairs() -> list[str]:
+    """Every task and algorithm; LOLA is for two agents."""
+    return [f"{task}/{algo}" for task in TASKS for algo in START if algo != "lola" or task == "spread"]
+
+
+def read_trials(pair: str) -> list[dict[str, Any]]:
+    """The trials of a pair so far."""
+    path = TRIALS / f"{pair}.json"
+    return json.loads(path.read_text())["trials"] if path.exists() else []
+
+
+def best_options(trials: list[dict[str, Any]]) -> Options:
+    """The options of the highest score; the earlier ones where two are equal."""
+    return max(trials, key=lambda trial: trial["score"])["options"]
+
+
+def next_options(pair: str) -> Options | None:
+    """What the pair's next trial is to be made with; None where all are made."""
+    algo, trials = pair.rpartition("/")[2], read_trials(pair)
+    if not trials:
+        return START[algo]
+    if len(trials) > len(AXES[algo]):
+        return None
+    best = best_options(trials)
+    return {**best, **AXES[algo][len(trials) - 1](best)}
+
+
+def words(options: Options) -> Iterator[str]:
+    """Options as a command line has them."""
+    for name, value in options.items():
+        yield from (f"--{name.replace('_', '-')}", str(value))
+
+
+def run_trial(pair: str, options: Options, work: Path) -> dict[str, Any]:
+    """One run until its time is over."""
+    task, _, algo = pair.rpartition("/")
+    folder = work / f"{task}-{algo}-{len(read_trials(pair))}"
+    steps = STEPS_BETWEEN_EVALUATIONS["rollout" if algo in ("mappo", "lola") else "replay"]
+    common = {"algo": algo, "preset": "paper", "seed": SEED, "episodes": 10**6, "out": folder}
+    common |= {"evaluation_interval": steps // EPISODE_STEPS.get(task, 25)}
+
+    command = [sys.executable, "-m", "mamt_jax", "train", *words({**TASKS[task], **common, **options})]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        resource.prlimit(process.pid, resource.RLIMIT_CPU, (SECONDS[task], SECONDS[task]))
+    return summarise(options, read_rows(folder / METRICS))
+
+
+def summarise(options: Options, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A trial as its file holds it."""
+    returns = [row["eval_return"] for row in rows]
+    second_half = returns[len(returns) // 2 :] or [float("-inf")]
+    last = rows[-1] if rows else {"updates": 0, "env_steps": 0}
+    return {
+        "options": dict(options),
+        "score": round(sum(second_half) / len(second_half), 3),
+        "updates": last["updates"],
+        "env_steps": last["env_steps"],
+        "eval_return": [round(value, 2) for value in returns],
+    }
+
+
+def make_trials(pair: str, work: Path) -> None:
+    """Makes a pair's trials that are missing."""
+    while (options := next_options(pair)) is not None:
+        trial = run_trial(pair, options, work)
+        path = TRIALS / f"{pair}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"cpu_seconds": SECONDS[pair.rpartition("/")[0]], "seed": SEED, "machine": describe_machine()}
+        path.write_text(json.dumps(content | {"trials": [*read_trials(pair), trial]}, indent=1) + "\n")
+        print(pair, trial["score"], {name: value for name, value in trial["options"].items()}, flush=True)
+
+
+def main() -> None:
+    """Lists trials or makes them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", nargs="*", metavar="TASK/ALGO", help="(default: all)")
+    parser.add_argument("--list", action="store_true", help="print what is known, train nothing")
+    parser.add_argument("--core", type=int, help="the CPU core to run on")
+    parser.add_argument("--work", type=Path, default=Path("runs/tuning"), metavar="DIR", help="where runs are kept meanwhile")
+    asked = parser.parse_args()
+    if unknown := [pair for pair in asked.pairs if pair not in pairs()]:
+        parser.error(f"there is no pair {unknown[0]}: give some of {', '.join(pairs())}.")
+    if asked.core is not None:
+        os.sched_setaffinity(0, {asked.core})
+    for pair in asked.pairs or pairs():
+        if asked.list:
+            trials = read_trials(pair)
+            scores = ", ".join(f"{trial['score']:g}" for trial in trials)
+            print(f"{pair}: {scores or 'no trials'}{f'; best {dict(best_options(trials))}' if trials else ''}")
+        else:
+            make_trials(pair, asked.work)
+
+
+if __name__ == "__main__":
+    main()
