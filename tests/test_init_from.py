@@ -161,6 +161,11 @@ def test_parameters_that_do_not_fit_are_refused(arguments: list[str], message: s
     assert not list(tmp_path.iterdir())
 
 
+def test_an_option_may_repeat_what_is_inherited() -> None:
+    asked = run.read_arguments(["--init-from", "pretrained/spread_n3/maac", "--num-agents", "3"])
+    assert asked.experiment is not None and asked.experiment.env_options == {"num_agents": 3}
+
+
 @pytest.mark.slow
 def test_a_smaller_algorithm_begins_with_the_policies_of_another(tmp_path: Path, capsys):
     out = tmp_path / "out"

@@ -64,7 +64,7 @@ def find_settings(env: Env, algo: Algo, preset: str, read: Read, source: Source 
         ]
         options = {name: option for name, (prefix, option) in place(groups, COMMON).items() if prefix == "env"}
         given = {options[name].name: value for name, value in read(options).items()}
-        spec = environments.make_any(env, **inherited_env, **given).spec
+        spec = environments.make_any(env, **{**inherited_env, **given}).spec
         algorithm = algorithms.make(algo, spec)
         task = task_name(env, {**inherited_env, **given}) or env if isinstance(env, str) else spec.name
         found = find_preset(preset, task, name_of(algo))
