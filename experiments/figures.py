@@ -9,16 +9,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import multiwalker, results, theory
+from analysis import multiwalker, results, theory, time_to_return
 from analysis.tables import tables
 from mamt_jax.analysis import style
 from mamt_jax.analysis.catalogue import FIGURES, save_figures
 
 
 def draw_all(out: Path) -> None:
-    """The paper's figures, Fig. 8, the two panels of each environment, and Multi-Walker beside the original."""
+    """The paper's figures, Fig. 8, time to a return, the panels of each environment, and Multi-Walker beside the original."""
     save_figures([*FIGURES], results.committed_runs(), out / "figures")
     style.save(theory.draw(results.read_result("theory")), out / "figures" / "theory.png")
+    style.save(time_to_return.draw(results.read_result("benchmark_time_to_return")), out / "time_to_return.png")
     references = results.read_returns()
     for name in results.shown_environments():
         figure = results.draw(results.RESULTS / name, results.ENVIRONMENTS[name], references[name])

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -64,7 +65,7 @@ START: dict[str, Options] = {
 }
 
 Axis = Callable[[Options], Options]
-"""Options -> those that it changes."""
+"""A pair's first options -> those that it changes."""
 
 
 def scaled(factor: float, *names: str) -> Axis:
@@ -78,28 +79,26 @@ def fixed(**values: Any) -> Axis:
 
 
 _RATES = ("policy_learning_rate", "critic_learning_rate")
-_REPLAY_AXES = [
-    scaled(2.0, *_RATES),
-    scaled(0.5, *_RATES),
-    scaled(2.5, "tau"),
-    scaled(2, "num_updates"),
-    scaled(0.5, "batch_size"),
-    fixed(gamma=0.99),
-]
-_ROLLOUT_AXES = [
-    scaled(2.0, *_RATES),
-    scaled(0.5, *_RATES),
-    scaled(4, "num_envs", "update_interval"),
-    fixed(gae_lambda=0.95),
-    fixed(gamma=0.99),
-]
-AXES: dict[str, list[Axis]] = {
-    "maac": [*_REPLAY_AXES, fixed(reward_scale=300.0)],
-    "mamd": [*_REPLAY_AXES, fixed(epsilon=100.0)],
-    "mamt": [*_REPLAY_AXES, fixed(epsilon=100.0)],
-    "maddpg": [*_REPLAY_AXES, fixed(temperature=1.0)],
-    "mappo": [*_ROLLOUT_AXES, fixed(entropy_coefficient=0.003), fixed(value_clip_eps=10.0)],
-    "lola": [*_ROLLOUT_AXES, fixed(entropy_coefficient=0.003), fixed(lookahead=0.01)],
+_SPEED = {"both rates x 2": scaled(2.0, *_RATES), "both rates / 2": scaled(0.5, *_RATES)}
+_REPLAY_AXES = _SPEED | {
+    "tau x 2.5": scaled(2.5, "tau"),
+    "updates x 2": scaled(2, "num_updates"),
+    "batch / 2": scaled(0.5, "batch_size"),
+    "gamma 0.99": fixed(gamma=0.99),
+}
+_ROLLOUT_AXES = _SPEED | {
+    "environments x 4": scaled(4, "num_envs", "update_interval"),
+    "lambda 0.95": fixed(gae_lambda=0.95),
+    "gamma 0.99": fixed(gamma=0.99),
+    "entropy 0.003": fixed(entropy_coefficient=0.003),
+}
+AXES: dict[str, dict[str, Axis]] = {
+    "maac": _REPLAY_AXES | {"reward scale 300": fixed(reward_scale=300.0)},
+    "mamd": _REPLAY_AXES | {"epsilon 100": fixed(epsilon=100.0)},
+    "mamt": _REPLAY_AXES | {"epsilon 100": fixed(epsilon=100.0)},
+    "maddpg": _REPLAY_AXES | {"temperature 1": fixed(temperature=1.0)},
+    "mappo": _ROLLOUT_AXES | {"value clip 10": fixed(value_clip_eps=10.0)},
+    "lola": _ROLLOUT_AXES | {"lookahead 0.01": fixed(lookahead=0.01)},
 }
 
 
@@ -126,8 +125,8 @@ def next_options(pair: str) -> Options | None:
         return START[algo]
     if len(trials) > len(AXES[algo]):
         return None
-    best = best_options(trials)
-    return {**best, **AXES[algo][len(trials) - 1](best)}
+    best, axis = best_options(trials), list(AXES[algo].values())[len(trials) - 1]
+    return {**best, **axis(START[algo])}
 
 
 def words(options: Options) -> Iterator[str]:
@@ -140,6 +139,7 @@ def run_trial(pair: str, options: Options, work: Path) -> dict[str, Any]:
     """One run until its time is over."""
     task, _, algo = pair.rpartition("/")
     folder = work / f"{task}-{algo}-{len(read_trials(pair))}"
+    shutil.rmtree(folder, ignore_errors=True)  # of a trial that was stopped
     steps = STEPS_BETWEEN_EVALUATIONS["rollout" if algo in ("mappo", "lola") else "replay"]
     common = {"algo": algo, "preset": "paper", "seed": SEED, "episodes": 10**6, "out": folder}
     common |= {"evaluation_interval": steps // EPISODE_STEPS.get(task, 25)}

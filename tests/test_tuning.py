@@ -17,7 +17,7 @@ def test_a_change_stays_if_its_score_is_higher(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(tuning, "run_trial", lambda pair, options, work: {"options": dict(options), "score": next(scores)})
     tuning.make_trials("spread/maac", tmp_path)
     rates = [trial["options"]["policy_learning_rate"] for trial in tuning.read_trials("spread/maac")]
-    assert rates == [0.002, 0.004, 0.002, 0.004, 0.004, 0.004, 0.004, 0.004]
+    assert rates == [0.002, 0.004, 0.001, 0.004, 0.004, 0.004, 0.004, 0.004]
     assert tuning.best_options(tuning.read_trials("spread/maac"))["policy_learning_rate"] == 0.004
 
 

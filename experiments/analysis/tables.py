@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import claims, multiwalker, theory
+from analysis import claims, multiwalker, theory, time_to_return, trials
 from analysis.markdown import markdown
 from analysis.results import (
     ALGORITHMS,
@@ -103,7 +103,7 @@ def beside_original_table() -> str:
     rows.append(
         ("the original", *(f"{value:.1f}" for value in smoothed(original_batches(RESULTS / "rover_tower" / ORIGINAL))[0]))
     )
-    folders = {"Table 1's settings": "rover_tower/maac", "the defaults here": "tuned/rover_tower/maac_long"}
+    folders = {"Table 1's settings": "rover_tower/maac", "width 64, batch 256": "tuned/rover_tower/maac_long"}
     for name, folder in folders.items():
         found = mean_curve(read_run(RESULTS / folder), "train_return")
         cells = [
@@ -209,6 +209,8 @@ def tables() -> list[str]:
         start_table(updates),
         environment_speed_table(read_result("benchmark_environments")),
         ippo_table(read_result("benchmark_jaxmarl_ippo")),
+        *time_to_return.tables(read_result("benchmark_time_to_return")),
+        *trials.tables(),
         multiwalker.episodes_table(read_result("multiwalker_statistics")["policies"]),
         multiwalker.steps_table(read_result("multiwalker_parity")),
         multiwalker.endurance_table(read_result("multiwalker_parity")),

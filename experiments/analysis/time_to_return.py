@@ -94,7 +94,7 @@ def draw(benchmark: Mapping[str, Any]) -> Figure:
         each.set(xscale="log", xlabel="seconds since the command began", title=ENVIRONMENTS[task].title)
         each.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         each.grid(alpha=0.25, linewidth=0.6)
-    for each in axes[:: 3]:
+    for each in axes[::3]:
         each.set_ylabel("greedy return per agent and episode")
     style.legend(figure, axes)
     return figure
