@@ -39,6 +39,7 @@ SHORT: dict[str, list[str]] = {
     "evaluate": ["--episodes", "4"],
     "figures": ["--figure", "learning_curves"],
     "paper": ["--list"],
+    "tuning": ["--list"],
     "theory": ["--out", "theory.json"],
     "pretrained_returns": ["--only", "rover_tower/mappo"],
     "reference_returns": ["--only", "spread", "--out", "reference_returns.json"],
