@@ -31,7 +31,7 @@ from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.config import TrainingConfig, make_schedule, validate
 from mamt_jax.training.console import Display
 from mamt_jax.training.experiment import Experiment, build, experiment_from_json, experiment_to_json
-from mamt_jax.training.loop import slice_iterations, train
+from mamt_jax.training.loop import CPU_OPTIONS, compile_with, slice_iterations, train
 from mamt_jax.training.memory import (
     MemoryPlan,
     available_bytes,
@@ -404,3 +404,9 @@ def arrays(states: RunState) -> Any:
     return jax.tree.map(
         lambda leaf: np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf), states
     )
+
+
+def test_compile_options_are_those_of_this_xla_and_others_are_left_out() -> None:
+    lowered = jax.jit(lambda x: x + 1).lower(1.0)
+    assert lowered.compile(compiler_options=dict(CPU_OPTIONS))(1.0) == 2.0  # would raise
+    assert compile_with(lowered, {"xla_has_no_such_option": True})(1.0) == 2.0

@@ -228,7 +228,10 @@ def after_step(
 def step_gradients(
     effects: Callable[[jax.Array], tuple[jax.Array, jax.Array]], log_epsilon: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """dV_i and dKL_i / dlog eps_i, (n,) each, in forward mode through `effects`: on another's eps they do not depend."""
+    """dV_i and dKL_i / dlog eps_i, (n,) each, in forward mode through `effects`.
+
+    On another's eps they do not depend, unless agents share a policy: then these are the slopes along all eps at once.
+    """
     return jax.jvp(effects, (log_epsilon,), (jnp.ones_like(log_epsilon),))[1]
 
 
