@@ -293,7 +293,7 @@ def update_targets(config: OffPolicyConfig, learner: ActorCriticState) -> ActorC
 
 
 def update(
-    spec: EnvSpec,
+    parts: ActorCritic,
     config: ActorCriticConfig,
     learner: ActorCriticState,
     batch: Transition,
@@ -301,7 +301,6 @@ def update(
     regulariser: Regulariser,
 ) -> tuple[ActorCriticState, Metrics]:
     """Critics, then policies, then targets (Alg. 1, lines 13-18)."""
-    parts = actor_critic(spec, config)
     learner = observe(learner, batch)
     prepared = prepare(config, learner, batch)
     learner, critic_metrics = critic_step(config, parts, learner, prepared, keys.critic)
@@ -319,13 +318,15 @@ def update(
     return update_targets(config, learner), metrics | divergence
 
 
-def algorithm(spec: EnvSpec, config: type, update: Callable[..., tuple[Any, Metrics]]) -> Algorithm:
-    """An algorithm of these parts, with its own config class and update."""
+def algorithm(
+    spec: EnvSpec, config: type, update: Callable[..., tuple[Any, Metrics]], build: agent_major.Build = actor_critic
+) -> Algorithm:
+    """An algorithm of the parts that `build` makes, with its own config class and update."""
     return Algorithm(
         config=config,
-        init=functools.partial(init, actor_critic, spec),
-        act=functools.partial(agent_major.act, actor_critic, spec),
-        greedy=functools.partial(agent_major.greedy, actor_critic, spec),
+        init=functools.partial(init, build, spec),
+        act=functools.partial(agent_major.act, build, spec),
+        greedy=functools.partial(agent_major.greedy, build, spec),
         update=update,
         policy=agent_major.policy,
         validate=validate,

@@ -46,7 +46,8 @@ def mirror_descent(spec: EnvSpec, constrained: np.ndarray) -> Algorithm:
     ) -> tuple[base.ActorCriticState, Metrics]:
         epsilon = jnp.where(constrained, config.epsilon, jnp.inf)
         keys = base.split_update_key(key)
-        learner, metrics = base.update(spec, config, learner, batch, keys, trust_region(config, epsilon))
+        parts = base.actor_critic(spec, config)
+        learner, metrics = base.update(parts, config, learner, batch, keys, trust_region(config, epsilon))
         return learner, metrics | {"epsilon": epsilon}
 
     return base.algorithm(spec, MAMDConfig, update)

@@ -312,7 +312,7 @@ def update(
     trust_state, metrics = trust_region_step(config, actor_critic, parts, learner, sample, dependence)
     trust_state, model_loss = opponent_step(config, parts, trust_state, sample)
     epsilon = jnp.exp(trust_state.params["log_epsilon"])
-    base_state, base_metrics = base.update(spec, config, learner.base, batch, keys, trust_region(config, epsilon))
+    base_state, base_metrics = base.update(actor_critic, config, learner.base, batch, keys, trust_region(config, epsilon))
     metrics |= {"epsilon": epsilon, "opponent_loss": model_loss}
     return MAMTState(base_state, trust_state), base_metrics | metrics
 
