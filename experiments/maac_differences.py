@@ -1,4 +1,6 @@
-"""What MAAC's own code does otherwise, as algorithms of their own: `mamt train --algo maac_differences:normalised_actions`.
+"""What MAAC's own code does otherwise, as algorithms of their own.
+
+PYTHONPATH=experiments mamt train --env rover_tower --algo maac_differences:normalised_actions
 
 Its critics' encoders read one-hot actions after batch normalisation, and it scales the encoders' gradients by 1 / n.
 """

@@ -14,7 +14,9 @@ import argparse
 import json
 import os
 import resource
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +28,9 @@ from mamt_jax.training.run_folder import METRICS, describe_machine, read_rows
 TRIALS = Path(__file__).parent / "results" / "trials"
 SEED = 100
 """That of all trials; results are from other seeds."""
+
+KILLED = (-signal.SIGKILL, -signal.SIGXCPU)
+"""How a run ends whose time is over."""
 
 Options = Mapping[str, Any]
 
@@ -147,6 +152,8 @@ def run_trial(pair: str, options: Options, work: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "mamt_jax", "train", *words({**TASKS[task], **common, **options})]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         resource.prlimit(process.pid, resource.RLIMIT_CPU, (SECONDS[task], SECONDS[task]))
+    if process.returncode not in KILLED:
+        raise SystemExit(f"error: {shlex.join(command)} ended with {process.returncode}.")
     return summarise(options, read_rows(folder / METRICS))
 
 
