@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from envs_jax.environment import EnvSpec
@@ -50,7 +51,7 @@ def of_agents(function: Callable[[jax.Array], jax.Array], params: Params, joint:
 
 def average_over_kinds(spec: EnvSpec, leaf: jax.Array) -> jax.Array:
     """The mean over all agents of a kind for each of them, (n, ...)."""
-    kind = jnp.array(first_of_kind(spec))
-    number = jax.ops.segment_sum(jnp.ones(spec.num_agents), kind, spec.num_agents)
-    total = jax.ops.segment_sum(leaf, kind, spec.num_agents)[kind]
-    return total / number[kind].reshape(-1, *(1,) * (leaf.ndim - 1))
+    kind = np.array(first_of_kind(spec))
+    same = kind[:, None] == kind
+    share = jnp.asarray(same / same.sum(1, keepdims=True), leaf.dtype)
+    return jnp.tensordot(share, leaf, 1, precision=jax.lax.Precision.HIGHEST)
