@@ -74,7 +74,7 @@ def table(returns: dict[str, dict[str, Any]]) -> str:
 def command(folder: Path) -> str:
     """What it was trained with; those from before a preset had its values say `--preset paper`, which gives the others."""
     config = read_config(folder)
-    (_, *options), experiment = config["command"], config["experiment"]
+    options, experiment = [word for word in config["command"][1:] if word != "train"], config["experiment"]
     task = task_name(experiment["env"], experiment["env_options"]) or experiment["env"]
     used, preset = config["training"] | config["algorithm_configs"][0], find_preset("tuned", task, experiment["algo"]).options
     typed = {word.removeprefix("--").replace("-", "_") for word in options if word.startswith("--")}

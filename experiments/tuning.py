@@ -7,7 +7,7 @@ python experiments/tuning.py rover_tower/maac spread/lola # those of these pairs
 A pair's first trial has the options of `START`. Each further one changes them along one axis of `AXES`, in order, and the
 change stays if the score is higher. A trial is one run on one CPU core that is killed after as many seconds of CPU time as
 `SECONDS` says. Its score is the mean greedy return of its evaluations, so that what learns sooner scores higher.
-Trials are kept under experiments/results/trials.
+Trials are kept under experiments/results/trials. There `rejected` says of a trial why its options are not the defaults.
 """
 
 import argparse
@@ -119,8 +119,8 @@ def read_trials(pair: str) -> list[dict[str, Any]]:
 
 
 def best_options(trials: list[dict[str, Any]]) -> Options:
-    """The options of the highest score; the earlier ones where two are equal."""
-    return max(trials, key=lambda trial: trial["score"])["options"]
+    """The options of the highest score that was not rejected afterwards; the earlier ones where two are equal."""
+    return max((trial for trial in trials if "rejected" not in trial), key=lambda trial: trial["score"])["options"]
 
 
 def next_options(pair: str) -> Options | None:

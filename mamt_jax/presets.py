@@ -50,7 +50,23 @@ _MAPPO = {
     "critic_learning_rate": 2e-3,
 }
 
-_ROVERS = {"episodes": 60_000, "evaluation_interval": 2_400}
+_ROVERS = {
+    "tau": 0.05,
+    "policy_learning_rate": 4e-3,
+    "critic_learning_rate": 6e-3,
+    "episodes": 36_000,
+    "evaluation_interval": 1_200,
+}
+_ROVERS_MAPPO = {
+    "num_envs": 128,
+    "update_interval": 3200,
+    "share_policy": True,
+    "gamma": 0.95,
+    "gae_lambda": 0.95,
+    "policy_learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+    "value_clip_eps": 10.0,
+}
 _COVER = {"episodes": 60_000, "evaluation_interval": 2_400}
 _ROLLOUTS = {"episodes": 20_000, "evaluation_interval": 1_000}
 _PURSUIT = {"hidden_size": 64, "batch_size": 256, "tau": 0.01, "update_interval": 400, "buffer_size": 300_000}
@@ -68,17 +84,17 @@ _WALKERS = {
 _SPREAD = {
     "maac": Preset(_MAAC | _COVER),
     "mamd": Preset(_MAMD | _COVER),
-    "mamt": Preset(_MAMD | _COVER),
+    "mamt": Preset(_MAMD | _COVER | {"trust_region_batch_size": 32}),
     "maddpg": Preset(_MADDPG | _COVER),
     "mappo": Preset(_MAPPO | _ROLLOUTS),
 }
 TUNED: dict[str, dict[str, Preset]] = {
     "rover_tower": {
-        "maac": Preset(_MAAC | _ROVERS, 2.0),
-        "mamd": Preset(_MAMD | _ROVERS, 2.0),
-        "mamt": Preset(_MAMD | _ROVERS, 2.5),
-        "maddpg": Preset(_MADDPG | _ROVERS, 1.5),
-        "mappo": Preset(_MAPPO | _ROLLOUTS, 1.0),
+        "maac": Preset(_MAAC | _ROVERS, 0.9),
+        "mamd": Preset(_MAMD | _ROVERS, 0.9),
+        "mamt": Preset(_MAAC | _ROVERS | {"epsilon": 100.0, "trust_region_batch_size": 32}, 1.6),
+        "maddpg": Preset(_MADDPG | _ROVERS | {"share_policy": True}, 0.7),
+        "mappo": Preset(_ROVERS_MAPPO | _ROLLOUTS, 0.5),
     },
     **dict.fromkeys(("spread", "spread_n3"), _SPREAD),
     "pursuit": {

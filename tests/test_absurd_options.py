@@ -70,7 +70,7 @@ def names_it(name: str, text: str, message: str) -> None:
         (["--seeds", "4", "--gamma", *["0.9"] * 60, "--tau", *["0.1"] * 60], "--seeds 4 is not valid: it makes 14400 runs"),
         (["--seed", "2147483647", "--seeds", "2"], "seed=2147483648 is not valid"),
         (["--num_updates", "2147483647"], "num_updates=2147483647 is not valid: it makes 6442450941 updates in an iteration"),
-        (["--update_interval", "2147483647"], "update_interval=2147483647 is not valid: it makes 25769803764 transitions"),
+        (["--update_interval", "2147483647"], "update_interval=2147483647 is not valid: it makes 257698037640 transitions"),
         (["--episode_limit", "2147483647"], "steps of each environment, with episode_limit=2147483647"),
         (["--num_agents", "1001"], "num_agents=1001 is not valid: num_agents must be a positive integer of at most 1000"),
         (["--gamma", "1.5"], "gamma=1.5 is not valid: give a number from 0 to 1"),

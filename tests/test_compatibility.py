@@ -49,5 +49,5 @@ def test_old_option_names_are_accepted_with_a_warning(capsys: pytest.CaptureFixt
     assert typed == ["--max-policy-grad-norm", "0.4", "--attention-logit-coef", "0.002", "--gamma", "0.9"]
     assert "--policy-clip will be removed in the next release: give --max-policy-grad-norm 0.4" in capsys.readouterr().err
     with pytest.warns(DeprecationWarning, match="policy_clip=0.4 is now max_policy_grad_norm=0.4"):
-        trainer = mamt_jax.make_trainer("spread", "maac", episodes=50, evaluations=1, policy_clip=0.4)
+        trainer = mamt_jax.make_trainer("spread", "maac", episodes=500, evaluations=1, policy_clip=0.4)
     assert trainer.config.max_policy_grad_norm == 0.4

@@ -70,7 +70,7 @@ def draw(benchmark: Mapping[str, Any]) -> Figure:
     for pair, seeds in benchmark["curves"].items():
         task, algo = pair.split("/")
         by_task.setdefault(task, {})[algo] = seeds
-    figure, axes = style.panels(len(by_task))
+    figure, axes = style.panels(len(by_task), size=(5.2, 3.9))
     references = read_returns()
     for each, (task, algorithms) in zip(axes, by_task.items(), strict=True):
         looks = style.looks(list(algorithms))
@@ -95,6 +95,6 @@ def draw(benchmark: Mapping[str, Any]) -> Figure:
         each.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         each.grid(alpha=0.25, linewidth=0.6)
     for each in axes[::3]:
-        each.set_ylabel("greedy return per agent and episode")
+        each.set_ylabel("greedy return")
     style.legend(figure, axes)
     return figure

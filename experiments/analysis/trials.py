@@ -1,6 +1,7 @@
 """The table of trials behind the defaults."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tuning
 from analysis.markdown import markdown
@@ -13,14 +14,16 @@ def table(algorithms: Sequence[str]) -> str:
     for pair in tuning.pairs():
         trials = tuning.read_trials(pair) if pair.rpartition("/")[2] in algorithms else []
         if trials:
-            rows.append((pair, *scores([trial["score"] for trial in trials]), *[""] * (len(names) + 1 - len(trials))))
+            rows.append((pair, *scores(trials), *[""] * (len(names) + 1 - len(trials))))
     return markdown(rows)
 
 
-def scores(values: Sequence[float]) -> list[str]:
-    """Each score, bold where it is higher than all before it."""
+def scores(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each score, bold where it is higher than all before it, and whether its options were rejected afterwards."""
+    values = [trial["score"] for trial in trials]
     best = [max(values[:index], default=float("-inf")) for index in range(len(values))]
-    return [f"**{value:.1f}**" if value > before else f"{value:.1f}" for value, before in zip(values, best, strict=True)]
+    shown = [f"**{value:.1f}**" if value > before else f"{value:.1f}" for value, before in zip(values, best, strict=True)]
+    return [f"{each} (rejected)" if "rejected" in trial else each for each, trial in zip(shown, trials, strict=True)]
 
 
 def tables() -> list[str]:

@@ -411,6 +411,6 @@ def describe(session: Session) -> dict[str, Any]:
         "spec": spec_to_json(session.built.env.spec),
         **references_to_json(session.references),
         "log": list(session.log),
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         **({} if session.initial is None else {INIT_FROM: dict(session.initial.record)}),
     } | describe_machine()
