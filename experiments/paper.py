@@ -58,6 +58,12 @@ _MAPPO_TRIAL = f"{_TRIAL} --episodes 4000 --evaluation-interval 1024 --hidden-si
 _LOLA_TRIAL = f"{_TRIAL} --episodes 5000 --evaluation-interval 1024 --gamma 0.95 --lookahead 0.003"
 _ROLLOUTS = {envs: f"--num-envs {envs} --update-interval {25 * envs}" for envs in (8, 32, 128)}
 
+_ROWS = (
+    "--seeds 5 --num-envs 120 --update-interval 1000 --num-updates 4 --hidden-size 64 --batch-size 256 --gamma 0.95 --tau 0.05 "
+    "--policy-learning-rate 4e-3 --critic-learning-rate 6e-3 --policy-gradient expected --epsilon 100 --episodes 36000 "
+    "--evaluation-interval 1200 --trust-region-batch-size"
+)
+
 CAMPAIGN: dict[str, dict[str, str]] = {
     "rover_tower": {
         **dict.fromkeys(ATTENTION, _SHORT),
@@ -157,6 +163,7 @@ CAMPAIGN: dict[str, dict[str, str]] = {
         "maddpg": f"--hidden-size 64 --batch-size 256 --gamma 0.95 {_ROVERS_TRIAL} --temperature 0.3 0.5 1",
         **{f"mappo_num_envs_{envs}": f"{_MAPPO_TRIAL} {rollouts}" for envs, rollouts in _ROLLOUTS.items()},
     },
+    "rows/rover_tower": {f"mamt_rows_{rows}": f"{_ROWS} {rows}" for rows in (32, 128)},
     "tuning/spread": {f"lola_num_envs_{envs}": f"{_LOLA_TRIAL} {rollouts}" for envs, rollouts in _ROLLOUTS.items()},
 }
 """Options by folder and name; a name begins with its algorithm. Where an option stands twice the later one counts."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import tuning
 from analysis.markdown import markdown
+from analysis.results import RESULTS, final, read_run
 
 
 def table(algorithms: Sequence[str]) -> str:
@@ -26,6 +27,17 @@ def scores(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{each} (rejected)" if "rejected" in trial else each for each, trial in zip(shown, trials, strict=True)]
 
 
+def rows_table() -> str:
+    """What MAMT earns when its trust regions learn from fewer rows of a batch."""
+    rows: list[Sequence[str]] = [("rows", "greedy return, last fifth of training", "minutes")]
+    for folder in sorted((RESULTS / "rows" / "rover_tower").iterdir(), key=lambda path: int(path.name.rpartition("_")[2])):
+        run = read_run(folder)
+        earned, minutes = final(run, "eval_return"), run.metrics["wall_seconds"].max() / 60
+        cells = (f"{earned.mean():.1f} ± {earned.std(ddof=1):.1f} ({earned.size} seeds)", f"{minutes:.1f}")
+        rows.append((folder.name.rpartition("_")[2], *cells))
+    return markdown(rows)
+
+
 def tables() -> list[str]:
-    """Of those that learn from replay, and of those that learn from rollouts."""
-    return [table(("maac", "mamd", "mamt", "maddpg")), table(("mappo", "lola"))]
+    """Of those that learn from replay, of those that learn from rollouts, and of MAMT by rows."""
+    return [table(("maac", "mamd", "mamt", "maddpg")), table(("mappo", "lola")), rows_table()]
