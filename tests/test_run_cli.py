@@ -281,6 +281,11 @@ def test_a_preset_gives_what_the_command_line_does_not():
     assert [each["epsilon"] for each in own.runs] == [1.0, 2.0]
 
 
+def test_a_short_run_has_fewer_environments_and_as_many_updates_a_step():
+    short, whole = (experiment_of(["--algo", "maac", *more]).training for more in (["--episodes", "120"], []))
+    assert (whole.num_envs, whole.update_interval, short.num_envs, short.update_interval) == (120, 1000, 12, 100)
+
+
 def test_the_papers_settings_are_one_preset_away():
     paper = experiment_of(["--algo", "mamt", "--preset", "paper"])
     assert paper.algo_options == {} and paper.training == TrainingConfig(episodes=50_000, evaluation_interval=500)

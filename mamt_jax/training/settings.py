@@ -22,6 +22,7 @@ from mamt_jax.training.references import task_name
 from mamt_jax.training.run_folder import BEST
 
 MAX_RUNS = 10_000
+EPISODES_EACH = 10
 COMMON = ("env", "algo", "seeds", "init_from", "out", "log", "preset", "resume", "compilation_cache", "distributed")
 """Options that are there for every environment and algorithm."""
 
@@ -111,7 +112,7 @@ def make_experiment(settings: Settings, values: Mapping[str, Any], seeds: int = 
     for name in values:
         if name not in settings.places:
             raise OptionError(f"there is no option {name}{nearest(name, [*settings.places, *COMMON])}.")
-    chosen = {**settings.preset, **values}
+    chosen = {**fitting(settings.preset, values), **values}
     given: dict[str, dict[str, Any]] = {
         "training": {**settings.algorithm.training},
         "env": {**settings.inherited["env"]},
@@ -130,6 +131,17 @@ def make_experiment(settings: Settings, values: Mapping[str, Any], seeds: int = 
     points = [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
     runs = [{"seed": training.seed + number} | point for point in points for number in range(seeds)]
     return Experiment(settings.env, settings.algo, check_plain(given["env"]), check_plain(fixed), tuple(runs), training)
+
+
+def fitting(preset: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The preset, with fewer environments and as many updates a step where a run is short.
+
+    Short are `episodes` of which each environment would play less than `EPISODES_EACH`.
+    """
+    if not {"num_envs", "update_interval"} <= preset.keys() or {"num_envs", "update_interval"} & values.keys():
+        return preset
+    factor = math.ceil(EPISODES_EACH * preset["num_envs"] / max(1, values.get("episodes", preset["episodes"])))
+    return {**preset, **{name: max(1, preset[name] // max(1, factor)) for name in ("num_envs", "update_interval")}}
 
 
 def check_plain(options: Mapping[str, Any]) -> dict[str, Any]:
