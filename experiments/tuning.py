@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mamt_jax.presets import REPLAY
 from mamt_jax.training.run_folder import METRICS, describe_machine, read_rows
 
 TRIALS = Path(__file__).parent / "results" / "trials"
@@ -47,24 +48,13 @@ SECONDS = {"rover_tower": 120, "spread": 120, "spread_n3": 180, "spread3_mix": 1
 STEPS_BETWEEN_EVALUATIONS = {"replay": 60_000, "rollout": 250_000}
 EPISODE_STEPS = {"pursuit": 500, "multiwalker": 500}
 
-_REPLAY = {
-    "num_envs": 120,
-    "update_interval": 1000,
-    "num_updates": 4,
-    "hidden_size": 64,
-    "batch_size": 256,
-    "gamma": 0.95,
-    "tau": 0.02,
-    "policy_learning_rate": 2e-3,
-    "critic_learning_rate": 3e-3,
-}
-_MAAC = _REPLAY | {"policy_gradient": "expected"}
+_MAAC = REPLAY | {"policy_gradient": "expected"}
 _ROLLOUT = {"num_envs": 128, "update_interval": 3200, "gamma": 0.95, "gae_lambda": 0.9}
 START: dict[str, Options] = {
     "maac": _MAAC,
     "mamd": _MAAC | {"epsilon": 30.0},
     "mamt": _MAAC | {"epsilon": 30.0, "trust_region_batch_size": 32},
-    "maddpg": _REPLAY | {"temperature": 0.3},
+    "maddpg": REPLAY | {"temperature": 0.3},
     "mappo": _ROLLOUT | {"share_policy": True, "policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3},
     "lola": _ROLLOUT | {"lookahead": 0.003, "policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
 }

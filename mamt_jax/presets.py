@@ -28,7 +28,7 @@ PAPER = Preset({"episodes": 50_000, "evaluation_interval": 500})
 UNTUNED = Preset({"episodes": 3_000, "evaluation_interval": 100})
 """A first look where nothing was measured."""
 
-_REPLAY = {
+REPLAY = {
     "num_envs": 120,
     "update_interval": 1000,
     "num_updates": 4,
@@ -39,9 +39,10 @@ _REPLAY = {
     "policy_learning_rate": 2e-3,
     "critic_learning_rate": 3e-3,
 }
-_MAAC = _REPLAY | {"policy_gradient": "expected"}
+"""Where the trials of algorithms that learn from replay began."""
+_MAAC = REPLAY | {"policy_gradient": "expected"}
 _MAMD = _MAAC | {"epsilon": 30.0}
-_MADDPG = _REPLAY | {"temperature": 0.3}
+_MADDPG = REPLAY | {"temperature": 0.3}
 _MAPPO = {
     "share_policy": True,
     "gamma": 0.95,
