@@ -48,4 +48,4 @@ def test_every_subcommand_works_where_there_is_no_clone(mamt: Path, tmp_path: Pa
     assert "greedy return" in run("evaluate", "--pretrained", "rover_tower/mappo", "--episodes", "4", "--gif", "film.gif")
     assert {"comparison.png", "film.gif", "figures", "runs"} <= {path.name for path in tmp_path.iterdir()}
     settings = subprocess.run([mamt, "train", "--algo", "mamt", "--help"], capture_output=True, text=True, check=True).stdout
-    assert "(default 30.0)" in settings, "the tuned preset is there"
+    assert "(default 100.0)" in settings, "the tuned preset is there"
