@@ -4,9 +4,9 @@ python experiments/tuning.py --list                       # every pair: its tria
 python experiments/tuning.py                              # makes the trials that are missing, one after another
 python experiments/tuning.py rover_tower/maac spread/lola # those of these pairs
 
-A pair's first trial has the options of `START`. Each further one changes them along one axis of `AXES`, in order, and the
-change stays if the score is higher. A trial is one run on one CPU core that is killed after as many seconds of CPU time as
-`SECONDS` says. Its score is the mean greedy return of its evaluations, so that what learns sooner scores higher.
+A pair's first trial has the options of `START` and `FIRST`. Each further one changes them along one axis of `AXES`, in
+order, and the change stays if the score is higher. A trial is one run on one CPU core that is killed after as many
+seconds of CPU time as `SECONDS` says. Its score is the mean return of its evaluations, so that what learns sooner scores higher.
 Trials are kept under experiments/results/trials. There `rejected` says of a trial why its options are not the defaults.
 """
 
@@ -40,10 +40,10 @@ TASKS: dict[str, Options] = {
     "spread": {"env": "spread"},
     "spread_n3": {"env": "spread", "num_agents": 3},
     "spread3_mix": {"env": "spread3_mix"},
-    "pursuit": {"env": "pursuit", "buffer_size": 300_000, "evaluation_episodes": 20},
-    "multiwalker": {"env": "multiwalker", "buffer_size": 300_000, "evaluation_episodes": 24},
+    "pursuit": {"env": "pursuit", "shared_reward": False, "buffer_size": 300_000, "evaluation_episodes": 20},
+    "multiwalker": {"env": "multiwalker", "reward_normalisation": "scale", "buffer_size": 300_000, "evaluation_episodes": 24},
 }
-SECONDS = {"rover_tower": 120, "spread": 120, "spread_n3": 180, "spread3_mix": 120, "pursuit": 600, "multiwalker": 600}
+SECONDS = {"rover_tower": 120, "spread": 60, "spread_n3": 180, "spread3_mix": 90, "pursuit": 300, "multiwalker": 400}
 """CPU seconds of a trial, those of compiling included."""
 STEPS_BETWEEN_EVALUATIONS = {"replay": 60_000, "rollout": 250_000}
 EPISODE_STEPS = {"pursuit": 500, "multiwalker": 500}
@@ -58,6 +58,19 @@ START: dict[str, Options] = {
     "mappo": _ROLLOUT | {"share_policy": True, "policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3},
     "lola": _ROLLOUT | {"lookahead": 0.003, "policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
 }
+FIRST: dict[str, Options] = {
+    "pursuit/mappo": {"num_envs": 64, "evaluation_policy": "sampled"},
+    "multiwalker/mappo": {
+        "num_envs": 512,
+        "update_interval": 32_768,
+        "gamma": 0.99,
+        "policy_learning_rate": 7e-4,
+        "critic_learning_rate": 1e-3,
+        "num_epochs": 3,
+        "num_minibatches": 8,
+    },
+}
+"""Where it was known how to begin: these go before `START`."""
 
 Axis = Callable[[Options], Options]
 """A pair's first options -> those that it changes."""
@@ -73,18 +86,23 @@ def fixed(**values: Any) -> Axis:
     return lambda options: values
 
 
+def either(name: str, one: Any, two: Any) -> Axis:
+    """The first of two values, or the second where the first is there."""
+    return lambda options: {name: two if options.get(name) == one else one}
+
+
 _RATES = ("policy_learning_rate", "critic_learning_rate")
 _SPEED = {"both rates x 2": scaled(2.0, *_RATES), "both rates / 2": scaled(0.5, *_RATES)}
 _REPLAY_AXES = _SPEED | {
     "tau x 2.5": scaled(2.5, "tau"),
     "updates x 2": scaled(2, "num_updates"),
-    "gamma 0.99": fixed(gamma=0.99),
+    "gamma 0.99 or 0.95": either("gamma", 0.99, 0.95),
 }
 _SHARED = {"shared networks": fixed(share_policy=True, share_critic=True)}
 _ROLLOUT_AXES = _SPEED | {
     "environments x 4": scaled(4, "num_envs", "update_interval"),
     "lambda 0.95": fixed(gae_lambda=0.95),
-    "gamma 0.99": fixed(gamma=0.99),
+    "gamma 0.99 or 0.95": either("gamma", 0.99, 0.95),
     "entropy 0.003": fixed(entropy_coefficient=0.003),
 }
 AXES: dict[str, dict[str, Axis]] = {
@@ -108,6 +126,11 @@ def read_trials(pair: str) -> list[dict[str, Any]]:
     return json.loads(path.read_text())["trials"] if path.exists() else []
 
 
+def first_options(pair: str) -> Options:
+    """Those of a pair's first trial."""
+    return {**START[pair.rpartition("/")[2]], **FIRST.get(pair, {})}
+
+
 def best_options(trials: list[dict[str, Any]]) -> Options:
     """The options of the highest score that was not rejected afterwards; the earlier ones where two are equal."""
     return max((trial for trial in trials if "rejected" not in trial), key=lambda trial: trial["score"])["options"]
@@ -116,12 +139,13 @@ def best_options(trials: list[dict[str, Any]]) -> Options:
 def next_options(pair: str) -> Options | None:
     """What the pair's next trial is to be made with; None where all are made."""
     algo, trials = pair.rpartition("/")[2], read_trials(pair)
+    first = first_options(pair)
     if not trials:
-        return START[algo]
+        return first
     if len(trials) > len(AXES[algo]):
         return None
     best, axis = best_options(trials), list(AXES[algo].values())[len(trials) - 1]
-    return {**best, **axis(START[algo])}
+    return {**best, **axis(first)}
 
 
 def words(options: Options) -> Iterator[str]:

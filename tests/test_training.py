@@ -146,6 +146,15 @@ def test_it_learns_and_files_what_it_saw(tmp_path: Path):
     assert "compiled training in" in text and text.count("return greedy") == 6 and "greedy 5.0 5.0" in text
 
 
+def test_evaluations_may_be_of_policies_that_sample(tmp_path: Path):
+    output = io.StringIO()
+    sampling = dataclasses.replace(TINY, evaluation_policy="sampled")
+    assert train(session(experiment(training=sampling), tmp_path), Console(file=output, width=200)) is None
+    last = read_rows(tmp_path / METRICS)[-1]
+    assert 4.0 < last["eval_return"] < 5.0 and 4.0 < last["eval_return_sampled"] < 5.0
+    assert output.getvalue().count("return sampled") == 6 and "greedy" not in output.getvalue()
+
+
 @pytest.mark.slow
 def test_a_thread_trains_as_the_main_thread_does(tmp_path: Path):
     ends: list[int | None] = []

@@ -126,7 +126,8 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--absolute", action="store_true", help=many)
     parser.add_argument("--episodes", type=int, help=f"episodes to play for the return (default {EPISODES})")
     parser.add_argument("--seed", type=int, default=0, help="of starts, noise and sampled actions (default 0)")
-    parser.add_argument("--sample", action="store_true", help="sample actions instead of taking the most likely")
+    sample = "whether actions are sampled or the most likely (default: as the best policy was found)"
+    parser.add_argument("--sample", action=argparse.BooleanOptionalAction, help=sample)
     parser.add_argument("--original", action="store_true", help="play in the environment that ours copies, too")
     parser.add_argument("--gif", type=Path, help="film of one episode to write, a .gif or .mp4")
     parser.add_argument("--views", action="store_true", help="show in the film what agents see, where an environment can")
@@ -166,6 +167,8 @@ def evaluate(values: argparse.Namespace) -> None:
     content = read_config(values.folder)
     experiment = experiment_from_json(content["experiment"])
     env = make_env(experiment)
+    if values.sample is None:
+        values.sample = experiment.training.evaluation_policy == "sampled"
     if values.gif:
         check_picture(env, values.views)
     play_original = in_original(experiment, env.spec, policy, values.sample) if values.original else None

@@ -33,7 +33,9 @@ class TrainingConfig:
     evaluation_interval: int = 500
     """Episodes between evaluations."""
     evaluation_episodes: int = 100
-    """Episodes in an evaluation, greedy and sampled each."""
+    """Episodes in an evaluation."""
+    evaluation_policy: Literal["greedy", "sampled"] = "greedy"
+    """How policies act for `eval_return`, of which the best policy has the highest. `eval_return_sampled` comes besides."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints; 0 writes one after every slice of work."""
     precision: Precision = "default"

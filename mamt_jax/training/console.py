@@ -28,9 +28,10 @@ class Display:
         console: where it writes.
     """
 
-    def __init__(self, console: Console, total_episodes: int) -> None:
-        """Shows progress towards `total_episodes`."""
+    def __init__(self, console: Console, total_episodes: int, evaluation_policy: str = "greedy") -> None:
+        """Shows progress towards `total_episodes`, and returns of that policy."""
         self.console = console
+        self._evaluation_policy = evaluation_policy
         columns = (BarColumn(bar_width=30), TextColumn("{task.description}", markup=False))
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("starting", total=total_episodes)
@@ -63,9 +64,9 @@ class Display:
         """There are new rows of metrics.jsonl; those of runs that halted are not shown."""
         rows = [row for row in rows if STOPPED not in row] or rows
         first = rows[0]
-        returns = {"greedy": "eval_return", "sampled": "eval_return_sampled"} | (
-            {"training": "train_return"} if first["episodes"] else {}
-        )
+        returns = {self._evaluation_policy: "eval_return"}
+        returns |= {"sampled": "eval_return_sampled"} if "sampled" not in returns else {}
+        returns |= {"training": "train_return"} if first["episodes"] else {}
         parts = [
             f"{duration(first['wall_seconds']):>11}",
             f"episodes {first['episodes']:>6,}",

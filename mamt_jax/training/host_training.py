@@ -192,7 +192,7 @@ def make_host_evaluation(
     open_batch: Callable[[], HostBatch],
     sharding: NamedSharding,
 ) -> Callable[[Config, RunState, int], dict[str, Evaluation]]:
-    """(configs, states, iteration number) -> how the policies do now, greedy and sampled.
+    """(configs, states, iteration number) -> how policies do now: as `evaluation_policy` says, and sampled.
 
     Each environment plays as many episodes as make `evaluation_episodes` or a little more.
     """
@@ -209,7 +209,8 @@ def make_host_evaluation(
         key = jax.random.fold_in(jax.random.fold_in(state.evaluation_key, index), step)
         return algorithm.act(config, state.learner_state, observation, key, *masks)
 
-    policies = {name: jit_act(act, spec, sharding) for name, act in (("greedy", greedy_one), ("sampled", sampled_one))}
+    acting = {"asked": sampled_one if config.evaluation_policy == "sampled" else greedy_one, "sampled": sampled_one}
+    policies = {name: jit_act(act, spec, sharding) for name, act in acting.items()}
     episodes = math.ceil(config.evaluation_episodes / config.num_envs)
 
     def evaluate(configs: Config, states: RunState, index: int) -> dict[str, Evaluation]:

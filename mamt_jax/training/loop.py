@@ -71,7 +71,7 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
     with ExitStack() as stack:
         stack.enter_context(explaining_exhaustion(partial(plan_memory, session), session.folder))
         stack.callback(session.runs.close)
-        display = stack.enter_context(Display(console, training.episodes))
+        display = stack.enter_context(Display(console, training.episodes, training.evaluation_policy))
         began = time.monotonic()
         states, counters = restore(session, display) if resume else begin(session, display)
         say_halted(session, counters.halts, display)

@@ -25,7 +25,7 @@ def make_rows(heads: Sequence[dict[str, Any]], evaluation: dict[str, Evaluation]
 
     Args:
         heads: how each row begins: run, seed, env_steps, episodes, updates, wall_seconds, and `STOPPED` in a run that halted.
-        evaluation: "greedy" and "sampled", leading axis of runs.
+        evaluation: "asked" and "sampled", leading axis of runs.
         sums: of training since the last evaluation, leading axis of runs.
 
     Returns:

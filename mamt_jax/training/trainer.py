@@ -192,23 +192,25 @@ def make_iteration(
 def make_evaluation(
     env: Environment, algorithm: Algorithm, config: TrainingConfig
 ) -> Callable[[Config, RunState, jax.Array], dict[str, Evaluation]]:
-    """(algorithm config, state, iteration number) -> how the policies do now, greedy and sampled."""
+    """(algorithm config, state, iteration number) -> how policies do now: as `evaluation_policy` says, and sampled."""
 
     def evaluate_run(algorithm_config: Config, state: RunState, index: jax.Array) -> dict[str, Evaluation]:
         learner_state = state.learner_state
 
-        def greedy(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
-            del key
-            return algorithm.greedy(algorithm_config, learner_state, observation, *given(action_mask))
+        def play(key: jax.Array, sample: jax.Array) -> Evaluation:
+            def policy(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
+                return jax.lax.cond(
+                    sample,
+                    lambda: algorithm.act(algorithm_config, learner_state, observation, key, *given(action_mask)),
+                    lambda: algorithm.greedy(algorithm_config, learner_state, observation, *given(action_mask)),
+                )
 
-        def sampled(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
-            return algorithm.act(algorithm_config, learner_state, observation, key, *given(action_mask))
+            return mean_over_episodes(play_episodes(env, policy, key, config.evaluation_episodes))
 
-        greedy_key, sampled_key = jax.random.split(jax.random.fold_in(state.evaluation_key, index))
-        return {
-            "greedy": mean_over_episodes(play_episodes(env, greedy, greedy_key, config.evaluation_episodes)),
-            "sampled": mean_over_episodes(play_episodes(env, sampled, sampled_key, config.evaluation_episodes)),
-        }
+        keys = jax.random.split(jax.random.fold_in(state.evaluation_key, index))
+        samples = jnp.array([config.evaluation_policy == "sampled", True])
+        both = jax.lax.map(lambda case: play(*case), (keys, samples))  # one program of the environment for both
+        return {name: jax.tree.map(lambda leaf, k=k: leaf[k], both) for k, name in enumerate(("asked", "sampled"))}
 
     return evaluate_run
 
@@ -227,16 +229,16 @@ def summarize(evaluation: Mapping[str, Evaluation], sums: IntervalSums) -> dict[
     """The metrics of one run at an evaluation, from arrays of JAX or of numpy.
 
     Returns:
-        Returns per agent and episode (nan where no episode ended), task metrics of the greedy policies under `task/` and of
+        Returns per agent and episode (nan where no episode ended), task metrics of evaluation under `task/` and of
         training under `train_task/`, and the mean over the updates of each of the algorithm's metrics under its own name.
     """
-    greedy, sampled, finished = evaluation["greedy"], evaluation["sampled"], sums.episodes
+    asked, finished = evaluation["asked"], sums.episodes
     return {
         "train_return": finished.episode_return.mean() / finished.episodes,
-        "eval_return": greedy.episode_return.mean(),
-        "eval_return_sampled": sampled.episode_return.mean(),
-        "eval_return_per_agent": greedy.episode_return,
-        **{f"task/{name}": value for name, value in greedy.metrics.items()},
+        "eval_return": asked.episode_return.mean(),
+        "eval_return_sampled": evaluation["sampled"].episode_return.mean(),
+        "eval_return_per_agent": asked.episode_return,
+        **{f"task/{name}": value for name, value in asked.metrics.items()},
         **{f"train_task/{name}": value / finished.episodes for name, value in finished.metrics.items()},
         **{name: value / sums.updates for name, value in sums.update_metrics.items()},
     }
@@ -248,7 +250,7 @@ class RunPrograms(NamedTuple):
     Attributes:
         init: (algorithm config, key) -> the state in which it starts.
         iteration: (algorithm config, state, iteration number) -> the state one iteration on.
-        evaluate: (algorithm config, state, iteration number) -> {"greedy": Evaluation, "sampled": Evaluation}.
+        evaluate: (algorithm config, state, iteration number) -> {"asked": Evaluation, "sampled": Evaluation}.
     """
 
     init: Callable[[Config, jax.Array], RunState]

@@ -23,7 +23,7 @@ class Runs(NamedTuple):
     Attributes:
         init: (configs, keys) -> states.
         advance: (configs, states, first iteration, number of iterations) -> states. Donates `states`.
-        evaluate: (configs, states, iteration) -> {"greedy": Evaluation, "sampled": Evaluation}.
+        evaluate: (configs, states, iteration) -> {"asked": Evaluation, "sampled": Evaluation}.
         reset_sums: states -> states with nothing summed up. Donates `states`.
         sharding: how the axis of runs lies on the devices.
         begin: (states, iterations done) -> states with which `advance` can go on, called once before it.
