@@ -6,7 +6,7 @@ python experiments/tuning.py rover_tower/maac spread/lola # those of these pairs
 
 A pair's first trial has the options of `START` and `FIRST`. Each further one changes them along one axis of `AXES`, in
 order, and the change stays if the score is higher. A trial is one run on one CPU core that is killed after as many
-seconds of CPU time as `SECONDS` says. Its score is the mean return of its evaluations, so that what learns sooner scores higher.
+seconds of CPU time as `SECONDS` says. Its score is the mean return of its evaluations, so that who learns sooner scores more.
 Trials are kept under experiments/results/trials. There `rejected` says of a trial why its options are not the defaults.
 """
 

@@ -9,6 +9,7 @@ from mamt_jax.algorithms.base import Data
 from mamt_jax.validation import LARGEST
 
 Precision = Literal["default", "bfloat16"]
+EvaluationPolicy = Literal["greedy", "sampled"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class TrainingConfig:
     """Episodes between evaluations."""
     evaluation_episodes: int = 100
     """Episodes in an evaluation."""
-    evaluation_policy: Literal["greedy", "sampled"] = "greedy"
+    evaluation_policy: EvaluationPolicy = "greedy"
     """How policies act for `eval_return`, of which the best policy has the highest. `eval_return_sampled` comes besides."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints; 0 writes one after every slice of work."""
@@ -101,11 +102,13 @@ def make_schedule(config: TrainingConfig, episode_limit: int, data: Data = "repl
 
 def validate(config: TrainingConfig, episode_limit: int, data: Data = "replay") -> None:
     """Raises ValueError with one sentence that names the option, its value and what would be right."""
-    if config.precision not in get_args(Precision):
-        raise ValueError(f"precision={config.precision} is not valid: give one of {', '.join(get_args(Precision))}.")
+    words = {"precision": get_args(Precision), "evaluation_policy": get_args(EvaluationPolicy)}
+    for name, choices in words.items():
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name}={getattr(config, name)} is not valid: give one of {', '.join(choices)}.")
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name == "precision":
+        if field.name in words:
             continue
         smallest = 0 if field.name in ("seed", "checkpoint_minutes") else 1
         if not math.isfinite(value) or value < smallest:

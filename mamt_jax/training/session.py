@@ -122,7 +122,7 @@ def plan_memory(session: Session) -> MemoryPlan:
     replay_bytes, learner, environments = (num_bytes(part) // num_runs for part in parts)
     if not isinstance(built.env, HostEnvironment):
         training = session.experiment.training
-        environments += environments * training.evaluation_episodes // training.num_envs
+        environments += 2 * environments * training.evaluation_episodes // training.num_envs
     seen = num_bytes(rollout_shape(built, config, state))
     return MemoryPlan(replay_bytes, learner, environments, rollout=seen, update=temporary, num_runs=num_runs)
 

@@ -199,17 +199,15 @@ def make_evaluation(
 
         def play(key: jax.Array, sample: jax.Array) -> Evaluation:
             def policy(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
-                return jax.lax.cond(
-                    sample,
-                    lambda: algorithm.act(algorithm_config, learner_state, observation, key, *given(action_mask)),
-                    lambda: algorithm.greedy(algorithm_config, learner_state, observation, *given(action_mask)),
-                )
+                sampled = algorithm.act(algorithm_config, learner_state, observation, key, *given(action_mask))
+                greedy = algorithm.greedy(algorithm_config, learner_state, observation, *given(action_mask))
+                return jnp.where(sample, sampled, greedy)
 
             return mean_over_episodes(play_episodes(env, policy, key, config.evaluation_episodes))
 
         keys = jax.random.split(jax.random.fold_in(state.evaluation_key, index))
         samples = jnp.array([config.evaluation_policy == "sampled", True])
-        both = jax.lax.map(lambda case: play(*case), (keys, samples))  # one program of the environment for both
+        both = jax.vmap(play)(keys, samples)  # side by side, so that the environment compiles once
         return {name: jax.tree.map(lambda leaf, k=k: leaf[k], both) for k, name in enumerate(("asked", "sampled"))}
 
     return evaluate_run
