@@ -40,8 +40,8 @@ TASKS: dict[str, Options] = {
     "spread": {"env": "spread"},
     "spread_n3": {"env": "spread", "num_agents": 3},
     "spread3_mix": {"env": "spread3_mix"},
-    "pursuit": {"env": "pursuit", "shared_reward": False, "buffer_size": 300_000, "evaluation_episodes": 20},
-    "multiwalker": {"env": "multiwalker", "reward_normalisation": "scale", "buffer_size": 300_000, "evaluation_episodes": 24},
+    "pursuit": {"env": "pursuit", "evaluation_episodes": 20},
+    "multiwalker": {"env": "multiwalker", "evaluation_episodes": 24},
 }
 SECONDS = {"rover_tower": 120, "spread": 60, "spread_n3": 180, "spread3_mix": 90, "pursuit": 300, "multiwalker": 400}
 """CPU seconds of a trial, those of compiling included."""
@@ -59,6 +59,8 @@ START: dict[str, Options] = {
     "lola": _ROLLOUT | {"lookahead": 0.003, "policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
 }
 FIRST: dict[str, Options] = {
+    "pursuit": {"shared_reward": False},
+    "multiwalker": {"reward_normalisation": "scale"},
     "pursuit/mappo": {"num_envs": 64, "evaluation_policy": "sampled"},
     "multiwalker/mappo": {
         "num_envs": 512,
@@ -70,7 +72,7 @@ FIRST: dict[str, Options] = {
         "num_minibatches": 8,
     },
 }
-"""Where it was known how to begin: these go before `START`."""
+"""Of tasks and pairs where it was known how to begin: these go before `START`."""
 
 Axis = Callable[[Options], Options]
 """A pair's first options -> those that it changes."""
@@ -128,7 +130,8 @@ def read_trials(pair: str) -> list[dict[str, Any]]:
 
 def first_options(pair: str) -> Options:
     """Those of a pair's first trial."""
-    return {**START[pair.rpartition("/")[2]], **FIRST.get(pair, {})}
+    task, _, algo = pair.rpartition("/")
+    return {**START[algo], **FIRST.get(task, {}), **FIRST.get(pair, {})}
 
 
 def best_options(trials: list[dict[str, Any]]) -> Options:

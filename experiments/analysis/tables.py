@@ -32,6 +32,8 @@ from mamt_jax.analysis.returns import DILEMMA
 from mamt_jax.analysis.runs import TITLES, Curve
 
 WINDOW = 500
+DEFAULTS = ", defaults"
+"""What the names of updates with the defaults' sizes end with."""
 ENDS = np.array([500, 1000, 2000, 3000, 4000, 6000, 8000, 10000, 12000, 14000])
 """Episodes up to which MAAC is compared with the original, over the `WINDOW` before each."""
 GPU = "benchmark_updates_gpu"
@@ -131,10 +133,11 @@ def speed_table(benchmark: dict[str, Any], gpu: dict[str, Any] | None) -> str:
     updates = benchmark["update_seconds"]
     for name, row in updates.items():
         training = benchmark["training"].get(name)
+        unit = f"maac{DEFAULTS}" if name.endswith(DEFAULTS) else "maac"
         cells = [
             f"{row['median']:.3f} (min {row['min']:.3f})",
-            f"{gpu['update_seconds'][name]['median']:.4f}" if gpu else "not yet measured",
-            f"{row['median'] / updates['maac']['median']:.2g}",
+            f"{gpu['update_seconds'][name]['median']:.4f}" if gpu and name in gpu["update_seconds"] else "not yet measured",
+            f"{row['median'] / updates[unit]['median']:.2g}",
             f"{row['gflop']:.2g}",
             f"{row['gflops_per_second']:.0f}",
             f"{training['env_steps_per_second']['median']:,.0f}" if training else "",

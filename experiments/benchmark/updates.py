@@ -21,15 +21,14 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
-import envs_jax
 from envs_jax.environment import Environment, EnvSpec
-from mamt_jax.algorithms import registry
 from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.cli.devices import use_every_core
 from mamt_jax.training.config import TrainingConfig, make_schedule
 from mamt_jax.training.experiment import Experiment, build
 from mamt_jax.training.rollout import EnvBatch
 from mamt_jax.training.run_folder import describe_machine, read_rows
+from mamt_jax.training.settings import find_settings, make_experiment
 from mamt_jax.training.trainer import make_replay, sample_shape
 from mamt_jax.training.vectorized import make_runs, run_keys, runs_sharding, shard, stack_configs
 
@@ -46,6 +45,8 @@ UPDATES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mappo": ("rover_tower", "mappo", {}),
     "lola, 2 agents": ("spread", "lola", {}),
 }
+DEFAULTS = ("maac", "mamd", "mamt", "maddpg")
+"""Whose update is timed with the defaults on Rover-Tower, too."""
 SIDE_BY_SIDE = {"maac": (1, 2, 4, 16, 64), "mappo": (1, 2, 4, 16, 64)}
 ROUNDS = {"maac": 10, "mamt": 5, "mappo": 10}  # of training, each time that it is timed
 FIRST_EVALUATIONS = ("maac", "mamt")
@@ -94,15 +95,14 @@ def _count(jaxpr: Jaxpr) -> float:
     return total
 
 
-def experiment(env: str, algo: str, options: dict[str, Any]) -> Experiment:
-    """One run of an algorithm with its defaults."""
-    training = TrainingConfig(**dict(registry.make(algo, envs_jax.make(env).spec).training))
-    return Experiment(env, algo, {}, options, ({"seed": 0},), training)
+def experiment(env: str, algo: str, options: dict[str, Any], preset: str = "paper") -> Experiment:
+    """One run of an algorithm with the settings of a preset and these options."""
+    return make_experiment(find_settings(env, algo, preset, lambda options: {}), options)
 
 
-def random_data(algorithm: Algorithm, spec: EnvSpec) -> Any:
-    """Noise in the shape of what the algorithm learns from by default: a batch of 1024, or the rollout of a round."""
-    training = TrainingConfig(**dict(algorithm.training))
+def random_data(algorithm: Algorithm, spec: EnvSpec, training: TrainingConfig | None = None) -> Any:
+    """Noise in the shape of what the algorithm learns from, in the paper's training if not told: a batch, or a rollout."""
+    training = training or TrainingConfig(**dict(algorithm.training))
     schedule = make_schedule(training, spec.episode_limit, algorithm.data)
     replay = make_replay(spec, algorithm, training, schedule._replace(replay_iterations=1))
     key, observation = jax.random.key(0), jnp.zeros((training.num_envs, spec.num_agents, spec.observation_size))
@@ -120,10 +120,13 @@ def random_data(algorithm: Algorithm, spec: EnvSpec) -> Any:
     return jax.tree.unflatten(structure, [noise(k, shape) for k, shape in zip(keys, shapes, strict=True)])
 
 
-def update_seconds(env_name: str, algo: str, options: dict[str, Any], num_runs: int = 1) -> dict[str, Any]:
+def update_seconds(
+    env_name: str, algo: str, options: dict[str, Any], num_runs: int = 1, preset: str = "paper"
+) -> dict[str, Any]:
     """Wall seconds of an update of `num_runs` runs side by side, and the GFLOP of its matrix products, of one run."""
-    env, algorithm, (config,), _ = build(experiment(env_name, algo, options))
-    data, sharding = random_data(algorithm, env.spec), runs_sharding(num_runs)
+    what = experiment(env_name, algo, options, preset)
+    env, algorithm, (config,), _ = build(what)
+    data, sharding = random_data(algorithm, env.spec, what.training), runs_sharding(num_runs)
     keys = jax.device_put(jax.random.split(jax.random.key(2), num_runs), sharding)
 
     def update(state: Any, key: jax.Array, number: jax.Array) -> Any:
@@ -195,6 +198,12 @@ def first_evaluations() -> dict[str, Any]:
         }
 
 
+def updates() -> dict[str, Any]:
+    """One update of each kind."""
+    defaults = {f"{algo}, defaults": update_seconds("rover_tower", algo, {}, preset="tuned") for algo in DEFAULTS}
+    return {name: update_seconds(*what) for name, what in UPDATES.items()} | defaults
+
+
 def side_by_side() -> dict[str, Any]:
     """Updates of many runs at once."""
     return {
@@ -206,7 +215,7 @@ def side_by_side() -> dict[str, Any]:
 SECTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "first_evaluation": first_evaluations,
     "matmul_gflops_per_second": lambda: {"x".join(map(str, shape)): matmul_gflops(shape) for shape in SHAPES},
-    "update_seconds": lambda: {name: update_seconds(*what) for name, what in UPDATES.items()},
+    "update_seconds": updates,
     "training": lambda: {name: end_to_end(name, rounds) for name, rounds in ROUNDS.items()},
     "side_by_side": side_by_side,
 }

@@ -79,7 +79,7 @@ def find_settings(env: Env, algo: Algo, preset: str, read: Read, source: Source 
         raise OptionError(f"--init-from {source and source.name} cannot be used: {error}") from error
     groups.append(Group("algorithm", "algo", config_options(algorithm.config, several=is_float_leaf)))
     defaults = {**algorithm.training, **found.options}
-    groups = [group if group.prefix == "env" else with_defaults(group, defaults) for group in groups]
+    groups = [with_defaults(group, defaults) for group in groups]
     inherited = {"env": inherited_env, "algo": inherited_algo}
     return Settings(env, algo, algorithm, groups, place(groups, COMMON), found.options, found.minutes, inherited)
 
@@ -119,7 +119,7 @@ def make_experiment(settings: Settings, values: Mapping[str, Any], seeds: int = 
         "algo": {**settings.inherited["algo"]},
     }
     for name, (prefix, option) in settings.places.items():
-        inherits = prefix == "algo" and name not in values and option.name in settings.inherited["algo"]
+        inherits = name not in values and option.name in settings.inherited.get(prefix, {})
         if name in chosen and not inherits:
             given[prefix][option.name] = chosen[name]
     swept = {name: value for name, value in given["algo"].items() if isinstance(value, list) and len(value) > 1}
