@@ -6,6 +6,7 @@ python experiments/paper.py tuned/spread/maac  # trains this one again, and repl
 """
 
 import argparse
+import os
 import shlex
 import shutil
 import subprocess
@@ -58,11 +59,12 @@ _MAPPO_TRIAL = f"{_TRIAL} --episodes 4000 --evaluation-interval 1024 --hidden-si
 _LOLA_TRIAL = f"{_TRIAL} --episodes 5000 --evaluation-interval 1024 --gamma 0.95 --lookahead 0.003"
 _ROLLOUTS = {envs: f"--num-envs {envs} --update-interval {25 * envs}" for envs in (8, 32, 128)}
 
-_ROWS = (
+_MAAC_DEFAULTS = (
     "--seeds 5 --num-envs 120 --update-interval 1000 --num-updates 4 --hidden-size 64 --batch-size 256 --gamma 0.95 --tau 0.05 "
-    "--policy-learning-rate 4e-3 --critic-learning-rate 6e-3 --policy-gradient expected --epsilon 100 --episodes 36000 "
-    "--evaluation-interval 1200 --trust-region-batch-size"
+    "--policy-learning-rate 4e-3 --critic-learning-rate 6e-3 --policy-gradient expected --episodes 36000 "
+    "--evaluation-interval 1200"
 )
+_ROWS = f"{_MAAC_DEFAULTS} --epsilon 100 --trust-region-batch-size"
 
 CAMPAIGN: dict[str, dict[str, str]] = {
     "rover_tower": {
@@ -164,6 +166,11 @@ CAMPAIGN: dict[str, dict[str, str]] = {
         **{f"mappo_num_envs_{envs}": f"{_MAPPO_TRIAL} {rollouts}" for envs, rollouts in _ROLLOUTS.items()},
     },
     "rows/rover_tower": {f"mamt_rows_{rows}": f"{_ROWS} {rows}" for rows in (32, 128)},
+    "differences/rover_tower": {
+        "maac": _MAAC_DEFAULTS,
+        "maac_normalised_actions": f"{_MAAC_DEFAULTS} --algo maac_differences:normalised_actions",
+        "maac_scaled_encoders": f"{_MAAC_DEFAULTS} --algo maac_differences:scaled_encoders",
+    },
     "tuning/spread": {f"lola_num_envs_{envs}": f"{_LOLA_TRIAL} {rollouts}" for envs, rollouts in _ROLLOUTS.items()},
 }
 """Options by folder and name; a name begins with its algorithm. Where an option stands twice the later one counts."""
@@ -194,7 +201,8 @@ def train(name: str, options: list[str], work: Path) -> None:
     """Trains a run in a folder under `work`, from wherever it was stopped, and keeps what results need of it."""
     folder = work / name
     arguments = ["--resume", str(folder)] if (folder / CONFIG).exists() else [*options, "--out", str(folder)]
-    done = subprocess.run([sys.executable, "-m", "mamt_jax", "train", *arguments])
+    finding_ours = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}  # maac_differences
+    done = subprocess.run([sys.executable, "-m", "mamt_jax", "train", *arguments], env=finding_ours)
     if done.returncode:
         sys.exit(done.returncode)
     (RESULTS / name).mkdir(parents=True, exist_ok=True)

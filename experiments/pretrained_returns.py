@@ -40,13 +40,18 @@ def name_of(folder: Path) -> str:
     return folder.relative_to(PRETRAINED).as_posix()
 
 
+def samples(folder: Path) -> bool:
+    """Whether its policies are those that sample; others take their most likely action."""
+    return read_config(folder)["training"].get("evaluation_policy") == "sampled"
+
+
 def play(folder: Path) -> dict[str, Any]:
-    """Return and task metrics of the greedy policies; fewer episodes where they are long."""
+    """Return and task metrics; fewer episodes where they are long."""
     env_name, options = TASKS[folder.parent.name]
     env = environments.make_any(env_name, **options)
     assert isinstance(env, Environment)
     episodes = EPISODES if env.spec.episode_limit <= 100 else EPISODES // 5
-    policy = acting(load_policy(folder, which="best"), sample=False)
+    policy = acting(load_policy(folder, which="best"), samples(folder))
     found = evaluate_policy(env, policy, jax.random.key(1), episodes)
     return {name: found[name] for name in ("return", "return_std_error", "metrics")} | {"episodes": episodes}
 
@@ -54,13 +59,13 @@ def play(folder: Path) -> dict[str, Any]:
 def table(returns: dict[str, dict[str, Any]]) -> str:
     """A policy per row, with the reference policies of its environment."""
     earned = json.loads(references.RETURNS.read_text())["returns"]
-    titles = ("greedy return", "random", "scripted", "task metrics", "trained on, episodes", "in minutes", "kB")
+    titles = ("return", "random", "scripted", "task metrics", "trained on, episodes", "in minutes", "kB")
     rows: list[Sequence[str]] = [("", *titles)]
     for folder in folders():
         played, last = returns[name_of(folder)], read_rows(folder / METRICS)[-1]
         others = earned[folder.parent.name]
         cells = (
-            f"{played['return']:.2f} ± {played['return_std_error']:.2f}",
+            f"{played['return']:.2f} ± {played['return_std_error']:.2f}{', sampled' if samples(folder) else ''}",
             *(f"{others[name]['return']:.2f}" if name in others else "" for name in ("random", "scripted")),
             ", ".join(f"{name} {value:.3g}" for name, value in played["metrics"].items()),
             f"{last['episodes']:,}",
