@@ -4,11 +4,28 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mamt_jax.types import LaterRewards
+
 
 def td_target(reward: jax.Array, terminated: jax.Array, bootstrap: jax.Array, gamma: jax.Array | float) -> jax.Array:
     """`r + gamma * V(o')`, without the second term where the task truly ended (Eq. 9's target; all arguments (n, B))."""
     chex.assert_equal_shape([reward, terminated, bootstrap])
     return reward + gamma * (1.0 - terminated) * bootstrap
+
+
+def n_step_return(
+    reward: jax.Array, later: LaterRewards | None, gamma: jax.Array | float
+) -> tuple[jax.Array, jax.Array | float]:
+    """`sum_k gamma^k r_(t+k)` over one step or several, and the discount of what follows (Sutton & Barto 2018, Eq. 7.1).
+
+    Nothing corrects for the policy that took the later actions. Arrays (n, B).
+    """
+    if later is None:
+        return reward, gamma
+    chex.assert_equal_shape_prefix([reward, later.reward], reward.ndim)
+    discounts = jnp.power(gamma, jnp.arange(1, later.reward.shape[-1] + 1))
+    earned = jnp.einsum("...k,k->...", jnp.where(later.counts, later.reward, 0.0), discounts)
+    return reward + earned, jnp.power(gamma, 1 + later.counts.sum(-1))
 
 
 def generalised_advantage(

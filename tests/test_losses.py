@@ -14,7 +14,8 @@ from mamt_jax.losses.critic import clipped_value_loss
 from mamt_jax.losses.lookahead import dice_value, lookahead_value
 from mamt_jax.losses.opponent_model import non_stationarity
 from mamt_jax.losses.trust_region import decomposition_loss
-from mamt_jax.returns import generalised_advantage
+from mamt_jax.returns import generalised_advantage, n_step_return
+from mamt_jax.types import LaterRewards
 
 GAMMA = 0.96
 REWARD = np.array([-1.0, -3.0, 0.0, -2.0], np.float32)  # after CC, CD, DC, DD, one's own action first
@@ -166,3 +167,12 @@ def test_dice_begins_anew_after_an_episodes_end() -> None:
         gradient(log_prob[rows], reward[rows], baseline[rows], done[rows]) for rows in (slice(0, 6), slice(0, 3), slice(3, 6))
     )
     np.testing.assert_allclose(whole, np.concatenate([first, second]), rtol=1e-5)
+
+
+def test_returns_of_several_steps_by_hand() -> None:
+    reward, gamma = jnp.array([[1.0, 2.0]]), jnp.float32(0.5)
+    later = LaterRewards(jnp.array([[[4.0, 8.0], [4.0, jnp.nan]]]), jnp.array([[[True, True], [True, False]]]))
+    earned, discount = n_step_return(reward, later, gamma)
+    np.testing.assert_allclose(earned, [[1 + 0.5 * 4 + 0.25 * 8, 2 + 0.5 * 4]])
+    np.testing.assert_allclose(discount, [[0.125, 0.25]])
+    assert all(a is b for a, b in zip(n_step_return(reward, None, gamma), (reward, gamma), strict=True))

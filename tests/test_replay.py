@@ -86,7 +86,37 @@ def test_memory_holds_and_samples_the_latest_transitions(steps: int, num_envs: i
     ended = truth.terminated.all(-1)
     truth.next_observation[ended], truth.next_action_mask[ended] = 0, False
     jax.tree.map(np.testing.assert_array_equal, batch, truth)
-    assert [leaf.dtype for leaf in batch] == [np.float32, np.int32, np.float32, np.float32, *[np.bool_] * 4]
+    assert [leaf.dtype for leaf in batch[:-1]] == [np.float32, np.int32, np.float32, np.float32, *[np.bool_] * 4]
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 6), st.integers(1, 3), st.integers(1, 4), st.integers(0, 99))
+def test_several_steps_are_those_of_the_episode(n_steps: int, steps: int, kept: int, iterations: int, seed: int):
+    data = stream(np.random.default_rng(seed), steps * iterations, 2)
+    replay = uniform_replay(SPEC, kept, steps, 2, batch_size=200, n_steps=n_steps)
+    storage = replay.init()
+    for number in range(iterations):
+        part = slice(number * steps, (number + 1) * steps)
+        storage = replay.add(storage, transitions(data, part), jnp.asarray(data["truncated"][part]), jnp.asarray(number))
+    shown = jnp.asarray(data["shown"][-1][:, None, None] + np.array([[0], [1]]), jnp.float32)
+    shown, mask = jnp.concatenate([shown, jnp.zeros_like(shown)], -1), jnp.ones((2, 2, 5), bool)
+    batch = jax.device_get(replay.sample(storage, jax.random.key(seed), shown, jnp.asarray(iterations), mask))
+    every = jax.device_get(transitions(data, slice(None)))
+    ended = data["terminated"] | data["truncated"]
+    for row in range(200):
+        step, env = np.argwhere(data["observation"] == batch.observation[row, 0, 0])[0]
+        path = [step]
+        while len(path) < n_steps and not ended[path[-1], env] and path[-1] + 1 < len(ended):
+            path.append(path[-1] + 1)
+        rest, counts = path[1:], batch.later.counts[row]
+        np.testing.assert_array_equal(counts[:, : len(rest)], every.active[rest, env].T)
+        np.testing.assert_array_equal(
+            np.where(counts, batch.later.reward[row], 0)[:, : len(rest)], (every.reward * every.active)[rest, env].T
+        )
+        assert not counts[:, len(rest) :].any()
+        np.testing.assert_array_equal(batch.terminated[row], every.terminated[path, env].any(0))
+        led_to = every.next_observation[path[-1], env] * ~data["terminated"][path[-1], env]
+        np.testing.assert_array_equal(batch.next_observation[row], led_to)
 
 
 def test_sampling_is_uniform():

@@ -26,6 +26,7 @@ from mamt_jax.losses.critic import critic_loss, soft_td_target
 from mamt_jax.networks.attention_critic import SHARED, AttentionCritic, attention_critic
 from mamt_jax.networks.per_agent import Network
 from mamt_jax.networks.policy import mlp_per_agent, restricted
+from mamt_jax.returns import n_step_return
 from mamt_jax.running_statistics import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
 from mamt_jax.types import Metrics, Params, Transition
 from mamt_jax.validation import BOUND, COUNT, FRACTION, MOMENTUM, POSITIVE, number, require_valid, static
@@ -232,9 +233,8 @@ def critic_step(
     next_q = parts.critic.values(
         learner.target_critic, batch.next_observation, parts.distribution.features(next_action), next_action[:, :, None]
     ).q[..., 0]
-    target = soft_td_target(
-        batch.reward, batch.terminated, next_q, drawn.drawn_log_prob, config.gamma, 1.0 / config.reward_scale
-    )
+    earned, discount = n_step_return(batch.reward, batch.later, config.gamma)
+    target = soft_td_target(earned, batch.terminated, next_q, drawn.drawn_log_prob, discount, 1.0 / config.reward_scale)
 
     def loss(params: Params) -> tuple[jax.Array, jax.Array]:
         features = parts.distribution.features(batch.action)
@@ -330,4 +330,5 @@ def algorithm(
         update=update,
         policy=agent_major.policy,
         validate=validate,
+        multi_step=True,
     )

@@ -30,11 +30,15 @@ def prepare(
     An agent that does not act earns nothing, however rewards are normalised.
     """
     chex.assert_rank([batch.observation, batch.reward], [3, 2])
-    reward = normalise_reward(reward_normalisation, rewards, batch.reward)
+    reward, later = normalise_reward(reward_normalisation, rewards, batch.reward), batch.later
+    if later is not None:
+        by_step = normalise_reward(reward_normalisation, rewards, later.reward.swapaxes(-1, -2))
+        later = later._replace(reward=by_step.swapaxes(-1, -2))
     normalised = batch._replace(
         observation=normalise(observations, batch.observation),
         reward=reward if batch.active is None else jnp.where(batch.active, reward, 0.0),
         next_observation=normalise(observations, batch.next_observation),
+        later=later,
     )
     return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), normalised)
 

@@ -41,6 +41,7 @@ class Algorithm(NamedTuple):
             selects, so it also takes states with a leading axis of runs, and shapes. By default it keeps every leaf.
         validate: config of plain numbers -> None, or a ValueError that names the field, its value and what would be right.
         data: whether `update` wants batches replayed at random or the last rollout as it came.
+        multi_step: whether `update` learns from a Transition's `later` rewards, so that `n_steps` may be above 1.
         training: fields of `TrainingConfig` whose defaults do not suit the algorithm, with those that do.
     """
 
@@ -52,6 +53,7 @@ class Algorithm(NamedTuple):
     policy: Callable[[LearnerState], LearnerState] = whole_state
     validate: Callable[[Config], None] = lambda config: None
     data: Data = "replay"
+    multi_step: bool = False
     training: Mapping[str, Any] = MappingProxyType({})
 
 

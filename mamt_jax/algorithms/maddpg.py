@@ -28,7 +28,7 @@ from mamt_jax.networks.centralized_critic import centralized_critic
 from mamt_jax.networks.per_agent import Network
 from mamt_jax.networks.policy import mlp_per_agent, restricted
 from mamt_jax.reparameterized_actions import ReparameterizedActions, noisy_tanh, straight_through
-from mamt_jax.returns import td_target
+from mamt_jax.returns import n_step_return, td_target
 from mamt_jax.types import Metrics, Params, Transition
 from mamt_jax.validation import BOUND, FRACTION, POSITIVE, number, require_valid, static
 
@@ -70,6 +70,7 @@ def make(spec: EnvSpec) -> Algorithm:
         update=functools.partial(update, spec),
         policy=agent_major.policy,
         validate=require_valid,
+        multi_step=True,
     )
 
 
@@ -96,7 +97,8 @@ def critic_step(
     next_parameters = parts.policy.apply(learner.target_policy, batch.next_observation, batch.next_action_mask)
     next_action = parts.distribution.reparameterized(next_parameters, key)
     next_value = values(learner.target_critic, batch.next_observation, next_action)
-    target = td_target(batch.reward, batch.terminated, next_value, config.gamma)
+    earned, discount = n_step_return(batch.reward, batch.later, config.gamma)
+    target = td_target(earned, batch.terminated, next_value, discount)
 
     def loss(params: Params) -> jax.Array:
         return squared_error(values(params, batch.observation, parts.distribution.features(batch.action)), target, batch.active)

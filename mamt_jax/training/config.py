@@ -31,6 +31,8 @@ class TrainingConfig:
     batch_size: int = 1024
     """Transitions in a batch; updates begin once the replay memory holds one.
     Algorithms that learn from rollouts have no batches but their own."""
+    n_steps: int = 1
+    """Steps whose rewards a critic's target sums before it bootstraps, where an algorithm learns from a replay memory."""
     evaluation_interval: int = 500
     """Episodes between evaluations."""
     evaluation_episodes: int = 100

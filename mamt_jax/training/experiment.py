@@ -98,6 +98,9 @@ def build(experiment: Experiment) -> Built:
     algorithm = algorithms.make(experiment.algo, env.spec)
     require_action_masks(algorithm, experiment.algo_name, env.spec)
     validate(experiment.training, env.spec.episode_limit, algorithm.data)
+    if experiment.training.n_steps > 1 and not algorithm.multi_step:
+        why = f"{experiment.algo_name} does not learn from several replayed steps"
+        raise ValueError(f"n_steps={experiment.training.n_steps} is not valid: {why}, give 1.")
     if experiment.training.precision == "bfloat16":
         algorithm = algorithm._replace(update=with_bfloat16_products(algorithm.update))
     return Built(

@@ -90,9 +90,8 @@ def make_replay(
     """The memory of one run that gives the algorithm the data it wants."""
     if algorithm.data == "rollout":
         return rollout_buffer(spec, schedule.rollout_length, config.num_envs)
-    return uniform_replay(
-        spec, schedule.replay_iterations, schedule.rollout_length, config.num_envs, config.batch_size, num_finals=num_finals
-    )
+    size = schedule.replay_iterations, schedule.rollout_length, config.num_envs
+    return uniform_replay(spec, *size, config.batch_size, num_finals=num_finals, n_steps=config.n_steps)
 
 
 def sample_shape(replay: Replay, storage: Any, key: Any, batch: EnvBatch) -> Any:
