@@ -81,6 +81,21 @@ _WALKERS = {
     "num_updates": 1,
     "buffer_size": 300_000,
 }
+_PURSUIT_MAPPO = _MAPPO | {"num_envs": 64, "update_interval": 3200, "shared_reward": False, "evaluation_policy": "sampled"}
+_CATCHING = {"episodes": 4_000, "evaluation_interval": 400, "evaluation_episodes": 20}
+_WALKERS_MAPPO = {
+    "num_envs": 512,
+    "update_interval": 32_768,
+    "num_epochs": 3,
+    "num_minibatches": 8,
+    "share_policy": True,
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+    "policy_learning_rate": 7e-4,
+    "critic_learning_rate": 1e-3,
+    "reward_normalisation": "scale",
+}
+_WALKING = {"episodes": 12_000, "evaluation_interval": 1_000, "evaluation_episodes": 24}
 
 _SPREAD = {
     "maac": Preset(_MAAC | _COVER),
@@ -103,14 +118,18 @@ TUNED: dict[str, dict[str, Preset]] = {
         "mamd": Preset(_PURSUIT | {"epsilon": 30.0} | UNTUNED.options),
         "mamt": Preset(_PURSUIT | {"epsilon": 30.0} | UNTUNED.options),
         "maddpg": Preset(_PURSUIT | {"gamma": 0.95, "temperature": 0.3} | UNTUNED.options),
+        "mappo": Preset(_PURSUIT_MAPPO | _CATCHING),
     },
     "multiwalker": {
         "maac": Preset(_WALKERS | UNTUNED.options),
         "mamd": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
         "mamt": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
+        "mappo": Preset(_WALKERS_MAPPO | _WALKING),
     },
 }
 """By task and algorithm."""
+ALIKE = {"pursuit_local": "pursuit"}
+"""Tasks that have another's defaults."""
 
 
 def find_preset(name: str, task: str, algo: str) -> Preset:
@@ -121,4 +140,4 @@ def find_preset(name: str, task: str, algo: str) -> Preset:
     """
     if name not in PRESETS:
         raise ValueError(f"preset={name!r} is not valid: give one of {', '.join(PRESETS)}.")
-    return PAPER if name == "paper" else TUNED.get(task, {}).get(algo, UNTUNED)
+    return PAPER if name == "paper" else TUNED.get(ALIKE.get(task, task), {}).get(algo, UNTUNED)

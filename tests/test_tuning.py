@@ -9,6 +9,7 @@ import pytest
 import tuning
 from analysis.time_to_return import reached
 from mamt_jax.presets import UNTUNED, find_preset
+from mamt_jax.training.settings import find_settings, make_experiment
 
 
 def test_a_change_stays_if_its_score_is_higher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,10 +29,15 @@ def test_every_pair_gets_as_many_trials() -> None:
 @pytest.mark.parametrize("pair", [pair for pair in tuning.pairs() if tuning.next_options(pair) is None])
 def test_defaults_are_the_best_trials(pair: str) -> None:
     task, algo = pair.split("/")
-    options = find_preset("tuned", task, algo).options
-    assert {name: value for name, value in options.items() if name not in UNTUNED.options} == tuning.best_options(
-        tuning.read_trials(pair)
-    )
+    options, length = find_preset("tuned", task, algo).options, {*UNTUNED.options, "evaluation_episodes"}
+    best = tuning.best_options(tuning.read_trials(pair))
+    assert {name: value for name, value in options.items() if name not in length} == best
+
+
+def test_a_preset_may_change_the_environment_and_what_is_given_goes_first() -> None:
+    settings = find_settings("pursuit", "mappo", "tuned", lambda options: {})
+    assert make_experiment(settings, {}).env_options == {"shared_reward": False}
+    assert make_experiment(settings, {"shared_reward": True}).env_options == {"shared_reward": True}
 
 
 def test_a_trial_that_never_evaluated_has_no_score() -> None:
