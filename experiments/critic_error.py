@@ -106,13 +106,15 @@ def measure(env: Environment, options: dict[str, Any]) -> dict[str, float]:
 
 def main() -> None:
     """Measures, prints, writes."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    asked = parser.parse_args()
     env = envs_jax.make("spread", num_agents=3)
     result: dict[str, Any] = {"machine": describe_machine(), "updates": UPDATES, "variances": {}}
     for name, options in SETTINGS.items():
         result["variances"][name] = measure(env, options)
         print(name, result["variances"][name], flush=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    asked.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

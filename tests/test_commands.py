@@ -41,6 +41,7 @@ SHORT: dict[str, list[str]] = {
     "paper": ["--list"],
     "tuning": ["--list"],
     "theory": ["--out", "theory.json"],
+    "critic_error": ["--out", "critic_error.json"],
     "pretrained_returns": ["--only", "rover_tower/mappo"],
     "reference_returns": ["--only", "spread", "--out", "reference_returns.json"],
     "multiwalker_parity": ["--episodes", "1", "--steps", "3", "--endurance", "4", "3", "20", "--out", "parity.json"],
@@ -52,12 +53,14 @@ SHORT: dict[str, list[str]] = {
 }
 SMALL: dict[str, dict[str, object]] = {
     "theory": {"EPISODES": 100, "REPEATS": 2, "GAMES": 10, "estimation.SEEDS": 1, "estimation.STEPS": 2},
+    "critic_error": {"ENVS": 2, "STEPS": 4, "UPDATES": 2, "BATCH": 4, "ROWS": 4, "NEXT_ACTIONS": 2},
     "pretrained_returns": {"EPISODES": 10, "write_json": lambda path, content: None},
     "reference_returns": {"STEPS": 100},
     "multiwalker_parity": {"COMPARED": slice(1, 2)},
     "benchmark/updates": {
         **{"SHAPES": ((8, 8, 8),), "SECONDS": 0.01, "GROUPS": 2, "FIRST_EVALUATIONS": ("mappo",)},
         **{"UPDATES": {"lola": ("spread", "lola", {})}, "SIDE_BY_SIDE": {"lola": (1, 2)}, "ROUNDS": {"mappo": 1}},
+        "DEFAULTS": ("maddpg",),
     },
     "benchmark/environments": {"SECONDS": 0.01, "REPEATS": 2, "PROCESSES": 1},
 }

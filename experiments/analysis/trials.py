@@ -1,11 +1,12 @@
 """The table of trials behind the defaults."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tuning
 from analysis.markdown import markdown
-from analysis.results import RESULTS, final, read_run
+from analysis.results import RESULTS, final, read_result, read_run
 
 
 def table(algorithms: Sequence[str]) -> str:
@@ -27,17 +28,45 @@ def scores(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{each} (rejected)" if "rejected" in trial else each for each, trial in zip(shown, trials, strict=True)]
 
 
-def rows_table() -> str:
-    """What MAMT earns when its trust regions learn from fewer rows of a batch."""
-    rows: list[Sequence[str]] = [("rows", "greedy return, last fifth of training", "minutes")]
-    for folder in sorted((RESULTS / "rows" / "rover_tower").iterdir(), key=lambda path: int(path.name.rpartition("_")[2])):
+def ends_table(title: str, folders: Mapping[str, Path]) -> str:
+    """What runs of several seeds earn in the end, and in which time, by the name in the first column."""
+    rows: list[Sequence[str]] = [(title, "greedy return, last fifth of training", "minutes")]
+    for name, folder in folders.items():
         run = read_run(folder)
         earned, minutes = final(run, "eval_return"), run.metrics["wall_seconds"].max() / 60
-        cells = (f"{earned.mean():.1f} ± {earned.std(ddof=1):.1f} ({earned.size} seeds)", f"{minutes:.1f}")
-        rows.append((folder.name.rpartition("_")[2], *cells))
+        rows.append((name, f"{earned.mean():.1f} ± {earned.std(ddof=1):.1f} ({earned.size} seeds)", f"{minutes:.1f}"))
+    return markdown(rows)
+
+
+def rows_table() -> str:
+    """What MAMT earns when its trust regions learn from fewer rows of a batch."""
+    return ends_table("rows", {str(rows): RESULTS / "rows" / "rover_tower" / f"mamt_rows_{rows}" for rows in (32, 128)})
+
+
+def differences_table() -> str:
+    """What MAAC earns with what its own code does otherwise."""
+    names = {
+        "here": "maac",
+        "one-hot actions normalised": "maac_normalised_actions",
+        "encoders' gradients by 1 / n": "maac_scaled_encoders",
+    }
+    return ends_table("critics", {title: RESULTS / "differences" / "rover_tower" / name for title, name in names.items()})
+
+
+def critic_table() -> str:
+    """What MAAC's critics miss of the values of random play on Spread."""
+    rows: list[Sequence[str]] = [("variance of", "values", "advantages", "targets over next actions", "what is missed")]
+    for name, found in read_result("critic_error")["variances"].items():
+        rows.append((name, *(f"{found[part]:.3g}" for part in ("value", "advantage", "next_actions", "error"))))
     return markdown(rows)
 
 
 def tables() -> list[str]:
-    """Of those that learn from replay, of those that learn from rollouts, and of MAMT by rows."""
-    return [table(("maac", "mamd", "mamt", "maddpg")), table(("mappo", "lola")), rows_table()]
+    """Of those that learn from replay, of those that learn from rollouts, of MAMT by rows, of MAAC's critics and variants."""
+    return [
+        table(("maac", "mamd", "mamt", "maddpg")),
+        table(("mappo", "lola")),
+        rows_table(),
+        critic_table(),
+        differences_table(),
+    ]
