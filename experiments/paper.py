@@ -166,6 +166,11 @@ CAMPAIGN: dict[str, dict[str, str]] = {
         **{f"mappo_num_envs_{envs}": f"{_MAPPO_TRIAL} {rollouts}" for envs, rollouts in _ROLLOUTS.items()},
     },
     "rows/rover_tower": {f"mamt_rows_{rows}": f"{_ROWS} {rows}" for rows in (32, 128)},
+    "differences/rover_tower": {
+        "maac": _MAAC_DEFAULTS,
+        "maac_normalised_actions": f"{_MAAC_DEFAULTS} --algo maac_differences:normalised_actions",
+        "maac_scaled_encoders": f"{_MAAC_DEFAULTS} --algo maac_differences:scaled_encoders",
+    },
     "tuning/spread": {f"lola_num_envs_{envs}": f"{_LOLA_TRIAL} {rollouts}" for envs, rollouts in _ROLLOUTS.items()},
 }
 """Options by folder and name; a name begins with its algorithm. Where an option stands twice the later one counts."""

@@ -43,6 +43,16 @@ def rows_table() -> str:
     return ends_table("rows", {str(rows): RESULTS / "rows" / "rover_tower" / f"mamt_rows_{rows}" for rows in (32, 128)})
 
 
+def differences_table() -> str:
+    """What MAAC earns with what its own code does otherwise."""
+    names = {
+        "here": "maac",
+        "one-hot actions normalised": "maac_normalised_actions",
+        "encoders' gradients by 1 / n": "maac_scaled_encoders",
+    }
+    return ends_table("critics", {title: RESULTS / "differences" / "rover_tower" / name for title, name in names.items()})
+
+
 def critic_table() -> str:
     """What MAAC's critics miss of the values of random play on Spread."""
     rows: list[Sequence[str]] = [("variance of", "values", "advantages", "targets over next actions", "what is missed")]
@@ -52,10 +62,11 @@ def critic_table() -> str:
 
 
 def tables() -> list[str]:
-    """Of those that learn from replay, of those that learn from rollouts, of MAMT by rows, of MAAC's critics."""
+    """Of those that learn from replay, of those that learn from rollouts, of MAMT by rows, of MAAC's critics and variants."""
     return [
         table(("maac", "mamd", "mamt", "maddpg")),
         table(("mappo", "lola")),
         rows_table(),
         critic_table(),
+        differences_table(),
     ]
