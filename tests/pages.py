@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "mamt_jax" / "pretrained" / "README.md"]
-FILES = {"meeting": "-> Environment", "independent_q": "-> Algorithm"}
-"""Name of a whole file that the README shows -> how it is told from its other blocks."""
+FILES = {"meeting": "own_environment.md", "independent_q": "own_algorithm.md"}
+"""Name of a file -> the page whose only block of Python it is."""
 SETTING_UP = re.compile(r"^python3 -m venv .* && pip install [^&]+ && ")
 TESTING = "ruff check"
 """How the line goes on that `.ci/run` types."""
@@ -21,9 +21,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def write_files(folder: Path) -> None:
-    """The README's own environment and own algorithm, as a reader would save them."""
-    for name, sign in FILES.items():
-        (code,) = [block for block in blocks(README, "python") if sign in block]
+    """The documentation's own environment and own algorithm, as a reader would save them."""
+    for name, page in FILES.items():
+        (code,) = blocks(ROOT / "docs" / page, "python")
         (folder / f"{name}.py").write_text(code)
 
 

@@ -23,7 +23,10 @@ from mamt_jax.algorithms import registry
 from mamt_jax.cli import evaluate, sweep, train
 from mamt_jax.training.experiment import make_configs
 
-GUIDES = ("README.md", "docs/many_runs.md", "docs/other_libraries.md", "docs/policies.md")
+GUIDES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("many_runs", "other_libraries", "own_algorithm", "own_environment", "policies")),
+)
 """The pages whose trainings are run, too."""
 TRAINING = [
     *["--episodes", "24", "--num-envs", "12", "--update-interval", "192", "--num-updates", "1", "--batch-size", "16"],
@@ -82,7 +85,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which we are, with what a clone has, and the README's own files."""
+    """A folder in which we are, with what a clone has, and the documentation's own files."""
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     own = tmp_path / "own"
     own.mkdir()

@@ -23,9 +23,8 @@ def test_python_blocks_run_one_after_another(run_python: RunPython, tmp_path: Pa
     small = "--env spread --algo mappo --hidden-size 8 --episodes 256 --evaluation-interval 256 --evaluation-episodes 4"
     run_python("-m", "mamt_jax", "train", *small.split(), "--out", "runs/first", cwd=tmp_path)
     (tmp_path / "runs" / "spread_maac").symlink_to("first")
-    whole_files = tuple(FILES.values())
-    pages = [page for page in PAGES if page.name != "python.md"]
-    code = [code for page in pages for code in blocks(page, "python") if not any(sign in code for sign in whole_files)]
+    pages = [page for page in PAGES if page.name not in ("python.md", *FILES.values())]
+    code = [code for page in pages for code in blocks(page, "python")]
     assert len(code) >= 5
     observation = "import envs_jax, jax\nobservation = envs_jax.make('spread').reset(jax.random.key(0))[1].observation\n"
     (tmp_path / "blocks.py").write_text(observation + "\n".join(code))

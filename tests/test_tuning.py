@@ -22,6 +22,11 @@ def test_a_change_stays_if_its_score_is_higher(tmp_path: Path, monkeypatch: pyte
     assert tuning.best_options(tuning.read_trials("spread/maac"))["policy_learning_rate"] == 0.004
 
 
+def test_the_best_trial_is_one_that_was_not_rejected() -> None:
+    trials = [{"options": {"tau": 0.1}, "score": 1.0}, {"options": {"tau": 0.2}, "score": 2.0, "rejected": "one seed stalls"}]
+    assert tuning.best_options(trials) == {"tau": 0.1}
+
+
 def test_every_pair_gets_as_many_trials() -> None:
     assert len({len(axes) for axes in tuning.AXES.values()}) == 1
 

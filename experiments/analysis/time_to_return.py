@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter
 from analysis.markdown import markdown
 from analysis.results import ENVIRONMENTS, ORIGINAL, RESULTS, original_curve, read_result, read_returns
 from mamt_jax.analysis import style
+from mamt_jax.analysis.statistics import Interval, over_seeds
 from mamt_jax.training.references import Reference
 
 FRACTIONS = (0.25, 0.5, 0.75, 0.9)
@@ -57,11 +58,11 @@ def tables(benchmark: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def mean_curve(seeds: Seeds) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds and returns, means over seeds, as far as all of them went."""
+def mean_curve(seeds: Seeds) -> tuple[np.ndarray, Interval]:
+    """Mean seconds, and returns with their interval over seeds, as far as all of them went."""
     count = min(len(curve["seconds"]) for curve in seeds.values())
-    seconds, returns = (np.mean([curve[name][:count] for curve in seeds.values()], 0) for name in ("seconds", "return"))
-    return seconds, returns
+    seconds, returns = (np.array([curve[name][:count] for curve in seeds.values()]) for name in ("seconds", "return"))
+    return seconds.mean(0), over_seeds(returns)
 
 
 def draw(benchmark: Mapping[str, Any]) -> Figure:
@@ -75,12 +76,7 @@ def draw(benchmark: Mapping[str, Any]) -> Figure:
     for each, (task, algorithms) in zip(axes, by_task.items(), strict=True):
         looks = style.looks(list(algorithms))
         for algo, seeds in algorithms.items():
-            seconds, returns = mean_curve(seeds)
-            look = looks[algo]
-            each.plot(
-                seconds, returns, label=algo, color=look.color, linestyle=look.linestyle, marker=look.marker,
-                markevery=0.14, markersize=4, linewidth=1.4,
-            )  # fmt: skip
+            style.draw_line(each, *mean_curve(seeds), looks[algo], algo)
         if (RESULTS / task / ORIGINAL).exists():
             original = original_curve(RESULTS / task / ORIGINAL)
             seconds = original.episodes * 25 / ORIGINAL_STEPS_PER_SECOND
