@@ -21,5 +21,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Pages beside the README reach results and trained policies by one folder up, which the site does not have."""
-    return markdown.replace("](../experiments/", "](experiments/").replace(f"](../{PRETRAINED})", "](pretrained.md)")
+    """Pages beside the README reach it, results and trained policies by one folder up, which the site does not have."""
+    places = {"../experiments/": "experiments/", f"../{PRETRAINED})": "pretrained.md)", "../README.md": "index.md"}
+    for place, page in places.items():
+        markdown = markdown.replace(f"]({place}", f"]({page}")
+    return markdown
