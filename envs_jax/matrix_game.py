@@ -79,7 +79,7 @@ def _scene(state: MatrixGameState, game: str) -> Scene:
     said = [str(action) if action >= 0 else "" for action in np.asarray(state.action)]
     players = [Shape("disc", x, 0.0, 0.6, colour(player), said[player]) for player, x in enumerate((-0.8, 0.8))]
     table = Shape("square", 0.0, 0.0, 0.05, INK)
-    return Scene((-1.6, -1.6), (1.6, 1.6), [table, *players], f"{game}, round {state.step}: last actions")
+    return Scene((-1.6, -1.6), (1.6, 1.6), [table, *players], f"{game}, round {state.step}: last actions", 2.0)
 
 
 def matrix_game(game: Game = "prisoners_dilemma", episode_limit: int = 25) -> Environment:

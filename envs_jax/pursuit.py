@@ -275,6 +275,15 @@ def _scripted(key: jax.Array, state: PursuitState, rules: Rules) -> jax.Array:
     return jnp.abs(reached - side[None]).sum(-1).argmin(0).astype(jnp.int32)
 
 
+def _side_by_side(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where discs stand that share the cells (n, 2), in a circle within their cell, (n, 2), and their radii (n,)."""
+    together = (cells[:, None] == cells[None]).all(-1)
+    count = together.sum(1)
+    angle = 2 * np.pi * np.tril(together, -1).sum(1) / count
+    circle = np.stack([np.cos(angle), np.sin(angle)], 1)
+    return cells + np.where(count > 1, 0.24, 0.0)[:, None] * circle, np.where(count > 1, 0.24, 0.4)
+
+
 def _scene(state: PursuitState, rules: Rules, views: bool = False) -> Scene:
     """Pursuers are discs, evaders rings; `views` lays over the map what each pursuer sees."""
     low, high = (-0.5, -0.5), tuple(size - 0.5 for size in rules.building.shape)
@@ -282,9 +291,10 @@ def _scene(state: PursuitState, rules: Rules, views: bool = False) -> Scene:
     seen = [shape_at("square", at, reach, colour(i) + "30") for i, at in enumerate(state.pursuer_position)]
     walls = [shape_at("square", cell, 0.5, WALL) for cell in np.argwhere(rules.building)]
     evaders = [shape_at("ring", at, 0.3, INK) for at in state.evader_position[state.evader_alive]]
-    pursuers = [shape_at("disc", at, 0.4, colour(i), str(i)) for i, at in enumerate(state.pursuer_position)]
+    discs = zip(*_side_by_side(np.asarray(state.pursuer_position)), strict=True)
+    pursuers = [shape_at("disc", at, radius, colour(i), str(i)) for i, (at, radius) in enumerate(discs)]
     caption = f"step {state.step}    {state.evader_alive.sum()} evaders left"
-    return Scene(low, high, [*walls, *(seen if views else []), *pursuers, *evaders], caption)
+    return Scene(low, high, [*walls, *(seen if views else []), *evaders, *pursuers], caption, frames_per_second=30.0)
 
 
 def _spec(num_pursuers: int, num_evaders: int, observation_range: int, episode_limit: int) -> EnvSpec:

@@ -16,6 +16,9 @@ from envs_jax.scene import INK, Scene, Shape
 
 CAPTION_HEIGHT = 24
 FORMATS = (".gif", ".mp4")
+SIZE = 480
+PAUSE = 1.5
+"""Seconds for which a film shows its last frame."""
 
 
 class Film(NamedTuple):
@@ -45,8 +48,8 @@ def render(
     env: Environment,
     states: EnvState,
     path: str | Path | None = None,
-    frames_per_second: float = 10.0,
-    size: int = 480,
+    frames_per_second: float | None = None,
+    size: int = SIZE,
     **options: Any,
 ) -> Film | None:
     """Films states, as `rollout` returns them.
@@ -55,21 +58,33 @@ def render(
         env: the environment of the states.
         states: stacked along a leading axis, time.
         path: a GIF or MP4 file to write; without it the film is returned, and a notebook shows it.
-        frames_per_second: how fast states follow each other.
+        frames_per_second: how fast states follow each other; by default what the environment's `scene` says.
         size: the longer side in pixels, at most.
         **options: of the environment's own `scene`, as `views=True` for what Pursuit's pursuers see.
 
     Raises:
         ValueError: if the environment does not say how it looks, or the name of the file ends otherwise.
     """
-    film = Film(frames(env, states, size, **options), frames_per_second)
+    made = film(env, states, frames_per_second, size, **options)
     if path is None:
-        return film
-    save(film.frames, path, frames_per_second)
+        return made
+    save(made.frames, path, made.frames_per_second)
     return None
 
 
-def frame(env: Environment, state: EnvState, size: int = 480, **options: Any) -> np.ndarray:
+def film(env: Environment, states: EnvState, frames_per_second: float | None = None, size: int = SIZE, **options: Any) -> Film:
+    """What `render` writes: all frames show one place, or each the place that a moving camera shows."""
+    states = jax.device_get(states)
+    length = len(jax.tree.leaves(states)[0])
+    views = [scenes(env)(jax.tree.map(lambda leaf, t=t: leaf[t], states), **options) for t in range(length)]
+    if not views[0].moving_camera:
+        low = min(view.low[0] for view in views), min(view.low[1] for view in views)
+        high = max(view.high[0] for view in views), max(view.high[1] for view in views)
+        views = [view._replace(low=low, high=high) for view in views]
+    return Film(np.stack([draw(view, size) for view in views]), frames_per_second or views[0].frames_per_second)
+
+
+def frame(env: Environment, state: EnvState, size: int = SIZE, **options: Any) -> np.ndarray:
     """A picture of one state, (height, width, 3) uint8, height and width even and the longer side `size` or less.
 
     `options` go to the environment's own `scene`, as `views=True` for what Pursuit's pursuers see.
@@ -80,14 +95,9 @@ def frame(env: Environment, state: EnvState, size: int = 480, **options: Any) ->
     return draw(scenes(env)(jax.device_get(state), **options), size)
 
 
-def frames(env: Environment, states: EnvState, size: int = 480, **options: Any) -> np.ndarray:
-    """Pictures of states stacked along a leading axis, (time, height, width, 3) uint8, all from one place; as `frame`."""
-    states = jax.device_get(states)
-    length = len(jax.tree.leaves(states)[0])
-    views = [scenes(env)(jax.tree.map(lambda leaf, t=t: leaf[t], states), **options) for t in range(length)]
-    low = min(view.low[0] for view in views), min(view.low[1] for view in views)
-    high = max(view.high[0] for view in views), max(view.high[1] for view in views)
-    return np.stack([draw(view._replace(low=low, high=high), size) for view in views])
+def frames(env: Environment, states: EnvState, size: int = SIZE, **options: Any) -> np.ndarray:
+    """Pictures of states stacked along a leading axis, (time, height, width, 3) uint8; as `frame`."""
+    return film(env, states, size=size, **options).frames
 
 
 def scenes(env: Environment) -> Callable[..., Scene]:
@@ -133,7 +143,7 @@ def draw_shape(pen: ImageDraw.ImageDraw, shape: Shape, scene: Scene, scale: floa
 
 
 def save(pictures: Sequence[np.ndarray] | np.ndarray, path: str | Path, frames_per_second: float = 10.0) -> None:
-    """Write frames as a film: a GIF that repeats, or an MP4 (which needs the extra `video`).
+    """Write frames as a film that pauses at its end: a GIF that repeats, or an MP4 (which needs the extra `video`).
 
     Raises:
         ValueError: if the name ends otherwise, or there are no frames.
@@ -147,12 +157,17 @@ def save(pictures: Sequence[np.ndarray] | np.ndarray, path: str | Path, frames_p
     if path.suffix == ".gif":
         _write_gif(pictures, path, frames_per_second)
         return
-    save_mp4(np.asarray(pictures), path, frames_per_second)
+    save_mp4(np.stack(paused(pictures, frames_per_second)), path, frames_per_second)
 
 
 def _write_gif(pictures: Sequence[np.ndarray] | np.ndarray, file: str | Path | io.BytesIO, frames_per_second: float) -> None:
-    first, *rest = (Image.fromarray(picture) for picture in pictures)
+    first, *rest = (Image.fromarray(picture) for picture in paused(pictures, frames_per_second))
     first.save(file, format="GIF", save_all=True, append_images=rest, duration=1000 / frames_per_second, loop=0)
+
+
+def paused(pictures: Sequence[np.ndarray] | np.ndarray, frames_per_second: float) -> list[np.ndarray]:
+    """The frames, and the last one again for the length of the pause."""
+    return [*pictures, *[pictures[-1]] * round(PAUSE * frames_per_second)]
 
 
 def save_mp4(pictures: np.ndarray, path: Path, frames_per_second: float) -> None:

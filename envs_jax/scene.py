@@ -41,12 +41,17 @@ class Scene(NamedTuple):
         high: (x, y) of the upper right corner.
         shapes: from back to front.
         caption: a line of text above.
+        frames_per_second: of a film, unless told otherwise.
+        moving_camera: whether a film shows in each frame that frame's own place, which are equally large. Otherwise all
+            frames show whatever any of them does.
     """
 
     low: tuple[float, float]
     high: tuple[float, float]
     shapes: Sequence[Shape]
     caption: str = ""
+    frames_per_second: float = 10.0
+    moving_camera: bool = False
 
 
 def colour(index: int) -> str:
@@ -69,6 +74,6 @@ def polygon(corners: np.ndarray, colour: str) -> Shape:
 
 
 def arena(caption: str, shapes: Sequence[Shape]) -> Scene:
-    """A square around the origin that shows at least [-1.2, 1.2] and all shapes."""
+    """A square around the origin that shows at least [-1.2, 1.2] and all shapes, for the 25 steps of particles."""
     reach = max(1.2, *(max(abs(shape.x), abs(shape.y)) + shape.radius for shape in shapes))
-    return Scene((-reach, -reach), (reach, reach), shapes, caption)
+    return Scene((-reach, -reach), (reach, reach), shapes, caption, frames_per_second=4.0)

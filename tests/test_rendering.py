@@ -16,7 +16,7 @@ from PIL import Image, ImageSequence
 from envs_jax import make, render
 from envs_jax.reference_policies import sample_action
 from envs_jax.rendering import CAPTION_HEIGHT, draw, frame, frames, save
-from envs_jax.scene import Scene, Shape
+from envs_jax.scene import COLOURS, Scene, Shape
 
 
 @functools.cache
@@ -82,9 +82,35 @@ def test_films_can_be_read_again(tmp_path: Path, suffix: str) -> None:
     env, several = states("spread")
     film = frames(env, several, size=160)
     assert render(env, several, tmp_path / f"film{suffix}", frames_per_second=5.0, size=160) is None
-    again = read_film(tmp_path / f"film{suffix}", film.shape)
-    assert again.shape == film.shape
-    assert np.abs(again.astype(float) - film).mean() < 8
+    again = read_film(tmp_path / f"film{suffix}", (-1, *film.shape[1:]))
+    assert again.shape[1:] == film.shape[1:]
+    assert np.abs(again[: len(film)].astype(float) - film).mean() < 8
+
+
+def test_a_film_pauses_on_its_last_frame(tmp_path: Path) -> None:
+    first, last = (np.full((8, 8, 3), shade, np.uint8) for shade in (0, 255))
+    save([first, last], tmp_path / "film.gif", frames_per_second=4.0)
+    with Image.open(tmp_path / "film.gif") as film:
+        assert [each.info["duration"] for each in ImageSequence.Iterator(film)] == [250, 250 + 6 * 250]
+
+
+def test_a_moving_camera_shows_each_frame_its_own_place() -> None:
+    env, _ = states("spread")
+    square = Shape("square", 0.0, 0.0, 0.5, "#FF0000")
+
+    def scene(position: np.ndarray) -> Scene:
+        x = float(position)
+        return Scene((x - 1, -1.0), (x + 1, 1.0), [square._replace(x=x)], moving_camera=True)
+
+    film = frames(env._replace(scene=scene), np.array([0.0, 5.0]))
+    np.testing.assert_array_equal(film[0], film[1])
+
+
+def test_pursuers_on_one_cell_are_all_seen() -> None:
+    env, several = states("pursuit")
+    state = jax.tree.map(lambda leaf: leaf[0], several)
+    picture = frame(env, state.replace(pursuer_position=np.zeros_like(state.pursuer_position)), 1000)
+    assert {tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in COLOURS} <= {tuple(p) for p in picture.reshape(-1, 3)}
 
 
 def test_a_notebook_shows_a_film_without_a_file() -> None:

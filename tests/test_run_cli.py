@@ -198,6 +198,8 @@ def test_a_trained_run_is_played(folder: Path, tmp_path: Path, capsys):
         (["--gif", "film.png"], "--gif film.png is not valid: give a name that ends with .gif or .mp4."),
         (["--run", "4"], "run=4 is not valid"),
         (["--episodes", "0"], "--episodes 0 is not valid"),
+        (["--fps", "0"], "--fps 0 is not valid: give a number from 0.1 to 100."),
+        (["--size", "1"], "--size 1 is not valid: give a whole number from 64 to 4096."),
         (["--absolute", "--policy", "latest"], "--policy latest does not go with --absolute"),
         (["--pretrained", "spread/maac"], "give either the folder of a run or --pretrained ENV/ALGO"),
     ):
@@ -210,7 +212,7 @@ def test_a_film_ends_with_its_episode():
         return jnp.zeros(observation.shape[:-1], jnp.int32)
 
     env = make("spread", episode_limit=6)
-    assert evaluate.film(env, policy, False, jax.random.key(0), {}).shape[0] == 7
+    assert len(evaluate.film_episode(env, policy, False, jax.random.key(0)).frames) == 7
 
 
 def test_a_finished_run_stays_finished(folder: Path, capsys):

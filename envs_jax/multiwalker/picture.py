@@ -35,4 +35,4 @@ def picture(
         for b in ORDER[:NUM_BODIES]:
             shade = "" if b in (0, 3, 4) else "A0"
             shapes.append(polygon(outline(BODIES, b, pose[:, b, walker]), colour(int(walker)) + shade))
-    return Scene((left, floor), (right, floor + ABOVE), shapes, caption)
+    return Scene((left, floor), (right, floor + ABOVE), shapes, caption, frames_per_second=50.0, moving_camera=True)

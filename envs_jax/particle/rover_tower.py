@@ -6,6 +6,7 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from envs_jax.environment import Discrete, Environment, EnvSpec, Noise, TimeStep, make_timestep
 from envs_jax.particle.steering import look_ahead
@@ -134,14 +135,17 @@ def _scripted(key: jax.Array, state: RoverTowerState) -> jax.Array:
 
 
 def _scene(state: RoverTowerState) -> Scene:
-    """Rovers R, towers T with the message they said last, and around each goal a ring in its tower's and rover's colour."""
+    """Rovers are discs, towers squares with their last message, goals rings that fill when reached; a pair shares a number."""
     pairs = list(enumerate(zip(state.rover_of_tower, state.goal_of_tower, strict=True)))
+    reached = np.asarray(_squared_goal_distance(state)) < BONUS_SQUARED_DISTANCE
     said = [str(message.argmax()) if message.any() else "-" for message in state.message]
     landmarks = [shape_at("disc", position, 0.03, PALE) for position in state.landmark_position]
-    goals = [shape_at("ring", state.landmark_position[goal], 0.06 + 0.02 * t, colour(t)) for t, (_, goal) in pairs]
-    towers = [shape_at("square", state.tower_position[t], 0.1, colour(t), f"T{t}:{said[t]}") for t, _ in pairs]
-    rovers = [shape_at("disc", state.rover_position[rover], 0.08, colour(t), f"R{rover}") for t, (rover, _) in pairs]
-    return arena(f"step {state.step}    T tower:message, R rover, ring goal", [*towers, *landmarks, *goals, *rovers])
+    goals = [shape_at("ring", state.landmark_position[goal], 0.1 + 0.03 * t, colour(t)) for t, (_, goal) in pairs]
+    glow = [shape_at("disc", state.landmark_position[goal], 0.2, colour(t) + "60") for t, (_, goal) in pairs if reached[t]]
+    towers = [shape_at("square", state.tower_position[t], 0.1, colour(t), f"{t}:{said[t]}") for t, _ in pairs]
+    rovers = [shape_at("disc", state.rover_position[rover], 0.08, colour(t), str(t)) for t, (rover, _) in pairs]
+    caption = f"step {state.step}    {reached.sum()} of {NUM_PAIRS} rovers at their goals    squares: tower:message"
+    return arena(caption, [*glow, *towers, *landmarks, *goals, *rovers])
 
 
 def rover_tower(episode_limit: int = 25) -> Environment:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from envs_jax.environment import Environment, EnvSpec, HostEnvironment, HostError
-from envs_jax.rendering import FORMATS, frames, save, scenes
+from envs_jax.rendering import FORMATS, SIZE, Film, film, save, scenes
 from envs_jax.rollout import Episodes, play, rollout
 from mamt_jax.api import acting
 from mamt_jax.cli.compilation_cache import use_compilation_cache
@@ -82,23 +82,24 @@ def absolute(returns: Sequence[np.ndarray]) -> str:
     return "\n".join(lines)
 
 
-def film(env: Environment, policy: Policy, sample: bool, key: jax.Array, options: dict[str, Any]) -> np.ndarray:
-    """Frames of one episode, its last state included."""
+def film_episode(env: Environment, policy: Policy, sample: bool, key: jax.Array, **options: Any) -> Film:
+    """One episode, its last state included."""
     play_out = jax.jit(lambda key: rollout(env, acting(policy, sample), key, env.spec.episode_limit))
     states, timesteps = jax.device_get(play_out(key))
     length = int(timesteps.done.argmax()) + 1 if timesteps.done.any() else len(timesteps.done)
-    return frames(env, jax.tree.map(lambda leaf: leaf[:length], states), **options)
+    return film(env, jax.tree.map(lambda leaf: leaf[:length], states), **options)
 
 
-def film_on_host(env: HostEnvironment, policy: Policy, sample: bool, seed: int) -> tuple[np.ndarray, float]:
-    """`film` by the environment's own pictures, and how many of them it means to show in a second."""
+def film_on_host(env: HostEnvironment, policy: Policy, sample: bool, seed: int, fps: float | None) -> Film:
+    """`film_episode` by the environment's own pictures, as fast as it means to show them."""
     from envs_jax.adapters.policy_in_pettingzoo import episode_pictures, parallel_actor
 
     assert env.with_pictures
     drawn = env.with_pictures()
     try:
         act = parallel_actor(policy, env.spec, seed if sample else None)
-        return episode_pictures(drawn, act, seed, env.spec.episode_limit), float(drawn.metadata.get("render_fps", 10))
+        pictures = episode_pictures(drawn, act, seed, env.spec.episode_limit)
+        return Film(pictures, fps or float(drawn.metadata.get("render_fps", 10)))
     finally:
         drawn.close()
 
@@ -131,6 +132,8 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--original", action="store_true", help="play in the environment that ours copies, too")
     parser.add_argument("--gif", type=Path, help="film of one episode to write, a .gif or .mp4")
     parser.add_argument("--views", action="store_true", help="show in the film what agents see, where an environment can")
+    parser.add_argument("--fps", type=float, help="frames of the film per second (default: what suits the environment)")
+    parser.add_argument("--size", type=int, default=SIZE, help=f"longer side of the film in pixels (default {SIZE})")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the policy as StableHLO, for plain JAX")
     values = parser.parse_args(arguments)
     if (values.folder is None) == (values.pretrained is None):
@@ -144,6 +147,10 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         raise OptionError(f"--episodes {values.episodes} is not valid: give a whole number of at least 1.")
     if values.gif and values.gif.suffix not in FORMATS:
         raise OptionError(f"--gif {values.gif} is not valid: give a name that ends with {' or '.join(FORMATS)}.")
+    if values.fps is not None and not 0.1 <= values.fps <= 100:
+        raise OptionError(f"--fps {values.fps:g} is not valid: give a number from 0.1 to 100.")
+    if not 64 <= values.size <= 4096:
+        raise OptionError(f"--size {values.size} is not valid: give a whole number from 64 to 4096.")
     if values.export and importlib.util.find_spec("flatbuffers") is None:
         raise OptionError("--export needs flatbuffers: pip install -e '.[export]'.")
     return values
@@ -190,11 +197,11 @@ def evaluate(values: argparse.Namespace) -> None:
         print(f"in the original {describe(play_original(episodes, values.seed))}")
     if values.gif:
         if isinstance(env, HostEnvironment):
-            pictures, frames_per_second = film_on_host(env, policy, values.sample, values.seed)
-            save(pictures, values.gif, frames_per_second)
+            made = film_on_host(env, policy, values.sample, values.seed, values.fps)
         else:
-            options = {"views": True} if values.views else {}
-            save(film(env, policy, values.sample, jax.random.key(values.seed), options), values.gif)
+            options = {"frames_per_second": values.fps, "size": values.size, **({"views": True} if values.views else {})}
+            made = film_episode(env, policy, values.sample, jax.random.key(values.seed), **options)
+        save(made.frames, values.gif, made.frames_per_second)
         print(f"wrote {values.gif}")
     if values.export:
         values.export.write_bytes(export_policy(values.folder, values.run, values.policy, values.sample))
