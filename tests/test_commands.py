@@ -71,7 +71,19 @@ ELSEWHERE = {"experiments/figures.py", "experiments/run.py", "experiments/result
 """Words of commands that other tests run, or the like of which is run and compiles sooner."""
 BOX2D = {"pettingzoo/multiwalker", "experiments/multiwalker_parity.py", "experiments/multiwalker_statistics.py"}
 """Words of commands that need Box2D, which not every Python has."""
-TELLING = ("--env", "--algo", "--seed", "--log", "--options", "--resume", "--help", "--launcher", "--merge", "--distributed")
+TELLING = (
+    "--env",
+    "--algo",
+    "--seed",
+    "--config",
+    "--log",
+    "--options",
+    "--resume",
+    "--help",
+    "--launcher",
+    "--merge",
+    "--distributed",
+)
 """The options that tell one training from another: of the others it is enough to try one value."""
 
 
@@ -122,7 +134,7 @@ def test_shown_commands_are_read(page: Path, place: Path, monkeypatch: pytest.Mo
             program, script = "mamt", "train"
         if not find_spec("Box2D") and BOX2D & set(words):
             continue
-        if script == "train" and not {"--resume", "--help", "--init-from"} & set(arguments):
+        if script == "train" and not {"--resume", "--help", "--init-from", "--config"} & set(arguments):
             check_training(arguments)
         elif script == "evaluate":
             evaluate.read_arguments(arguments)

@@ -2,9 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -22,10 +23,13 @@ from mamt_jax.training.experiment import Experiment
 from mamt_jax.training.initial import Source
 from mamt_jax.training.launch import ALONE, EXPECTED, Processes, default_folder, resume, start
 from mamt_jax.training.loggers import LOGGERS, check_logger
+from mamt_jax.training.repeated import read_repeated
 from mamt_jax.training.run_folder import FolderError, folder_name, quoted
 from mamt_jax.training.settings import MAX_RUNS, Read, Settings, find_settings, find_source, make_experiment
 
 DEFAULT_ENV, DEFAULT_ALGO = "rover_tower", "mamt"
+NEUTRAL = "paper"
+"""The preset for what a config.json from before an option was there does not say."""
 
 
 class Asked(NamedTuple):
@@ -89,26 +93,32 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     if chosen.resume:
         return Asked(read_resuming(arguments))
     source = None if chosen.init_from is None else find_source(chosen.init_from)
+    repeated = None if chosen.config is None else read_repeated(Path(chosen.config))
     parser = common_parser(add_help=True)
     if source:
         parser.set_defaults(env=source.experiment.env, algo=source.experiment.algo)
-        chosen = parser.parse_known_args([text for text in arguments if text not in ("-h", "--help")])[0]
-    settings = find_settings(chosen.env, chosen.algo, chosen.preset, reader(arguments), source)
+    if repeated:
+        parser.set_defaults(env=repeated.env, algo=repeated.algo, seeds=repeated.seeds, preset=NEUTRAL)
+    chosen = parser.parse_known_args([text for text in arguments if text not in ("-h", "--help")])[0]
+    read = reader(arguments, repeated.options["env"] if repeated else {})
+    settings = find_settings(chosen.env, chosen.algo, chosen.preset, read, source)
     add_settings(parser, settings)
     values = parse(parser, arguments)
-    given = {name: value for name, value in values.items() if name in settings.places}
+    typed = {name: value for name, value in values.items() if name in settings.places}
+    given = repeated.given(settings.places) | typed if repeated else typed
     minutes = None if given or values["seeds"] > 1 else settings.minutes
     return Asked(values, make_experiment(settings, given, values["seeds"]), source, minutes)
 
 
-def reader(arguments: Sequence[str]) -> Read:
-    """Reads only the options it is asked for from a command line."""
+def reader(arguments: Sequence[str], before: Mapping[str, Any] = MappingProxyType({})) -> Read:
+    """Reads only the options it is asked for from a command line, which goes first, and from the values of those `before`."""
 
     def read(options: Any) -> dict[str, Any]:
         parser = common_parser(add_help=False)
         add_options(parser, "", options)
         values = vars(parser.parse_known_args(arguments)[0])
-        return {name: values[name] for name in options if name in values}
+        earlier = {name: before[option.name] for name, option in options.items() if option.name in before}
+        return earlier | {name: values[name] for name in options if name in values}
 
     return read
 
@@ -150,6 +160,8 @@ def common_parser(add_help: bool) -> Parser:
     presets = "; ".join(f"{name}: {what}" for name, what in PRESETS.items())
     add("--preset", choices=tuple(PRESETS), default="tuned", help=f"{presets}; options go first (default tuned)")
     add("--out", type=folder, metavar="DIR", help="folder of the results (default runs/ENV-ALGO-TIME)")
+    described = "take the environment, the algorithm and all options from a run's folder or config.json; options go first"
+    add("--config", metavar="PATH", help=described)
     begin = "begin with parameters of the runs in DIR, its latest or DIR/best.npz, or with those of pretrained/ENV/ALGO"
     add("--init-from", metavar="DIR", help=begin)
     add_log(add)

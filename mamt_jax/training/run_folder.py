@@ -110,18 +110,23 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a run's folder; raises FolderError if there is none or it cannot be read."""
+    if not (folder / CONFIG).exists():
+        raise FolderError(f"{folder} is no run's folder, it has no {CONFIG}: give one that `mamt train` made.")
+    return read_config_file(folder / CONFIG)
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """A config.json, wherever it is; raises FolderError if it cannot be read."""
     try:
-        content = json.loads((folder / CONFIG).read_text())
+        content = json.loads(path.read_text())
         if not isinstance(content, dict):
             raise ValueError("no JSON object")
         schedule = content.get("schedule", {})
         content["schedule"] = {_SCHEDULE_UNTIL_0_1.get(name, name): value for name, value in schedule.items()}
         content["algorithm_configs"] = [with_new_names(each) for each in content.get("algorithm_configs", [])]
         return content
-    except FileNotFoundError as error:
-        raise FolderError(f"{folder} is no run's folder, it has no {CONFIG}: give one that `mamt train` made.") from error
     except (OSError, ValueError) as error:
-        raise FolderError(f"{folder / CONFIG} cannot be read ({error}): restore it, or start the run again.") from error
+        raise FolderError(f"{path} cannot be read ({error}): restore it, or start the run again.") from error
 
 
 def describe_machine() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from mamt_jax.training.run_folder import BEST
 
 MAX_RUNS = 10_000
 EPISODES_EACH = 10
-COMMON = ("env", "algo", "seeds", "init_from", "out", "log", "preset", "resume", "compilation_cache", "distributed")
+COMMON = ("env", "algo", "seeds", "config", "init_from", "out", "log", "preset", "resume", "compilation_cache", "distributed")
 """Options that are there for every environment and algorithm."""
 
 Read = Callable[[Mapping[str, Option]], Mapping[str, Any]]
