@@ -6,7 +6,7 @@ from envs_jax.multiwalker import body, terrain
 from envs_jax.multiwalker.body import BODIES, NUM_BODIES
 from envs_jax.scene import PALE, WALL, Scene, Shape, colour, polygon
 
-MARGIN, ABOVE = 4.0, 8.0
+MARGIN, ABOVE, MARKS = 4.0, 8.0, 5
 ORDER = (1, 2, 0, 3, 4)  # the left leg behind the hull
 
 
@@ -18,9 +18,15 @@ def outline(shape: body.Polygons, which: int, pose: np.ndarray) -> np.ndarray:
 
 
 def picture(
-    package: body.Package, pose: np.ndarray, package_pose: np.ndarray, heights: np.ndarray, present: np.ndarray, caption: str
+    package: body.Package,
+    pose: np.ndarray,
+    package_pose: np.ndarray,
+    heights: np.ndarray,
+    present: np.ndarray,
+    start: float,
+    caption: str,
 ) -> Scene:
-    """Walkers at poses (3, 5, n), those present, the package (3,) and the ground (T,)."""
+    """Walkers at poses (3, 5, n), those present, the package (3,), the ground (T,), and marks of the metres from `start`."""
     left, right = package_pose[0] - package.length / 2 - MARGIN, package_pose[0] + package.length / 2 + MARGIN
     x = terrain.STEP * np.arange(len(heights))
     shown = (x > left - 60) & (x < right + 60)
@@ -31,6 +37,9 @@ def picture(
         polygon(np.concatenate([ground, below]), PALE),
         polygon(outline(package.shape, 0, package_pose), WALL),
     ]
+    for metres in range(0, 500, MARKS):
+        if left < start + metres < right:
+            shapes.append(Shape("square", start + metres, floor + 0.8, 0.5, PALE, f"{metres} m"))
     for walker in np.flatnonzero(present):
         for b in ORDER[:NUM_BODIES]:
             shade = "" if b in (0, 3, 4) else "A0"

@@ -239,12 +239,10 @@ def _sample_noise(key: jax.Array, state: MultiWalkerState) -> jax.Array:
 
 def _scene(state: MultiWalkerState, rules: Rules) -> Scene:
     world = state.world
-    present = np.asarray(present_walkers(rules, state.fallen))
-    displacement = float(world.package_pose[0]) - _start(rules)
-    caption = f"step {state.step}    package {displacement:+.1f} m"
-    return picture(
-        rules.package, np.asarray(world.pose), np.asarray(world.package_pose), np.asarray(state.heights), present, caption
-    )
+    present, start = np.asarray(present_walkers(rules, state.fallen)), _start(rules)
+    caption = f"step {state.step}    package moved {float(world.package_pose[0]) - start:z.1f} m"
+    pose, package_pose, heights = (np.asarray(part) for part in (world.pose, world.package_pose, state.heights))
+    return picture(rules.package, pose, package_pose, heights, present, start, caption)
 
 
 def _spec(num_walkers: int, episode_limit: int) -> EnvSpec:

@@ -17,6 +17,7 @@ FRACTIONS = (0.25, 0.5, 0.75, 0.9)
 """Of the way from the random policy's return to the scripted one's."""
 ORIGINAL_STEPS_PER_SECOND = 354_300 / (66 * 60)
 """Environment steps a second that the original MAAC took on such a machine, training included."""
+TITLES = {task: shown.title for task, shown in ENVIRONMENTS.items()} | {"spread3_mix": "Spread-3-Mix"}
 Seeds = Mapping[str, Mapping[str, Sequence[float]]]
 
 
@@ -48,12 +49,12 @@ def tables(benchmark: Mapping[str, Any]) -> list[str]:
     titles = [f"{100 * fraction:.0f} %" for fraction in FRACTIONS]
     found = []
     for what, unit, name in (("seconds", 1.0, "seconds"), ("env_steps", 1000.0, "thousands of steps")):
-        rows: list[Sequence[str]] = [(f"{name} to", "", *titles, "highest return")]
+        rows: list[Sequence[str]] = [(f"{name} to", "", *titles, "highest return", "cores")]
         for pair, seeds in benchmark["curves"].items():
             task, algo = pair.split("/")
             cells = [in_words(reached(seeds, what, goal), unit) for goal in goals(task)]
             highest = np.mean([max(curve["return"]) for curve in seeds.values()])
-            rows.append((ENVIRONMENTS[task].title, algo, *cells, f"{highest:.3g}"))
+            rows.append((TITLES[task], algo, *cells, f"{highest:.3g}", str(benchmark["machines"][pair]["cpu_cores"])))
         found.append(markdown(rows))
     return found
 
@@ -87,7 +88,7 @@ def draw(benchmark: Mapping[str, Any]) -> Figure:
             each.plot(seconds, ippo["curve"]["return"], color="0.4", linewidth=1, linestyle="-.", label="IPPO (JaxMARL)")
         found = {name: Reference(references[task][name]["return"]) for name in ("random", "scripted")}
         style.draw_references(each, found)
-        each.set(xscale="log", xlabel="seconds since the command began", title=ENVIRONMENTS[task].title)
+        each.set(xscale="log", xlabel="seconds since the command began", title=TITLES[task])
         each.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         each.grid(alpha=0.25, linewidth=0.6)
     for each in axes[::3]:

@@ -24,6 +24,7 @@ TASKS: dict[str, list[str]] = {
     "rover_tower": ["--env", "rover_tower"],
     "spread": ["--env", "spread"],
     "spread_n3": ["--env", "spread", "--num-agents", "3"],
+    "spread3_mix": ["--env", "spread3_mix"],
     "pursuit": ["--env", "pursuit"],
     "multiwalker": ["--env", "multiwalker"],
 }
@@ -63,6 +64,11 @@ def measure(pair: str, work: Path) -> dict[str, Any]:
     return curves
 
 
+def read_measured(path: Path) -> dict[str, Any]:
+    """What was measured so far: curves, and the machine of each, by pair."""
+    return json.loads(path.read_text()) if path.exists() else {"machines": {}, "curves": {}}
+
+
 def main() -> None:
     """Measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,10 +78,11 @@ def main() -> None:
     asked = parser.parse_args()
     if unknown := [pair for pair in asked.pairs if pair not in pairs()]:
         parser.error(f"there is no pair {unknown[0]}: give some of {', '.join(pairs())}.")
-    curves = json.loads(asked.out.read_text())["curves"] if asked.out.exists() else {}
-    for pair in asked.pairs or [pair for pair in pairs() if pair not in curves]:
-        curves[pair] = measure(pair, asked.work)
-        asked.out.write_text(json.dumps({"machine": describe_machine(), "curves": curves}) + "\n")
+    for pair in asked.pairs or [pair for pair in pairs() if pair not in read_measured(asked.out)["curves"]]:
+        curves = measure(pair, asked.work)
+        measured = read_measured(asked.out)  # another process on another core may have written meanwhile
+        measured["curves"][pair], measured["machines"][pair] = curves, describe_machine()
+        asked.out.write_text(json.dumps(measured) + "\n")
 
 
 if __name__ == "__main__":

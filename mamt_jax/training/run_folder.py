@@ -129,13 +129,18 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise FolderError(f"{path} cannot be read ({error}): restore it, or start the run again.") from error
 
 
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe_machine() -> dict[str, Any]:
     """Versions and device, as config.json records them."""
     device = jax.devices()[0]
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
-        "cpu_cores": os.cpu_count(),
+        "cpu_cores": usable_cores(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
