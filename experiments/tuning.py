@@ -43,7 +43,7 @@ TASKS: dict[str, Options] = {
     "pursuit": {"env": "pursuit", "evaluation_episodes": 20},
     "multiwalker": {"env": "multiwalker", "evaluation_episodes": 24},
 }
-SECONDS = {"rover_tower": 120, "spread": 60, "spread_n3": 180, "spread3_mix": 90, "pursuit": 300, "multiwalker": 400}
+SECONDS = {"rover_tower": 120, "spread": 60, "spread_n3": 90, "spread3_mix": 60, "pursuit": 300, "multiwalker": 400}
 """CPU seconds of a trial, those of compiling included."""
 STEPS_BETWEEN_EVALUATIONS = {"replay": 60_000, "rollout": 250_000}
 EPISODE_STEPS = {"pursuit": 500, "multiwalker": 500}
@@ -58,9 +58,14 @@ START: dict[str, Options] = {
     "mappo": _ROLLOUT | {"share_policy": True, "policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3},
     "lola": _ROLLOUT | {"lookahead": 0.003, "policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
 }
+_THREE = {"num_envs": 480, "update_interval": 4000, "gamma": 0.9}
 FIRST: dict[str, Options] = {
     "pursuit": {"shared_reward": False},
     "multiwalker": {"reward_normalisation": "scale"},
+    **dict.fromkeys(("spread_n3/mamd", "spread_n3/mamt", "spread3_mix/mamd", "spread3_mix/mamt", "spread3_mix/maddpg"), _THREE),
+    **dict.fromkeys(("spread_n3/maac", "spread3_mix/maac"), _THREE | {"reward_scale": 10.0}),
+    "spread_n3/maddpg": {"gamma": 0.9},
+    "spread3_mix/mappo": {"share_policy": False},
     "pursuit/mappo": {"num_envs": 64, "evaluation_policy": "sampled"},
     "multiwalker/mappo": {
         "num_envs": 512,

@@ -42,35 +42,48 @@ REPLAY = {
 """Where the trials of algorithms that learn from replay began."""
 _MAAC = REPLAY | {"policy_gradient": "expected"}
 _MAMD = _MAAC | {"epsilon": 30.0}
+_MAMT = _MAMD | {"trust_region_batch_size": 32}
 _MADDPG = REPLAY | {"temperature": 0.3}
-_MAPPO = {
-    "share_policy": True,
-    "gamma": 0.95,
-    "gae_lambda": 0.9,
-    "policy_learning_rate": 2e-3,
-    "critic_learning_rate": 2e-3,
-}
+_ROLLOUT = {"num_envs": 128, "update_interval": 3200, "gamma": 0.95, "gae_lambda": 0.9}
+_FAST = {"policy_learning_rate": 4e-3, "critic_learning_rate": 6e-3}
+_SLOW = {"policy_learning_rate": 1e-3, "critic_learning_rate": 1.5e-3}
+_SHARED = {"share_policy": True, "share_critic": True}
 
-_ROVERS = {
-    "tau": 0.05,
-    "policy_learning_rate": 4e-3,
-    "critic_learning_rate": 6e-3,
-    "episodes": 36_000,
-    "evaluation_interval": 1_200,
-}
-_ROVERS_MAPPO = {
-    "num_envs": 128,
-    "update_interval": 3200,
+
+def _length(episodes: int, evaluations: int, evaluation_episodes: int = 100) -> dict[str, Any]:
+    """How long training is, and how often it is evaluated."""
+    return {
+        "episodes": episodes,
+        "evaluation_interval": episodes // evaluations,
+        "evaluation_episodes": evaluation_episodes,
+    }
+
+
+_ROVERS = _FAST | {"tau": 0.05} | _length(36_000, 30)
+_ROVERS_MAPPO = _ROLLOUT | {
     "share_policy": True,
-    "gamma": 0.95,
     "gae_lambda": 0.95,
     "policy_learning_rate": 1e-3,
     "critic_learning_rate": 1e-3,
     "value_clip_eps": 10.0,
 }
-_COVER = {"episodes": 60_000, "evaluation_interval": 2_400}
-_ROLLOUTS = {"episodes": 20_000, "evaluation_interval": 1_000}
+
+_COVER = _FAST | _length(60_000, 25)
+_COVER_MAPPO = _ROLLOUT | {"policy_learning_rate": 4e-3, "critic_learning_rate": 4e-3}
+_SILENT = {"entropy_coefficient": 0.003}
+_THREE = {"num_envs": 480, "update_interval": 4000, "gamma": 0.9}
+_COVER_THREE = _length(800_000, 40)
+_COVER_MIX = _length(400_000, 25)
+
 _PURSUIT = {"hidden_size": 64, "batch_size": 256, "tau": 0.01, "update_interval": 400, "buffer_size": 300_000}
+_PURSUIT_MAPPO = _ROLLOUT | {
+    "num_envs": 64,
+    "share_policy": True,
+    "policy_learning_rate": 2e-3,
+    "critic_learning_rate": 2e-3,
+    "shared_reward": False,
+    "evaluation_policy": "sampled",
+}
 _WALKERS = {
     "hidden_size": 64,
     "batch_size": 256,
@@ -81,8 +94,6 @@ _WALKERS = {
     "num_updates": 1,
     "buffer_size": 300_000,
 }
-_PURSUIT_MAPPO = _MAPPO | {"num_envs": 64, "update_interval": 3200, "shared_reward": False, "evaluation_policy": "sampled"}
-_CATCHING = {"episodes": 4_000, "evaluation_interval": 400, "evaluation_episodes": 20}
 _WALKERS_MAPPO = {
     "num_envs": 512,
     "update_interval": 32_768,
@@ -95,41 +106,60 @@ _WALKERS_MAPPO = {
     "critic_learning_rate": 1e-3,
     "reward_normalisation": "scale",
 }
-_WALKING = {"episodes": 12_000, "evaluation_interval": 1_000, "evaluation_episodes": 24}
 
-_SPREAD = {
-    "maac": Preset(_MAAC | _COVER),
-    "mamd": Preset(_MAMD | _COVER),
-    "mamt": Preset(_MAMD | _COVER | {"trust_region_batch_size": 32}),
-    "maddpg": Preset(_MADDPG | _COVER),
-    "mappo": Preset(_MAPPO | _ROLLOUTS),
-}
 TUNED: dict[str, dict[str, Preset]] = {
     "rover_tower": {
         "maac": Preset(_MAAC | _ROVERS, 0.9),
         "mamd": Preset(_MAMD | _ROVERS, 0.9),
-        "mamt": Preset(_MAAC | _ROVERS | {"epsilon": 100.0, "trust_region_batch_size": 32}, 1.6),
+        "mamt": Preset(_MAMT | _ROVERS | {"epsilon": 100.0}, 1.6),
         "maddpg": Preset(_MADDPG | _ROVERS | {"share_policy": True}, 0.7),
-        "mappo": Preset(_ROVERS_MAPPO | _ROLLOUTS, 0.5),
+        "mappo": Preset(_ROVERS_MAPPO | _length(20_000, 20), 0.5),
     },
-    **dict.fromkeys(("spread", "spread_n3"), _SPREAD),
+    "spread": {
+        "maac": Preset(_MAAC | _COVER | _SHARED | {"reward_scale": 300.0}),
+        "mamd": Preset(_MAMD | _COVER | _SHARED | {"epsilon": 100.0}),
+        "mamt": Preset(_MAMT | _COVER),
+        "maddpg": Preset(_MADDPG | _COVER | {"tau": 0.05, "share_policy": True, "temperature": 1.0}),
+        "mappo": Preset(_COVER_MAPPO | {"share_policy": True, "gae_lambda": 0.95, **_SILENT} | _length(80_000, 20)),
+        "lola": Preset(
+            _ROLLOUT
+            | {"gae_lambda": 0.95, "lookahead": 0.003, "policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3}
+            | _length(60_000, 20)
+        ),
+    },
+    "spread_n3": {
+        "maac": Preset(_MAAC | _SLOW | _THREE | {"reward_scale": 10.0} | _COVER_THREE),
+        "mamd": Preset(_MAMD | _FAST | _THREE | _SHARED | {"tau": 0.05} | _COVER_THREE),
+        "mamt": Preset(_MAMT | _FAST | _THREE | {"tau": 0.05, "epsilon": 100.0} | _COVER_THREE),
+        "maddpg": Preset(_MADDPG | _SLOW | {"gamma": 0.9, "share_policy": True, "temperature": 1.0} | _length(240_000, 40)),
+        "mappo": Preset(
+            _COVER_MAPPO | {"share_policy": True, **_SILENT, "lr_decay_updates": 6_250} | _length(800_000, 20, 500)
+        ),
+    },
+    "spread3_mix": {
+        "maac": Preset(_MAAC | _THREE | {"tau": 0.05, "reward_scale": 10.0} | _COVER_MIX),
+        "mamd": Preset(_MAMD | _FAST | _THREE | {"tau": 0.05, "epsilon": 100.0} | _COVER_MIX),
+        "mamt": Preset(_MAMT | _FAST | _THREE | {"tau": 0.05, "epsilon": 100.0} | _COVER_MIX),
+        "maddpg": Preset(_MADDPG | _FAST | _THREE | {"tau": 0.05, "temperature": 1.0} | _COVER_MIX),
+        "mappo": Preset(_COVER_MAPPO | {"share_policy": False, "gae_lambda": 0.95} | _length(100_000, 20)),
+    },
     "pursuit": {
         "maac": Preset(_PURSUIT | UNTUNED.options),
         "mamd": Preset(_PURSUIT | {"epsilon": 30.0} | UNTUNED.options),
         "mamt": Preset(_PURSUIT | {"epsilon": 30.0} | UNTUNED.options),
         "maddpg": Preset(_PURSUIT | {"gamma": 0.95, "temperature": 0.3} | UNTUNED.options),
-        "mappo": Preset(_PURSUIT_MAPPO | _CATCHING),
+        "mappo": Preset(_PURSUIT_MAPPO | _length(4_000, 10, 20)),
     },
     "multiwalker": {
         "maac": Preset(_WALKERS | UNTUNED.options),
         "mamd": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
         "mamt": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
-        "mappo": Preset(_WALKERS_MAPPO | _WALKING),
+        "mappo": Preset(_WALKERS_MAPPO | _length(12_000, 12, 24)),
     },
 }
 """By task and algorithm."""
-ALIKE = {"pursuit_local": "pursuit"}
-"""Tasks that have another's defaults."""
+ALIKE = {"pursuit_local": "pursuit", "spread3_sep": "spread3_mix", "spread3_ful": "spread_n3", "mamd_op": "mamd"}
+"""Tasks and algorithms that have another's defaults."""
 
 
 def find_preset(name: str, task: str, algo: str) -> Preset:
@@ -140,4 +170,4 @@ def find_preset(name: str, task: str, algo: str) -> Preset:
     """
     if name not in PRESETS:
         raise ValueError(f"preset={name!r} is not valid: give one of {', '.join(PRESETS)}.")
-    return PAPER if name == "paper" else TUNED.get(ALIKE.get(task, task), {}).get(algo, UNTUNED)
+    return PAPER if name == "paper" else TUNED.get(ALIKE.get(task, task), {}).get(ALIKE.get(algo, algo), UNTUNED)
