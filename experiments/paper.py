@@ -64,6 +64,11 @@ _MAAC_DEFAULTS = (
     "--policy-learning-rate 4e-3 --critic-learning-rate 6e-3 --policy-gradient expected --episodes 36000 "
     "--evaluation-interval 1200"
 )
+_MAAC_THREE = (
+    "--seeds 3 --num-envs 480 --update-interval 4000 --num-updates 4 --hidden-size 64 --batch-size 256 --gamma 0.9 --tau 0.02 "
+    "--policy-learning-rate 1e-3 --critic-learning-rate 1.5e-3 --policy-gradient expected --reward-scale 10 "
+    "--episodes 280000 --evaluation-interval 14000"
+)
 _ROWS = f"{_MAAC_DEFAULTS} --epsilon 100 --trust-region-batch-size"
 
 CAMPAIGN: dict[str, dict[str, str]] = {
@@ -170,6 +175,13 @@ CAMPAIGN: dict[str, dict[str, str]] = {
         "maac": _MAAC_DEFAULTS,
         "maac_normalised_actions": f"{_MAAC_DEFAULTS} --algo maac_differences:normalised_actions",
         "maac_scaled_encoders": f"{_MAAC_DEFAULTS} --algo maac_differences:scaled_encoders",
+    },
+    "differences/spread_n3": {
+        "maac": _MAAC_THREE,
+        "maac_gamma_0.95": f"{_MAAC_THREE} --gamma 0.95",
+        "maac_normalised_actions": f"{_MAAC_THREE} --algo maac_differences:normalised_actions",
+        "maac_num_envs_120": f"{_MAAC_THREE} --num-envs 120 --update-interval 1000 --episodes 70000 --evaluation-interval 3500",
+        "maac_reward_scale_100": f"{_MAAC_THREE} --reward-scale 100",
     },
     "tuning/spread": {f"lola_num_envs_{envs}": f"{_LOLA_TRIAL} {rollouts}" for envs, rollouts in _ROLLOUTS.items()},
 }

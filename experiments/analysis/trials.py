@@ -53,6 +53,18 @@ def differences_table() -> str:
     return ends_table("critics", {title: RESULTS / "differences" / "rover_tower" / name for title, name in names.items()})
 
 
+def three_agents_table() -> str:
+    """What MAAC earns on Spread with 3 agents where one thing is as it is on other tasks."""
+    names = {
+        "default": "maac",
+        "a quarter of the environments and steps": "maac_num_envs_120",
+        "gamma 0.95": "maac_gamma_0.95",
+        "reward scale 100": "maac_reward_scale_100",
+        "one-hot actions normalised": "maac_normalised_actions",
+    }
+    return ends_table("options", {title: RESULTS / "differences" / "spread_n3" / name for title, name in names.items()})
+
+
 def critic_table() -> str:
     """What MAAC's critics miss of the values of random play on Spread."""
     rows: list[Sequence[str]] = [("variance of", "values", "advantages", "targets over next actions", "what is missed")]
@@ -69,4 +81,5 @@ def tables() -> list[str]:
         rows_table(),
         critic_table(),
         differences_table(),
+        three_agents_table(),
     ]
