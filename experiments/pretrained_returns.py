@@ -81,7 +81,8 @@ def command(folder: Path) -> str:
     config = read_config(folder)
     options, experiment = [word for word in config["command"][1:] if word != "train"], config["experiment"]
     task = task_name(experiment["env"], experiment["env_options"]) or experiment["env"]
-    used, preset = config["training"] | config["algorithm_configs"][0], find_preset("tuned", task, experiment["algo"]).options
+    used = config["training"] | config["algorithm_configs"][0] | experiment["env_options"]
+    preset = find_preset("tuned", task, experiment["algo"]).options
     typed = {word.removeprefix("--").replace("-", "_") for word in options if word.startswith("--")}
     if "preset" not in typed and any(used.get(name) != value for name, value in preset.items() if name not in typed):
         after = options.index("--algo") + 2

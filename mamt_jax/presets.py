@@ -17,7 +17,7 @@ class Preset(NamedTuple):
 
     Attributes:
         options: of `mamt train`.
-        minutes: that training takes with them, from an empty compilation cache on 2 CPU cores; None where nobody measured.
+        minutes: that training takes on 2 CPU cores at most, from an empty compilation cache; None where nobody measured.
     """
 
     options: dict[str, Any]
@@ -70,7 +70,7 @@ _ROVERS_MAPPO = _ROLLOUT | {
 
 _COVER = _FAST | _length(60_000, 25)
 _COVER_MAPPO = _ROLLOUT | {"policy_learning_rate": 4e-3, "critic_learning_rate": 4e-3}
-_SILENT = {"entropy_coefficient": 0.003}
+_ENTROPY = {"entropy_coefficient": 0.003}
 _THREE = {"num_envs": 480, "update_interval": 4000, "gamma": 0.9}
 _COVER_THREE = _length(800_000, 40)
 _COVER_MIX = _length(400_000, 25)
@@ -116,15 +116,16 @@ TUNED: dict[str, dict[str, Preset]] = {
         "mappo": Preset(_ROVERS_MAPPO | _length(20_000, 20), 0.5),
     },
     "spread": {
-        "maac": Preset(_MAAC | _COVER | _SHARED | {"reward_scale": 300.0}),
-        "mamd": Preset(_MAMD | _COVER | _SHARED | {"epsilon": 100.0}),
-        "mamt": Preset(_MAMT | _COVER),
-        "maddpg": Preset(_MADDPG | _COVER | {"tau": 0.05, "share_policy": True, "temperature": 1.0}),
-        "mappo": Preset(_COVER_MAPPO | {"share_policy": True, "gae_lambda": 0.95, **_SILENT} | _length(80_000, 20)),
+        "maac": Preset(_MAAC | _COVER | _SHARED | {"reward_scale": 300.0}, 0.9),
+        "mamd": Preset(_MAMD | _COVER | _SHARED | {"epsilon": 100.0}, 0.9),
+        "mamt": Preset(_MAMT | _COVER, 1.3),
+        "maddpg": Preset(_MADDPG | _COVER | {"tau": 0.05, "share_policy": True, "temperature": 1.0}, 0.6),
+        "mappo": Preset(_COVER_MAPPO | {"share_policy": True, "gae_lambda": 0.95, **_ENTROPY} | _length(80_000, 20), 0.8),
         "lola": Preset(
             _ROLLOUT
             | {"gae_lambda": 0.95, "lookahead": 0.003, "policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3}
-            | _length(60_000, 20)
+            | _length(60_000, 20),
+            0.8,
         ),
     },
     "spread_n3": {
@@ -133,7 +134,7 @@ TUNED: dict[str, dict[str, Preset]] = {
         "mamt": Preset(_MAMT | _FAST | _THREE | {"tau": 0.05, "epsilon": 100.0} | _COVER_THREE),
         "maddpg": Preset(_MADDPG | _SLOW | {"gamma": 0.9, "share_policy": True, "temperature": 1.0} | _length(240_000, 40)),
         "mappo": Preset(
-            _COVER_MAPPO | {"share_policy": True, **_SILENT, "lr_decay_updates": 6_250} | _length(800_000, 20, 500)
+            _COVER_MAPPO | {"share_policy": True, **_ENTROPY, "lr_decay_updates": 6_250} | _length(800_000, 20, 500), 7.5
         ),
     },
     "spread3_mix": {

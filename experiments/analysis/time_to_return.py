@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.markdown import markdown
 from analysis.results import ENVIRONMENTS, ORIGINAL, RESULTS, original_curve, read_result, read_returns
@@ -89,7 +89,9 @@ def draw(benchmark: Mapping[str, Any]) -> Figure:
         found = {name: Reference(references[task][name]["return"]) for name in ("random", "scripted")}
         style.draw_references(each, found)
         each.set(xscale="log", xlabel="seconds since the command began", title=TITLES[task])
+        each.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         each.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        each.xaxis.set_minor_formatter(NullFormatter())
         each.grid(alpha=0.25, linewidth=0.6)
     for each in axes[::3]:
         each.set_ylabel("greedy return")
