@@ -74,6 +74,6 @@ def polygon(corners: np.ndarray, colour: str) -> Shape:
 
 
 def arena(caption: str, shapes: Sequence[Shape]) -> Scene:
-    """A square around the origin that shows at least [-1.2, 1.2] and all shapes, for the 25 steps of particles."""
+    """A square around the origin that shows at least [-1.2, 1.2] and all shapes; its film is slow."""
     reach = max(1.2, *(max(abs(shape.x), abs(shape.y)) + shape.radius for shape in shapes))
     return Scene((-reach, -reach), (reach, reach), shapes, caption, frames_per_second=4.0)

@@ -104,9 +104,11 @@ def film_on_host(env: HostEnvironment, policy: Policy, sample: bool, seed: int, 
         drawn.close()
 
 
-def check_picture(env: Environment | HostEnvironment, views: bool) -> None:
-    """Raises ValueError unless `env` can be drawn, with views if asked for."""
+def check_picture(env: Environment | HostEnvironment, views: bool, size: int | None) -> None:
+    """Raises ValueError unless `env` can be drawn, with views and in a size if asked for."""
     if isinstance(env, HostEnvironment):
+        if size is not None:
+            raise OptionError(f"--size {size}: {env.spec.name} draws itself in a size of its own, leave it out.")
         if env.with_pictures is None:
             raise OptionError(f"--gif: {env.spec.name} runs outside JAX and has no pictures, leave it out.")
         env.with_pictures().close()
@@ -133,7 +135,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--gif", type=Path, help="film of one episode to write, a .gif or .mp4")
     parser.add_argument("--views", action="store_true", help="show in the film what agents see, where an environment can")
     parser.add_argument("--fps", type=float, help="frames of the film per second (default: what suits the environment)")
-    parser.add_argument("--size", type=int, default=SIZE, help=f"longer side of the film in pixels (default {SIZE})")
+    parser.add_argument("--size", type=int, help=f"longer side of the film in pixels (default {SIZE})")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the policy as StableHLO, for plain JAX")
     values = parser.parse_args(arguments)
     if (values.folder is None) == (values.pretrained is None):
@@ -149,7 +151,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         raise OptionError(f"--gif {values.gif} is not valid: give a name that ends with {' or '.join(FORMATS)}.")
     if values.fps is not None and not 0.1 <= values.fps <= 100:
         raise OptionError(f"--fps {values.fps:g} is not valid: give a number from 0.1 to 100.")
-    if not 64 <= values.size <= 4096:
+    if values.size is not None and not 64 <= values.size <= 4096:
         raise OptionError(f"--size {values.size} is not valid: give a whole number from 64 to 4096.")
     if values.export and importlib.util.find_spec("flatbuffers") is None:
         raise OptionError("--export needs flatbuffers: pip install -e '.[export]'.")
@@ -177,7 +179,7 @@ def evaluate(values: argparse.Namespace) -> None:
     if values.sample is None:
         values.sample = experiment.training.evaluation_policy == "sampled"
     if values.gif:
-        check_picture(env, values.views)
+        check_picture(env, values.views, values.size)
     play_original = in_original(experiment, env.spec, policy, values.sample) if values.original else None
     episodes = values.episodes or (ABSOLUTE * experiment.training.evaluation_episodes if values.absolute else EPISODES)
 
@@ -199,7 +201,11 @@ def evaluate(values: argparse.Namespace) -> None:
         if isinstance(env, HostEnvironment):
             made = film_on_host(env, policy, values.sample, values.seed, values.fps)
         else:
-            options = {"frames_per_second": values.fps, "size": values.size, **({"views": True} if values.views else {})}
+            options = {
+                "frames_per_second": values.fps,
+                "size": values.size or SIZE,
+                **({"views": True} if values.views else {}),
+            }
             made = film_episode(env, policy, values.sample, jax.random.key(values.seed), **options)
         save(made.frames, values.gif, made.frames_per_second)
         print(f"wrote {values.gif}")
