@@ -70,8 +70,9 @@ def test_what_is_no_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     path.write_text(json.dumps(content))
     assert main(["--config", str(path)]) == 2
     assert "it holds runs that were merged" in capsys.readouterr().err
-    path.write_text("{}")
-    assert main(["--config", str(path)]) == 2
-    assert "give the config.json of a run" in capsys.readouterr().err
+    for broken in ({}, content | {"algorithm_configs": []}, content | {"algorithm_configs": content["algorithm_configs"][:1]}):
+        path.write_text(json.dumps(broken))
+        assert main(["--config", str(path)]) == 2
+        assert "give the config.json of a run" in capsys.readouterr().err
     assert main(["--config", str(tmp_path / "nothing.json")]) == 2
     assert "nothing.json cannot be read" in capsys.readouterr().err

@@ -43,14 +43,14 @@ def read_repeated(path: Path) -> Repeated:
     content = read_config_file(path) if path.suffix == ".json" else read_config(path)
     try:
         experiment, configs = experiment_from_json(content["experiment"]), content["algorithm_configs"]
-    except (KeyError, ValueError) as error:
+        rows = list(zip(experiment.runs, configs, strict=True))
+        values = {name: list(dict.fromkeys(_hashable(each[name]) for each in configs)) for name in configs[0]}
+    except (IndexError, KeyError, ValueError) as error:
         raise OptionError(f"--config {path} is not valid: give the {CONFIG} of a run.") from error
-    values = {name: list(dict.fromkeys(_hashable(each[name]) for each in configs)) for name in configs[0]}
     swept = {name: found for name, found in values.items() if len(found) > 1}
     seeds = len(experiment.runs) // math.prod(map(len, swept.values()))
     first = experiment.training.seed
     expected = set(itertools.product(range(first, first + seeds), *swept.values()))
-    rows = zip(experiment.runs, configs, strict=True)
     if {(run["seed"], *(config[name] for name in swept)) for run, config in rows} != expected:
         raise OptionError(f"--config {path} is not valid: it holds runs that were merged, give one of a single command.")
     algo = {name: found if name in swept else found[0] for name, found in values.items()}

@@ -110,9 +110,12 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a run's folder; raises FolderError if there is none or it cannot be read."""
-    if not (folder / CONFIG).exists():
-        raise FolderError(f"{folder} is no run's folder, it has no {CONFIG}: give one that `mamt train` made.")
-    return read_config_file(folder / CONFIG)
+    try:
+        return read_config_file(folder / CONFIG)
+    except FolderError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise FolderError(f"{folder} is no run's folder, it has no {CONFIG}: give one that `mamt train` made.") from error
+        raise
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
