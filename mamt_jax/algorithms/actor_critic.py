@@ -321,7 +321,15 @@ def update(
 def algorithm(
     spec: EnvSpec, config: type, update: Callable[..., tuple[Any, Metrics]], build: agent_major.Build = actor_critic
 ) -> Algorithm:
-    """An algorithm of the parts that `build` makes, with its own config class and update."""
+    """An algorithm of the parts that `build` makes, with its own config class and update.
+
+    Raises:
+        ValueError: for a single agent, whose critic has nobody to attend to.
+    """
+    if spec.num_agents < 2:
+        raise ValueError(
+            f"attention critics attend to other agents, so they need 2 agents or more, not {spec.num_agents}: use mappo or maddpg"
+        )
     return Algorithm(
         config=config,
         init=functools.partial(init, build, spec),

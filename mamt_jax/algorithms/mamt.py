@@ -318,15 +318,7 @@ def update(
 
 
 def make(spec: EnvSpec) -> Algorithm:
-    """MAMT for the agents of `spec`.
-
-    Raises:
-        ValueError: for a single agent, whose joint policy is its own.
-    """
-    if spec.num_agents < 2:
-        raise ValueError(
-            f"mamt decomposes the trust region of a joint policy, so it needs 2 agents or more, not {spec.num_agents}"
-        )
+    """MAMT for the agents of `spec`; raises ValueError for a single agent."""
     played = base.algorithm(spec, MAMTConfig, functools.partial(update, spec))
 
     def act(
