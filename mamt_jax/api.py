@@ -18,10 +18,12 @@ from mamt_jax.training.console import plain_console
 from mamt_jax.training.experiment import Algo, Env, Experiment, build
 from mamt_jax.training.initial import Source
 from mamt_jax.training.loggers import check_logger
+from mamt_jax.training.loop import ENDED
 from mamt_jax.training.merge import read_experiment
 from mamt_jax.training.metrics import plot_learning_curve
 from mamt_jax.training.policies import Policy, Which, load_policy, make_policy, pretrained_folder
 from mamt_jax.training.run_folder import METRICS, folder_name, read_config, read_rows
+from mamt_jax.training.session import Callback
 from mamt_jax.training.settings import find_settings, find_source, make_experiment
 from mamt_jax.training.trainer import make_run, make_train
 from mamt_jax.types import Config, LearnerState
@@ -94,6 +96,7 @@ def train(
     preset: str = "tuned",
     init_from: str | Path | None = None,
     log: Sequence[str] = (),
+    callback: Callback | None = None,
     **options: Any,
 ) -> Run:
     """Trains agents and keeps the results in a folder, as `mamt train` does.
@@ -106,6 +109,9 @@ def train(
         preset: "tuned", what measured best, or "paper", Table 1 and 50,000 episodes. `options` come first.
         init_from: folder of runs, or "pretrained/ENV/ALGO", whose parameters these begin from.
         log: "tensorboard", "wandb": where metrics go besides.
+        callback: called after every evaluation as `callback(rows, policy)`. `rows` are the new rows of metrics.jsonl, one for
+            each run. `policy(run)` gives the run's policies, as `load_policy` returns them. If it returns False, training ends
+            with a checkpoint.
         **options: of training, of the environment and of the algorithm, as `mamt train --env ENV --algo ALGO --help` lists
             them. Several values of a float of the algorithm are runs side by side.
 
@@ -119,11 +125,18 @@ def train(
     source = None if init_from is None else find_source(str(init_from))
     experiment = _experiment(env, algo, options, preset, seeds, source)
     folder = folder_name(str(out)) if out is not None else launch.default_folder(experiment)
-    _stop(launch.start(experiment, folder, plain_console(), log=log, initial=source), folder)
+    _stop(launch.start(experiment, folder, plain_console(), log=log, initial=source, callback=callback), folder)
     return Run(folder)
 
 
-def resume(folder: str | Path, *, episodes: int | None = None, env: Env | None = None, algo: Algo | None = None) -> Run:
+def resume(
+    folder: str | Path,
+    *,
+    episodes: int | None = None,
+    env: Env | None = None,
+    algo: Algo | None = None,
+    callback: Callback | None = None,
+) -> Run:
     """Resumes the runs of a folder, as `mamt train --resume` does.
 
     Args:
@@ -131,6 +144,7 @@ def resume(folder: str | Path, *, episodes: int | None = None, env: Env | None =
         episodes: another length.
         env: the environment, where the runs were given an object and not a name.
         algo: the algorithm, likewise.
+        callback: as in `train`.
 
     Raises:
         FolderError: if it is no such folder, or in use.
@@ -140,7 +154,7 @@ def resume(folder: str | Path, *, episodes: int | None = None, env: Env | None =
     """
     given = {name: value for name, value in (("env", env), ("algo", algo)) if value is not None}
     folder = Path(folder)
-    _stop(launch.resume(folder, plain_console(), episodes=episodes, given=given), folder)
+    _stop(launch.resume(folder, plain_console(), episodes=episodes, given=given, callback=callback), folder)
     return Run(folder)
 
 
@@ -242,5 +256,5 @@ def _experiment(
 
 def _stop(number: int | None, folder: Path) -> None:
     """Raises KeyboardInterrupt if a signal of that number stopped training."""
-    if number is not None:
+    if number is not None and number != ENDED:
         raise KeyboardInterrupt(f"Stopped by signal {number}. Go on with: mamt_jax.resume({str(folder)!r})")

@@ -1,6 +1,7 @@
 """Training from Python: it is what the command line does, and what a pure function does."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -78,6 +79,25 @@ def test_objects_train_and_go_on_when_they_are_given_again(tmp_path: Path):
         mamt_jax.resume(folder, episodes=60)
     assert mamt_jax.resume(folder, episodes=60, env=env).metrics()[-1]["env_steps"] == 300
     assert json.loads((folder / "config.json").read_text())["experiment"]["training"]["episodes"] == 60
+
+
+def test_a_callback_sees_each_evaluation_and_may_end_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    seen = []
+
+    def callback(rows: list, policy: Callable) -> bool:
+        action = policy(1)(jax.nn.one_hot(np.array([0, 1]), 3))
+        seen.append(([(row["run"], row["episodes"]) for row in rows], action.shape))
+        return rows[0]["episodes"] < 20
+
+    run = mamt_jax.train(
+        probe.symbols, probe.make, out=tmp_path / "run", learning_rate=[0.1, 0.5], callback=callback, **OPTIONS
+    )
+    assert seen == [([(0, 0), (1, 0)], (2,)), ([(0, 20), (1, 20)], (2,))]
+    assert run.metrics()[-1]["env_steps"] == 100
+    lines = [line for line in capsys.readouterr().out.splitlines() if "learning_rate 0.5, seed 0" in line]
+    assert len(lines) == 2 and "return greedy" in lines[1] and "training" in lines[1]
+    again = mamt_jax.resume(run.folder, env=probe.symbols, algo=probe.make, callback=lambda rows, policy: seen.append(rows))
+    assert again.metrics()[-1]["episodes"] == 60 and [rows[0]["episodes"] for rows in seen[2:]] == [40, 60]
 
 
 @pytest.mark.parametrize(

@@ -107,15 +107,20 @@ def check_metric(runs: Sequence[Run], metric: str) -> None:
             raise OptionError(f"--metric {metric} is not in {run.label}{nearest(metric, run.metrics)}: take another.")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+def make_parser() -> Parser:
+    """The options of the command."""
     parser = Parser("mamt compare", "FOLDER... [options]", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of runs of `mamt train` or `mamt sweep`")
     parser.add_argument("--metric", default="eval_return", help="what the plot shows (default eval_return)")
     parser.add_argument("--against", choices=AGAINST, default=AGAINST[0], help=f"its other axis (default {AGAINST[0]})")
     parser.add_argument("--plot", type=Path, default=Path("runs/comparison.png"), help="its file (default runs/comparison.png)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
     try:
-        values = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+        values = make_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
         runs = read_runs(values.folders)
         check_metric(runs, values.metric)
     except (OptionError, FolderError) as error:

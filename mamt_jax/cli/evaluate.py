@@ -118,8 +118,8 @@ def check_picture(env: Environment | HostEnvironment, views: bool, size: int | N
         raise OptionError(f"--views: {env.spec.name} has none to show, leave it out.")
 
 
-def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """What was typed; raises OptionError."""
+def make_parser() -> Parser:
+    """The options of the command."""
     parser = Parser("mamt evaluate", "[FOLDER] [options]", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="folder of a run of `mamt train`")
     parser.add_argument("--pretrained", metavar="ENV/ALGO", help="instead of a folder, one of mamt_jax/pretrained")
@@ -137,7 +137,12 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--fps", type=float, help="frames of the film per second (default: what suits the environment)")
     parser.add_argument("--size", type=int, help=f"longer side of the film in pixels (default {SIZE})")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the policy as StableHLO, for plain JAX")
-    values = parser.parse_args(arguments)
+    return parser
+
+
+def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """What was typed; raises OptionError."""
+    values = make_parser().parse_args(arguments)
     if (values.folder is None) == (values.pretrained is None):
         raise OptionError("give either the folder of a run or --pretrained ENV/ALGO.")
     if values.pretrained:

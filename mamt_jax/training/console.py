@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from mamt_jax.training.metrics import STOPPED
 
 _LISTED = 6
+"""As many runs have a line of their own."""
 
 
 def plain_console() -> Console:
@@ -28,9 +29,12 @@ class Display:
         console: where it writes.
     """
 
-    def __init__(self, console: Console, total_episodes: int, evaluation_policy: str = "greedy") -> None:
-        """Shows progress towards `total_episodes`, and returns of that policy."""
+    def __init__(
+        self, console: Console, total_episodes: int, evaluation_policy: str = "greedy", titles: Sequence[str] = ()
+    ) -> None:
+        """Shows progress towards `total_episodes`, and returns of that policy; `titles` are the names of the runs."""
         self.console = console
+        self._titles = titles
         self._evaluation_policy = evaluation_policy
         columns = (BarColumn(bar_width=30), TextColumn("{task.description}", markup=False))
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -63,24 +67,39 @@ class Display:
     def evaluated(self, rows: Sequence[dict[str, Any]]) -> None:
         """There are new rows of metrics.jsonl; those of runs that halted are not shown."""
         rows = [row for row in rows if STOPPED not in row] or rows
-        first = rows[0]
-        returns = {self._evaluation_policy: "eval_return"}
-        returns |= {"sampled": "eval_return_sampled"} if "sampled" not in returns else {}
-        returns |= {"training": "train_return"} if first["episodes"] else {}
+        first, several = rows[0], len(self._titles) > 1
         parts = [
             f"{duration(first['wall_seconds']):>11}",
             f"episodes {first['episodes']:>6,}",
             f"updates {first['updates']:>6,}",
-            "return " + ", ".join(f"{name} {in_short([row[field] for row in rows])}" for name, field in returns.items()),
+            *([] if several else [self._returns(rows)]),
             *([self._status] if self._status else []),
         ]
         self.note(" · ".join(parts))
+        if several:
+            self.note("\n".join(self._runs(rows)))
+
+    def _returns(self, rows: Sequence[dict[str, Any]]) -> str:
+        """The return of a run, or mean and range of those of several."""
+        fields = {self._evaluation_policy: "eval_return"}
+        fields |= {"sampled": "eval_return_sampled"} if "sampled" not in fields else {}
+        fields |= {"training": "train_return"} if rows[0]["episodes"] else {}
+        return "return " + ", ".join(f"{name} {in_short([row[field] for row in rows])}" for name, field in fields.items())
+
+    def _runs(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+        """A line for each run with its name; of many one for all, and one for the best."""
+        named = {self._titles[row["run"]]: [row] for row in rows}
+        if len(rows) > _LISTED:
+            best = max(rows, key=lambda row: row["eval_return"])
+            named = {f"{len(rows)} runs": rows, f"best: {self._titles[best['run']]}": [best]}
+        width = max(map(len, named))
+        return [f"{'':13}{name:{width}}  {self._returns(own)}" for name, own in named.items()]
 
 
 def in_short(values: Sequence[float]) -> str:
-    """A few returns as they are, many as their mean and range."""
-    if len(values) <= _LISTED:
-        return " ".join(f"{value:.1f}" for value in values)
+    """A return, or the mean and the range of several."""
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
     return f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 

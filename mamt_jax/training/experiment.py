@@ -58,6 +58,12 @@ class Experiment:
         own = [{name: value for name, value in run.items() if name != "seed"} for run in self.runs]
         return [", ".join(f"{name} {value:g}" for name, value in each.items()) or self.algo_name for each in own]
 
+    @property
+    def titles(self) -> list[str]:
+        """A run's hyperparameters, where runs differ in them, and its seed."""
+        names = [[f"{name} {value:g}" for name, value in run.items() if name != "seed"] for run in self.runs]
+        return [", ".join([*own, f"seed {run['seed']}"]) for own, run in zip(names, self.runs, strict=True)]
+
 
 class Built(NamedTuple):
     """The things that an Experiment describes.

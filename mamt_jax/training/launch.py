@@ -46,7 +46,7 @@ from mamt_jax.training.run_folder import (
     write_json,
     writing,
 )
-from mamt_jax.training.session import Session, open_session, plan_memory
+from mamt_jax.training.session import Callback, Session, open_session, plan_memory
 from mamt_jax.training.vectorized import padded_runs
 
 EXPECTED = (OptionError, FolderError, CheckpointError, HostError, NonFiniteError, OutOfMemoryError)
@@ -86,6 +86,7 @@ def start(
     minutes: float | None = None,
     log: Sequence[str] = (),
     initial: Source | Parameters | None = None,
+    callback: Callback | None = None,
 ) -> int | None:
     """Trains a new experiment in a new folder; each of several processes calls it.
 
@@ -101,9 +102,10 @@ def start(
         minutes: how long it takes on 2 CPU cores, where that was measured.
         log: names of loggers, besides metrics.jsonl.
         initial: parameters from which runs begin, or the folder that holds them, if not from random ones.
+        callback: called after every evaluation.
 
     Returns:
-        None when all is done, else the number of the signal that stopped it.
+        None when all is done, `ENDED` if the callback ended it before, else the number of the signal that stopped it.
 
     Raises:
         OptionError: if it cannot work, before anything is compiled for training.
@@ -127,7 +129,7 @@ def start(
             say(console, "Playing the reference policies")
             with explaining_exhaustion(lambda: plan, folder):
                 references = play_references(session.built)
-        session = session._replace(references=references)
+        session = session._replace(references=references, callback=callback)
         if processes.count == 1 and size == len(experiment.runs):
             with writing(folder):
                 write_json(folder / CONFIG, describe(session))
@@ -138,7 +140,7 @@ def start(
                 if initial is not None:
                     save_parameters(folder, initial)
                 write_json(folder / CONFIG, describe(session) | {PARTS: sizes})
-        return train_parts(cut_parts(experiment, sizes, folder), folder, console, processes, references, log, initial)
+        return train_parts(cut_parts(experiment, sizes, folder), folder, console, processes, references, log, initial, callback)
 
 
 @contextmanager
@@ -161,6 +163,7 @@ def resume(
     processes: Processes = ALONE,
     episodes: int | None = None,
     given: Mapping[str, Any] = MappingProxyType({}),
+    callback: Callback | None = None,
 ) -> int | None:
     """Resumes the experiment of a folder; as `start`, and raises CheckpointError if no checkpoint can be used.
 
@@ -169,26 +172,32 @@ def resume(
     experiment = dataclasses.replace(read_experiment(folder), **given)
     with owning(folder, console, processes, hold_folder):
         if episodes is None:
-            return go_on(experiment, folder, console, processes)
+            return go_on(experiment, folder, console, processes, callback)
         longer = extend(folder, experiment, episodes, console)
         if longer == experiment and is_finished(folder):
             say(console, f"{folder} has been trained for {episodes:,} episodes: there is nothing to do.")
             return None
-        return go_on(longer, folder, console, processes)
+        return go_on(longer, folder, console, processes, callback)
 
 
-def go_on(experiment: Experiment, folder: Path, console: Console, processes: Processes = ALONE) -> int | None:
+def go_on(
+    experiment: Experiment,
+    folder: Path,
+    console: Console,
+    processes: Processes = ALONE,
+    callback: Callback | None = None,
+) -> int | None:
     """Trains what is left of an experiment in its folder, whose config.json may still name another length."""
     content = read_config(folder)
     references, log = read_references(content), content.get("log", [])
     parts = parts_of(folder, experiment)
     if not parts:
         latest_checkpoint(folder / CHECKPOINTS)
-        return train(prepare(experiment, folder, references, log), console, resume=True)
+        return train(prepare(experiment, folder, references, log)._replace(callback=callback), console, resume=True)
     if processes.index == 0 and experiment.training != read_experiment(folder).training:
         with writing(folder):
             record_length(folder, experiment, build(experiment).schedule)
-    return train_parts(parts, folder, console, processes, references, log, saved_parameters(folder))
+    return train_parts(parts, folder, console, processes, references, log, saved_parameters(folder), callback)
 
 
 def parts_of(folder: Path, experiment: Experiment) -> list[tuple[Experiment, Path]]:
@@ -257,14 +266,16 @@ def train_parts(
     references: Mapping[str, Reference],
     log: Sequence[str] = (),
     initial: Parameters | None = None,
+    callback: Callback | None = None,
 ) -> int | None:
     """Trains this process's parts, one after another, and puts all together once they are done."""
     ends = list(itertools.accumulate(len(part.runs) for part, _ in parts))
     for number, ((part, where), end) in enumerate(zip(parts, ends, strict=True)):
         if number % processes.count == processes.index:
-            own = initial and initial.part(end - len(part.runs), end)
+            first = end - len(part.runs)
+            own, called = initial and initial.part(first, end), callback and counted_from(first, callback)
             try:
-                stopped = start_or_resume(part, where, console, references, log, own)
+                stopped = start_or_resume(part, where, console, references, log, own, called)
             except NonFiniteError as error:  # the runs of other parts go on
                 say(console, f"{where}: {error}")
                 continue
@@ -283,6 +294,13 @@ def train_parts(
     return None
 
 
+def counted_from(first: int, callback: Callback) -> Callback:
+    """A callback of a part, whose run 0 is the run `first` of all."""
+    return lambda rows, policy: callback(
+        [{**row, "run": row["run"] + first} for row in rows], lambda run=first: policy(run - first)
+    )
+
+
 def start_or_resume(
     experiment: Experiment,
     folder: Path,
@@ -290,15 +308,16 @@ def start_or_resume(
     references: Mapping[str, Reference] | None = None,
     log: Sequence[str] = (),
     initial: Parameters | None = None,
+    callback: Callback | None = None,
 ) -> int | None:
     """Trains in a folder from wherever what is there ends; what was killed before its first checkpoint starts anew."""
     if is_finished(folder) and read_experiment(folder).training.episodes >= experiment.training.episodes:
         return None
     if (folder / CONFIG).exists() and (PARTS in read_config(folder) or any((folder / CHECKPOINTS).glob("*.npz"))):
         with owning(folder, console, ALONE, hold_folder):
-            return go_on(experiment, folder, console)
+            return go_on(experiment, folder, console, callback=callback)
     clear_folder(folder)
-    return start(experiment, folder, console, references=references, log=log, initial=initial)
+    return start(experiment, folder, console, references=references, log=log, initial=initial, callback=callback)
 
 
 def default_folder(experiment: Experiment) -> Path:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -18,6 +19,7 @@ from mamt_jax.training.loggers import LOGGERS, Logger
 from mamt_jax.training.memory import explaining_exhaustion
 from mamt_jax.training.metrics import STOPPED, make_rows
 from mamt_jax.training.nan_guard import HaltedAt, NonFiniteError, describe_halt, read_halts, stopped_at
+from mamt_jax.training.policies import Policy, make_policy
 from mamt_jax.training.session import (
     Counters,
     Session,
@@ -32,6 +34,8 @@ from mamt_jax.training.session import (
 )
 from mamt_jax.training.vectorized import RunState
 
+ENDED = 0
+"""What `train` returns in place of a signal's number if the callback ended it."""
 SLICE_SECONDS = 5.0
 """How long a slice of training should take: what Ctrl-C waits for."""
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
@@ -54,7 +58,7 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         resume: go on from the folder's latest checkpoint.
 
     Returns:
-        None when training is over, else the number of the signal that stopped it.
+        None when training is over, `ENDED` if the callback ended it before, else the number of the signal that stopped it.
 
     Raises:
         NonFiniteError: all runs halted; there is nothing left to train.
@@ -71,7 +75,9 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
     with ExitStack() as stack:
         stack.enter_context(explaining_exhaustion(partial(plan_memory, session), session.folder))
         stack.callback(session.runs.close)
-        display = stack.enter_context(Display(console, training.episodes, training.evaluation_policy))
+        display = stack.enter_context(
+            Display(console, training.episodes, training.evaluation_policy, session.experiment.titles)
+        )
         began = time.monotonic()
         states, counters = restore(session, display) if resume else begin(session, display)
         say_halted(session, counters.halts, display)
@@ -94,7 +100,8 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         finish(session, states, counters, display)
     if all(counters.halts):
         raise NonFiniteError(f"All runs have stopped. {' '.join(sentences(session, counters.halts))}")
-    return stopped()
+    number = stopped()
+    return ENDED if number is None and counters.ended and counters.iterations < schedule.total_iterations else number
 
 
 def sentences(session: Session, halts: Iterable[HaltedAt | None]) -> list[str]:
@@ -144,7 +151,7 @@ def work(
     """
     schedule, training = session.built.schedule, session.experiment.training
     seconds_per_iteration, saved = None, time.monotonic()
-    while counters.iterations < schedule.total_iterations and not stopped():
+    while counters.iterations < schedule.total_iterations and not counters.ended and not stopped():
         began = time.monotonic()
         count = slice_iterations(session, counters.iterations, seconds_per_iteration)
         states = jax.block_until_ready(programs.advance(session.configs, states, counters.iterations, count))
@@ -222,9 +229,23 @@ def report(
     keep_best(session, states, rows, display)
     display.evaluated(rows)
     counters = write_rows(session, counters._replace(unwritten=(*counters.unwritten, *rows)), display)
+    counters = counters._replace(ended=call_back(session, states, rows))
     if not interval_over:
         return states, counters._replace(episodes=interval.episodes)
     return session.runs.reset_sums(states), counters._replace(evaluated=iterations)
+
+
+def call_back(session: Session, states: RunState, rows: list[dict[str, Any]]) -> bool:
+    """Calls the session's callback, if there is one; whether it asks to end training."""
+    if session.callback is None:
+        return False
+    built, learner_states = session.built, session.built.algorithm.policy(states.learner_state)
+
+    def policy(run: int = 0) -> Policy:
+        learner_state = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf[run])), learner_states)
+        return make_policy(built.algorithm, built.configs[run], learner_state, built.env.spec)
+
+    return session.callback(rows, policy) is False
 
 
 def row_head(session: Session, counters: Counters, run: int) -> dict[str, Any]:

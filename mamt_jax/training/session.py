@@ -1,7 +1,7 @@
 """A training session: what stays the same, what the host counts, and what it saves and restores."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from mamt_jax.training.loggers import Logger
 from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
 from mamt_jax.training.metrics import plot_learning_curve
 from mamt_jax.training.nan_guard import HaltedAt, stack_halts
+from mamt_jax.training.policies import Policy
 from mamt_jax.training.references import Reference
 from mamt_jax.training.rollout import rollout, with_episodes
 from mamt_jax.training.run_folder import (
@@ -41,6 +42,8 @@ from mamt_jax.training.trainer import RunState, make_replay, sample_shape
 from mamt_jax.training.vectorized import Runs, make_runs, pad_runs, padded_runs, run_keys, stack_configs
 from mamt_jax.types import Config
 
+Callback = Callable[[list[dict[str, Any]], Callable[..., Policy]], bool | None]
+"""(the new rows of metrics.jsonl, one a run; `policy(run=0)`, which gives a run's policies) -> False to end training."""
 UNUSABLE = ".unusable"
 BEFORE_END = "best_before_end.npz"
 """Beside the checkpoints: best.npz as it was before the end of training was evaluated, where no longer run would be."""
@@ -62,6 +65,7 @@ class Session(NamedTuple):
         log: names of loggers.
         loggers: those loggers, while training lasts.
         initial: parameters from which runs begin, if not from random ones.
+        callback: called after every evaluation.
     """
 
     experiment: Experiment
@@ -74,6 +78,7 @@ class Session(NamedTuple):
     log: tuple[str, ...] = ()
     loggers: tuple[Logger, ...] = ()
     initial: Parameters | None = None
+    callback: Callback | None = None
 
 
 class Counters(NamedTuple):
@@ -86,6 +91,7 @@ class Counters(NamedTuple):
         halts: where each run halted, None for one that goes on.
         evaluated: iterations done at the evaluation from which on sums are made.
         unwritten: rows of metrics.jsonl for which there was no room yet.
+        ended: whether the callback has asked to end training.
     """
 
     iterations: int
@@ -94,6 +100,7 @@ class Counters(NamedTuple):
     halts: tuple[HaltedAt | None, ...]
     evaluated: int = 0
     unwritten: tuple[dict[str, Any], ...] = ()
+    ended: bool = False
 
 
 def open_session(
@@ -209,7 +216,7 @@ def save(session: Session, states: RunState, counters: Counters) -> Counters:
     num_runs, filled = len(session.experiment.runs), min(counters.iterations, session.built.schedule.replay_iterations)
     replay = jax.tree.map(lambda leaf: np.asarray(leaf)[:num_runs, :filled], states.replay)
     rest = jax.tree.map(lambda leaf: to_numpy(leaf)[:num_runs], dataclasses.replace(states, **APART))
-    record = {name: value for name, value in counters._asdict().items() if name != "unwritten"}
+    record = {name: value for name, value in counters._asdict().items() if name not in ("unwritten", "ended")}
     save_checkpoint(session.folder / CHECKPOINTS, counters.iterations, dataclasses.replace(rest, replay=replay), record)
     plot_learning_curve(session.folder, session.folder / CURVE)
     return counters
