@@ -1,5 +1,7 @@
-"""READMEs are pages of the site, and pictures of results are taken from where they lie."""
+"""READMEs are pages of the site, a line `{{ name words }}` becomes a table, and pictures are taken from where they lie."""
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,22 +9,45 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PRETRAINED = "mamt_jax/pretrained/README.md"
+TABLE = re.compile(r"^\{\{ (\w+)((?: \S+)*) \}\}$", re.MULTILINE)
+
+
+PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    PRETRAINED: "pretrained.md",
+}
+"""Files outside docs -> where the site has them."""
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the READMEs, and the pictures of results under the path that the README gives them."""
-    readme = (ROOT / "README.md").read_text().replace("](docs/", "](").replace(f"]({PRETRAINED})", "](pretrained.md)")
-    pretrained = (ROOT / PRETRAINED).read_text().replace("](../../docs/", "](")
-    files.append(File.generated(config, "index.md", content=readme))
-    files.append(File.generated(config, "pretrained.md", content=pretrained))
+    """Add the pages outside docs, and the pictures of results under the path that the README gives them."""
+    for place, page in PAGES.items():
+        text = (ROOT / place).read_text().replace("](../../docs/", "](").replace("](docs/", "](")
+        files.append(File.generated(config, page, content=with_places(text, "")))
     for picture in sorted((ROOT / "experiments" / "results").rglob("*.png")):
         files.append(File.generated(config, picture.relative_to(ROOT).as_posix(), abs_src_path=str(picture)))
     return files
 
 
+def with_places(text: str, up: str) -> str:
+    """A page that says `up` to reach the repository, with links to where the site has things."""
+    for place, page in {**PAGES, "experiments/": "experiments/"}.items():
+        text = text.replace(f"]({up}{place}", f"]({page}")
+    return text
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Pages beside the README reach it, results and trained policies by one folder up, which the site does not have."""
-    places = {"../experiments/": "experiments/", f"../{PRETRAINED})": "pretrained.md)", "../README.md": "index.md"}
-    for place, page in places.items():
-        markdown = markdown.replace(f"]({place}", f"]({page}")
-    return markdown
+    """Tables in place of their names; results, the README and trained policies where the site has them."""
+    return TABLE.sub(lambda found: make_table(found[1], *found[2].split()), with_places(markdown, "../"))
+
+
+def make_table(name: str, *words: str) -> str:
+    """The table that a line `{{ name words }}` stands for."""
+    sys.path[:0] = [path for path in (str(ROOT / "docs"), str(ROOT / "experiments")) if path not in sys.path]
+    import tables  # pyright: ignore[reportMissingImports]
+
+    from analysis.tables import TABLES
+
+    return {**TABLES, **tables.TABLES}[name](*words)

@@ -1,6 +1,7 @@
-"""Draws every figure of README and docs from the committed results and prints their tables.
+"""Draws every figure of README and docs from the committed results, or prints a table of them.
 
 python experiments/figures.py
+python experiments/figures.py --table runs pursuit
 
 `mamt figures` draws those of the paper from other runs.
 """
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import multiwalker, results, theory, time_to_return
-from analysis.tables import tables
+from analysis.tables import TABLES
 from mamt_jax.analysis import style
 from mamt_jax.analysis.catalogue import FIGURES, save_figures
 
@@ -31,11 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Draws and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=results.RESULTS, metavar="DIR", help="where (default experiments/results)")
-    parser.add_argument("--tables", action="store_true", help="print the tables, draw nothing")
+    names = f"print one of {', '.join(TABLES)} with its words, draw nothing"
+    parser.add_argument("--table", nargs="+", metavar="WORD", help=names)
     asked = parser.parse_args(arguments)
-    if not asked.tables:
-        draw_all(asked.out)
-    print("\n\n".join(tables()))
+    if not asked.table:
+        return draw_all(asked.out)
+    name, *words = asked.table
+    if name not in TABLES:
+        parser.error(f"there is no table {name}: give one of {', '.join(TABLES)}.")
+    print(TABLES[name](*words))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ TASKS: dict[str, Options] = {
     "pursuit": {"env": "pursuit", "evaluation_episodes": 20},
     "multiwalker": {"env": "multiwalker", "evaluation_episodes": 24},
 }
-SECONDS = {"rover_tower": 120, "spread": 60, "spread_n3": 90, "spread3_mix": 60, "pursuit": 300, "multiwalker": 400}
+SECONDS = {"rover_tower": 120, "spread": 60, "spread_n3": 90, "spread3_mix": 60, "pursuit": 150, "multiwalker": 200}
 """CPU seconds of a trial, those of compiling included."""
 STEPS_BETWEEN_EVALUATIONS = {"replay": 60_000, "rollout": 250_000}
 EPISODE_STEPS = {"pursuit": 500, "multiwalker": 500}
@@ -60,13 +60,14 @@ START: dict[str, Options] = {
 }
 _THREE = {"num_envs": 480, "update_interval": 4000, "gamma": 0.9}
 FIRST: dict[str, Options] = {
-    "pursuit": {"shared_reward": False},
+    "pursuit": {"shared_reward": False, "share_policy": True, "evaluation_policy": "sampled"},
     "multiwalker": {"reward_normalisation": "scale"},
     **dict.fromkeys(("spread_n3/mamd", "spread_n3/mamt", "spread3_mix/mamd", "spread3_mix/mamt", "spread3_mix/maddpg"), _THREE),
     **dict.fromkeys(("spread_n3/maac", "spread3_mix/maac"), _THREE | {"reward_scale": 10.0}),
     "spread_n3/maddpg": {"gamma": 0.9},
     "spread3_mix/mappo": {"share_policy": False},
-    "pursuit/mappo": {"num_envs": 64, "evaluation_policy": "sampled"},
+    "pursuit/mappo": {"num_envs": 64},
+    **dict.fromkeys(("pursuit/maac", "pursuit/mamd", "pursuit/mamt"), {"share_critic": True}),
     "multiwalker/mappo": {
         "num_envs": 512,
         "update_interval": 32_768,
@@ -98,6 +99,11 @@ def either(name: str, one: Any, two: Any) -> Axis:
     return lambda options: {name: two if options.get(name) == one else one}
 
 
+def switched(*names: str) -> Axis:
+    """Those switches the other way; they are off unless the first options say otherwise."""
+    return lambda options: {name: not options.get(name, False) for name in names}
+
+
 _RATES = ("policy_learning_rate", "critic_learning_rate")
 _SPEED = {"both rates x 2": scaled(2.0, *_RATES), "both rates / 2": scaled(0.5, *_RATES)}
 _REPLAY_AXES = _SPEED | {
@@ -105,7 +111,7 @@ _REPLAY_AXES = _SPEED | {
     "updates x 2": scaled(2, "num_updates"),
     "gamma 0.99 or 0.95": either("gamma", 0.99, 0.95),
 }
-_SHARED = {"shared networks": fixed(share_policy=True, share_critic=True)}
+_SHARED = {"shared or separate networks": switched("share_policy", "share_critic")}
 _ROLLOUT_AXES = _SPEED | {
     "environments x 4": scaled(4, "num_envs", "update_interval"),
     "lambda 0.95": fixed(gae_lambda=0.95),
@@ -116,7 +122,7 @@ AXES: dict[str, dict[str, Axis]] = {
     "maac": _REPLAY_AXES | _SHARED | {"reward scale 300": fixed(reward_scale=300.0)},
     "mamd": _REPLAY_AXES | _SHARED | {"epsilon 100": fixed(epsilon=100.0)},
     "mamt": _REPLAY_AXES | _SHARED | {"epsilon 100": fixed(epsilon=100.0)},
-    "maddpg": _REPLAY_AXES | {"shared networks": fixed(share_policy=True), "temperature 1": fixed(temperature=1.0)},
+    "maddpg": _REPLAY_AXES | {"shared or separate networks": switched("share_policy"), "temperature 1": fixed(temperature=1.0)},
     "mappo": _ROLLOUT_AXES | {"value clip 10": fixed(value_clip_eps=10.0)},
     "lola": _ROLLOUT_AXES | {"lookahead 0.01": fixed(lookahead=0.01)},
 }

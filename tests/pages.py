@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "mamt_jax" / "pretrained" / "README.md"]
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "mamt_jax" / "pretrained" / "README.md"]
 FILES = {"meeting": "own_environment.md", "independent_q": "own_algorithm.md"}
 """Name of a file -> the page whose only block of Python it is."""
 SETTING_UP = re.compile(r"^python3 -m venv .* && pip install [^&]+ && ")

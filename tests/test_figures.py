@@ -188,8 +188,7 @@ def test_figures_of_agents_and_pairs_are_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_committed_figures_are_drawn_and_tables_printed(tmp_path: Path, run_python: RunPython) -> None:
-    printed = run_python(ROOT / "experiments" / "figures.py", "--out", tmp_path, cwd=tmp_path).stdout
+def test_committed_figures_are_drawn(tmp_path: Path, run_python: RunPython) -> None:
+    run_python(ROOT / "experiments" / "figures.py", "--out", tmp_path, cwd=tmp_path)
     drawn = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.png")}
     assert drawn == {path.relative_to(RESULTS) for path in RESULTS.rglob("*.png")}
-    assert printed.count("| --- |") > 30

@@ -1,12 +1,13 @@
 """Multi-Walker beside the original: distributions of whole episodes, single steps, and endurance under random actions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.markdown import markdown
+from analysis.results import read_result
 
 QUANTITIES = ("length", "return", "displacement")
 SOLVERS = {"original": "-", "fast": ":"}
@@ -75,3 +76,11 @@ def endurance_table(content: dict[str, Any]) -> str:
         worst = (f"{found[name]['largest']:.3g}" for name in ("overlap", "speed", "spin"))
         rows.append((side, f"{found['steps']:,}", f"{found['not_finite']}", f"{found['overlap_over_0.1']:.2%}", *worst))
     return markdown(rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "multiwalker_episodes": lambda: episodes_table(read_result("multiwalker_statistics")["policies"]),
+    "multiwalker_steps": lambda: steps_table(read_result("multiwalker_parity")),
+    "multiwalker_endurance": lambda: endurance_table(read_result("multiwalker_parity")),
+}
+"""By name."""

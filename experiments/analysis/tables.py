@@ -16,7 +16,6 @@ from analysis.results import (
     RESULTS,
     VARIANTS,
     Shown,
-    committed_runs,
     final,
     length,
     mean_curve,
@@ -197,26 +196,38 @@ def ippo_table(benchmark: dict[str, Any]) -> str:
     return markdown(rows)
 
 
-def tables() -> list[str]:
-    """Every table of README and docs."""
-    references, updates = read_returns(), read_result("benchmark_updates")
-    return [
-        returns_table({name: ENVIRONMENTS[name].title for name in shown_environments()}, references, mean_and_deviation),
-        *(environment_table(RESULTS / name, ENVIRONMENTS[name], references[name]) for name in shown_environments()),
-        beside_original_table(),
-        returns_table({env: TITLES[env] for env in DILEMMA}, references, mean_and_seeds),
-        precision_table(),
-        reference_table(references),
-        speed_table(updates, read_result(GPU) if (RESULTS / f"{GPU}.json").exists() else None),
-        side_by_side_table(updates),
-        start_table(updates),
-        environment_speed_table(read_result("benchmark_environments")),
-        ippo_table(read_result("benchmark_jaxmarl_ippo")),
-        *time_to_return.tables(read_result("benchmark_time_to_return")),
-        *trials.tables(),
-        multiwalker.episodes_table(read_result("multiwalker_statistics")["policies"]),
-        multiwalker.steps_table(read_result("multiwalker_parity")),
-        multiwalker.endurance_table(read_result("multiwalker_parity")),
-        *theory.tables(read_result("theory"), committed_runs()),
-        *claims.tables(),
-    ]
+def _returns(titles: Mapping[str, str], show: Callable[[np.ndarray], str]) -> str:
+    return returns_table(titles, read_returns(), show)
+
+
+def _shown() -> dict[str, str]:
+    return {name: ENVIRONMENTS[name].title for name in shown_environments()}
+
+
+def _updates(show: Callable[[dict[str, Any]], str]) -> str:
+    return show(read_result("benchmark_updates"))
+
+
+def _gpu() -> dict[str, Any] | None:
+    return read_result(GPU) if (RESULTS / f"{GPU}.json").exists() else None
+
+
+TABLES: dict[str, Callable[..., str]] = {
+    "returns": lambda: _returns(_shown(), mean_and_deviation),
+    "runs": lambda env: environment_table(RESULTS / env, ENVIRONMENTS[env], read_returns()[env]),
+    "beside_original": beside_original_table,
+    "dilemma": lambda: _returns({env: TITLES[env] for env in DILEMMA}, mean_and_seeds),
+    "precision": precision_table,
+    "reference_policies": lambda: reference_table(read_returns()),
+    "update_speed": lambda: _updates(lambda found: speed_table(found, _gpu())),
+    "side_by_side": lambda: _updates(side_by_side_table),
+    "first_evaluation": lambda: _updates(start_table),
+    "environment_speed": lambda: environment_speed_table(read_result("benchmark_environments")),
+    "jaxmarl_ippo": lambda: ippo_table(read_result("benchmark_jaxmarl_ippo")),
+    **time_to_return.TABLES,
+    **trials.TABLES,
+    **multiwalker.TABLES,
+    **theory.TABLES,
+    **claims.TABLES,
+}
+"""By name; some take words, such as an environment. A line `{{ name words }}` of a page stands for one of them."""

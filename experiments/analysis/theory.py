@@ -1,6 +1,6 @@
 """What `experiments/theory.py` computed: Fig. 8, the theorems, and estimates of the joint divergence; figure and tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.markdown import markdown
+from analysis.results import committed_runs, read_result
 from mamt_jax.analysis import style
 from mamt_jax.analysis.runs import Run, curve, having
 from mamt_jax.analysis.statistics import Interval, bootstrap, interquartile_mean
@@ -99,11 +100,6 @@ def draw_errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.set(xlabel="coupling", ylabel="RMSE / mean joint KL", ylim=(0, None), title="error of estimates")
 
 
-def tables(content: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
-    """Theorems, estimates on tabular policies, and MAMT's own estimates in training."""
-    return [theorems_table(content), estimation_table(content["estimation"]["rows"]), training_table(runs)]
-
-
 def theorems_table(content: Mapping[str, Any]) -> str:
     """Quantiles of the ratios that Theorems 1 to 3 speak of."""
     quantities = [("KL of transition / KL of the others' policy", "random games", content["theorem_1"]["ratio"])]
@@ -146,3 +142,11 @@ def training_table(runs: Sequence[Run]) -> str:
         ]
         rows.append((run.task.title, *means, *alike))
     return markdown(rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "theorems": lambda: theorems_table(read_result("theory")),
+    "estimation": lambda: estimation_table(read_result("theory")["estimation"]["rows"]),
+    "estimates_in_training": lambda: training_table(committed_runs()),
+}
+"""By name."""

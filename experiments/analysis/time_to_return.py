@@ -1,6 +1,6 @@
 """Time to a return: the table and the figure of `experiments/benchmark/time_to_return.py`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from mamt_jax.analysis import style
 from mamt_jax.analysis.statistics import Interval, over_seeds
 from mamt_jax.training.references import Reference
 
+RESULT = "benchmark_time_to_return"
 FRACTIONS = (0.25, 0.5, 0.75, 0.9)
 """Of the way from the random policy's return to the scripted one's."""
 ORIGINAL_STEPS_PER_SECOND = 354_300 / (66 * 60)
@@ -44,19 +45,35 @@ def in_words(values: Sequence[float], unit: float = 1.0) -> str:
     return f"{np.mean(finite):.3g} ± {np.std(finite, ddof=1):.2g}"
 
 
-def tables(benchmark: Mapping[str, Any]) -> list[str]:
-    """Seconds, and thousands of environment steps, to each goal; the highest return, mean over seeds."""
+def table(benchmark: Mapping[str, Any], what: str, unit: float, name: str) -> str:
+    """Of each pair "seconds" or "env_steps", in `unit`, to each goal; the highest return, mean over seeds."""
     titles = [f"{100 * fraction:.0f} %" for fraction in FRACTIONS]
-    found = []
-    for what, unit, name in (("seconds", 1.0, "seconds"), ("env_steps", 1000.0, "thousands of steps")):
-        rows: list[Sequence[str]] = [(f"{name} to", "", *titles, "highest return", "cores")]
-        for pair, seeds in benchmark["curves"].items():
-            task, algo = pair.split("/")
-            cells = [in_words(reached(seeds, what, goal), unit) for goal in goals(task)]
-            highest = np.mean([max(curve["return"]) for curve in seeds.values()])
-            rows.append((TITLES[task], algo, *cells, f"{highest:.3g}", str(benchmark["machines"][pair]["cpu_cores"])))
-        found.append(markdown(rows))
-    return found
+    rows: list[Sequence[str]] = [(f"{name} to", "", *titles, "highest return", "cores")]
+    for pair, seeds in benchmark["curves"].items():
+        task, algo = pair.split("/")
+        cells = [in_words(reached(seeds, what, goal), unit) for goal in goals(task)]
+        highest = np.mean([max(curve["return"]) for curve in seeds.values()])
+        rows.append((TITLES[task], algo, *cells, f"{highest:.3g}", str(benchmark["machines"][pair]["cpu_cores"])))
+    return markdown(rows)
+
+
+def final_table(benchmark: Mapping[str, Any]) -> str:
+    """Greedy return over the last fifth of default training by algorithm and task, and its length in minutes."""
+    tasks, algorithms = ([*dict.fromkeys(pair.split("/")[part] for pair in benchmark["curves"])] for part in (0, 1))
+    references = read_returns()
+    bounds = {task: [f"{references[task][name]['return']:.3g}" for name in ("random", "scripted")] for task in tasks}
+    rows: list[Sequence[str]] = [("", *(f"{TITLES[task]} ({' to '.join(bounds[task])})" for task in tasks))]
+    for algo in algorithms:
+        found = [benchmark["curves"].get(f"{task}/{algo}") for task in tasks]
+        rows.append((f"`{algo}`", *("" if seeds is None else at_the_end(seeds) for seeds in found)))
+    return markdown(rows)
+
+
+def at_the_end(seeds: Seeds) -> str:
+    """Mean and deviation over seeds of the return in the last fifth of training, and the minutes that training took."""
+    returns = [np.mean(curve["return"][-max(1, len(curve["return"]) // 5) :]) for curve in seeds.values()]
+    minutes = np.mean([curve["seconds"][-1] for curve in seeds.values()]) / 60
+    return f"{np.mean(returns):.3g} ± {np.std(returns, ddof=1):.1g}, {minutes:.1f} min"
 
 
 def mean_curve(seeds: Seeds) -> tuple[np.ndarray, Interval]:
@@ -97,3 +114,11 @@ def draw(benchmark: Mapping[str, Any]) -> Figure:
         each.set_ylabel("greedy return")
     style.legend(figure, axes)
     return figure
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "seconds_to_return": lambda: table(read_result(RESULT), "seconds", 1.0, "seconds"),
+    "default_training": lambda: final_table(read_result(RESULT)),
+    "steps_to_return": lambda: table(read_result(RESULT), "env_steps", 1000.0, "thousands of steps"),
+}
+"""By name."""

@@ -1,6 +1,6 @@
 """The table of trials behind the defaults."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +73,11 @@ def critic_table() -> str:
     return markdown(rows)
 
 
-def tables() -> list[str]:
-    """Of those that learn from replay, of those that learn from rollouts, of MAMT by rows, of MAAC's critics and variants."""
-    return [
-        table(("maac", "mamd", "mamt", "maddpg")),
-        table(("mappo", "lola")),
-        rows_table(),
-        critic_table(),
-        differences_table(),
-        three_agents_table(),
-    ]
+TABLES: dict[str, Callable[..., str]] = {
+    "trials": lambda *algorithms: table(algorithms),
+    "rows": rows_table,
+    "critic_error": critic_table,
+    "differences": differences_table,
+    "three_agents": three_agents_table,
+}
+"""By name."""
