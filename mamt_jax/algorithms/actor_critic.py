@@ -328,7 +328,7 @@ def algorithm(
     """
     if spec.num_agents < 2:
         raise ValueError(
-            f"attention critics attend to other agents, so they need 2 agents or more, not {spec.num_agents}: use mappo or maddpg"
+            f"attention critics attend to other agents, so they need 2 agents or more, not {spec.num_agents}: use mappo"
         )
     return Algorithm(
         config=config,
