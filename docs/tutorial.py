@@ -13,13 +13,11 @@
 # %% [markdown]
 # # Tutorial
 #
-# An environment, a training run, what it has learnt, and one equation. Two minutes on two cores; this page is a
-# notebook, run from top to bottom whenever the documentation is built.
+# This notebook steps an environment, trains two seeds of MA-PPO on it, plays what they have learnt, and evaluates
+# one equation of the paper. It takes two minutes on two CPU cores. It runs from top to bottom whenever the
+# documentation is built. The button at the top downloads it, and Jupyter and Colab open it.
 
 # %%
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -34,8 +32,8 @@ from envs_jax.rendering import frames
 # %% [markdown]
 # ## An environment is two functions
 #
-# `reset` and `step` are pure: a state goes in, a state comes out, and chance is a key. Arrays have an agent
-# axis; there are no dictionaries.
+# `reset` and `step` are pure: they receive a state and return the next one. Randomness is a key. Arrays have an
+# agent axis. There are no dictionaries.
 
 # %%
 env = envs_jax.make("spread")
@@ -48,15 +46,14 @@ print("reward       ", timestep.reward)
 print("truncated    ", timestep.truncated, " terminated", timestep.terminated)
 
 # %% [markdown]
-# Being pure, a thousand of them are one `vmap` away.
+# `vmap` makes a thousand environments of one.
 
 # %%
 states, timesteps = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 1000))
 print(timesteps.observation.shape)
 
 # %% [markdown]
-# Policies to compare with come with every environment: random, doing nothing, and a scripted one that sees the
-# state.
+# Every environment has reference policies: random, do-nothing, and a scripted one that sees the state.
 
 # %%
 for name, reference in envs_jax.reference_policies(env).items():
@@ -64,60 +61,43 @@ for name, reference in envs_jax.reference_policies(env).items():
     print(f"{name:12} {result['return']:7.2f} ± {result['return_std_error']:.2f}")
 
 # %% [markdown]
-# ## A training run is one command
+# ## Train
 #
-# MA-PPO with two seeds, which train side by side in one compiled program. The folder it leaves holds
-# everything.
+# Two seeds of MA-PPO train side by side in one compiled program. The folder holds everything that they leave.
 
 # %%
 folder = Path(tempfile.mkdtemp()) / "spread_mappo"
-options = "--env spread --algo mappo --gamma 0.95 --hidden-size 64 --seeds 2 --episodes 8000 --evaluation-interval 1000"
-command = [sys.executable, "-m", "mamt_jax", "train", *options.split(), "--out", folder]
-subprocess.run(command, check=True, capture_output=True)
+run = mamt_jax.train("spread", "mappo", seeds=2, episodes=8_000, evaluation_interval=1_000, out=folder)
 print(*sorted(path.name for path in folder.iterdir()), sep="\n")
 
 # %% [markdown]
-# `metrics.jsonl` has an object for every evaluation and run.
+# `run.metrics()` returns one dict for every evaluation and run. `run.plot()` draws the learning curve.
 
 # %%
-rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
-for run, style in enumerate(("-", "--")):
-    points = [(row["episodes"], row["eval_return"]) for row in rows if row["run"] == run]
-    episodes, returns = zip(*points, strict=True)
-    axes.plot(episodes, returns, style, color="C0", label=f"seed {run}")
+for number, style in enumerate(("-", "--")):
+    rows = [row for row in run.metrics() if row["run"] == number]
+    axes.plot(
+        *zip(*[(row["episodes"], row["eval_return"]) for row in rows], strict=True), style, color="C0", label=f"seed {number}"
+    )
 axes.set(xlabel="episodes", ylabel="greedy return per agent and episode")
 axes.legend()
 
 # %% [markdown]
-# ## What it has learnt
+# ## Play
 #
-# A function from observations to actions. It needs neither the environment nor the algorithm.
+# A policy is a function from observations to actions. It needs neither the environment nor the algorithm.
+# `envs_jax.rollout` plays with it, and can be jitted and vmapped.
 
 # %%
-policy = mamt_jax.load_policy(folder)
+policy = run.policy("best")
+result = mamt_jax.evaluate(policy, env, jax.random.key(7), episodes=500)
+print(f"return over 500 episodes: {result['return']:.2f} ± {result['return_se']:.2f}")
 
-
-def play(key: jax.Array) -> tuple:
-    """States of one episode, and the return of every agent."""
-    reset_key, steps_key = jax.random.split(key)
-    state, timestep = env.reset(reset_key)
-
-    def step(carry: tuple, key: jax.Array) -> tuple:
-        state, observation = carry
-        state, timestep = env.step(key, state, policy(observation))
-        return (state, timestep.observation), (state, timestep.reward)
-
-    keys = jax.random.split(steps_key, env.spec.episode_limit)
-    _, (states, reward) = jax.lax.scan(step, (state, timestep.observation), keys)
-    return states, reward.sum(0)
-
-
-states, returns = jax.vmap(play)(jax.random.split(jax.random.key(7), 500))
-print("return of each agent over 500 episodes:", returns.mean(0))
+states, timesteps = envs_jax.rollout(env, lambda observation, key: policy(observation), jax.random.key(7), num_steps=25)
 
 # %%
-pictures = frames(env, jax.tree.map(lambda x: x[0], states), size=240)
+pictures = frames(env, states, size=240)
 figure, panels = plt.subplots(1, 4, figsize=(10, 2.6), layout="constrained")
 for axes, moment in zip(panels, (0, 6, 12, 24), strict=True):
     axes.imshow(pictures[moment])
@@ -127,9 +107,9 @@ for axes, moment in zip(panels, (0, 6, 12, 24), strict=True):
 # %% [markdown]
 # ## One equation, one function
 #
-# What tells MAMD from MAAC is the regulariser of the policy gradient (Eq. 10): how much likelier an action has
-# become than under the old policy, over the size of the agent's trust region. A small trust region makes the
-# same change expensive.
+# MAMD differs from MAAC in the regulariser of the policy gradient (Eq. 10): the log-ratio of an action's
+# probabilities under the new and the old policy, divided by the size of the agent's trust region. In a small trust
+# region the same change costs more.
 
 # %%
 from mamt_jax.losses.actor import trust_region_penalty  # noqa: E402
@@ -141,5 +121,5 @@ for epsilon in (0.1, 1.0, 10.0):
     print(f"epsilon {epsilon:5.1f}   penalty of every action {penalty}")
 
 # %% [markdown]
-# MAMT learns epsilon, one an agent. From here: your own environment and your own algorithm on the front page,
-# and [Many runs](many_runs.md) for sweeps.
+# MAMT learns one epsilon per agent. Continue with [Your own environment](own_environment.md), [Your own
+# algorithm](own_algorithm.md) or [Many runs](many_runs.md).

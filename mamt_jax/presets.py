@@ -155,7 +155,7 @@ TUNED: dict[str, dict[str, Preset]] = {
         "maac": Preset(_WALKERS | UNTUNED.options),
         "mamd": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
         "mamt": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
-        "mappo": Preset(_WALKERS_MAPPO | _length(12_000, 12, 24)),
+        "mappo": Preset(_WALKERS_MAPPO | {"lr_decay_updates": 366} | _length(24_000, 24, 24)),
     },
 }
 """By task and algorithm."""
