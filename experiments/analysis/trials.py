@@ -28,6 +28,17 @@ def scores(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{each} (rejected)" if "rejected" in trial else each for each, trial in zip(shown, trials, strict=True)]
 
 
+def seconds_table() -> str:
+    """CPU seconds of a trial by task."""
+    rows: list[Sequence[str]] = [("task", "algorithms", "CPU seconds")]
+    for task in tuning.TASKS:
+        found: dict[int, list[str]] = {}
+        for pair in (pair for pair in tuning.pairs() if pair.startswith(f"{task}/") and tuning.read_trials(pair)):
+            found.setdefault(read_result(f"trials/{pair}")["cpu_seconds"], []).append(pair.rpartition("/")[2])
+        rows += [(task, ", ".join(algorithms), str(seconds)) for seconds, algorithms in found.items()]
+    return markdown(rows)
+
+
 def ends_table(title: str, folders: Mapping[str, Path]) -> str:
     """What runs of several seeds earn in the end, and in which time, by the name in the first column."""
     rows: list[Sequence[str]] = [(title, "greedy return, last fifth of training", "minutes")]
@@ -75,6 +86,7 @@ def critic_table() -> str:
 
 TABLES: dict[str, Callable[..., str]] = {
     "trials": lambda *algorithms: table(algorithms),
+    "trial_seconds": seconds_table,
     "rows": rows_table,
     "critic_error": critic_table,
     "differences": differences_table,
