@@ -17,10 +17,10 @@ from mamt_jax.training import launch
 from mamt_jax.training.console import plain_console
 from mamt_jax.training.experiment import Algo, Env, Experiment, build
 from mamt_jax.training.initial import Source
+from mamt_jax.training.learning_curve import plot_learning_curve
 from mamt_jax.training.loggers import check_logger
 from mamt_jax.training.loop import ENDED
 from mamt_jax.training.merge import read_experiment
-from mamt_jax.training.metrics import plot_learning_curve
 from mamt_jax.training.policies import Policy, Which, load_policy, make_policy, pretrained_folder
 from mamt_jax.training.run_folder import METRICS, folder_name, read_config, read_rows
 from mamt_jax.training.session import Callback

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from envs_jax.environment import Environment
 from mamt_jax.cli import train as run
-from mamt_jax.training import loop, metrics
+from mamt_jax.training import learning_curve, loop
 from mamt_jax.training import vectorized as runs_module
 from mamt_jax.training.checkpoint import latest_checkpoint
 from mamt_jax.training.config import TrainingConfig, make_schedule, validate
@@ -397,10 +397,10 @@ def test_an_evaluation_before_any_further_episode_has_ended_takes_the_place_of_t
         for step, points in ((0, [(0, 1.0), (0, 1.0)]), (9, [(4, 2.0), (5, 2.0)]), (10, [(4, 9.0), (6, 5.0)]))
         for run, (episodes, value) in enumerate(points)
     ]
-    first, second = (metrics._curve(rows, run) for run in range(2))
+    first, second = (learning_curve.read_curve(rows, run) for run in range(2))
     np.testing.assert_array_equal(first.points, [[0, 4], [1, 9]])
     np.testing.assert_array_equal(second.points, [[0, 5, 6], [1, 2, 5]])
-    np.testing.assert_array_equal(metrics._mean([first, second]), [[0, 5], [1, 7]])
+    np.testing.assert_array_equal(learning_curve.mean_curve([first, second]), [[0, 5], [1, 7]])
 
 
 def test_an_experiment_survives_json():

@@ -10,7 +10,7 @@ from typing import Any
 from mamt_jax.training.best import merge_best
 from mamt_jax.training.checkpoint import CheckpointError, iterations_of, latest_checkpoint, merge_checkpoints
 from mamt_jax.training.experiment import Experiment, experiment_from_json, experiment_to_json
-from mamt_jax.training.metrics import plot_learning_curve
+from mamt_jax.training.learning_curve import plot_learning_curve
 from mamt_jax.training.run_folder import (
     BEST,
     CHECKPOINTS,

@@ -18,9 +18,9 @@ from mamt_jax.training.experiment import Built, Experiment
 from mamt_jax.training.extension import record_length
 from mamt_jax.training.host_training import Played, make_host_runs, make_rollout
 from mamt_jax.training.initial import Parameters
+from mamt_jax.training.learning_curve import plot_learning_curve
 from mamt_jax.training.loggers import Logger
 from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
-from mamt_jax.training.metrics import plot_learning_curve
 from mamt_jax.training.nan_guard import HaltedAt, stack_halts
 from mamt_jax.training.policies import Policy
 from mamt_jax.training.references import Reference
