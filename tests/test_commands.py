@@ -81,6 +81,7 @@ TELLING = (
     "--resume",
     "--help",
     "--launcher",
+    "--sampler",
     "--merge",
     "--distributed",
 )
@@ -164,7 +165,13 @@ def with_budget(words: list[str]) -> list[str]:
     script, arguments = script_of(words), words[2:]
     if {"--resume", "--help", "--merge", "--absolute"} & set(arguments):
         return arguments
-    return [*arguments, *SHORT.get(script, []), *(IN_PROCESSES if any("pettingzoo/" in word for word in arguments) else [])]
+    searched = ["--trials", "3"] if "--sampler" in arguments else []
+    return [
+        *arguments,
+        *SHORT.get(script, []),
+        *searched,
+        *(IN_PROCESSES if any("pettingzoo/" in word for word in arguments) else []),
+    ]
 
 
 def likeness(words: list[str]) -> frozenset[tuple[str, ...]]:

@@ -74,7 +74,8 @@ def functions(file: str) -> list[ast.FunctionDef]:
 
 @functools.cache
 def imports(file: str) -> list[Import]:
-    inside = {id(node) for function in functions(file) for node in ast.walk(function)}
+    unrun = [node for node in ast.walk(tree(file)) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    inside = {id(node) for part in (*functions(file), *unrun) for node in ast.walk(part)}
     return [Import(name, id(node) in inside) for node in ast.walk(tree(file)) for name in imported_names(node)]
 
 

@@ -8,7 +8,7 @@ from mamt_jax.cli.early_exit import exit_while_importing
 
 COMMANDS = {
     "train": "train agents in an environment",
-    "sweep": "train every combination of environments, algorithms, seeds and options",
+    "sweep": "train every combination of environments, algorithms, seeds and options, or search among them",
     "evaluate": "play a trained policy: its return, a film, an export for plain JAX",
     "compare": "put runs side by side, in a table and a plot",
     "figures": "draw the paper's figures from runs",

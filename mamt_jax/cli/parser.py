@@ -8,7 +8,7 @@ import argparse
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
@@ -56,10 +56,15 @@ def _renamed(part: Sequence[str]) -> Sequence[str]:
         return part
     name, factor = RENAMED[old]
     with suppress(ValueError):
-        part = [part[0], *(value if factor is None else repr(float(value) * factor) for value in part[1:])]
+        part = [part[0], *(value if factor is None else scaled(value, factor) for value in part[1:])]
     new = [f"--{name.replace('_', '-')}", *part[1:]]
     print(f"warning: --{old.replace('_', '-')} will be removed in the next release: give {' '.join(new)}", file=sys.stderr)
     return new
+
+
+def scaled(value: str, factor: float) -> str:
+    """A number or a range LOW..HIGH, multiplied; raises ValueError for anything else."""
+    return "..".join(repr(float(end) * factor) for end in value.split(".."))
 
 
 def add_options(parser: argparse.ArgumentParser, title: str, options: Mapping[str, Option]) -> None:
@@ -94,3 +99,10 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str
     name = unknown[0].split("=")[0]
     known = [text for action in parser._actions for text in action.option_strings if text.startswith("--")]
     raise OptionError(f"there is no option {name}{nearest(name, known)}: --help lists all.")
+
+
+def require_known(names: Iterable[str], known: Collection[str]) -> None:
+    """Raises OptionError that proposes the nearest option for a name of `mamt sweep` that is none."""
+    for name in names:
+        if name not in known:
+            raise OptionError(f"there is no option --{name} here{nearest(name, known)}: mamt train --help lists all of a pair.")

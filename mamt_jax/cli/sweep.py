@@ -4,6 +4,8 @@ All options of `mamt train`, each with as many values as you like. Runs that dif
 algorithm are trained side by side, as one group. All else makes groups of their own, one after another or, with
 `--launcher ray`, wherever a Ray cluster has room. The same command again resumes what was stopped. With more values it trains
 those that are missing.
+
+With `--sampler random` or `tpe` Optuna chooses `--trials` combinations instead. An option may then be a range LOW..HIGH.
 """
 
 import dataclasses
@@ -17,11 +19,11 @@ from typing import NamedTuple
 import numpy as np
 from rich.table import Column, Table
 
-from envs_jax.validation import nearest
 from mamt_jax.cli import train
 from mamt_jax.cli.compilation_cache import use_compilation_cache
 from mamt_jax.cli.launchers import LAUNCHERS, Task
-from mamt_jax.cli.parser import Parser, dashed
+from mamt_jax.cli.parser import Parser, dashed, require_known
+from mamt_jax.cli.search import SAMPLERS, check_asked, run_search
 from mamt_jax.options import OptionError
 from mamt_jax.training.console import plain_console
 from mamt_jax.training.experiment import Experiment
@@ -53,7 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             merge_into(out, [Path(folder) for folder in own.merge])
             console.print(f"Merged: {out}")
             return 0
-        groups = make_groups(read_axes(rest), out)
+        axes = read_axes(rest)
+        check_asked(own, axes)
+        if own.sampler in SAMPLERS:
+            return run_search(axes, own, LAUNCHERS[own.launcher], console)
+        groups = make_groups(axes, out)
         with hold_folder(out, make=True):
             tasks = [task for group in groups for task in open_tasks(group, own.runs_per_task)]
             console.print(f"{len(groups)} groups, {len(tasks)} tasks to do, in {out}")
@@ -86,6 +92,12 @@ def own_parser() -> Parser:
         help="folder of the sweep; with --launcher ray one that all machines see",
     )
     parser.add_argument("--launcher", choices=tuple(LAUNCHERS), default="local", help="where to train (default local)")
+    samplers = "train every combination, or search at random or by Optuna's TPE (default grid)"
+    parser.add_argument("--sampler", choices=("grid", *SAMPLERS), default="grid", help=samplers)
+    number = train.positive(train.MAX_RUNS)
+    parser.add_argument("--trials", type=number, metavar="INT", help="combinations in all that a search trains")
+    at_once = "trials that a search trains at once (default 1 for tpe, all for random)"
+    parser.add_argument("--batch", type=number, metavar="INT", help=at_once)
     per_task = "runs of a group that one task trains (default all)"
     parser.add_argument("--runs-per-task", type=train.positive(train.MAX_RUNS), metavar="INT", help=per_task)
     parser.add_argument("--cpus", type=float, default=1.0, help="CPU cores that Ray reserves for a task (default 1)")
@@ -124,9 +136,7 @@ def make_groups(axes: Mapping[str, list[str]], out: Path) -> list[Group]:
     pairs = list(itertools.product(axes.get("env", [train.DEFAULT_ENV]), axes.get("algo", [train.DEFAULT_ALGO])))
     options = {pair: options_of(*pair, axes) for pair in pairs}
     known = {name for each in options.values() for name in each} | {"env", "algo", *APPLY_TO_ALL}
-    for name in axes:
-        if name not in known:
-            raise OptionError(f"there is no option --{name} here{nearest(name, known)}: mamt train --help lists all of a pair.")
+    require_known(axes, known)
     return [group for pair in pairs for group in groups_of_pair(*pair, axes, options[pair], out)]
 
 
