@@ -50,7 +50,7 @@ def option_rows(options: Iterable[Option]) -> str:
     """An option per row."""
     rows: list[Sequence[str]] = [("option", "value", "default", "meaning")]
     for option in options:
-        kind, default = kind_in_words(option).strip("{}").replace(",", ", "), default_in_words(option)
+        kind, default = kind_in_words(option).strip("{}").replace(",", ", ").replace(" | ", " or "), default_in_words(option)
         rows.append((f"`--{option.name.replace('_', '-')}`", kind, f"`{default}`", " ".join(option.help.split())))
     return markdown(rows)
 

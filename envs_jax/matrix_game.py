@@ -95,7 +95,7 @@ def matrix_game(game: Game = "prisoners_dilemma", episode_limit: int = 25) -> En
     The metric `first_action` is the share of players that chose action 0. The scripted policy plays tit for tat.
 
     Args:
-        game: which.
+        game: the payoffs.
         episode_limit: rounds in an episode.
 
     Raises:

@@ -344,14 +344,14 @@ def pursuit(
         x_size: width of the map in cells.
         y_size: height of the map in cells.
         episode_limit: steps before truncation.
-        shared_reward: whether all pursuers get the mean of their rewards.
+        shared_reward: whether all pursuers receive the mean of their rewards; else each receives its own.
         observation_range: width of what a pursuer sees, in cells; of an even one the last row and column stay empty.
         num_catch: pursuers on an evader's cell that catch it, where `surround` is False.
         freeze_evaders: whether evaders stay where they are.
-        tag_reward: reward for each evader beside a pursuer, a step.
-        catch_reward: reward for having a part in a catch.
+        tag_reward: reward per step for each evader beside a pursuer.
+        catch_reward: reward of each pursuer that takes part in a catch.
         urgency_reward: reward of every step.
-        surround: whether all free sides of an evader must be held to catch it.
+        surround: whether pursuers must hold all free sides of an evader to catch it.
         constraint_window: share of the map's width and height in which a random window holds everybody at the start.
 
     Raises:

@@ -106,7 +106,7 @@ def train(
         algo: an algorithm, likewise.
         out: folder of the results, absent or empty; by default runs/ENV-ALGO-TIME.
         seeds: how many runs, each with a seed of its own.
-        preset: "tuned", what measured best, or "paper", Table 1 and 50,000 episodes. `options` come first.
+        preset: "tuned", the settings that measured best, or "paper", Table 1 and 50,000 episodes. `options` override it.
         init_from: folder of runs, or "pretrained/ENV/ALGO", whose parameters these begin from.
         log: "tensorboard", "wandb": where metrics go besides.
         callback: called after every evaluation as `callback(rows, policy)`. `rows` are the new rows of metrics.jsonl, one for
@@ -257,4 +257,4 @@ def _experiment(
 def _stop(number: int | None, folder: Path) -> None:
     """Raises KeyboardInterrupt if a signal of that number stopped training."""
     if number is not None and number != ENDED:
-        raise KeyboardInterrupt(f"Stopped by signal {number}. Go on with: mamt_jax.resume({str(folder)!r})")
+        raise KeyboardInterrupt(f"Stopped by signal {number}. Continue with: mamt_jax.resume({str(folder)!r})")

@@ -6,7 +6,7 @@ Algorithms' own defaults are those of the paper's Table 1. `TUNED` holds what ex
 from typing import Any, NamedTuple
 
 PRESETS = {
-    "tuned": "what measured best for the task, where that was measured; else Table 1 and 3,000 episodes",
+    "tuned": "the settings that measured best for the task; Table 1 and 3,000 episodes for tasks that were not tuned",
     "paper": "the paper's Table 1 and 50,000 episodes",
 }
 """What each is; the first one is the default."""

@@ -109,7 +109,7 @@ def test_a_new_folder_goes_unless_something_was_trained(tmp_path: Path):
     fail(tmp_path / "trained", CONFIG, f"{CHECKPOINTS}/iteration_000000000.npz")
     assert sorted(path.name for path in (tmp_path / "trained").iterdir()) == [CHECKPOINTS, CONFIG, METRICS]
     with (
-        pytest.raises(FolderError, match="is not empty: go on with its run by --resume"),
+        pytest.raises(FolderError, match="is not empty: continue its run with --resume"),
         hold_new_folder(tmp_path / "trained"),
     ):
         pass

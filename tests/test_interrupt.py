@@ -90,4 +90,4 @@ def test_processes_that_share_runs_all_write_their_checkpoints(tmp_path: Path):
         outputs = [process.communicate(timeout=100)[0] for process in (first, second)]
     assert [first.returncode, second.returncode] == [143, 143], outputs
     assert list(folder.glob("parts/001/checkpoints/iteration_*.npz"))
-    assert "Stopped. Go on with" in outputs[1] and not (folder / ".lock").exists()
+    assert "Stopped. Continue with" in outputs[1] and not (folder / ".lock").exists()

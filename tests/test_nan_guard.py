@@ -79,7 +79,7 @@ def test_one_run_breaks_and_the_others_do_not_notice(tmp_path: Path):
     console = Console(file=io.StringIO(), soft_wrap=True)
     assert train.resume(halted, console) is None
     assert printed(console).count(SENTENCE) == 1
-    assert f"It is now {newest.stem}.unusable; going on from iteration_" in printed(console)
+    assert f"It is now {newest.stem}.unusable; continuing from iteration_" in printed(console)
     jax.tree.map(np.testing.assert_array_equal, last_state(halted), found)
     assert rows_of(halted, 1) == before + after
 

@@ -105,7 +105,7 @@ def test_compiled_programs_are_kept_where_told(named: str, kept: bool, tmp_path:
 def test_a_folder_in_use_is_left_alone(folder: Path, tmp_path: Path, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert run.main([*PROBE, "--out", str(folder)]) == 2
-    assert f"exists and is not empty: go on with its run by --resume {folder}, or give another" in capsys.readouterr().err
+    assert f"exists and is not empty: continue its run with --resume {folder}, or give another" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     (tmp_path / "file").write_text("mine")
     assert run.main([*PROBE, "--out", str(tmp_path / "file" / "below")]) == 2

@@ -326,7 +326,7 @@ def multiwalker(
       left, or it arrives; truncated after `episode_limit` steps.
     - state: `MultiWalkerState`. Noise: standard normal (n, 7), of the last seven observations.
 
-    What the original does differently, unless asked for here:
+    What the original does differently, unless an option says otherwise:
 
     - its time limit looks like a termination; here it truncates, always.
     - a fallen walker pays `fall_reward` and `terminate_reward` again in every later step where falls do not end the episode;
@@ -343,16 +343,16 @@ def multiwalker(
         episode_limit: steps before truncation.
         position_noise: standard deviation of the noise of observed positions.
         angle_noise: standard deviation of the noise of the package's observed angle.
-        forward_reward: reward for the package's way forward.
+        forward_reward: weight of the package's way forward in the reward.
         terminate_reward: reward of each walker for ending the episode by a fall.
         fall_reward: reward of a walker for falling.
-        shared_reward: whether all walkers get the mean of their rewards.
+        shared_reward: whether all walkers receive the mean of their rewards.
         terminate_on_fall: whether one walker's fall ends the episode for all.
         remove_on_fall: whether a fallen walker is taken away where its fall does not end the episode.
         terrain_length: length of the ground in steps of 0.47 m.
         push: force on every hull in the first step, in newtons; None for each its own, uniform from -5 to 5.
         same_push: whether all walkers of an episode get the same push.
-        falls_pay_again: whether a fall is paid for in every later step, too.
+        falls_pay_again: whether a fall is penalized in every later step, too.
         contact_events: whether the feet's flags follow beginnings and ends of contacts.
         solver: "fast", or "original": by the impulses, the order and the counts of Box2D, which ends nearly every step where
             the original does and takes several times as long.

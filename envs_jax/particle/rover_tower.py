@@ -159,7 +159,10 @@ def rover_tower(episode_limit: int = 25) -> Environment:
     - termination: never; truncated after `episode_limit` steps.
     - state: `RoverTowerState`.
 
-    The metric `rovers_on_goal` is the share of rovers that get the bonus.
+    The metric `rovers_on_goal` is the share of rovers that receive the bonus.
+
+    Args:
+        episode_limit: steps before truncation.
 
     Raises:
         ValueError: if `episode_limit` is not a positive integer.

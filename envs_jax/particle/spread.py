@@ -231,11 +231,11 @@ def spread(
     many others each touches.
 
     Args:
-        num_agents: agents, and landmarks, n.
+        num_agents: number of agents and of landmarks, n.
         local_ratio: weight of the collision part of the reward, 0 to 1.
         episode_limit: steps before truncation.
         position_first: move by the old velocity, as mpe2 does; False for the original MPE's order, the new velocity.
-        continuous_actions: whether actions are vectors.
+        continuous_actions: whether actions are vectors of five numbers.
 
     Raises:
         ValueError: if an option has a value that is not allowed.

@@ -111,9 +111,11 @@ def make_parser() -> Parser:
     """The options of the command."""
     parser = Parser("mamt compare", "FOLDER... [options]", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of runs of `mamt train` or `mamt sweep`")
-    parser.add_argument("--metric", default="eval_return", help="what the plot shows (default eval_return)")
-    parser.add_argument("--against", choices=AGAINST, default=AGAINST[0], help=f"its other axis (default {AGAINST[0]})")
-    parser.add_argument("--plot", type=Path, default=Path("runs/comparison.png"), help="its file (default runs/comparison.png)")
+    parser.add_argument("--metric", default="eval_return", help="metric of the plot (default eval_return)")
+    parser.add_argument("--against", choices=AGAINST, default=AGAINST[0], help=f"x axis of the plot (default {AGAINST[0]})")
+    parser.add_argument(
+        "--plot", type=Path, default=Path("runs/comparison.png"), help="file of the plot (default runs/comparison.png)"
+    )
     return parser
 
 

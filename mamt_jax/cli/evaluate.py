@@ -123,18 +123,18 @@ def make_parser() -> Parser:
     parser = Parser("mamt evaluate", "[FOLDER] [options]", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="folder of a run of `mamt train`")
     parser.add_argument("--pretrained", metavar="ENV/ALGO", help="instead of a folder, one of mamt_jax/pretrained")
-    parser.add_argument("--run", type=int, default=0, help="which of its runs (default 0)")
-    parser.add_argument("--policy", choices=get_args(Which), help="which of its policies (default latest)")
+    parser.add_argument("--run", type=int, default=0, help="number of the run (default 0)")
+    parser.add_argument("--policy", choices=get_args(Which), help="which policy of the run (default latest)")
     many = f"the absolute metric of all its runs: best policies, {ABSOLUTE} times the episodes of an evaluation in training"
     parser.add_argument("--absolute", action="store_true", help=many)
     parser.add_argument("--episodes", type=int, help=f"episodes to play for the return (default {EPISODES})")
-    parser.add_argument("--seed", type=int, default=0, help="of starts, noise and sampled actions (default 0)")
-    sample = "whether actions are sampled or the most likely (default: as the best policy was found)"
+    parser.add_argument("--seed", type=int, default=0, help="seed of starts, noise and sampled actions (default 0)")
+    sample = "sample actions, or take the most likely ones (default: as in the evaluations of training)"
     parser.add_argument("--sample", action=argparse.BooleanOptionalAction, help=sample)
-    parser.add_argument("--original", action="store_true", help="play in the environment that ours copies, too")
+    parser.add_argument("--original", action="store_true", help="also play in the original environment")
     parser.add_argument("--gif", type=Path, help="film of one episode to write, a .gif or .mp4")
-    parser.add_argument("--views", action="store_true", help="show in the film what agents see, where an environment can")
-    parser.add_argument("--fps", type=float, help="frames of the film per second (default: what suits the environment)")
+    parser.add_argument("--views", action="store_true", help="show in the film what agents see, if the environment can")
+    parser.add_argument("--fps", type=float, help="frames per second of the film (default: the environment's own)")
     parser.add_argument("--size", type=int, help=f"longer side of the film in pixels (default {SIZE})")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the policy as StableHLO, for plain JAX")
     return parser

@@ -16,11 +16,13 @@ from mamt_jax.training.run_folder import FolderError
 def make_parser() -> Parser:
     """The options of `mamt figures`."""
     parser = Parser("mamt figures", "--runs DIR [DIR ...] [options]", description=__doc__)
-    parser.add_argument("--runs", type=Path, nargs="+", metavar="DIR", help="the folders of runs that are drawn")
-    parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="their folder (default figures)")
+    parser.add_argument("--runs", type=Path, nargs="+", metavar="DIR", help="folders of the runs")
+    parser.add_argument(
+        "--out", type=Path, default=Path("figures"), metavar="DIR", help="folder of the figures (default figures)"
+    )
     names = ", ".join(FIGURES)
     parser.add_argument("--figure", nargs="+", choices=FIGURES, default=[*FIGURES], metavar="NAME", help=f"some of {names}")
-    parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="their file format (default png)")
+    parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="file format (default png)")
     parser.add_argument("--marl-eval", type=Path, metavar="FILE", help="write the returns of the runs as JSON for marl-eval")
     return parser
 

@@ -103,7 +103,7 @@ def own_parser() -> Parser:
     parser.add_argument("--cpus", type=float, default=1.0, help="CPU cores that Ray reserves for a task (default 1)")
     parser.add_argument("--gpus", type=float, default=0.0, help="GPUs that Ray reserves for a task (default 0)")
     train.add_log(parser.add_argument)
-    parser.add_argument("--merge", nargs="+", metavar="DIR", help="only put these folders' runs together, in --out")
+    parser.add_argument("--merge", nargs="+", metavar="DIR", help="only merge the runs of these folders into --out")
     parser.add_argument("--compilation-cache", metavar="DIR", help="as of mamt train")
     return parser
 

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if stopped is None:
         console.print(f"Finished: {folder}")
         return 0
-    console.print(f"Stopped. Go on with: mamt train --resume {quoted(folder)}")
+    console.print(f"Stopped. Continue with: mamt train --resume {quoted(folder)}")
     return 128 + stopped
 
 
@@ -156,13 +156,13 @@ def common_parser(add_help: bool) -> Parser:
     add = parser.add_argument_group("run").add_argument
     add("--env", default=DEFAULT_ENV, metavar="NAME", help=f"{env_names}, or package.module:Factory (default {DEFAULT_ENV})")
     add("--algo", default=DEFAULT_ALGO, metavar="NAME", help=f"{algo_names}, or package.module:make (default {DEFAULT_ALGO})")
-    add("--seeds", type=positive(MAX_RUNS), default=1, metavar="INT", help="runs with a seed of their own (default 1)")
+    add("--seeds", type=positive(MAX_RUNS), default=1, metavar="INT", help="number of seeds, each a run of its own (default 1)")
     presets = "; ".join(f"{name}: {what}" for name, what in PRESETS.items())
-    add("--preset", choices=tuple(PRESETS), default="tuned", help=f"{presets}; options go first (default tuned)")
+    add("--preset", choices=tuple(PRESETS), default="tuned", help=f"{presets}; options override it (default tuned)")
     add("--out", type=folder, metavar="DIR", help="folder of the results (default runs/ENV-ALGO-TIME)")
-    described = "take the environment, the algorithm and all options from a run's folder or config.json; options go first"
+    described = "take the environment, the algorithm and all options from a run's folder or config.json; options override them"
     add("--config", metavar="PATH", help=described)
-    begin = "begin with parameters of the runs in DIR, its latest or DIR/best.npz, or with those of pretrained/ENV/ALGO"
+    begin = "begin with the parameters of the runs in DIR (the latest ones, or DIR/best.npz), or of pretrained/ENV/ALGO"
     add("--init-from", metavar="DIR", help=begin)
     add_log(add)
     add_resuming(add)
@@ -171,7 +171,7 @@ def common_parser(add_help: bool) -> Parser:
 
 def add_resuming(add: Any) -> None:
     """The options that may go with --resume, itself included, but for --episodes."""
-    add("--resume", type=folder, metavar="DIR", help="go on with the run in DIR, with --episodes to another length")
+    add("--resume", type=folder, metavar="DIR", help="continue the run in DIR; --episodes gives it another length")
     where = f"folder that keeps compiled programs for the next start, or {OFF} (default: one among the user's caches)"
     add("--compilation-cache", metavar="DIR", help=where)
     together = (
@@ -183,7 +183,7 @@ def add_resuming(add: Any) -> None:
 
 def add_log(add: Any) -> None:
     """The option --log."""
-    where = f"{', '.join(LOGGERS)}: where else metrics go; each needs the extra of its name"
+    where = f"{', '.join(LOGGERS)}: loggers besides metrics.jsonl; each needs the extra of its name"
     add("--log", nargs="+", default=[], type=logger_name, metavar="NAME", help=where)
 
 

@@ -25,24 +25,24 @@ class TrainingConfig:
     update_interval: int = 100
     """Environment steps between one group of updates and the next."""
     num_updates: int = 4
-    """Updates in a group; one where an algorithm learns from rollouts."""
+    """Updates in a group. Algorithms that learn from rollouts make one."""
     buffer_size: int = 1_000_000
-    """Transitions that the replay memory holds, where there is one."""
+    """Transitions that the replay memory holds."""
     batch_size: int = 1024
-    """Transitions in a batch; updates begin once the replay memory holds one.
-    Algorithms that learn from rollouts have no batches but their own."""
+    """Transitions in a batch. Updates begin once the replay memory holds one batch.
+    Algorithms that learn from rollouts do not use it."""
     n_steps: int = 1
-    """Steps whose rewards a critic's target sums before it bootstraps, where an algorithm learns from a replay memory."""
+    """Steps whose rewards a critic's target sums before it bootstraps. Algorithms that learn from rollouts refuse more than 1."""
     evaluation_interval: int = 500
     """Episodes between evaluations."""
     evaluation_episodes: int = 100
     """Episodes in an evaluation."""
     evaluation_policy: EvaluationPolicy = "greedy"
-    """How policies act for `eval_return`, of which the best policy has the highest. `eval_return_sampled` comes besides."""
+    """How policies act in evaluations, which select the best policy. `eval_return_sampled` is always recorded."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints; 0 writes one after every slice of work."""
     precision: Precision = "default"
-    """Of the factors of all matrix products in updates: jax's own for the device, or bfloat16. Their sums are float32."""
+    """Precision of the factors of all matrix products in updates: JAX's default for the device, or bfloat16. Sums are float32."""
 
 
 class Schedule(NamedTuple):

@@ -204,7 +204,7 @@ def _release(hold: Hold, made: Sequence[Path] = (), new: bool = False) -> None:
 def _leave(hold: Hold, made: Sequence[Path] = (), new: bool = False) -> str:
     _release(hold, made, new)
     if _is_trained(hold.folder):
-        return f"Go on with: mamt train --resume {quoted(hold.folder)}"
+        return f"Continue with: mamt train --resume {quoted(hold.folder)}"
     return "Nothing was trained, and nothing is left: the same command starts again." if new else ""
 
 

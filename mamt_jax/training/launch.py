@@ -287,7 +287,7 @@ def train_parts(
     if processes.index == 0:
         folders = [where for _, where in parts]
         if not all(is_finished(where) for where in folders):
-            raise FolderError(f"{folder} is not complete, a process stopped early: go on with --resume {quoted(folder)}.")
+            raise FolderError(f"{folder} is not complete, a process stopped early: continue with --resume {quoted(folder)}.")
         merge_folders(folders, folder, {name: value for name, value in read_config(folder).items() if name in OF_ALL_PARTS})
         if all(read_record(latest_checkpoint(folder / CHECKPOINTS))["halts"]):
             raise NonFiniteError(f"All runs have stopped: {folder / METRICS} says where.")
@@ -385,7 +385,7 @@ def announce(
         f"Device    {device.device_kind} ({device.platform}), {used} of {jax.local_device_count()}",
         f"Memory    {plan}",
         f"Folder    {session.folder}",
-        f"Stop with Ctrl-C; go on with: mamt train --resume {quoted(session.folder)}",
+        f"Stop with Ctrl-C. Continue with: mamt train --resume {quoted(session.folder)}",
     ]
     if session.initial is not None:
         lines[4:4] = from_where(session.initial)

@@ -82,7 +82,7 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
     configs, experiments = [read_config(folder) for folder in folders], [read_experiment(folder) for folder in folders]
     for folder in folders:
         if not is_finished(folder):
-            raise FolderError(f"{folder} has not come to its end: go on with it by mamt train --resume {quoted(folder)}.")
+            raise FolderError(f"{folder} is not finished: continue it with mamt train --resume {quoted(folder)}.")
     experiments = _with_own_fields(experiments, configs)
     for folder, experiment in zip(folders, experiments, strict=True):
         if not same_but_for_runs(experiment, experiments[0]):

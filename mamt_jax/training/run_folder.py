@@ -59,7 +59,7 @@ def check_unused(folder: Path) -> None:
     except OSError as error:
         raise FolderError(f"--out {folder} cannot be read ({error.strerror}): give another folder.") from error
     if used:
-        hint = f"go on with its run by --resume {quoted(folder)}, or " if (folder / CONFIG).exists() else ""
+        hint = f"continue its run with --resume {quoted(folder)}, or " if (folder / CONFIG).exists() else ""
         raise FolderError(f"--out {folder} exists and is not empty: {hint}give another folder.")
 
 

@@ -262,7 +262,7 @@ def restore(session: Session, display: Display) -> tuple[RunState, Counters]:
         record_length(session.folder, session.experiment, schedule)
         for other, error in refused.items():
             aside = other.rename(other.with_suffix(UNUSABLE))
-            display.note(f"{error} It is now {aside.name}; going on from {path.name}.")
+            display.note(f"{error} It is now {aside.name}; continuing from {path.name}.")
         before_end = session.folder / CHECKPOINTS / BEFORE_END
         if counters.iterations < schedule.total_iterations and before_end.exists():
             before_end.replace(session.folder / BEST)
