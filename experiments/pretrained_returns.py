@@ -18,11 +18,10 @@ from analysis.markdown import markdown
 from envs_jax import registry as environments
 from envs_jax.environment import Environment
 from envs_jax.rollout import evaluate_policy
-from mamt_jax.api import acting
 from mamt_jax.cli.compilation_cache import use_compilation_cache
 from mamt_jax.presets import find_preset
 from mamt_jax.training import references
-from mamt_jax.training.policies import PRETRAINED, load_policy
+from mamt_jax.training.policies import PRETRAINED, acting, load_policy
 from mamt_jax.training.references import TASKS, task_name
 from mamt_jax.training.run_folder import BEST, CONFIG, METRICS, describe_machine, read_config, read_rows, write_json
 

@@ -21,7 +21,7 @@ from mamt_jax.training.learning_curve import plot_learning_curve
 from mamt_jax.training.loggers import check_logger
 from mamt_jax.training.loop import ENDED
 from mamt_jax.training.merge import read_experiment
-from mamt_jax.training.policies import Policy, Which, load_policy, make_policy, pretrained_folder
+from mamt_jax.training.policies import Policy, Which, acting, load_policy, make_policy, pretrained_folder
 from mamt_jax.training.run_folder import METRICS, folder_name, read_config, read_rows
 from mamt_jax.training.session import Callback
 from mamt_jax.training.settings import find_settings, find_source, make_experiment
@@ -108,7 +108,7 @@ def train(
         seeds: how many runs, each with a seed of its own.
         preset: "tuned", the settings that measured best, or "paper", Table 1 and 50,000 episodes. `options` override it.
         init_from: folder of runs, or "pretrained/ENV/ALGO", whose parameters these begin from.
-        log: "tensorboard", "wandb": where metrics go besides.
+        log: "tensorboard", "wandb": where metrics go besides, with the learning curve and films of the best policies.
         callback: called after every evaluation as `callback(rows, policy)`. `rows` are the new rows of metrics.jsonl, one for
             each run. `policy(run)` gives the run's policies, as `load_policy` returns them. If it returns False, training ends
             with a checkpoint.
@@ -217,15 +217,6 @@ def evaluate(
     found = evaluate_policy(env, acting(policy, sample), key, episodes)
     metrics = {f"task/{name}": value for name, value in found["metrics"].items()}
     return {"return": found["return"], "return_se": found["return_std_error"], **metrics}
-
-
-def acting(policy: Policy, sample: bool) -> Callable[..., jax.Array]:
-    """A policy as environments are played by: (observation, key, action_mask) -> sampled actions or the mode."""
-
-    def act(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
-        return policy(observation, key if sample else None, action_mask)
-
-    return act
 
 
 def load_pretrained(name: str) -> Policy:

@@ -25,6 +25,7 @@ from mamt_jax.training import launch as train
 from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.experiment import Experiment
+from mamt_jax.training.films import film_episode
 from mamt_jax.training.folder_lock import hold_folder
 from mamt_jax.training.policies import load_policy
 from mamt_jax.training.run_folder import FolderError, read_rows
@@ -212,7 +213,7 @@ def test_a_film_ends_with_its_episode():
         return jnp.zeros(observation.shape[:-1], jnp.int32)
 
     env = make("spread", episode_limit=6)
-    assert len(evaluate.film_episode(env, policy, False, jax.random.key(0)).frames) == 7
+    assert len(film_episode(env, policy, False, jax.random.key(0)).frames) == 7
 
 
 def test_a_finished_run_stays_finished(folder: Path, capsys):

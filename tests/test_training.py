@@ -143,7 +143,8 @@ def test_it_learns_and_files_what_it_saw(tmp_path: Path):
         assert np.shape(row["value"]) == (3,)
     assert (tmp_path / "learning_curve.png").stat().st_size > 10_000
     text = output.getvalue()
-    assert "compiled training in" in text and text.count("return greedy") == 6 and "greedy 5.0 5.0" in text
+    assert "compiled training in" in text and text.count("return greedy") == 12
+    assert "seed 4  return greedy 5.0, sampled" in text and "seed 5  return greedy 5.0, sampled" in text
 
 
 def test_evaluations_may_be_of_policies_that_sample(tmp_path: Path):

@@ -13,22 +13,22 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import jax
 import numpy as np
 
 from envs_jax.environment import Environment, EnvSpec, HostEnvironment, HostError
-from envs_jax.rendering import FORMATS, SIZE, Film, film, save, scenes
-from envs_jax.rollout import Episodes, play, rollout
-from mamt_jax.api import acting
+from envs_jax.rendering import FORMATS, SIZE, save, scenes
+from envs_jax.rollout import Episodes, play
 from mamt_jax.cli.compilation_cache import use_compilation_cache
 from mamt_jax.cli.parser import Parser
 from mamt_jax.options import OptionError
 from mamt_jax.training.best import describe_latest
 from mamt_jax.training.checkpoint import CheckpointError
 from mamt_jax.training.experiment import Experiment, experiment_from_json, make_env
-from mamt_jax.training.policies import Policy, Which, export_policy, load_policy, pretrained_folder
+from mamt_jax.training.films import film_episode, film_on_host
+from mamt_jax.training.policies import Policy, Which, acting, export_policy, load_policy, pretrained_folder
 from mamt_jax.training.references import Reference, read_references
 from mamt_jax.training.run_folder import METRICS, FolderError, read_config, read_rows
 
@@ -80,28 +80,6 @@ def absolute(returns: Sequence[np.ndarray]) -> str:
     if len(means) > 1:
         lines.append(f"over {len(means)} runs {means.mean():.2f}, standard deviation {means.std(ddof=1):.2f}")
     return "\n".join(lines)
-
-
-def film_episode(env: Environment, policy: Policy, sample: bool, key: jax.Array, **options: Any) -> Film:
-    """One episode, its last state included."""
-    play_out = jax.jit(lambda key: rollout(env, acting(policy, sample), key, env.spec.episode_limit))
-    states, timesteps = jax.device_get(play_out(key))
-    length = int(timesteps.done.argmax()) + 1 if timesteps.done.any() else len(timesteps.done)
-    return film(env, jax.tree.map(lambda leaf: leaf[:length], states), **options)
-
-
-def film_on_host(env: HostEnvironment, policy: Policy, sample: bool, seed: int, fps: float | None) -> Film:
-    """`film_episode` by the environment's own pictures, as fast as it means to show them."""
-    from envs_jax.adapters.policy_in_pettingzoo import episode_pictures, parallel_actor
-
-    assert env.with_pictures
-    drawn = env.with_pictures()
-    try:
-        act = parallel_actor(policy, env.spec, seed if sample else None)
-        pictures = episode_pictures(drawn, act, seed, env.spec.episode_limit)
-        return Film(pictures, fps or float(drawn.metadata.get("render_fps", 10)))
-    finally:
-        drawn.close()
 
 
 def check_picture(env: Environment | HostEnvironment, views: bool, size: int | None) -> None:

@@ -17,9 +17,7 @@ def make_parser() -> Parser:
     """The options of `mamt figures`."""
     parser = Parser("mamt figures", "--runs DIR [DIR ...] [options]", description=__doc__)
     parser.add_argument("--runs", type=Path, nargs="+", metavar="DIR", help="folders of the runs")
-    parser.add_argument(
-        "--out", type=Path, default=Path("figures"), metavar="DIR", help="folder of the figures (default figures)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="folder to write to (default figures)")
     names = ", ".join(FIGURES)
     parser.add_argument("--figure", nargs="+", choices=FIGURES, default=[*FIGURES], metavar="NAME", help=f"some of {names}")
     parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="file format (default png)")

@@ -183,7 +183,7 @@ def add_resuming(add: Any) -> None:
 
 def add_log(add: Any) -> None:
     """The option --log."""
-    where = f"{', '.join(LOGGERS)}: loggers besides metrics.jsonl; each needs the extra of its name"
+    where = f"{', '.join(LOGGERS)}: loggers besides metrics.jsonl, with curves and films; each needs the extra of its name"
     add("--log", nargs="+", default=[], type=logger_name, metavar="NAME", help=where)
 
 

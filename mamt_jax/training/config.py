@@ -25,14 +25,14 @@ class TrainingConfig:
     update_interval: int = 100
     """Environment steps between one group of updates and the next."""
     num_updates: int = 4
-    """Updates in a group. Algorithms that learn from rollouts make one."""
+    """Updates in a group. On-policy algorithms make one."""
     buffer_size: int = 1_000_000
     """Transitions that the replay memory holds."""
     batch_size: int = 1024
     """Transitions in a batch. Updates begin once the replay memory holds one batch.
-    Algorithms that learn from rollouts do not use it."""
+    On-policy algorithms do not use it."""
     n_steps: int = 1
-    """Steps whose rewards a critic's target sums before it bootstraps. Algorithms that learn from rollouts refuse more than 1."""
+    """Steps whose rewards a critic's target sums before it bootstraps. On-policy algorithms refuse more than 1."""
     evaluation_interval: int = 500
     """Episodes between evaluations."""
     evaluation_episodes: int = 100
@@ -42,7 +42,7 @@ class TrainingConfig:
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints; 0 writes one after every slice of work."""
     precision: Precision = "default"
-    """Precision of the factors of all matrix products in updates: JAX's default for the device, or bfloat16. Sums are float32."""
+    """Precision of the factors of all matrix products in updates: JAX's default, or bfloat16. Sums are float32."""
 
 
 class Schedule(NamedTuple):

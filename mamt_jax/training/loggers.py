@@ -1,4 +1,4 @@
-"""Where the rows of metrics.jsonl go besides: TensorBoard, Weights & Biases."""
+"""Where the rows of metrics.jsonl go besides, and pictures with them: TensorBoard, Weights & Biases."""
 
 import importlib
 import importlib.util
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from mamt_jax.training.experiment import Experiment, experiment_to_json
 from mamt_jax.training.run_folder import METRICS, read_rows, write_json
@@ -21,36 +22,64 @@ Row = Mapping[str, Any]
 
 
 class Logger(NamedTuple):
-    """Takes the rows of each evaluation, one a run, until it is closed."""
+    """Takes rows and pictures until it is closed.
+
+    Attributes:
+        write: (the rows of an evaluation, one a run).
+        show: (number of a run, name, PNG or GIF file, environment steps) takes a picture, or a film, of a run.
+        close: ().
+    """
 
     write: Callable[[Sequence[Row]], None]
+    show: Callable[[int, str, Path, int], None]
     close: Callable[[], None]
 
 
 def tensorboard(folder: Path, experiment: Experiment) -> Logger:
     """Event files in `tensorboard/`, one a run, made anew from metrics.jsonl when training goes on.
 
-    By TensorBoard's own writer, so that one package writes and shows them.
+    By TensorBoard's own writer of files, so that one package writes and shows them. Each run has one
+    event file: TensorBoard may stop reading a file once there is a newer one. Browsers play an image that is a GIF.
     """
+    proto, summary = (importlib.import_module(f"tensorboard.compat.proto.{name}_pb2") for name in ("event", "summary"))
+    make_tensor = importlib.import_module("tensorboard.util.tensor_util").make_tensor_proto
+    make_writer = importlib.import_module("tensorboard.summary.writer.event_file_writer").EventFileWriter
     written, place = read_rows(folder / METRICS), folder / "tensorboard"
     shutil.rmtree(place, ignore_errors=True)
     names = [re.sub(r"[^\w.]+", "_", f"{number:03d} {title}") for number, title in enumerate(_titles(experiment))]
-    writers = [importlib.import_module("tensorboard.summary").Writer(str(place / name)) for name in names]
+    writers = [make_writer(str(place / name)) for name in names]
     began = time.time() - max((row["wall_seconds"] for row in written), default=0.0)
+
+    plugin = summary.SummaryMetadata.PluginData(plugin_name="scalars")
+    is_scalar = summary.SummaryMetadata(plugin_data=plugin, data_class=summary.DATA_CLASS_SCALAR)
+
+    def add(run: int, env_steps: int, wall_time: float, values: Sequence[Any]) -> None:
+        event = proto.Event(step=env_steps, wall_time=wall_time, summary=summary.Summary(value=values))
+        writers[run].add_event(event)
 
     def write(rows: Sequence[Row]) -> None:
         for row in rows:
-            for name, value in scalars(row).items():
-                writers[row["run"]].add_scalar(name, value, row["env_steps"], wall_time=began + row["wall_seconds"])
+            values = [
+                summary.Summary.Value(tag=name, tensor=make_tensor(np.float32(value)), metadata=is_scalar)
+                for name, value in scalars(row).items()
+            ]
+            add(row["run"], row["env_steps"], began + row["wall_seconds"], values)
         for writer in writers:
             writer.flush()
+
+    def show(run: int, name: str, path: Path, env_steps: int) -> None:
+        with Image.open(path) as picture:
+            width, height = picture.size
+        image = summary.Summary.Image(width=width, height=height, encoded_image_string=path.read_bytes())
+        add(run, env_steps, time.time(), [summary.Summary.Value(tag=name, image=image)])
+        writers[run].flush()
 
     def close() -> None:
         for writer in writers:
             writer.close()
 
     write(written)
-    return Logger(write, close)
+    return Logger(write, show, close)
 
 
 def wandb(folder: Path, experiment: Experiment) -> Logger:
@@ -59,12 +88,12 @@ def wandb(folder: Path, experiment: Experiment) -> Logger:
     W&B's own environment variables say the rest, such as WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE. Of steps that it has
     already, it keeps what it has.
     """
-    init, ids = importlib.import_module("wandb").init, folder / "wandb.json"
+    module, ids = importlib.import_module("wandb"), folder / "wandb.json"
     if not ids.exists():
         write_json(ids, [secrets.token_hex(4) for _ in experiment.runs])
     about = experiment_to_json(experiment)
     runs = [
-        init(
+        module.init(
             project=os.environ.get("WANDB_PROJECT", "mamt_jax"),
             group=str(folder),
             name=title,
@@ -81,11 +110,16 @@ def wandb(folder: Path, experiment: Experiment) -> Logger:
         for row in rows:
             runs[row["run"]].log(scalars(row), step=row["env_steps"])
 
+    def show(run: int, name: str, path: Path, env_steps: int) -> None:
+        is_film = path.suffix == ".gif"
+        picture = module.Video(str(path), format="gif") if is_film else module.Image(str(path))
+        runs[run].log({name: picture}, step=env_steps)
+
     def close() -> None:
         for run in runs:
             run.finish()
 
-    return Logger(write, close)
+    return Logger(write, show, close)
 
 
 LOGGERS: dict[str, Callable[[Path, Experiment], Logger]] = {"tensorboard": tensorboard, "wandb": wandb}

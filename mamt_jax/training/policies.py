@@ -1,7 +1,7 @@
 """Trained policies, without their environment: from a run's folder, from the package, and as a file for plain JAX."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -59,10 +59,26 @@ def load_policy(folder: str | Path, run: int = 0, which: Which = "latest") -> Po
         raise FolderError(f"which={which!r} is not valid: give one of {', '.join(get_args(Which))}.")
     algorithm = algorithms.make(experiment.algo, spec)
     configs = make_configs(algorithm, experiment)
-    keys = run_keys([each["seed"] for each in experiment.runs])
-    shapes = jax.eval_shape(jax.vmap(algorithm.init), stack_configs(configs), keys)
-    (learner_states,) = _load(folder, which, _Learner(algorithm.policy(shapes)))
+    learner_states = load_learner_states(folder, which, algorithm, configs)
     return make_policy(algorithm, configs[run], jax.tree.map(lambda leaf: jnp.asarray(leaf[run]), learner_states), spec)
+
+
+def load_learner_states(folder: Path, which: Which, algorithm: Algorithm, configs: Sequence[Config]) -> LearnerState:
+    """What `Algorithm.policy` leaves of the learner states of a folder's runs, leading axis of runs.
+
+    Args:
+        folder: the folder of the runs.
+        which: the latest or the best, as in `load_policy`.
+        algorithm: that of the runs.
+        configs: one a run.
+
+    Raises:
+        FolderError: if it has no such policies.
+        CheckpointError: if there is no checkpoint that can be used.
+    """
+    keys = run_keys([0] * len(configs))  # only their shape counts
+    shapes = jax.eval_shape(jax.vmap(algorithm.init), stack_configs(configs), keys)
+    return _load(folder, which, _Learner(algorithm.policy(shapes))).learner_state
 
 
 def make_policy(algorithm: Algorithm, config: Config, learner_state: LearnerState, spec: EnvSpec) -> Policy:
@@ -82,6 +98,15 @@ def make_policy(algorithm: Algorithm, config: Config, learner_state: LearnerStat
         return choose(observation, key, *check_action_mask(spec, observation, action_mask))
 
     return policy
+
+
+def acting(policy: Policy, sample: bool) -> Callable[..., jax.Array]:
+    """A policy as environments are played by: (observation, key, action_mask) -> sampled actions or the mode."""
+
+    def act(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
+        return policy(observation, key if sample else None, action_mask)
+
+    return act
 
 
 def check_observation(spec: EnvSpec, observation: Any) -> jax.Array:
@@ -147,7 +172,7 @@ def _load(folder: Path, which: Which, like: _Learner) -> _Learner:
         raise FolderError(f"{folder} holds no checkpoint but its best policies: take those (which='best', or --policy best).")
     taken, (learner, _), refused = newest_usable(folder / CHECKPOINTS, lambda path: load_checkpoint(path, like))
     for error in refused.values():
-        warnings.warn(f"{error} The policy is that of {taken.name}.", stacklevel=3)
+        warnings.warn(f"{error} The policy is that of {taken.name}.", stacklevel=4)
     return learner
 
 

@@ -21,9 +21,11 @@ from mamt_jax.renamed import with_new_names
 
 CONFIG, METRICS, CHECKPOINTS, CURVE = "config.json", "metrics.jsonl", "checkpoints", "learning_curve.png"
 BEST, PARTS, LOCK, INITIAL = "best.npz", "parts", ".lock", "initial.npz"
+FILMS = tuple(f"film_{run}.gif" for run in range(4))
+"""Films of the best policies of the first runs, for loggers."""
 _UNFINISHED = "unfinished.tmp"
 _NATIVE = ("native_action_spaces", "native_observation_spaces")
-OURS = (CONFIG, METRICS, CHECKPOINTS, CURVE, BEST, PARTS, INITIAL, _UNFINISHED, "tensorboard", "wandb", "wandb.json")
+OURS = (CONFIG, METRICS, CHECKPOINTS, CURVE, BEST, PARTS, INITIAL, _UNFINISHED, *FILMS, "tensorboard", "wandb", "wandb.json")
 """All that a run writes in its folder, but for the lock."""
 _SCHEDULE_UNTIL_0_1 = {
     "vector_steps": "rollout_length",

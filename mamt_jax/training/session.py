@@ -1,7 +1,7 @@
 """A training session: what stays the same, what the host counts, and what it saves and restores."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from mamt_jax.training.checkpoint import load_checkpoint, newest_usable, read_re
 from mamt_jax.training.console import Display
 from mamt_jax.training.experiment import Built, Experiment
 from mamt_jax.training.extension import record_length
+from mamt_jax.training.films import film_best
 from mamt_jax.training.host_training import Played, make_host_runs, make_rollout
 from mamt_jax.training.initial import Parameters
 from mamt_jax.training.learning_curve import plot_learning_curve
@@ -184,6 +185,41 @@ def log_rows(session: Session, rows: Sequence[dict[str, Any]], display: Display)
         display.note(f"Metrics cannot be logged ({error.strerror}); they are in {METRICS}, training goes on.")
 
 
+def show_curve(session: Session, counters: Counters, display: Display) -> None:
+    """Gives the learning curve, which shows all runs, to the loggers as a picture of the first run."""
+    show_pictures(session, "learning_curve", [(0, session.folder / CURVE)], counters, display)
+
+
+def show_films(session: Session, counters: Counters, display: Display) -> None:
+    """Films the best policies for the loggers, if there are any."""
+    if session.loggers:
+        display.doing("filming the best policies")
+        films = film_best(session.experiment, session.built, session.folder)
+        show_pictures(session, "film", films, counters, display)
+
+
+def show_pictures(
+    session: Session, name: str, pictures: Iterable[tuple[int, Path]], counters: Counters, display: Display
+) -> None:
+    """Gives pictures to the loggers; no failure ends training, neither of a logger nor while a picture is drawn.
+
+    Args:
+        session: with its loggers.
+        name: of each picture.
+        pictures: the number of a run and a file each.
+        counters: say how far training is.
+        display: where failures are noted.
+    """
+    env_steps = session.built.schedule.env_steps(counters.iterations)
+    try:
+        for run, path in pictures:
+            for logger in session.loggers:
+                logger.show(run, name, path, env_steps)
+    except Exception as error:  # an environment's own `scene` may raise any
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        display.note(f"A picture ({name}) cannot be drawn or logged ({reason}); training is not affected.")
+
+
 def keep_best(session: Session, states: RunState, rows: list[dict[str, Any]], display: Display) -> None:
     """Saves the policies that have just done better than ever; a full disk does not end training."""
     path, policies = session.folder / BEST, session.built.algorithm.policy(states.learner_state)
@@ -223,24 +259,25 @@ def save(session: Session, states: RunState, counters: Counters) -> Counters:
 
 
 def save_or_warn(session: Session, states: RunState, counters: Counters, display: Display) -> Counters:
-    """`save`, but a full disk does not end training."""
+    """`save`, and the learning curve for the loggers, but a full disk does not end training."""
     try:
-        return save(session, states, counters)
+        counters = save(session, states, counters)
+        show_curve(session, counters, display)
     except OSError as error:
         display.note(
             f"{session.folder} cannot be written at iteration {counters.iterations} ({error.strerror}); "
             "what is there is untouched, training goes on."
         )
-        return counters
+    return counters
 
 
 def finish(session: Session, states: RunState, counters: Counters, display: Display) -> None:
-    """The last checkpoint of a session, and which best policies are only the latest.
+    """The last checkpoint of a session, pictures for the loggers, and which best policies are only the latest.
 
     Raises FolderError if it cannot be written.
     """
     try:
-        save(session, states, counters)
+        counters = save(session, states, counters)
     except OSError as error:
         raise FolderError(
             f"The last checkpoint cannot be written to {session.folder} ({error.strerror}); earlier ones are untouched: "
@@ -248,6 +285,8 @@ def finish(session: Session, states: RunState, counters: Counters, display: Disp
         ) from error
     for sentence in describe_latest(read_rows(session.folder / METRICS)):
         display.note(sentence)
+    show_curve(session, counters, display)
+    show_films(session, counters, display)
 
 
 def restore(session: Session, display: Display) -> tuple[RunState, Counters]:
