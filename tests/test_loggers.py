@@ -165,7 +165,7 @@ def test_loggers_get_the_curve_and_a_film_of_each_of_the_first_runs(tmp_path: Pa
 def test_an_environment_without_a_scene_has_no_film(finished_run: Path):
     shown = images(finished_run)
     assert [list(each) for each in shown] == [["learning_curve"], [], [], []]
-    assert [picture.step for picture in shown[0]["learning_curve"]] == [0, 300]
+    assert shown[0]["learning_curve"][-1].step == 300
     assert not list(finished_run.glob("*.gif"))
 
 

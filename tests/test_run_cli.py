@@ -137,7 +137,7 @@ def test_names_are_shown_as_they_are(name: str, tmp_path: Path, monkeypatch, cap
     hints = [line for line in lines if "--resume" in line]
     assert len(hints) == 2
     for line in hints:
-        hint = shlex.split(line.partition("o on with: ")[2])
+        hint = shlex.split(line.partition("ontinue with: ")[2])
         assert hint[:3] == ["mamt", "train", "--resume"] and Path(hint[3]) == Path(name)
         assert not hint[3].startswith("-") and len(hint) == 4
     Path(name).mkdir(parents=True)
