@@ -143,7 +143,7 @@ def test_names_are_shown_as_they_are(name: str, tmp_path: Path, monkeypatch, cap
     Path(name).mkdir(parents=True)
     (Path(name) / "config.json").touch()
     assert run.main([*PROBE, f"--out={name}"]) == 2
-    assert f"by --resume {shlex.quote(hint[3])}, or" in capsys.readouterr().err
+    assert f"with --resume {shlex.quote(hint[3])}, or" in capsys.readouterr().err
 
 
 def test_config_says_all_there_is_to_know(folder: Path):
