@@ -16,8 +16,8 @@ MAMT = RESULTS / "tuned" / "rover_tower" / "mamt"
     [
         (0.51, 0.9, True, "holds"),
         (0.1, 0.49, True, "the contrary holds"),
-        (0.5, 0.9, True, "cannot tell"),
-        (0.4, 0.6, False, "not told apart"),
+        (0.5, 0.9, True, "not significant"),
+        (0.4, 0.6, False, "no significant difference"),
         (0.51, 0.9, False, "does not hold"),
     ],
 )

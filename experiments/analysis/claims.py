@@ -69,7 +69,7 @@ ROVERS, SPREAD, PURSUIT, WALKERS = (f"tuned/{env}" for env in ("rover_tower", "s
 CLAIMS = (
     *every_two(ROVERS, "where agents are many (Rover-Tower)"),
     *every_two(PURSUIT, "where agents are many (Pursuit)"),
-    *every_two(PURSUIT, "where pursuers are paid for what they do themselves (Pursuit)", suffix="_local"),
+    *every_two(PURSUIT, "with individual rewards (Pursuit)", suffix="_local"),
     *every_two(SPREAD, "where agents are few (Spread)", differs=False),
     *every_two(WALKERS, "where agents are few (Multi-Walker)", differs=False),
     Claim("MA-PPO beats MAAC (Rover-Tower; the paper: no stable gain)", RETURN, f"{ROVERS}/mappo", f"{ROVERS}/maac"),
@@ -96,7 +96,7 @@ CLAIMS = (
         stages=("first", "last"),
     ),
     Claim(
-        "D_ns is higher with trust regions that stay at 30 than with MAMT's (Rover-Tower)",
+        "D_ns is higher with trust regions fixed at 30 than with MAMT's (Rover-Tower)",
         "non_stationarity",
         f"{ROVERS}/mamt_frozen",
         f"{ROVERS}/mamt",
@@ -134,7 +134,7 @@ ABLATIONS: tuple[Claim, ...] = (
         for size, folder in FIXED.items()
     ),
     Claim("MAMT: learning trust regions beats leaving them at 30", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/mamt_frozen"),
-    Claim("That, which is MAMD by other draws, equals MAMD", RETURN, f"{ROVERS}/mamt_frozen", f"{ROVERS}/mamd", False),
+    Claim("The latter, MAMD with other random numbers, equals MAMD", RETURN, f"{ROVERS}/mamt_frozen", f"{ROVERS}/mamd", False),
     Claim("MAMT: steps of epsilon's logarithm beat steps of epsilon", RETURN, f"{ROVERS}/mamt", f"{ROVERS}/mamt_linear"),
     Claim(
         "MAMT: a threshold of 0.05, under 1 / (n - 1), beats 0.2",
@@ -148,14 +148,14 @@ ABLATIONS: tuple[Claim, ...] = (
         f"{ROVERS}/mamt_divergence_policies",
         f"{ROVERS}/mamt",
     ),
-    Claim("That on Spread", RETURN, f"{SPREAD}/mamt_divergence_policies", f"{SPREAD}/mamt"),
+    Claim("The same on Spread", RETURN, f"{SPREAD}/mamt_divergence_policies", f"{SPREAD}/mamt"),
     Claim(
         "MAMT: the value's gradient beats following the estimated divergence alone",
         RETURN,
         f"{ROVERS}/mamt",
         f"{ROVERS}/mamt_value_weight_0",
     ),
-    Claim("That on Spread", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/mamt_value_weight_0"),
+    Claim("The same on Spread", RETURN, f"{SPREAD}/mamt", f"{SPREAD}/mamt_value_weight_0"),
     Claim(
         "MAMT: C by its definition beats the shortcut by values",
         RETURN,
@@ -163,14 +163,12 @@ ABLATIONS: tuple[Claim, ...] = (
         f"{ROVERS}/mamt_coordination_values",
     ),
     Claim("MAAC: the expected policy gradient beats the sampled one", RETURN, f"{ROVERS}/maac_expected", f"{ROVERS}/maac"),
-    Claim("That on Spread", RETURN, f"{SPREAD}/maac_expected", f"{SPREAD}/maac"),
+    Claim("The same on Spread", RETURN, f"{SPREAD}/maac_expected", f"{SPREAD}/maac"),
     Claim("MAMD: a Tsallis order of 0.2 beats 1", RETURN, f"{ROVERS}/mamd", f"{ROVERS}/mamd_tsallis_1"),
-    Claim("That on Spread", RETURN, f"{SPREAD}/mamd", f"{SPREAD}/mamd_tsallis_1"),
+    Claim("The same on Spread", RETURN, f"{SPREAD}/mamd", f"{SPREAD}/mamd_tsallis_1"),
     Claim("LOLA: a lookahead of 0.003 beats none (Spread)", RETURN, f"{SPREAD}/lola", f"{SPREAD}/lola_naive"),
-    Claim(
-        "MAAC: a reward of each pursuer's own beats their mean (Pursuit)", RETURN, f"{PURSUIT}/maac_local", f"{PURSUIT}/maac"
-    ),
-    Claim("That with MAMT", RETURN, f"{PURSUIT}/mamt_local", f"{PURSUIT}/mamt"),
+    Claim("MAAC: individual rewards beat the shared reward (Pursuit)", RETURN, f"{PURSUIT}/maac_local", f"{PURSUIT}/maac"),
+    Claim("The same with MAMT", RETURN, f"{PURSUIT}/mamt_local", f"{PURSUIT}/mamt"),
 )
 
 
@@ -212,7 +210,7 @@ def change(values: np.ndarray) -> np.ndarray:
 def verdict(low: float, high: float, differs: bool) -> str:
     """What an interval of the probability that one beats the other says."""
     if low <= 0.5 <= high:
-        return "cannot tell" if differs else "not told apart"
+        return "not significant" if differs else "no significant difference"
     if not differs:
         return "does not hold"
     return "holds" if low > 0.5 else "the contrary holds"
