@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import RunPython
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
 from analysis.results import RESULTS
-from mamt_jax.analysis import returns
+from mamt_jax.analysis import pairs, returns, style
+from mamt_jax.analysis.catalogue import FIGURES, drawn_from
 from mamt_jax.analysis.marl_eval import to_marl_eval
 from mamt_jax.analysis.runs import curve, mean_over_agents, read_folder, read_folders
 from mamt_jax.analysis.statistics import bootstrap, interquartile_mean, probability_of_improvement
@@ -81,11 +83,12 @@ def test_interval_covers_the_mean_about_as_often_as_it_says() -> None:
 
 def test_a_missing_ingredient_is_named_with_the_command_that_makes_it(maac: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = maac.parent / "figures"
-    choice = ["--figure", "learning_curves", "coordination", "dilemma", "improvement"]
+    choice = ["--figure", "learning_curves", "trust_regions", "coordination", "dilemma", "improvement"]
     assert figures.main(["--runs", str(maac), "--out", str(out), *choice]) == 0
     said = capsys.readouterr().err
     command = "mamt train --env spread --num-agents 2 --algo mamt --out runs/spread_num_agents_2-mamt"
-    assert f"coordination: no coordination coefficients in {maac}: they come from `{command}`." in said
+    assert f"trust_regions: no learnt trust regions in {maac}: they come from `{command}`." in said
+    assert f"coordination: left out {maac}: with two agents all coordination coefficients are 1 by definition." in said
     assert (
         "dilemma: no runs on Spread-3" in said and "--env spread3_sep spread3_mix spread3_ful --algo maac mamd mamd_op" in said
     )
@@ -185,6 +188,45 @@ def test_figures_of_agents_and_pairs_are_drawn(tmp_path: Path) -> None:
     suffixes = {"policy_divergence_of_agents": "_spread3_mix"}
     assert {path.name for path in tmp_path.glob("*.svg")} == {f"{name}{suffixes.get(name, '')}.svg" for name in names}
     assert json.loads((tmp_path / "runs.json").read_text()) == to_marl_eval(read_folders([Path(folders[0])]))
+
+
+def test_two_agents_are_left_out_where_all_is_one_by_definition() -> None:
+    two, three = (read_folders([RESULTS / task / "mamd", RESULTS / task / "mamt"]) for task in ("spread", "spread3_mix"))
+    for name in ("coordination", "coordination_over_time", "attention"):
+        assert not drawn_from(name, two)
+        assert {run.task for run in drawn_from(name, two + three)} == {three[0].task}
+
+
+def test_numbers_of_axes_and_of_seeds(maac: Path) -> None:
+    values = {0: "0", 0.004: "0.004", 0.5: "0.5", 1: "1", 500: "500", 2500: "2.5k", 1_000_000: "1M", -3_000_000: "-3M"}
+    assert {value: style.short(value).replace("\N{MINUS SIGN}", "-") for value in values} == values
+    (run,) = read_folder(maac)
+    alone = run._replace(seeds=(0,))
+    found = [returns.seeds_text(runs) for runs in ([alone], [alone, alone], [run], [run, alone])]
+    assert found == ["1 seed", "1 seed", "3 seeds", "1 to 3 seeds"]
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_no_row_of_panels_is_half_empty(count: int) -> None:
+    rows = pairs.rows_of(count)
+    assert sum(rows) == count and max(rows) <= 3 and max(rows) - min(rows) <= 1
+
+
+def test_legends_cover_no_data_and_panels_have_titles_and_few_lines() -> None:
+    spread = read_folders(sorted(path.parent for path in (RESULTS / "spread_n3").glob("*/metrics.jsonl")))
+    agents = read_folders([RESULTS / task / "mamt" for task in ("spread_n3", "spread3_mix", "rover_tower")])
+    assert len(spread) + 3 > style.MOST_LINES, "so that it is split"
+    shown = {"learning_curves": spread} | dict.fromkeys(("trust_regions", "coordination_over_time"), agents)
+    for name, runs in shown.items():
+        (figure,) = FIGURES[name].draw(drawn_from(name, runs)).values()
+        FigureCanvasAgg(figure).draw()
+        panels = [axes for axes in figure.axes if axes.axison]
+        legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+        boxes = [axes.get_window_extent() for axes in panels]
+        assert legends and not any(legend.get_window_extent().count_overlaps(boxes) for legend in legends), name
+        for axes in panels:
+            assert axes.get_title() and "\n" not in axes.get_ylabel()
+            assert len([line for line in axes.lines if not str(line.get_label()).startswith("_")]) <= style.MOST_LINES
 
 
 @pytest.mark.slow

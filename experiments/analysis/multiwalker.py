@@ -1,5 +1,6 @@
 """Multi-Walker beside the original: distributions of whole episodes, single steps, and endurance under random actions."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,26 +9,28 @@ from matplotlib.figure import Figure
 
 from analysis.markdown import markdown
 from analysis.results import read_result
+from mamt_jax.analysis import style
 
-QUANTITIES = ("length", "return", "displacement")
+QUANTITIES = {"length": "steps", "return": "return per agent", "displacement": "m"}
+"""What is compared, and its unit."""
 SOLVERS = {"original": "-", "fast": ":"}
 """Our solvers, and the style of their lines."""
 
 
 def draw(results: dict[str, Any]) -> Figure:
     """Distribution functions side by side, one row per policy."""
-    figure = Figure(figsize=(11, 2.6 * len(results)), layout="constrained")
-    rows = figure.subplots(len(results), len(QUANTITIES), squeeze=False)
-    for axes, (policy, result) in zip(rows, results.items(), strict=True):
-        for one, name in zip(axes, QUANTITIES, strict=True):
-            sides = {f"ours, solver {solver}": (result[name]["ours"][solver], line) for solver, line in SOLVERS.items()}
-            for label, (side, line) in (sides | {"the original": (result[name]["original"], "--")}).items():
-                values = np.sort(side["values"])
-                one.step(values, np.arange(1, len(values) + 1) / len(values), line, label=label)
-            p_values = ", ".join(f"{result[name]['ours'][solver]['p']:.2g}" for solver in SOLVERS)
-            one.set(title=f"{policy}, p = {p_values}", xlabel=name, ylabel="share of episodes")
-            one.grid(alpha=0.25)
-    rows[0, 0].legend(edgecolor="none", fontsize=7)
+    figure, every = style.panels(len(results) * len(QUANTITIES), columns=len(QUANTITIES), height=2.1)
+    panels = itertools.product(results.items(), QUANTITIES.items())
+    for axes, ((policy, result), (name, unit)) in zip(every, panels, strict=True):
+        sides = {f"ours, solver {solver}": (result[name]["ours"][solver], line) for solver, line in SOLVERS.items()}
+        for label, (side, line) in (sides | {"the original": (result[name]["original"], "--")}).items():
+            values = np.sort(side["values"])
+            axes.step(values, np.arange(1, len(values) + 1) / len(values), line, label=label)
+        p_values = ", ".join(f"{result[name]['ours'][solver]['p']:.2g} ({solver})" for solver in SOLVERS)
+        style.title(axes, f"{policy}: {name}", f"p = {p_values}")
+        axes.set(xlabel=unit, ylabel="share of episodes")
+        axes.grid(alpha=0.25)
+    style.legend(figure, every)
     return figure
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mamt_jax.analysis import style
-from mamt_jax.analysis.returns import DILEMMA
+from mamt_jax.analysis.returns import DILEMMA, seeds_text, split
 from mamt_jax.analysis.runs import Curve, Run, curve, last_fifth, mean_over_agents, read_folder, read_folders
 from mamt_jax.training.references import RETURNS, Reference
 
@@ -27,19 +27,30 @@ ORIGINAL = "maac_original.csv"
 BIN = 240
 
 
+class Metric(NamedTuple):
+    """A metric of runs, the title of its panel, and the unit of its axis."""
+
+    name: str
+    title: str
+    unit: str
+
+
+RETURN = Metric("train_return", "training return", "return per agent and episode")
+
+
 class Shown(NamedTuple):
     """What the figure and the table of an environment show.
 
     Attributes:
         title: of its figure.
         task: the task metric in its table, and its name there.
-        right: what the right panel shows, and its name there.
+        right: what the right panel shows.
         references: policies whose returns are drawn.
     """
 
     title: str
     task: tuple[str, str]
-    right: tuple[str, str]
+    right: Metric
     references: tuple[str, ...]
 
 
@@ -47,43 +58,43 @@ ENVIRONMENTS = {
     "rover_tower": Shown(
         "Rover-Tower",
         ("rovers_on_goal", "rovers on goal"),
-        ("kl_old", "KL to the old policy, nats, mean over agents"),
+        Metric("kl_old", "KL to the old policy, mean over agents", "nats"),
         ("random", "scripted"),
     ),
     "spread": Shown(
         "Spread, 2 agents",
         ("landmarks_covered", "landmarks covered"),
-        ("train_task/landmarks_covered", "share of landmarks covered, mean over steps"),
+        Metric("train_task/landmarks_covered", "landmarks covered, mean over steps", "share"),
         ("random", "do_nothing"),
     ),
     "spread_n3": Shown(
         "Spread, 3 agents",
         ("landmarks_covered", "landmarks covered"),
-        ("train_task/landmarks_covered", "share of landmarks covered, mean over steps"),
+        Metric("train_task/landmarks_covered", "landmarks covered, mean over steps", "share"),
         ("random", "do_nothing"),
     ),
     "matrix_game": Shown(
         "Iterated prisoner's dilemma",
         ("first_action", "cooperation"),
-        ("train_task/first_action", "share of players that cooperate"),
+        Metric("train_task/first_action", "players that cooperate", "share"),
         ("random", "scripted"),
     ),
     "pursuit": Shown(
         "Pursuit",
         ("evaders_left", "evaders left, mean over steps"),
-        ("train_task/evaders_left", "share of evaders left, mean over steps"),
+        Metric("train_task/evaders_left", "evaders left, mean over steps", "share"),
         ("random", "do_nothing"),
     ),
     "multiwalker_original": Shown(
         "Multi-Walker, the original",
         ("displacement", "displacement, m"),
-        ("train_task/displacement", "displacement of the package, m"),
+        Metric("train_task/displacement", "displacement of the package", "m"),
         ("random", "do_nothing"),
     ),
     "multiwalker": Shown(
         "Multi-Walker",
         ("displacement", "displacement, m"),
-        ("train_task/displacement", "displacement of the package, m"),
+        Metric("train_task/displacement", "displacement of the package", "m"),
         ("random", "do_nothing"),
     ),
 }
@@ -132,32 +143,33 @@ def shown_environments() -> list[str]:
 
 
 def draw(folder: Path, shown: Shown, references: dict[str, Any]) -> Figure:
-    """Training returns beside the reference policies' and the original's, and one more metric."""
-    figure, (returns, right) = style.panels(2, size=(5.2, 3.9))
-    names = trained(folder)
-    looks, lengths = style.looks(names), []
-    for name in names:
-        run = read_run(folder / name)
-        for axes, metric in ((returns, "train_return"), (right, shown.right[0])):
-            found = mean_curve(run, metric)
-            style.draw_curve(axes, found, looks[name], f"{name} ({len(found.values)} seeds)")
-            lengths.append(found.episodes[-1])
-    if (folder / ORIGINAL).exists():
-        original = original_curve(folder / ORIGINAL)
-        same = original.episodes <= max(lengths)
+    """Training returns beside the reference policies' and the original's, and one more metric; a row for each group of runs."""
+    runs = [read_run(folder / name)._replace(label=name) for name in trained(folder)]
+    original = original_curve(folder / ORIGINAL) if (folder / ORIGINAL).exists() else None
+    groups = split(runs, len(shown.references) + (original is not None))
+    figure, every = style.panels(2 * len(groups), columns=2, height=2.5)
+    rows = [(every[2 * row], every[2 * row + 1]) for row in range(len(groups))]
+    looks = style.looks([run.label for run in runs])
+    policies = {name: Reference(references[name]["return"], references[name]["return_std_error"]) for name in shown.references}
+    for (returns, right), group in zip(rows, groups, strict=True):
+        for axes, metric in ((returns, RETURN), (right, shown.right)):
+            curves = [mean_curve(run, metric.name) for run in group]
+            for run, found in zip(group, curves, strict=True):
+                style.draw_curve(axes, found, looks[run.label], f"{run.label} ({seeds_text([run])})")
+            axes.set_ylabel(metric.unit)
+            style.title(axes, metric.title)
+            style.episodes_axis(axes, [found.episodes[-1] for found in curves])
+        style.draw_references(returns, policies)
+        if shown.right.name == "kl_old":
+            style.logarithmic_values(right)
+    if original is not None:
+        same = original.episodes <= rows[0][0].dataLim.x1
         label = "original MAAC (PyTorch), 1 seed"
-        returns.plot(original.episodes[same], original.values[0, same], color="0.4", linewidth=1, label=label)
-    style.draw_references(
-        returns,
-        {name: Reference(references[name]["return"], references[name]["return_std_error"]) for name in shown.references},
-    )
-    returns.set(ylabel="training return per agent and episode", title=shown.title)
-    right.set_ylabel(shown.right[1].replace(", ", ",\n"))
-    if shown.right[0] == "kl_old":
-        style.logarithmic_values(right)
-    for axes in (returns, right):
-        style.episodes_axis(axes, lengths)
-    style.legend(figure, (returns, right), columns=4)
+        rows[0][0].plot(original.episodes[same], original.values[0, same], color="0.4", linewidth=1, label=label)
+    for column in zip(*rows, strict=True):
+        style.share_values(column)
+    figure.suptitle(shown.title, fontsize=11)
+    style.legend(figure, every, columns=4)
     return figure
 
 

@@ -24,7 +24,7 @@ ACTIONS = {"a11": style.Look("#D55E00", "--", "D"), "a12": style.Look("#0072B2",
 
 def draw(content: Mapping[str, Any]) -> Figure:
     """Six panels: Fig. 8 and its ratio, Theorem 2, two scatters of estimates, and their errors by coupling."""
-    figure, every = style.panels(6, columns=3, size=(3.9, 3.1))
+    figure, every = style.panels(6, height=3)
     draw_figure_8(every[0], every[1], content["figure_8"])
     draw_theorem_2(every[2], content["theorem_2"])
     rows = content["estimation"]["rows"]
@@ -33,25 +33,27 @@ def draw(content: Mapping[str, Any]) -> Figure:
     draw_errors(every[5], rows)
     for axes in every:
         axes.grid(alpha=0.25, linewidth=0.6)
-        axes.legend(fontsize=7, frameon=False)
+        style.legend_below(axes, columns=2)
     return figure
 
 
 def draw_figure_8(divergence: Axes, ratio: Axes, content: Mapping[str, Any]) -> None:
     """KL of policies and of transitions over m, closed form and simulated; and one over the other."""
     m, policy = np.array(content["m"]), np.array(content["policy_kl"])
-    divergence.plot(m, policy, color="black", label="agent 2's policy")
+    divergence.plot(m, policy, color="black", label="policy")
     for name, look in ACTIONS.items():
         row, drawn = content["actions"][name], content["simulation"]["m"]
         transition = np.array(row["transition_kl"])
         divergence.plot(m, transition, color=look.color, linestyle=look.linestyle, label=f"transition, {name}")
         divergence.errorbar(
             drawn, row["simulated_mean"], row["simulated_std"],
-            color=look.color, marker=look.marker, markersize=4, linestyle="", capsize=2, label=f"transition, {name}, simulated",
+            color=look.color, marker=look.marker, markersize=4, linestyle="", capsize=2, label=f"simulated, {name}",
         )  # fmt: skip
         ratio.plot(m, transition / policy, color=look.color, linestyle=look.linestyle, label=name)
-    divergence.set(xlabel="m", ylabel="KL, nats", yscale="log", title="Fig. 8")
-    ratio.set(xlabel="m", ylabel="KL of transition / KL of policy", ylim=(0, None), title="Theorem 1: no proportion")
+    divergence.set(xlabel="m", ylabel="nats", yscale="log")
+    ratio.set(xlabel="m", ylabel="ratio", ylim=(0, None))
+    style.title(divergence, "Fig. 8", "KL of policy and of transition")
+    style.title(ratio, "Theorem 1: no proportion", "KL of transition / KL of policy")
 
 
 def draw_theorem_2(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -66,7 +68,8 @@ def draw_theorem_2(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(place, found[0.5], color=look.color, marker=look.marker, linestyle="", label=label)
     axes.axhline(1, color="0.45", linestyle="--", linewidth=1)
     axes.set_xticks([2, 3, 4])
-    axes.set(xlabel="agents", ylabel="mean KL of others / joint KL", ylim=(0, 1.08), title="Theorem 2: below 1")
+    axes.set(xlabel="agents", ylabel="ratio", ylim=(0, 1.08))
+    style.title(axes, "Theorem 2: below 1", "mean KL of others / joint KL")
 
 
 def draw_scatter(axes: Axes, row: Mapping[str, Any]) -> None:
@@ -80,7 +83,8 @@ def draw_scatter(axes: Axes, row: Mapping[str, Any]) -> None:
     ends = [truth.min(), truth.max()]
     axes.plot(ends, ends, color="0.45", linestyle="--", linewidth=1)
     kind = "policies factorise" if row["coupling"] == 0 else f"correlated, coupling {row['coupling']:g}"
-    axes.set(xlabel="joint KL, nats", ylabel="estimate, nats", xscale="log", yscale="log", title=kind)
+    axes.set(xlabel="joint KL, nats", ylabel="estimate, nats", xscale="log", yscale="log")
+    style.title(axes, "estimates of the joint KL", kind)
     axes.set_ylim(ends[0] / 3, ends[1] * 3)
 
 
@@ -97,7 +101,8 @@ def draw_errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         joined = Interval(*(np.array([each[part] for each in found]) for part in range(3)))
         style.draw_line(axes, places, joined, look, label)
     axes.set_xticks(places, [f"{row['coupling']:g}" for row in rows])
-    axes.set(xlabel="coupling", ylabel="RMSE / mean joint KL", ylim=(0, None), title="error of estimates")
+    axes.set(xlabel="coupling", ylabel="ratio", ylim=(0, None))
+    style.title(axes, "error of estimates", "RMSE / mean joint KL")
 
 
 def theorems_table(content: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.markdown import markdown
 from analysis.results import ENVIRONMENTS, ORIGINAL, RESULTS, original_curve, read_result, read_returns
@@ -89,7 +88,7 @@ def draw(benchmark: Mapping[str, Any]) -> Figure:
     for pair, seeds in benchmark["curves"].items():
         task, algo = pair.split("/")
         by_task.setdefault(task, {})[algo] = seeds
-    figure, axes = style.panels(len(by_task), size=(5.2, 3.9))
+    figure, axes = style.panels(len(by_task), height=2.7)
     references = read_returns()
     for each, (task, algorithms) in zip(axes, by_task.items(), strict=True):
         looks = style.looks(list(algorithms))
@@ -105,10 +104,9 @@ def draw(benchmark: Mapping[str, Any]) -> Figure:
             each.plot(seconds, ippo["curve"]["return"], color="0.4", linewidth=1, linestyle="-.", label="IPPO (JaxMARL)")
         found = {name: Reference(references[task][name]["return"]) for name in ("random", "scripted")}
         style.draw_references(each, found)
-        each.set(xscale="log", xlabel="seconds since the command began", title=TITLES[task])
-        each.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        each.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        each.xaxis.set_minor_formatter(NullFormatter())
+        each.set(xscale="log", xlabel="seconds since the command began")
+        style.title(each, TITLES[task])
+        style.short_numbers(each.xaxis)
         each.grid(alpha=0.25, linewidth=0.6)
     for each in axes[::3]:
         each.set_ylabel("greedy return")

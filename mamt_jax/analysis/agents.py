@@ -20,20 +20,23 @@ def of_agent(found: Curve, agent: int) -> Curve:
 def policy_divergence(runs: Sequence[Run]) -> dict[str, Figure]:
     """Fig. 5: above, KL from the old policies, mean over agents; below, D_ns of MAMT."""
     tasks = by_task(runs)
-    figure, pairs = style.stacked_panels(len(tasks))
+    estimated = by_task(having(runs, "non_stationarity"))
+    figure, every = style.panels(len(tasks) + len(estimated), height=2.2)
     looks = style.looks([run.label for run in runs])
-    for (upper, lower), (task, compared) in zip(pairs, tasks.items(), strict=True):
-        estimated = having(compared, "non_stationarity")
+    for axes, (task, compared) in zip(every[: len(tasks)], tasks.items(), strict=True):
         for run in compared:
-            style.draw_curve(upper, mean_over_agents(curve(run, DIVERGENCE)), looks[run.label], run.label)
-        for run in estimated:
-            style.draw_curve(lower, curve(run, "non_stationarity"), looks[run.label], run.label)
-        upper.set(title=task.title, ylabel="KL to old policy, nats")
-        style.logarithmic_values(upper)
-        lower.set(ylabel="$D_{ns}$, nats", visible=bool(estimated))
-        for axes, drawn in ((upper, compared), (lower, estimated or compared)):
-            style.episodes_axis(axes, [run.episodes[-1] for run in drawn])
-    style.legend(figure, [upper for upper, _ in pairs])
+            style.draw_curve(axes, mean_over_agents(curve(run, DIVERGENCE)), looks[run.label], run.label)
+        style.title(axes, task.title, "mean KL to the old policy")
+        style.logarithmic_values(axes)
+        style.episodes_axis(axes, [run.episodes[-1] for run in compared])
+    for axes, (task, compared) in zip(every[len(tasks) :], estimated.items(), strict=True):
+        for run in compared:
+            style.draw_curve(axes, curve(run, "non_stationarity"), looks[run.label], run.label)
+        style.title(axes, task.title, "$D_{ns}$")
+        style.episodes_axis(axes, [run.episodes[-1] for run in compared])
+    for axes in every:
+        axes.set_ylabel("nats")
+    style.legend(figure, every)
     return {"": figure}
 
 
@@ -42,16 +45,17 @@ def policy_divergence_of_agents(runs: Sequence[Run]) -> dict[str, Figure]:
     figures = {}
     for task, compared in by_task(runs).items():
         agents, looks = compared[0].agents, style.looks([run.label for run in compared])
-        figure, every = style.panels(len(agents), columns=4, size=(2.7, 2.2))
+        figure, every = style.panels(len(agents), columns=4 if len(agents) > 3 else 3, height=2.1)
         for agent, axes in enumerate(every):
             for run in compared:
                 style.draw_curve(axes, of_agent(curve(run, DIVERGENCE), agent), looks[run.label], run.label)
-            axes.set_title(agents[agent], fontsize=9)
+            style.title(axes, agents[agent])
             style.logarithmic_values(axes)
             style.episodes_axis(axes, [run.episodes[-1] for run in compared])
-        for axes in every[::4]:
-            axes.set_ylabel("KL to the old policy, nats", fontsize=8)
-        figure.suptitle(task.title, fontsize=11)
+            axes.set_ylabel("nats")
+            axes.label_outer(remove_inner_ticks=True)
+        style.share_values(every)
+        figure.suptitle(f"{task.title}: KL to the old policy", fontsize=10)
         style.legend(figure, every)
         figures[f"_{task.file_name}"] = figure
     return figures
@@ -62,40 +66,35 @@ def estimated_divergence(runs: Sequence[Run]) -> dict[str, Figure]:
     return {"": lines_of_agents(runs, "estimated_divergence", r"$\widehat{KL}_i$, nats")}
 
 
-def lines_of_agents(runs: Sequence[Run], metric: str, title: str) -> Figure:
+def lines_of_agents(runs: Sequence[Run], metric: str, label: str) -> Figure:
     """A metric of every agent over training, a panel for each run."""
     figure, every = style.panels(len(runs))
     for axes, run in zip(every, runs, strict=True):
         draw_agents(axes, run, metric)
-        axes.set_ylabel(title)
-    legend_of_agents(every)
+        style.title(axes, f"{run.task.title}, {run.label}")
+        axes.set_ylabel(label)
     return figure
 
 
 def draw_agents(axes: Axes, run: Run, metric: str) -> None:
-    """A metric of every agent over training."""
+    """A metric of every agent over training, the agents' names below."""
     found = curve(run, metric)
     for agent, look in enumerate(style.agent_looks(len(run.agents))):
         style.draw_curve(axes, of_agent(found, agent), look, run.agents[agent])
-    axes.set_title(f"{run.task.title}, {run.label}", fontsize=10)
     style.episodes_axis(axes, [run.episodes[-1]])
-
-
-def legend_of_agents(every: Sequence[Axes]) -> None:
-    """Each panel's agents, which differ from task to task."""
-    for axes in every:
-        labels = axes.get_legend_handles_labels()[1]
-        axes.legend(fontsize=6, frameon=False, ncols=2 if len(labels) > 3 else 1)
+    style.legend_below(axes)
 
 
 def trust_regions(runs: Sequence[Run]) -> dict[str, Figure]:
     """Fig. 6: above, mean and deviation of every agent's epsilon over training and seeds; below, epsilon over training."""
-    figure, pairs = style.stacked_panels(len(runs))
-    for (upper, lower), run in zip(pairs, runs, strict=True):
+    figure, every = style.panels(2 * len(runs), height=2.3)
+    for upper, lower, run in zip(every[: len(runs)], every[len(runs) :], runs, strict=True):
         draw_spread(upper, run)
         draw_agents(lower, run, "epsilon")
-        lower.set(title="", ylabel=r"$\varepsilon_i$")
-    legend_of_agents([lower for _, lower in pairs])
+        style.title(upper, f"{run.task.title}, {run.label}", r"mean and deviation of $\varepsilon_i$")
+        style.title(lower, f"{run.task.title}, {run.label}", r"$\varepsilon_i$ over training")
+        for axes in (upper, lower):
+            axes.set_ylabel(r"$\varepsilon_i$")
     return {"": figure}
 
 
@@ -108,7 +107,6 @@ def draw_spread(axes: Axes, run: Run) -> None:
         axes.errorbar(agent, mean[agent], error, color=look.color, marker=look.marker, capsize=3, markersize=5)
     axes.set_yscale("log")
     axes.set_ylim(0.01, 100)
-    axes.set_xticks(range(len(run.agents)), run.agents, rotation=45 if len(run.agents) > 3 else 0, ha="center", fontsize=7)
-    axes.set_title(f"{run.task.title}, {run.label}", fontsize=10)
-    axes.set_ylabel(r"$\varepsilon_i$, mean and deviation", fontsize=9)
+    style.names_axis(axes.xaxis, run.agents, slanted=len(run.agents) > 3)
+    axes.set_xlim(-0.5, len(run.agents) - 0.5)
     axes.grid(alpha=0.25, linewidth=0.6)

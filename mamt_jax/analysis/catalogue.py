@@ -7,7 +7,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from mamt_jax.analysis import agents, pairs, returns, style
-from mamt_jax.analysis.runs import Run, Task, by_task, having
+from mamt_jax.analysis.runs import FAMILY, Run, Task, by_task, having
 
 
 class PaperFigure(NamedTuple):
@@ -19,6 +19,7 @@ class PaperFigure(NamedTuple):
         metrics: what runs must have recorded.
         algo: an algorithm that records them.
         draw: runs that have them -> figures by what is added to the file's name.
+        fewest: agents from which it shows anything.
     """
 
     paper: str
@@ -26,6 +27,7 @@ class PaperFigure(NamedTuple):
     metrics: tuple[str, ...]
     algo: str
     draw: Callable[[Sequence[Run]], dict[str, Figure]]
+    fewest: int = 1
 
 
 _COORDINATION = ("coordination coefficients", ("coordination_mean", "coordination_variance"), "mamt")
@@ -34,20 +36,18 @@ FIGURES = {
     "learning_curves": PaperFigure("Fig. 4", "training returns", ("train_return",), "mamt", returns.learning_curves),
     "improvement": PaperFigure("Sec. 6", "training returns", ("train_return",), "maac", returns.improvement),
     "dilemma": PaperFigure("Fig. 1a, 10", "training returns on Spread-3", ("train_return",), "mamd_op", returns.dilemma),
-    "attention": PaperFigure("Fig. 11", "attention weights", ("attention",), "maac", pairs.attention),
+    "attention": PaperFigure("Fig. 11", "attention weights", ("attention",), "maac", pairs.attention, fewest=3),
     "policy_divergence": PaperFigure("Fig. 5", *_DIVERGENCE, agents.policy_divergence),
     "policy_divergence_of_agents": PaperFigure("Fig. 16-19", *_DIVERGENCE, agents.policy_divergence_of_agents),
     "trust_regions": PaperFigure(
         "Fig. 6", "learnt trust regions", ("epsilon", "estimated_divergence"), "mamt", agents.trust_regions
     ),
-    "coordination": PaperFigure("Fig. 7", *_COORDINATION, pairs.coordination),
-    "coordination_over_time": PaperFigure("Fig. 14, 15", *_COORDINATION, pairs.coordination_over_time),
+    "coordination": PaperFigure("Fig. 7", *_COORDINATION, pairs.coordination, fewest=3),
+    "coordination_over_time": PaperFigure("Fig. 14, 15", *_COORDINATION, pairs.coordination_over_time, fewest=3),
     "estimated_divergence": PaperFigure(
         "Fig. 20-23", "estimates of the joint divergence", ("estimated_divergence",), "mamt", agents.estimated_divergence
     ),
 }
-FAMILY = ("maac", "mamd", "mamd_op", "mamt")
-"""The algorithms whose old policy is that of up to `old_policy_interval` updates ago; others define theirs otherwise."""
 
 
 def command(task: Task, algo: str) -> str:
@@ -65,7 +65,7 @@ def folders(runs: Sequence[Run]) -> str:
 
 def drawn_from(name: str, runs: Sequence[Run]) -> list[Run]:
     """Those of `runs` that a figure can show."""
-    found = having(runs, *FIGURES[name].metrics)
+    found = [run for run in having(runs, *FIGURES[name].metrics) if len(run.agents) >= FIGURES[name].fewest]
     if name == "dilemma":
         return [run for run in found if run.task.env in returns.DILEMMA]
     if FIGURES[name].metrics == ("kl_old",):
@@ -83,10 +83,12 @@ def missing(name: str, runs: Sequence[Run]) -> list[str]:
     if name == "improvement":
         return missing_comparison(runs)
     figure = FIGURES[name]
-    return [
+    small = [run for run in runs if len(run.agents) < figure.fewest]
+    equal = [f"left out {folders(small)}: with two agents all {figure.ingredient} are 1 by definition."] if small else []
+    return equal + [
         f"no {figure.ingredient} in {folders(each)}: they come from `{command(task, figure.algo)}`."
         for task, each in by_task(runs).items()
-        if not having(each, *figure.metrics)
+        if len(each[0].agents) >= figure.fewest and not having(each, *figure.metrics)
     ]
 
 

@@ -1,19 +1,21 @@
 """What holds between two agents: coordination coefficients (Fig. 7, 14, 15) and attention weights (Fig. 11)."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 from mamt_jax.analysis import style
-from mamt_jax.analysis.runs import Curve, Run, curve, last_fifth
+from mamt_jax.analysis.runs import Curve, Run, by_task, curve, last_fifth
 
 FEW = 3
 """Agents up to whom pairs are bars rather than a heat map."""
 READABLE = 4
 """Agents up to whom a heat map's numbers can be read."""
+MOST_MATRICES = 9
+"""Matrices of attention weights up to which a figure fits a page."""
 
 
 def mean_and_deviation(run: Run) -> tuple[np.ndarray, np.ndarray]:
@@ -24,20 +26,36 @@ def mean_and_deviation(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 def coordination(runs: Sequence[Run]) -> dict[str, Figure]:
     """Fig. 7: mean and deviation of the coefficients of every pair; bars where agents are few, heat maps where many."""
-    drawers: list[Callable[[Axes], None]] = []
-    for run in sorted(runs, key=lambda run: len(run.agents) <= FEW):
-        mean, deviation = mean_and_deviation(run)
-        if len(run.agents) <= FEW:
-            drawers.append(partial(draw_bars, run=run, mean=mean, deviation=deviation))
-        else:
-            drawers += [
-                partial(draw_matrix, matrix=matrix, agents=run.agents, title=f"{run.task.title}: {name} of $C_{{ij}}$")
-                for name, matrix in (("mean", mean), ("deviation", deviation))
-            ]
-    figure, every = style.panels(len(drawers), columns=4, size=(3.3, 2.7))
-    for axes, draw in zip(every, drawers, strict=True):
-        draw(axes)
+    many, few = ([run for run in runs if (len(run.agents) > FEW) == larger] for larger in (True, False))
+    blocks = [(draw, shown) for draw, shown in ((draw_heat_maps, many), (draw_all_bars, few)) if shown]
+    heights = [3.4 * len(many)] * bool(many) + [2.3 * len(rows_of(len(few)))] * bool(few)
+    figure = Figure(figsize=(style.WIDTH, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(blocks), 1, height_ratios=heights, squeeze=False).ravel()
+    for part, (draw, shown) in zip(parts, blocks, strict=True):
+        draw(part, shown)
     return {"": figure}
+
+
+def draw_heat_maps(part: FigureBase, runs: Sequence[Run]) -> None:
+    """A row for each run: its means and its deviations."""
+    every = style.place(part, [2] * len(runs))
+    for row, run in enumerate(runs):
+        for axes, name, matrix in zip(every[2 * row :], ("mean", "deviation"), mean_and_deviation(run), strict=False):
+            draw_matrix(axes, matrix, run.agents)
+            style.title(axes, f"{run.task.title}, {run.label}: {name} of $C_{{ij}}$")
+
+
+def draw_all_bars(part: FigureBase, runs: Sequence[Run]) -> None:
+    """A panel for each run."""
+    for axes, run in zip(style.place(part, rows_of(len(runs))), runs, strict=True):
+        draw_bars(axes, run, *mean_and_deviation(run))
+        style.title(axes, f"{run.task.title}, {run.label}", "mean and deviation of $C_{ij}$")
+
+
+def rows_of(count: int, columns: int = 3) -> list[int]:
+    """Numbers of panels in rows that are as even as can be, so that none stays half empty."""
+    rows = -(-count // columns)
+    return [count // rows + (row < count % rows) for row in range(rows)]
 
 
 def draw_bars(axes: Axes, run: Run, mean: np.ndarray, deviation: np.ndarray) -> None:
@@ -49,25 +67,26 @@ def draw_bars(axes: Axes, run: Run, mean: np.ndarray, deviation: np.ndarray) -> 
         axes.bar(place, mean[i, j], color=looks[i].color, alpha=0.6, hatch=hatch, edgecolor="white", width=0.7)
         axes.errorbar(place, mean[i, j], deviation[i, j], color="0.2", capsize=3, linewidth=1)
     axes.set_xticks(range(len(pairs)), [f"{i}, {j}" for i, j in pairs], fontsize=8)
-    axes.set(xlabel="agents i, j", ylabel="$C_{ij}$, mean and deviation", ylim=(0, 1.05))
-    axes.set_title(f"{run.task.title}, {run.label}", fontsize=10)
+    axes.set(xlabel="agents i, j", ylabel="$C_{ij}$", ylim=(0, 1.05))
     axes.grid(alpha=0.25, axis="y", linewidth=0.6)
 
 
-def draw_matrix(axes: Axes, matrix: np.ndarray, agents: Sequence[str], title: str, largest: float | None = None) -> None:
+def draw_matrix(axes: Axes, matrix: np.ndarray, agents: Sequence[str], largest: float | None = None) -> None:
     """A heat map of (n, n), light where small, its diagonal empty; numbers where they can be read."""
     shown = np.where(np.eye(len(agents), dtype=bool), np.nan, matrix)
     top = np.nanmax(shown) if largest is None else largest
     image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=top or 1)
     if len(agents) > READABLE:
-        axes.figure.colorbar(image, ax=axes, shrink=0.85)
+        bar = axes.figure.colorbar(image, ax=axes, shrink=0.85).ax
+        bar.tick_params(labelsize=8)
+        bar.yaxis.get_offset_text().set_fontsize(8)
     else:
         for (i, j), value in np.ndenumerate(shown):
             if i != j:
-                axes.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 * top else "black")
-    axes.set_xticks(range(len(agents)), agents, rotation=45 if len(agents) > FEW else 0, fontsize=7)
-    axes.set_yticks(range(len(agents)), agents, fontsize=7)
-    axes.set_title(title, fontsize=10)
+                color = "white" if value > 0.6 * top else "black"
+                axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=color, fontsize=9.5)
+    style.names_axis(axes.xaxis, agents, slanted=len(agents) > FEW)
+    style.names_axis(axes.yaxis, agents)
     axes.set(xlabel="agent j", ylabel="agent i")
 
 
@@ -77,10 +96,12 @@ def coordination_over_time(runs: Sequence[Run]) -> dict[str, Figure]:
     for axes, run in zip(every, runs, strict=True):
         found, few = curve(run, "coordination_mean"), len(run.agents) <= FEW
         (draw_pairs if few else draw_means)(axes, run, found)
-        axes.set_title(f"{run.task.title}, {run.label}", fontsize=10)
+        style.title(axes, f"{run.task.title}, {run.label}")
         axes.set(ylabel="$C_{ij}$" if few else "$C_{ij}$, mean over j")
         style.episodes_axis(axes, [run.episodes[-1]])
-        axes.legend(fontsize=6, frameon=False, ncols=1 if len(run.agents) < FEW else 2)
+        if not few:
+            style.legend_below(axes)
+    style.legend(figure, [axes for axes in every if axes.get_legend() is None])
     return {"": figure}
 
 
@@ -103,15 +124,19 @@ def draw_means(axes: Axes, run: Run, found: Curve) -> None:
 
 def attention(runs: Sequence[Run]) -> dict[str, Figure]:
     """Fig. 11: whom each critic attends to at the end of training; an agent's weights add up to one."""
-    tasks, labels = list(dict.fromkeys(run.task for run in runs)), list(dict.fromkeys(run.label for run in runs))
-    found = {(run.label, run.task): run for run in runs}
-    figure, every = style.panels(len(labels) * len(tasks), columns=len(tasks), size=(3.1, 2.6))
-    for place, axes in enumerate(every):
-        label, task = labels[place // len(tasks)], tasks[place % len(tasks)]
-        run = found.get((label, task))
-        axes.set_visible(run is not None)
-        if run is not None:
-            weights = last_fifth(curve(run, "attention")).mean(0)
-            largest = 1.0 if len(run.agents) <= READABLE else None
-            draw_matrix(axes, weights, run.agents, f"{task.title}, {label}", largest)
+    shown = few_enough(runs)
+    figure, every = style.panels(len(shown), height=2.7)
+    for axes, run in zip(every, shown, strict=True):
+        weights = last_fifth(curve(run, "attention")).mean(0)
+        draw_matrix(axes, weights, run.agents, largest=1.0 if len(run.agents) <= READABLE else None)
+        style.title(axes, f"{run.task.title}, {run.label}")
     return {"": figure}
+
+
+def few_enough(runs: Sequence[Run]) -> list[Run]:
+    """All runs, task by task; where they are more than `MOST_MATRICES`, those of the label that most of them have."""
+    ordered = [run for compared in by_task(runs).values() for run in compared]
+    if len(ordered) <= MOST_MATRICES:
+        return ordered
+    label = Counter(run.label for run in ordered).most_common(1)[0][0]
+    return [run for run in ordered if run.label == label]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mamt_jax.analysis import style
-from mamt_jax.analysis.runs import Run, Task, by_task, curve, last_fifth
+from mamt_jax.analysis.runs import FAMILY, Run, Task, by_task, curve, last_fifth
 from mamt_jax.analysis.statistics import Interval, bootstrap, interquartile_mean, probability_of_improvement
 
 RETURN = "train_return"
@@ -29,33 +29,64 @@ def draw_returns(axes: Axes, runs: Sequence[Run], looks: dict[str, style.Look]) 
 
 
 def learning_curves(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 4: a panel for each task."""
-    tasks = by_task(runs)
-    figure, every = style.panels(len(tasks))
+    """Fig. 4: a panel for each task, and more than one where a panel would have too many lines."""
+    return {"": draw_tasks(runs)[0]}
+
+
+def draw_tasks(runs: Sequence[Run]) -> tuple[Figure, list[tuple[Axes, list[Run]]]]:
+    """Returns on every task, and the runs of each panel; panels of one task share the axis of returns."""
+    tasks = in_rows([split(compared) for compared in by_task(runs).values()])
+    figure, every = style.panels(sum(map(len, tasks)))
     looks = style.looks([run.label for run in runs])
-    for axes, (task, compared) in zip(every, tasks.items(), strict=True):
-        draw_returns(axes, compared, looks)
-        axes.set_title(f"{task.title} ({seeds_text(compared)})", fontsize=10)
-        axes.set_ylabel("training return per episode")
+    left, drawn = iter(every), []
+    for groups in tasks:
+        shared = [next(left) for _ in groups]
+        for number, (axes, group) in enumerate(zip(shared, groups, strict=True), 1):
+            draw_returns(axes, group, looks)
+            part = f", part {number} of {len(groups)}" if len(groups) > 1 else ""
+            style.title(axes, f"{group[0].task.title}{part}", seeds_text(group))
+            axes.set_ylabel("training return per episode")
+        style.share_values(shared)
+        drawn += zip(shared, groups, strict=True)
     style.legend(figure, every)
-    return {"": figure}
+    return figure, drawn
+
+
+def in_rows(tasks: Sequence[list[list[Run]]], columns: int = 3) -> list[list[list[Run]]]:
+    """Tasks in an order in which the panels of each are in one row, where that can be; else as they are."""
+    ordered, left, room = [], list(tasks), columns
+    while left:
+        chosen = next((place for place, groups in enumerate(left) if len(groups) <= room), 0)
+        ordered.append(left.pop(chosen))
+        room = (room - len(ordered[-1])) % columns or columns
+    return ordered
+
+
+def split(runs: Sequence[Run], others: int | None = None) -> list[list[Run]]:
+    """Runs of a task in groups that leave a panel readable with `others` more lines: MAAC and its trust regions, the rest."""
+    others = len(runs[0].references.keys() & style.REFERENCE_LINES.keys()) if others is None else others
+    room = max(1, style.MOST_LINES - others)
+    if len(runs) <= room:
+        return [list(runs)]
+    families = ([run for run in runs if (run.algo in FAMILY) == inside] for inside in (True, False))
+    return [family[start : start + room] for family in families for start in range(0, len(family), room)]
 
 
 def seeds_text(runs: Sequence[Run]) -> str:
     """How many seeds the runs have, in words."""
-    counts = sorted({len(run.seeds) for run in runs})
-    return f"{counts[0]} seed{'s' if counts[0] > 1 else ''}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    fewest, most = (find(len(run.seeds) for run in runs) for find in (min, max))
+    return f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' if most > 1 else ''}"
 
 
 def dilemma(runs: Sequence[Run]) -> dict[str, Figure]:
     """Fig. 1a and 10: MAAC, MAMD and MAMD-OP where no agent, two agents or all three depend on each other."""
     ordered = sorted(runs, key=lambda run: list(DILEMMA).index(run.task.env))
-    figures = learning_curves(ordered)
-    for axes, (task, compared) in zip(figures[""].axes, by_task(ordered).items(), strict=False):
-        if task.env in SAME_AS_OPTIMAL and not any(run.algo == "mamd_op" for run in compared):
-            text = f"mamd_op is {SAME_AS_OPTIMAL[task.env]} here"
-            axes.text(0.98, 0.04, text, transform=axes.transAxes, ha="right", fontsize=8)
-    return figures
+    figure, drawn = draw_tasks(ordered)
+    there = {(run.task, run.algo) for run in runs}
+    for axes, (run, *_) in drawn:
+        if run.task.env in SAME_AS_OPTIMAL and (run.task, "mamd_op") not in there:
+            axes.set_xlabel(f"episodes (mamd_op is {SAME_AS_OPTIMAL[run.task.env]} here)")
+    return {"": figure}
 
 
 def normalised(run: Run) -> np.ndarray:
@@ -89,7 +120,7 @@ def improvement(runs: Sequence[Run]) -> dict[str, Figure]:
     common = {label: tasks for label, own in labels.items() if (tasks := common_tasks(own, baseline))}
     numbers = {task: number for number, task in enumerate(dict.fromkeys(itertools.chain(*common.values())), 1)}
     key = textwrap.wrap(", ".join(f"{number} {task.title}" for task, number in numbers.items()), 120, break_on_hyphens=False)
-    figure, (scores, chances) = style.panels(2, size=(5.2, 1.3 + 0.36 * len(common) + 0.17 * len(key)))
+    figure, (scores, chances) = style.panels(2, height=1.3 + 0.3 * len(common) + 0.17 * len(key))
     looks = style.looks([BASELINE, *common])
     for axes, draw in ((scores, draw_score), (chances, draw_chance)):
         rows = []
@@ -99,9 +130,11 @@ def improvement(runs: Sequence[Run]) -> dict[str, Figure]:
         axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.invert_yaxis()
-    scores.set_xlabel(f"normalised return (0 random, 1 scripted), IQM;\nhollow: {BASELINE} on the same tasks")
+    style.title(scores, f"normalised return, IQM (hollow: {BASELINE} on the same tasks)")
+    scores.set_xlabel("0 is the random policy, 1 the scripted one")
     chances.axvline(0.5, color="0.45", linestyle="--", linewidth=1)
-    chances.set(xlabel=f"probability that it ends above {BASELINE}\non the tasks of its row", xlim=(-0.03, 1.03))
+    style.title(chances, f"probability of ending above {BASELINE}")
+    chances.set(xlabel="probability, over the tasks of the row", xlim=(-0.03, 1.03))
     figure.suptitle("\n".join(["Tasks: " + key[0], *key[1:]]), fontsize=8)
     return {"": figure}
 

@@ -23,6 +23,9 @@ TITLES = {
     "pettingzoo/multiwalker": "Multi-Walker, the original",
 }
 
+FAMILY = ("maac", "mamd", "mamd_op", "mamt")
+"""The algorithms whose old policy is that of up to `old_policy_interval` updates ago; others define theirs otherwise."""
+
 
 class Task(NamedTuple):
     """An environment and its options, as (name, value) pairs; what runs may be compared on."""

@@ -1,6 +1,7 @@
 """How figures look: colours that the colour-blind tell apart, lines and markers that hold in grey."""
 
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
 from PIL import Image
 
 from mamt_jax.algorithms.registry import ALGORITHMS
@@ -41,8 +44,15 @@ LOOKS = VARIANTS | {name: Look(each.color, each.linestyle, each.marker) for name
 """Each algorithm keeps its own look in every figure."""
 OTHERS = (("#661100", "-", "h"), ("#6699CC", "--", "p"), ("#AA4499", "-.", "d"), ("#332288", ":", "8"), ("#DDCC77", "-", "H"))
 REFERENCE_LINES = {"random": ":", "do_nothing": (0, (3, 1, 1, 1, 1, 1)), "scripted": "--"}
-PANEL = (3.7, 2.9)
-DPI = 110
+WIDTH = 8.8
+"""Of a figure in inches: a page shows it about 760 pixels wide, so that a font of 8 points has about 10 pixels."""
+WIDEST = 6.4
+"""Of a single panel in inches."""
+DPI = 140
+LOG_TICKS = ((30, (1.0, 2.0, 5.0)), (300, (1.0, 3.0)))
+"""Multiples of powers of ten that logarithmic axes show, by the ratio of their ends up to which they fit."""
+MOST_LINES = 8
+"""Lines up to which a panel can be read."""
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
@@ -63,26 +73,32 @@ def agent_looks(num_agents: int) -> list[Look]:
     ]
 
 
-def stacked_panels(count: int, columns: int = 3) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    """A figure of `count` pairs of panels, one above the other, in rows of `columns` pairs."""
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    figure, every = panels(2 * columns * rows, columns, size=(3.7, 2.4))
-    grid = np.array(every, dtype=object).reshape(rows, 2, columns).swapaxes(1, 2).reshape(-1, 2)
-    for unused in grid[count:].ravel():
-        unused.set_visible(False)
-    return figure, [(upper, lower) for upper, lower in grid[:count]]
+def panels(count: int, columns: int = 3, height: float | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels in rows of `columns`, four in two rows of two; `height` is that of a row in inches."""
+    columns = min(2 if (count, columns) == (4, 3) else columns, count)
+    rows, width = -(-count // columns), min(WIDTH / columns, WIDEST)
+    height = 0.6 * width + 0.65 if height is None else height
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    return figure, place(figure, [columns] * rows, count)
 
 
-def panels(count: int, columns: int = 3, size: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels in rows of `columns`."""
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-    axes = np.atleast_1d(np.asarray(figure.subplots(rows, columns, squeeze=False))).ravel()
-    for unused in axes[count:]:
-        unused.set_visible(False)
-    return figure, list(axes[:count])
+def place(figure: FigureBase, rows: Sequence[int], count: int | None = None) -> list[Axes]:
+    """Divides a figure, or a part of one, into rows of that many panels; only the first `count` panels are made."""
+    parts = math.lcm(*rows)
+    spec = figure.add_gridspec(len(rows), parts)
+    cells = [(i, parts // row * j, parts // row * (j + 1)) for i, row in enumerate(rows) for j in range(row)]
+    every = [figure.add_subplot(spec[i, start:stop]) for i, start, stop in cells[:count]]
+    for axes in every:
+        axes.tick_params(labelsize=8)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set_fontsize(8.5)
+        axes.yaxis.get_offset_text().set_fontsize(8)
+    return every
+
+
+def title(axes: Axes, *lines: str) -> None:
+    """A panel's title."""
+    axes.set_title("\n".join(lines), fontsize=9)
 
 
 def draw_line(axes: Axes, x: np.ndarray, found: Interval, look: Look, label: str) -> None:
@@ -109,14 +125,42 @@ def draw_references(axes: Axes, references: Mapping[str, Reference]) -> None:
             axes.axhline(value, color="0.45", linestyle=line, linewidth=1, zorder=1, label=name.replace("_", " "))
 
 
+def share_values(axes: Sequence[Axes]) -> None:
+    """Gives panels that are drawn one axis of values, long enough for all of them."""
+    for each in axes[1:]:
+        each.sharey(axes[0])
+    axes[0].autoscale(axis="y")
+
+
+def short(value: float) -> str:
+    """A number as axes show it: 2.5k, 1M; below 1 as it is, since an m there would be read as metres or millions."""
+    return EngFormatter(sep="")(value) if abs(value) >= 1 else f"{value:g}"
+
+
+def short_numbers(axis: Axis) -> None:
+    """Numbers of an axis as `short` writes them; a logarithmic axis of few decades has more than its powers of ten."""
+    low, high = axis.get_view_interval()
+    if axis.get_scale() == "log":
+        axis.set_major_locator(LogLocator(subs=next((subs for ratio, subs in LOG_TICKS if high < ratio * low), (1.0,))))
+        axis.set_minor_formatter(NullFormatter())
+    else:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
 def episodes_axis(axes: Axes, lengths: Sequence[float]) -> None:
     """Episodes, on a logarithmic scale where runs are of very different lengths."""
     axes.set_xlabel("episodes")
     if max(lengths) > 4 * min(lengths):
         axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}"))
+    short_numbers(axes.xaxis)
     axes.grid(alpha=0.25, linewidth=0.6)
+
+
+def names_axis(axis: Axis, names: Sequence[str], slanted: bool = False) -> None:
+    """Names at 0, 1, ..."""
+    slant: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    axis.set_ticks(range(len(names)), names, fontsize=7.5, **slant)
 
 
 def logarithmic_values(axes: Axes) -> None:
@@ -127,14 +171,42 @@ def logarithmic_values(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def legend(figure: Figure, axes: Sequence[Axes], columns: int = 6) -> None:
-    """One legend for all panels, below them."""
+def labelled(axes: Sequence[Axes]) -> dict[str, Any]:
+    """What is drawn in panels, by label."""
     found: dict[str, Any] = {}
-    for each in axes:
-        for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    columns = max(1, min(columns, int(figure.get_figwidth() / 1.7)))
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    for handle, label in itertools.chain(*(zip(*each.get_legend_handles_labels(), strict=True) for each in axes)):
+        found.setdefault(label, handle)
+    return found
+
+
+def legend(figure: Figure, axes: Sequence[Axes], columns: int = 6) -> None:
+    """One legend for all panels of a figure: in the cells that the last row leaves free, else below the panels."""
+    found = labelled(axes)
+    if not found:
+        return
+    last = figure.axes[-1].get_subplotspec()
+    size = last.get_gridspec().ncols if last else 1
+    free = size - last.colspan.stop if last else 0
+    room = figure.get_figwidth() * (free / size if free else 1)
+    lines = -(-len(found) // max(1, min(columns, int(room / 1.4))))
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8, "ncols": -(-len(found) // lines)}
+    if last and free:
+        cell = figure.add_subplot(last.get_gridspec()[last.rowspan.start, last.colspan.stop :])
+        cell.set_axis_off()
+        cell.legend(found.values(), found.keys(), loc="center", **style)
+    else:
+        figure.set_figheight(figure.get_figheight() + 0.15 + 0.17 * lines)
+        figure.legend(found.values(), found.keys(), loc="outside lower center", **style)
+
+
+def legend_below(axes: Axes, columns: int = 3) -> None:
+    """A panel's own legend, below the label of its x axis."""
+    found = labelled([axes])
+    below = axes.transAxes + ScaledTranslation(0, -0.46, axes.figure.dpi_scale_trans)
+    axes.legend(
+        found.values(), found.keys(), loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, borderaxespad=0,
+        ncols=columns, frameon=False, fontsize=7, columnspacing=1, labelspacing=0.3, handlelength=2.2,
+    )  # fmt: skip
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -145,6 +217,7 @@ def save(figure: Figure, path: Path) -> None:
         return
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI)
-    # This way of choosing 256 colours keeps those of thin lines, which the default one merges.
-    palette = Image.open(buffer).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    # This way of choosing 256 colours keeps those of thin lines, which the default one merges. kmeans keeps greys grey.
+    colors = Image.open(buffer).convert("RGB")
+    palette = colors.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     palette.save(path, optimize=True)

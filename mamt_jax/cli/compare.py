@@ -85,7 +85,7 @@ def side_by_side(runs: Sequence[Run]) -> Table:
 
 def draw(runs: Sequence[Run], metric: str, against: str) -> Figure:
     """A curve for each, interquartile mean and 95 % interval over seeds; reference returns if there is one task."""
-    figure, (axes,) = style.panels(1, size=(6.5, 4.2))
+    figure, (axes,) = style.panels(1, height=3.7)
     looks = style.looks([run.label for run in runs])
     for run in runs:
         x = {"episodes": run.episodes, "env_steps": run.env_steps}.get(against)
@@ -95,6 +95,7 @@ def draw(runs: Sequence[Run], metric: str, against: str) -> Figure:
     if metric.endswith("_return") and len(by_task(runs)) == 1:
         style.draw_references(axes, runs[0].references)
     axes.set(xlabel=against.replace("_", " "), ylabel=metric.replace("_", " "))
+    style.short_numbers(axes.xaxis)
     axes.grid(alpha=0.25, linewidth=0.6)
     style.legend(figure, [axes], columns=2)
     return figure
