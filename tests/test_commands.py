@@ -25,7 +25,14 @@ from mamt_jax.training.experiment import make_configs
 
 GUIDES = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("many_runs", "other_libraries", "own_algorithm", "own_environment", "policies")),
+    *(
+        f"docs/{name}.md"
+        for name in ("command_line", "many_runs", "other_libraries", "own_algorithm", "own_environment", "policies")
+    ),
+    *(f"docs/algorithms/{name}.md" for name in registry.algorithm_names() if name != "mamd_op"),
+    *(
+        f"docs/environments/{name}.md" for name in ("matrix_game", "pursuit", "rover_tower", "spread")
+    ),  # the other compiles long
 )
 """The pages whose trainings are run, too."""
 TRAINING = [
