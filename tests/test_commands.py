@@ -23,16 +23,14 @@ from mamt_jax.algorithms import registry
 from mamt_jax.cli import evaluate, sweep, train
 from mamt_jax.training.experiment import make_configs
 
+PAGE_NAMES = ("command_line", "many_runs", "other_libraries", "own_algorithm", "own_environment", "policies")
+CARDS = ("matrix_game", "pursuit", "rover_tower", "spread")
+"""Of environments; Multi-Walker compiles for long."""
 GUIDES = (
     "README.md",
-    *(
-        f"docs/{name}.md"
-        for name in ("command_line", "many_runs", "other_libraries", "own_algorithm", "own_environment", "policies")
-    ),
-    *(f"docs/algorithms/{name}.md" for name in registry.algorithm_names() if name != "mamd_op"),
-    *(
-        f"docs/environments/{name}.md" for name in ("matrix_game", "pursuit", "rover_tower", "spread")
-    ),  # the other compiles long
+    *(f"docs/{name}.md" for name in PAGE_NAMES),
+    *(f"docs/algorithms/{name}.md" for name in registry.algorithm_names()),
+    *(f"docs/environments/{name}.md" for name in CARDS),
 )
 """The pages whose trainings are run, too."""
 TRAINING = [
