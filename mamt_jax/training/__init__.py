@@ -1,1 +1,1 @@
-"""Training: from an experiment to a folder of results."""
+"""Training of an experiment into a folder of results."""

@@ -1,7 +1,8 @@
-"""best.npz: the policy of each run as it was at the evaluation with its highest greedy return so far, the last of equals.
+"""best.npz: the policies of each run at the evaluation with the highest return; of equal returns, the latest.
 
-In a constant-sum game the mean return over agents is a constant, whatever the agents learn. No return against oneself can tell
-a good policy from a bad one there, so all evaluations are equal and the latest policy stays; `why_latest` says so.
+In a constant-sum game the mean return over agents is constant, whatever the agents learn. The return of agents that play
+against themselves cannot distinguish good policies from bad ones. All evaluations are then equal and the file holds the latest
+policies. `why_latest` detects this.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -17,16 +18,17 @@ from mamt_jax.training.run_folder import BEST
 from mamt_jax.types import LearnerState
 
 ROUNDING = 1e-5
-"""Mean returns that differ by less than this share of the agents' own are equal: sums of float32 rewards are no more exact."""
+"""Relative tolerance: mean returns are equal if they differ by less than this share of the agents' own returns. They are sums
+of float32 rewards, which are not more exact."""
 
 
 class Best(NamedTuple):
-    """What the file holds; leading axis of runs.
+    """Content of best.npz, with a leading axis of runs.
 
     Attributes:
-        eval_return: (R,) the highest of all evaluations; -inf where none was finite.
-        env_steps: (R,) int64, when the policy was evaluated.
-        learner_state: what `Algorithm.policy` leaves of it.
+        eval_return: (R,) highest return of all evaluations; -inf if none was finite.
+        env_steps: (R,) int64, environment steps at the evaluation of the policy.
+        learner_state: the part of the learner state that `Algorithm.policy` keeps.
     """
 
     eval_return: np.ndarray
@@ -41,23 +43,23 @@ def save_better(
     env_steps: int,
     rounding: Sequence[float] | float = 0.0,
 ) -> None:
-    """Puts into the file those policies that did better than the ones there, or all if there is none.
+    """Writes those policies that did better than the ones in the file, or all policies if there is no file.
 
-    Of equal ones the later stays: it has learnt for longer, and where no evaluation can differ it is the only one that has
-    learnt at all. A return that is not finite never wins. A run that was killed goes on from an earlier checkpoint and meets
-    the same policies again; a better one stays, though its evaluation may not come back bit for bit on a GPU or with
-    environments outside JAX.
+    Of two equal returns the later policy is kept. It has learned for longer, and if all evaluations are equal, the first policy
+    is untrained. A return that is not finite never replaces another one.
+    A killed run continues from an earlier checkpoint and evaluates the same policies again. A better policy stays in the file
+    then, although its evaluation may not repeat bit for bit on a GPU or with environments outside JAX.
 
     Args:
-        path: the file.
-        learner_states: of `Algorithm.policy`, leading axis of at least R runs, of which the first R count.
-        eval_returns: R greedy returns of this evaluation.
-        env_steps: when it was.
-        rounding: by how much each of them may differ from another and be its equal.
+        path: path of the file.
+        learner_states: result of `Algorithm.policy`, with a leading axis of at least R runs. Only the first R are used.
+        eval_returns: R returns of this evaluation.
+        env_steps: environment steps at this evaluation.
+        rounding: largest difference between returns that are equal, as one value or R values.
 
     Raises:
-        CheckpointError: if the file there is damaged or of something else.
-        OSError: if it cannot be written. The earlier one is then as it was.
+        CheckpointError: if the existing file is damaged or holds something else.
+        OSError: if the file cannot be written. The existing file is then unchanged.
     """
     returns = np.array(eval_returns, np.float64)
     finite = np.isfinite(returns)
@@ -71,22 +73,26 @@ def save_better(
     better = (returns > earlier.eval_return + margin) | (later & (returns >= earlier.eval_return - margin))
     best = jax.tree.map(lambda new, old: np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old), best, earlier)
     if better.any():
-        highest = np.maximum(best.eval_return, earlier.eval_return)  # lest many small steps down among equals add up
+        highest = np.maximum(best.eval_return, earlier.eval_return)  # otherwise small decreases among equal returns add up
         write_archive(path, named_arrays(best._replace(eval_return=highest)), {})
 
 
 def rounding_of(eval_return_per_agent: Any) -> float:
-    """By how much the mean of such returns may differ from another one and be its equal."""
+    """Largest difference between two equal mean returns, given the returns per agent."""
     return ROUNDING * float(np.abs(eval_return_per_agent).max())
 
 
 def why_latest(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why the best policy of a run is only its latest, in words; None if an evaluation could tell policies apart.
+    """Explains why the best policy of a run is only its latest.
 
-    In a constant-sum game greedy, sampled and training returns all have the same mean over agents while the agents' own change.
+    In a constant-sum game the greedy, sampled and training returns have the same mean over agents, while the return of each
+    agent changes.
 
     Args:
-        rows: of metrics.jsonl, those of one run.
+        rows: rows of one run in metrics.jsonl.
+
+    Returns:
+        The reason in words. None if the evaluations differ, or if there are fewer than two.
     """
     rows = [row for row in rows if STOPPED not in row and row["eval_return"] is not None]
     if len(rows) < 2:
@@ -108,11 +114,11 @@ def why_latest(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def describe_latest(rows: Sequence[Mapping[str, Any]], runs: Collection[int] | None = None) -> list[str]:
-    """A sentence for every reason why best policies are only the latest; the runs for which it holds go together.
+    """One sentence for each reason why best policies are only the latest, with all runs to which it applies.
 
     Args:
-        rows: of metrics.jsonl.
-        runs: numbers of those asked about; all by default.
+        rows: rows of metrics.jsonl.
+        runs: numbers of the runs to describe; all by default.
     """
     by_run: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -129,6 +135,6 @@ def describe_latest(rows: Sequence[Mapping[str, Any]], runs: Collection[int] | N
 
 
 def merge_best(paths: Sequence[Path], path: Path) -> None:
-    """Writes one file of the runs of several, in their order; raises CheckpointError if they do not fit together."""
+    """Writes one file with the runs of several files, in order; raises CheckpointError if they do not fit together."""
     arrays, _ = concatenate_archives(paths)
     write_archive(path, arrays, {})

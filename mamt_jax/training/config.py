@@ -1,4 +1,4 @@
-"""What is fixed about a training run, and the schedule that follows from it."""
+"""Settings of a training run, and the schedule that follows from them."""
 
 import dataclasses
 import math
@@ -14,46 +14,46 @@ EvaluationPolicy = Literal["greedy", "sampled"]
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Static facts of a training run. The defaults are the paper's (Table 1)."""
+    """Settings of training, which are static in JAX. The defaults are those of the paper (Table 1)."""
 
     episodes: int = 50_000
-    """Length of training in episodes of full length, over all parallel environments of a run."""
+    """Length of training in full-length episodes, summed over the parallel environments of a run."""
     seed: int = 0
-    """The first run's seed; further seeds count up from it."""
+    """Seed of the first run. Further seeds count up from it."""
     num_envs: int = 12
-    """Parallel environments of a run."""
+    """Parallel environments per run."""
     update_interval: int = 100
-    """Environment steps between one group of updates and the next."""
+    """Environment steps between two groups of updates."""
     num_updates: int = 4
-    """Updates in a group. On-policy algorithms make one."""
+    """Updates per group. On-policy algorithms always make one."""
     buffer_size: int = 1_000_000
     """Transitions that the replay memory holds."""
     batch_size: int = 1024
     """Transitions in a batch. Updates begin once the replay memory holds one batch.
     On-policy algorithms do not use it."""
     n_steps: int = 1
-    """Steps whose rewards a critic's target sums before it bootstraps. On-policy algorithms refuse more than 1."""
+    """Number of rewards that a critic's target sums before it bootstraps. On-policy algorithms accept only 1."""
     evaluation_interval: int = 500
     """Episodes between evaluations."""
     evaluation_episodes: int = 100
     """Episodes in an evaluation."""
     evaluation_policy: EvaluationPolicy = "greedy"
-    """How policies act in evaluations, which select the best policy. `eval_return_sampled` is always recorded."""
+    """How policies act in the evaluations that select the best policy. `eval_return_sampled` is recorded in either case."""
     checkpoint_minutes: float = 5.0
-    """Minutes between checkpoints; 0 writes one after every slice of work."""
+    """Minutes between checkpoints. 0 writes one after every slice of training."""
     precision: Precision = "default"
-    """Precision of the factors of all matrix products in updates: JAX's default, or bfloat16. Sums are float32."""
+    """Precision of the inputs of all matrix products in updates: JAX's default, or bfloat16. Sums are float32."""
 
 
 class Schedule(NamedTuple):
-    """A training run in iterations: each is `rollout_length` steps of all environments, then `updates` updates.
+    """A training run in iterations of `rollout_length` steps of all environments, followed by `updates` updates.
 
     Attributes:
-        rollout_length: steps of all environments in an iteration.
+        rollout_length: steps of each environment in an iteration.
         updates: updates in an iteration, once the replay memory holds a batch.
-        transitions: that an iteration adds.
+        transitions: transitions that an iteration adds.
         replay_iterations: iterations that the replay memory holds.
-        warmup_iterations: first iterations, which only collect.
+        warmup_iterations: number of first iterations, which make no updates.
         evaluation_iterations: iterations between evaluations.
         total_iterations: iterations of the whole run.
     """
@@ -72,19 +72,19 @@ class Schedule(NamedTuple):
         return self.replay_iterations * self.transitions
 
     def env_steps(self, iterations: int) -> int:
-        """Environment steps of one run after `iterations`."""
+        """Environment steps of one run after `iterations` iterations."""
         return iterations * self.transitions
 
     def num_updates(self, iterations: int) -> int:
-        """Updates of one run after `iterations`."""
+        """Updates of one run after `iterations` iterations."""
         return max(0, iterations - self.warmup_iterations) * self.updates
 
 
 def make_schedule(config: TrainingConfig, episode_limit: int, data: Data = "replay") -> Schedule:
-    """The smallest iteration with the asked ratio of updates to steps, and the run in such iterations.
+    """Schedules a run in the smallest iterations that have the requested ratio of updates to environment steps.
 
-    12 environments with 4 updates each 100 steps give iterations of 25 steps and 12 updates. Where an algorithm learns
-    from rollouts, there is one update an iteration, of `update_interval` steps.
+    For example, 12 environments with 4 updates per 100 environment steps give iterations of 25 steps and 12 updates. On-policy
+    algorithms make one update per iteration of about `update_interval` environment steps.
     """
     ratio = Fraction(config.num_updates * config.num_envs, config.update_interval)
     if data == "rollout":
@@ -103,7 +103,7 @@ def make_schedule(config: TrainingConfig, episode_limit: int, data: Data = "repl
 
 
 def validate(config: TrainingConfig, episode_limit: int, data: Data = "replay") -> None:
-    """Raises ValueError with one sentence that names the option, its value and what would be right."""
+    """Raises ValueError if a setting is not valid; the message names the option, its value and what would be right."""
     words = {"precision": get_args(Precision), "evaluation_policy": get_args(EvaluationPolicy)}
     for name, choices in words.items():
         if getattr(config, name) not in choices:
@@ -138,7 +138,7 @@ def validate(config: TrainingConfig, episode_limit: int, data: Data = "replay") 
 
 
 def _check_counters(config: TrainingConfig, episode_limit: int, schedule: Schedule) -> None:
-    """Raises ValueError if what is counted on the device would be beyond int32."""
+    """Raises ValueError if a counter on the device would exceed int32."""
     steps = f"steps of each environment, with episode_limit={episode_limit}"
     for option, value, what, count in (
         ("update_interval", config.update_interval, "transitions in an iteration", schedule.transitions),

@@ -1,4 +1,4 @@
-"""What a person sees while training runs: a bar on a terminal, a line for each evaluation everywhere."""
+"""Progress of training for the user: a bar on terminals, and a line for each evaluation on any console."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,30 +9,33 @@ from rich.progress import BarColumn, Progress, TextColumn
 from mamt_jax.training.metrics import STOPPED
 
 _LISTED = 6
-"""As many runs have a line of their own."""
+"""Largest number of runs with one line each."""
 
 
 def plain_console() -> Console:
-    """A console that prints text as it is, however wide: names are no markup, and a command can be copied in one piece."""
+    """A console that prints text unchanged.
+
+    Names are not read as markup, and long commands stay on one line, from which they can be copied.
+    """
     return Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def say(console: Console, text: str) -> None:
-    """Prints text as it is on any console."""
+    """Prints text unchanged on any console."""
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class Display:
-    """Progress of one training session. Use as a context manager.
+    """Progress of a training session; a context manager.
 
     Attributes:
-        console: where it writes.
+        console: the console to print on.
     """
 
     def __init__(
         self, console: Console, total_episodes: int, evaluation_policy: str = "greedy", titles: Sequence[str] = ()
     ) -> None:
-        """Shows progress towards `total_episodes`, and returns of that policy; `titles` are the names of the runs."""
+        """Shows progress towards `total_episodes`, and returns of `evaluation_policy`; `titles` are the names of the runs."""
         self.console = console
         self._titles = titles
         self._evaluation_policy = evaluation_policy
@@ -47,25 +50,25 @@ class Display:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self._bar.stop()
 
     def note(self, text: str) -> None:
-        """One line of text."""
+        """Prints one line of text."""
         say(self.console, text)
 
     def doing(self, what: str) -> None:
-        """What takes a while just now; on a terminal only."""
+        """Shows on terminals an activity that takes a while."""
         self._bar.update(self._task, description=what)
 
     def advanced(self, episodes: int, updates_per_second: float, seconds_left: float) -> None:
-        """Training has gone on."""
+        """Updates the bar with the episodes done, the updates per second and the remaining time."""
         self._status = f"{updates_per_second:.3g} updates/s · {duration(seconds_left)} left"
         done = f"{episodes:,} of {self._bar.tasks[0].total:,.0f} episodes"
         self._bar.update(self._task, completed=episodes, description=f"{done} · {self._status}")
 
     def evaluated(self, rows: Sequence[dict[str, Any]]) -> None:
-        """There are new rows of metrics.jsonl; those of runs that halted are not shown."""
+        """Prints new rows of metrics.jsonl. Halted runs are left out, unless all runs have halted."""
         rows = [row for row in rows if STOPPED not in row] or rows
         first, several = rows[0], len(self._titles) > 1
         parts = [
@@ -80,14 +83,14 @@ class Display:
             self.note("\n".join(self._runs(rows)))
 
     def _returns(self, rows: Sequence[dict[str, Any]]) -> str:
-        """The return of a run, or mean and range of those of several."""
+        """The returns of one run, or their mean and range over several runs."""
         fields = {self._evaluation_policy: "eval_return"}
         fields |= {"sampled": "eval_return_sampled"} if "sampled" not in fields else {}
         fields |= {"training": "train_return"} if rows[0]["episodes"] else {}
         return "return " + ", ".join(f"{name} {in_short([row[field] for row in rows])}" for name, field in fields.items())
 
     def _runs(self, rows: Sequence[dict[str, Any]]) -> list[str]:
-        """A line for each run with its name; of many one for all, and one for the best."""
+        """One line for each run with its title. If there are many runs, one line for all of them and one for the best."""
         named = {self._titles[row["run"]]: [row] for row in rows}
         if len(rows) > _LISTED:
             best = max(rows, key=lambda row: row["eval_return"])
@@ -97,14 +100,14 @@ class Display:
 
 
 def in_short(values: Sequence[float]) -> str:
-    """A return, or the mean and the range of several."""
+    """One return, or the mean and the range of several returns."""
     if len(values) == 1:
         return f"{values[0]:.1f}"
     return f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """A number of seconds as text, such as "2 min 05 s"."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

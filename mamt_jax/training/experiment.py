@@ -1,4 +1,4 @@
-"""What is trained: a description that config.json can hold, and the things it describes."""
+"""Experiments: a description of training that config.json can hold, and the objects that it describes."""
 
 import dataclasses
 import sys
@@ -24,15 +24,15 @@ Algo = str | Algorithm | Callable[[EnvSpec], Algorithm]
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What is trained, in plain values unless the environment or the algorithm is an object.
+    """Description of what is trained, in plain values unless the environment or the algorithm is an object.
 
     Attributes:
         env: name of the environment, "package.module:Factory", a factory, or the environment itself.
         algo: name of the algorithm, "package.module:make", a factory, or the algorithm itself.
         env_options: options of the environment that are not the defaults.
         algo_options: fields of the algorithm's config that are not the defaults.
-        runs: one dict a run: its "seed", and the float fields of the config that it has for itself.
-        training: static facts.
+        runs: one dict per run with its "seed" and the float fields of the config that are set for each run.
+        training: settings of training.
     """
 
     env: Env
@@ -44,35 +44,35 @@ class Experiment:
 
     @property
     def env_name(self) -> str:
-        """The environment's name."""
+        """The name of the environment."""
         return name_of(self.env)
 
     @property
     def algo_name(self) -> str:
-        """The algorithm's name."""
+        """The name of the algorithm."""
         return name_of(self.algo)
 
     @property
     def labels(self) -> list[str]:
-        """What tells a run from those with other hyperparameters, one a run; seeds share it."""
+        """One label per run: its own hyperparameters, or the algorithm's name if it has none. Seeds share a label."""
         own = [{name: value for name, value in run.items() if name != "seed"} for run in self.runs]
         return [", ".join(f"{name} {value:g}" for name, value in each.items()) or self.algo_name for each in own]
 
     @property
     def titles(self) -> list[str]:
-        """A run's hyperparameters, where runs differ in them, and its seed."""
+        """One title per run: its own hyperparameters, if there are any, and its seed."""
         names = [[f"{name} {value:g}" for name, value in run.items() if name != "seed"] for run in self.runs]
         return [", ".join([*own, f"seed {run['seed']}"]) for own, run in zip(names, self.runs, strict=True)]
 
 
 class Built(NamedTuple):
-    """The things that an Experiment describes.
+    """The objects that an Experiment describes.
 
     Attributes:
         env: the environment.
-        algorithm: the algorithm for it.
-        configs: one algorithm config a run.
-        schedule: the run in iterations.
+        algorithm: the algorithm, made for this environment.
+        configs: one algorithm config per run.
+        schedule: the schedule of a run in iterations.
     """
 
     env: Environment | HostEnvironment
@@ -82,7 +82,7 @@ class Built(NamedTuple):
 
 
 def name_of(thing: Any) -> str:
-    """The name of an environment, an algorithm or a function: "module:function" if it can be imported so, else in brackets."""
+    """The name of an environment, an algorithm or a function: "module:function" if importable, else a name in brackets."""
     if isinstance(thing, str):
         return thing
     if isinstance(thing, Environment | HostEnvironment):
@@ -95,10 +95,10 @@ def name_of(thing: Any) -> str:
 
 
 def build(experiment: Experiment) -> Built:
-    """Builds what is described.
+    """Builds the objects that an experiment describes.
 
     Raises:
-        ValueError: one sentence that names what is wrong and what would be right.
+        ValueError: if that is not possible; the message says in one sentence what is wrong and what would be right.
     """
     env = make_env(experiment)
     algorithm = algorithms.make(experiment.algo, env.spec)
@@ -118,13 +118,13 @@ def build(experiment: Experiment) -> Built:
 
 
 def make_env(experiment: Experiment) -> Environment | HostEnvironment:
-    """The environment of an Experiment, its spec completed by what its programs show; raises ValueError if there is none."""
+    """Makes the environment of an experiment and completes its spec by `infer_spec`; raises ValueError if that fails."""
     env = environments.make_any(experiment.env, **experiment.env_options)
     return infer_spec(env) if isinstance(env, Environment) else env
 
 
 def make_configs(algorithm: Algorithm, experiment: Experiment) -> tuple[Config, ...]:
-    """One algorithm config a run; raises ValueError if there is no run, or no such field."""
+    """One algorithm config per run; raises ValueError if there is no run, or if a seed or a field is not valid."""
     if not experiment.runs:
         raise ValueError("seeds=0 is not valid: train at least one.")
     for run in experiment.runs:
@@ -143,16 +143,16 @@ def make_configs(algorithm: Algorithm, experiment: Experiment) -> tuple[Config, 
 
 
 def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
-    """An Experiment as config.json holds it."""
+    """An Experiment as plain values for config.json."""
     plain = dataclasses.replace(experiment, env=experiment.env_name, algo=experiment.algo_name)
     return dataclasses.asdict(plain)
 
 
 def experiment_from_json(content: Mapping[str, Any]) -> Experiment:
-    """The Experiment that `experiment_to_json` wrote.
+    """Reads an Experiment that `experiment_to_json` wrote.
 
     Raises:
-        ValueError: if the content is something else.
+        ValueError: if the content does not describe an experiment.
     """
     try:
         fields = {field.name: content[field.name] for field in dataclasses.fields(Experiment)}
@@ -165,18 +165,18 @@ def experiment_from_json(content: Mapping[str, Any]) -> Experiment:
 
 
 def config_values(configs: tuple[Config, ...]) -> list[dict[str, Any]]:
-    """All fields of each run's config, defaults included."""
+    """All fields of each run's config, including defaults."""
     fields = sorted(dataclasses.fields(configs[0]), key=lambda field: field.name)
     return [{field.name: plain_value(field, getattr(config, field.name)) for field in fields} for config in configs]
 
 
 def plain_value(field: dataclasses.Field, value: Any) -> Any:
-    """The value of a config's field as JSON holds it; functions by their names."""
+    """The value of a config field as a JSON value; functions are given by name."""
     if "functions" in field.metadata:
         return function_name(field, value)
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, bool | int | float | str | None) else str(leaf), value)
 
 
 def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has lists where options were tuples."""
+    """The options with lists, which JSON has instead of tuples, converted back to tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

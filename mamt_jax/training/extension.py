@@ -1,4 +1,4 @@
-"""Another length for a folder's runs: whether they can have it, and what config.json then says."""
+"""Changes of the number of episodes of existing runs: what the runs have done, and the record in config.json."""
 
 import dataclasses
 import sys
@@ -12,16 +12,16 @@ from mamt_jax.training.experiment import Experiment, experiment_to_json
 from mamt_jax.training.run_folder import CHECKPOINTS, CONFIG, FolderError, read_config, write_json
 
 EXTENDED = "extended"
-"""In config.json: one entry for every change of length, with the command that asked for it."""
+"""Field of config.json with one entry for each change of length, including the command that requested it."""
 
 
 class Done(NamedTuple):
-    """What the runs of a folder have done.
+    """Progress of the runs in a folder.
 
     Attributes:
-        iterations: of the newest checkpoint.
-        evaluated: iterations done at the evaluation from which on that checkpoint's sums are made.
-        halted: whether all runs have stopped.
+        iterations: iterations at the newest usable checkpoint.
+        evaluated: iterations at the evaluation after which the sums of that checkpoint begin.
+        halted: whether all runs have halted.
     """
 
     iterations: int
@@ -30,16 +30,16 @@ class Done(NamedTuple):
 
 
 def with_episodes(experiment: Experiment, episodes: int) -> Experiment:
-    """The experiment with so many episodes."""
+    """The experiment with another number of episodes."""
     return dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, episodes=episodes))
 
 
 def read_done(folders: Sequence[Path]) -> list[Done]:
-    """What was done in each of the folders that hold a checkpoint.
+    """Reads the progress in each of the folders that hold a checkpoint.
 
     Raises:
-        FolderError: if the checkpoint of one holds no replay memory.
-        CheckpointError: if none of the checkpoints of one can be used.
+        FolderError: if the checkpoint of a folder holds no replay memory.
+        CheckpointError: if no checkpoint of a folder can be used.
     """
     done = []
     for folder in (folder for folder in folders if list_checkpoints(folder / CHECKPOINTS)):
@@ -55,7 +55,7 @@ def read_done(folders: Sequence[Path]) -> list[Done]:
 
 
 def record_length(folder: Path, experiment: Experiment, schedule: Schedule) -> None:
-    """Makes config.json say how long the folder's runs are now, if it says otherwise; raises OSError or FolderError."""
+    """Writes the experiment's number of episodes into config.json if that has another; raises OSError or FolderError."""
     content = read_config(folder)
     before = content["experiment"]["training"]["episodes"]
     if before != experiment.training.episodes:
@@ -63,7 +63,7 @@ def record_length(folder: Path, experiment: Experiment, schedule: Schedule) -> N
 
 
 def lengthened(content: dict[str, Any], before: int, experiment: Experiment, schedule: Schedule) -> dict[str, Any]:
-    """config.json of an experiment that had so many episodes `before`."""
+    """The content of config.json after the number of episodes changed from `before`."""
     change = {"from_episodes": before, "to_episodes": experiment.training.episodes, "command": sys.argv}
     return content | {
         "experiment": experiment_to_json(experiment),

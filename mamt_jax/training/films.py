@@ -1,4 +1,4 @@
-"""Films of policies, of one episode each."""
+"""Films of policies, each of one episode."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +16,17 @@ from mamt_jax.types import Config, LearnerState
 
 
 def film_best(experiment: Experiment, built: Built, folder: Path) -> Iterator[tuple[int, Path]]:
-    """Films an episode of the best policy of each of a folder's first runs, as `mamt evaluate --policy best --gif` does.
+    """Films one episode of the best policy for each of a folder's first runs, as `mamt evaluate --policy best --gif` does.
 
     All runs share one compiled program. Environments without a `scene` and environments outside JAX have no films.
 
     Args:
-        experiment: what was trained.
-        built: the things it describes.
-        folder: where its results are, and where the films go.
+        experiment: the experiment that was trained.
+        built: the objects that it describes.
+        folder: folder of the results, to which the films are written.
 
     Yields:
-        The number of a run and the GIF file with its film, once it is written.
+        The number of a run and the path of its GIF file, which has been written.
     """
     env, algorithm = built.env, built.algorithm
     if isinstance(env, HostEnvironment) or env.scene is None:
@@ -47,7 +47,7 @@ def film_best(experiment: Experiment, built: Built, folder: Path) -> Iterator[tu
 
 
 def film_episode(env: Environment, policy: Policy, sample: bool, key: jax.Array, **options: Any) -> Film:
-    """One episode, its last state included."""
+    """Films one episode, including its last state."""
     play_out = jax.jit(lambda key: rollout(env, acting(policy, sample), key, env.spec.episode_limit))
     return film(env, first_episode(*play_out(key)), **options)
 
@@ -60,7 +60,7 @@ def first_episode(states: EnvState, timesteps: TimeStep) -> EnvState:
 
 
 def film_on_host(env: HostEnvironment, policy: Policy, sample: bool, seed: int, fps: float | None) -> Film:
-    """`film_episode` by the environment's own pictures, as fast as it means to show them."""
+    """Films one episode with the environment's own pictures, at its own frame rate unless `fps` is given."""
     from envs_jax.adapters.policy_in_pettingzoo import episode_pictures, parallel_actor
 
     assert env.with_pictures

@@ -1,9 +1,10 @@
-"""Who may write in a run's folder: one process at a time, or the processes of one group.
+"""Locks on the folder of a run: one process may write in it, or the processes of one group.
 
-They hold POSIX record locks (`fcntl.lockf`) on a file in the folder. The kernel releases such a lock when its process ends,
-however it ends, and NFS passes it on to its server. `flock` would not do: the children of a killed process keep its locks.
-Record locks belong to a process and not to a thread, and end when the process closes the file anywhere. This module therefore
-counts what this process holds, and nothing else may open the file.
+A process holds a POSIX record lock (`fcntl.lockf`) on a file in the folder. The kernel releases the lock when the process ends,
+however it ends, and NFS passes the lock to its server. `flock` is not suitable: the children of a killed process keep its
+locks.
+Record locks belong to a process and not to a thread. They end when the process closes the file anywhere. This module therefore
+records which folders this process holds, and no other code may open the file.
 """
 
 import errno
@@ -28,9 +29,9 @@ except ImportError:  # Windows
     fcntl = None
 
 _PLACE = 256
-"""Bytes of the file that one process of a group locks and describes itself in."""
+"""Size of a place in bytes. Each process of a group locks one place of the file and describes itself there."""
 _REST = 0
-"""As a length, all from there on."""
+"""Length of a lock that covers all bytes from its start."""
 _TRIES = 100
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 
@@ -39,14 +40,14 @@ _held: set[str] = set()
 
 
 class Hold(NamedTuple):
-    """A place in a folder that this process holds.
+    """A place in the lock file of a folder that this process holds.
 
     Attributes:
         folder: the folder.
-        index: which process of its group holds it.
-        count: how many the group has.
-        file: descriptor of the lock's file.
-        works: whether the file system has locks.
+        index: index of this process in its group.
+        count: number of processes in the group.
+        file: descriptor of the lock file.
+        works: whether the file system supports locks.
     """
 
     folder: Path
@@ -58,16 +59,16 @@ class Hold(NamedTuple):
 
 @contextmanager
 def hold_folder(folder: Path, index: int = 0, count: int = 1, make: bool = False) -> Iterator[Hold]:
-    """Within it, `folder` belongs to this process, or to it and the others of its group.
+    """Within the context, `folder` is held by this process, or by its group together.
 
     Args:
         folder: the folder.
-        index: which process of its group this is.
-        count: how many the group has.
-        make: make the folder where there is none; it is removed again if it stays empty.
+        index: index of this process in its group.
+        count: number of processes in the group.
+        make: whether to create missing folders. Those that stay empty are removed again.
 
     Raises:
-        FolderError: if it belongs to somebody else, who is named, or cannot be written.
+        FolderError: if another process, which the message names, holds the folder, or if it cannot be written.
     """
     made = missing_folders(folder) if make else []
     hold = _take(folder, index, count, make)
@@ -80,16 +81,16 @@ def hold_folder(folder: Path, index: int = 0, count: int = 1, make: bool = False
 
 @contextmanager
 def hold_new_folder(folder: Path, index: int = 0, count: int = 1, made: Sequence[Path] | None = None) -> Iterator[Hold]:
-    """`hold_folder` for a new run: makes the folder, and removes it again if it ends before anything was trained.
+    """`hold_folder` for a new run: creates the folder, and removes it at the end if nothing was trained.
 
     Args:
-        folder: absent or empty.
-        index: which process of its group this is.
-        count: how many the group has.
-        made: `missing_folders(folder)` before any process of the group made them.
+        folder: the folder, absent or empty.
+        index: index of this process in its group.
+        count: number of processes in the group.
+        made: result of `missing_folders(folder)` before any process of the group created them.
 
     Raises:
-        FolderError: if the folder holds something, belongs to somebody else, who is named, or cannot be written.
+        FolderError: if the folder is not empty, is held by another process, which the message names, or cannot be written.
     """
     check_free(folder)
     made = missing_folders(folder) if made is None else made
@@ -104,25 +105,25 @@ def hold_new_folder(folder: Path, index: int = 0, count: int = 1, made: Sequence
 
 
 def check_free(folder: Path) -> None:
-    """Raises FolderError if `folder` holds something, unless somebody may be at work there."""
+    """Raises FolderError if `folder` is not empty, unless a lock file shows that a process may be using it."""
     if not (folder / LOCK).exists():
         check_unused(folder)
 
 
 def missing_folders(folder: Path) -> list[Path]:
-    """Those of `folder` and its parents that do not exist, from the inside out."""
+    """The folders among `folder` and its parents that do not exist, innermost first."""
     return [each for each in (folder, *folder.parents) if not each.exists()]
 
 
 def clear_folder(folder: Path) -> None:
-    """Removes all that is in `folder`, if it is there; raises FolderError if it belongs to somebody else."""
+    """Removes the contents of `folder` if it exists; raises FolderError if another process holds it."""
     if folder.exists():
         with hold_folder(folder):
             _remove(path for path in folder.iterdir() if path.name != LOCK)
 
 
 def let_go(hold: Hold) -> None:
-    """Gives the place free for the others of its group to see, and still counts as holding the folder in this process."""
+    """Releases the place for the other processes of the group. The folder stays marked as held within this process."""
     if hold.works:
         _lock(hold.file, *_place(hold), free=True)
 
@@ -134,8 +135,8 @@ def others_hold(hold: Hold) -> bool:
 
 
 def group_hosts(hold: Hold) -> list[str]:
-    """The host of each process of the group, once all hold their places."""
-    others_hold(hold)  # NFS reads a file anew after a try to lock it
+    """The host name of each process of the group, once all of them hold their places."""
+    others_hold(hold)  # after an attempt to lock a file, NFS reads it again
     return [_read(hold.file, index).get("host", "") for index in range(hold.count)]
 
 
@@ -148,7 +149,7 @@ def _take(folder: Path, index: int, count: int, make: bool) -> Hold:
         _held.add(key)
     try:
         hold = _open(folder, index, count, make)
-        with suppress(OSError, AttributeError):  # on a full disk the lock alone must do, and Windows has neither
+        with suppress(OSError, AttributeError):  # no description on a full disk or on Windows
             if count == 1:
                 os.ftruncate(hold.file, 0)
             os.pwrite(hold.file, json.dumps(me).encode().ljust(_PLACE)[:_PLACE], index * _PLACE)
@@ -166,7 +167,7 @@ def _open(folder: Path, index: int, count: int, make: bool) -> Hold:
                 folder.mkdir(parents=True, exist_ok=True)
             file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
-            continue  # somebody has just removed the folder
+            continue  # another process has just removed the folder
         except OSError as error:
             raise FolderError(f"{folder} cannot be written ({error.strerror}): give a folder that can.") from error
         hold = Hold(folder, index, count, file, works=True)
@@ -175,18 +176,22 @@ def _open(folder: Path, index: int, count: int, make: bool) -> Hold:
         except OSError as error:
             if error.errno not in _TAKEN:
                 return hold._replace(works=False)
-            time.sleep(0.1)  # who has just locked it is about to say who it is
+            time.sleep(0.1)  # a process that has just locked it will describe itself next
             who = _read(file, _taken_place(hold))
             os.close(file)
             raise FolderError(_in_use(folder, who)) from None
         if _is_same(file, folder / LOCK):
             return hold
-        os.close(file)  # its holder has just removed it
+        os.close(file)  # the process that held it has just removed it
     raise FolderError(f"{folder} cannot be written (there is no such folder): give a folder that can.")
 
 
 def _release(hold: Hold, made: Sequence[Path] = (), new: bool = False) -> None:
-    """Ends a hold; the last of a group removes the file, a new folder's contents if nothing was trained, and what is empty."""
+    """Ends a hold; the last process of a group also cleans up.
+
+    It removes the lock file and those of the `made` folders that are empty. If the folder is `new` and nothing was trained, it
+    also removes the files of the run.
+    """
     try:
         if hold.count > 1:
             let_go(hold)
@@ -209,13 +214,13 @@ def _leave(hold: Hold, made: Sequence[Path] = (), new: bool = False) -> str:
 
 
 def _is_trained(folder: Path) -> bool:
-    """Whether there is something in a run's folder that took training: a checkpoint, rows or parts."""
+    """Whether a folder holds results of training: a checkpoint, rows after environment step 0, or parts."""
     checkpoint = any(folder.glob("checkpoints/*.npz")) or any(folder.glob(f"{PARTS}/*"))
     return checkpoint or any(row.get("env_steps") for row in read_rows(folder / METRICS))
 
 
 def _remove(paths: Iterable[Path]) -> None:
-    """Removes files and folders, also while another thread is writing its last file there."""
+    """Removes files and folders, even if another thread is still writing a file there."""
     for path in paths:
         for _ in range(_TRIES):
             with suppress(OSError):
@@ -232,12 +237,12 @@ def _in_use(folder: Path, who: dict[str, Any]) -> str:
 
 
 def _place(hold: Hold) -> tuple[int, int]:
-    """Start and length of what a process locks: the last of a group all that is left, and one alone everything."""
+    """Start and length of the bytes that a process locks. The last process of a group locks the rest of the file."""
     return hold.index * _PLACE, _REST if hold.index == hold.count - 1 else _PLACE
 
 
 def _taken_place(hold: Hold) -> int:
-    """The first place, of those that `hold` wants, which somebody else holds."""
+    """The first place that `hold` requires and another process holds."""
     size = os.fstat(hold.file).st_size
     places = range(hold.index, max(hold.index + 1, size // _PLACE))
     return next((place for place in places if not _is_free(hold.file, place * _PLACE, _PLACE)), hold.index)
@@ -252,7 +257,7 @@ def _read(file: int, place: int) -> dict[str, Any]:
 
 
 def _is_free(file: int, start: int, length: int, keep: bool = False) -> bool:
-    """Whether no other process locks these bytes; with `keep` they are this one's from now on."""
+    """Whether no other process locks these bytes. With `keep`, this process then keeps them locked."""
     try:
         _lock(file, start, length)
     except OSError:
@@ -263,7 +268,7 @@ def _is_free(file: int, start: int, length: int, keep: bool = False) -> bool:
 
 
 def _lock(file: int, start: int, length: int, free: bool = False) -> None:
-    """Locks bytes of a file, or frees them; raises OSError, its number in _TAKEN if another process has locked some."""
+    """Locks or unlocks bytes of a file; raises OSError, with an errno in `_TAKEN` if another process has locked some."""
     if fcntl is None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     fcntl.lockf(file, fcntl.LOCK_UN if free else fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)

@@ -1,4 +1,4 @@
-"""The programs of training in environments outside JAX: the host steps them, and the same act and update run jitted."""
+"""Training in environments outside JAX: the host steps them, and the algorithm acts and updates in jitted programs."""
 
 import dataclasses
 import math
@@ -35,13 +35,13 @@ Act = Callable[..., jax.Array]
 
 
 class Episode(NamedTuple):
-    """What is known here of the state of environments outside JAX: their episodes so far, (E, ...)."""
+    """The state of environments outside JAX as it is known here: the statistics of their current episodes, (E, ...)."""
 
     statistics: EpisodeStatistics
 
 
 class Played(NamedTuple):
-    """An iteration of R runs: observations before each step, actions, and what followed; leading axes (T, R, E)."""
+    """One iteration of R runs, with leading axes (T, R, E): observations before each step, actions, and time steps after it."""
 
     observation: Any
     action_mask: Any
@@ -52,12 +52,12 @@ class Played(NamedTuple):
 def make_host_runs(
     env: HostEnvironment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule, num_runs: int
 ) -> Runs:
-    """The programs that train `num_runs` runs side by side, the environments of all of them one batch of processes.
+    """The programs that train `num_runs` runs side by side; the environments of all runs are one batch of processes.
 
-    What processes hold cannot be saved: a run that goes on from a checkpoint begins with new episodes.
+    The state of these processes cannot be saved. A run that continues from a checkpoint begins with new episodes.
     """
     truncations = most_truncations(schedule.rollout_length, env.spec.episode_limit)
-    # An iteration's end is stored as if it were a truncation, so that it does not matter what comes after it.
+    # The end of an iteration is stored as a truncation. What follows it then does not matter.
     replay = make_replay(env.spec, algorithm, config, schedule, truncations + 1)
     learn = make_learning(algorithm, replay, schedule)
     sharding = runs_sharding(num_runs)
@@ -113,7 +113,7 @@ def make_host_runs(
 
 
 def no_episode(env: HostEnvironment, num_envs: int) -> EnvBatch:
-    """Environments that have not begun, (E, ...)."""
+    """Environments before their first episode, (E, ...)."""
     agents, seen = (env.spec.num_agents,), (env.spec.num_agents, env.spec.observation_size)
     statistics = EpisodeStatistics(
         done=jnp.ones(num_envs, bool),
@@ -127,7 +127,7 @@ def no_episode(env: HostEnvironment, num_envs: int) -> EnvBatch:
 
 
 def jit_act(act: Callable[..., jax.Array], spec: EnvSpec, sharding: NamedSharding) -> Callable[..., jax.Array]:
-    """(configs, states, iteration, step, *shown) -> actions, from `act` of one run; arrays have an axis of runs."""
+    """Jits `act` for all runs: (configs, states, iteration, step, *shown) -> actions, arrays with an axis of runs."""
     shown = 2 if spec.has_action_masks else 1
 
     def ordered(configs: Config, states: RunState, *rest: jax.Array) -> jax.Array:
@@ -138,13 +138,13 @@ def jit_act(act: Callable[..., jax.Array], spec: EnvSpec, sharding: NamedShardin
 
 
 def draw_seeds(keys: jax.Array, num_envs: int, *numbers: int) -> np.ndarray:
-    """(R x E,): seeds for the environments of each run, by its key (R,) and `numbers`."""
+    """Seeds (R x E,) for the environments of each run, from its key in `keys` (R,) and from `numbers`."""
     words = np.asarray(jax.random.key_data(keys))
     return np.concatenate([np.random.SeedSequence([*key.tolist(), *numbers]).generate_state(num_envs) for key in words])
 
 
 def play(spec: EnvSpec, batch: HostBatch, act: Act, start: EnvBatch, index: int, num_steps: int) -> Played:
-    """`num_steps` steps of all environments of all runs from where they stand (R, E, ...), in iteration `index`."""
+    """Plays `num_steps` steps in all environments (R, E, ...) of all runs, from `start`, in iteration `index`."""
     seen, before = [], start
     for step in range(num_steps):
         action = np.asarray(act(index, step, jnp.asarray(before.observation), *map(jnp.asarray, before.shown)))
@@ -155,12 +155,12 @@ def play(spec: EnvSpec, batch: HostBatch, act: Act, start: EnvBatch, index: int,
 
 
 def by_run(tree: Any, num_runs: int) -> Any:
-    """Arrays (R x E, ...) as (R, E, ...)."""
+    """Reshapes arrays from (R x E, ...) to (R, E, ...)."""
     return jax.tree.map(lambda leaf: leaf.reshape(num_runs, -1, *leaf.shape[1:]), tree)
 
 
 def check_truncations(env: HostEnvironment, timestep: TimeStep, most: int) -> None:
-    """Raises HostError if an environment was truncated sooner after the start than its `episode_limit`."""
+    """Raises HostError if an environment was truncated more than `most` times, which is sooner than its `episode_limit`."""
     often = int(np.asarray(timestep.truncated).sum(0).max())
     if often > most:
         raise HostError(
@@ -170,7 +170,7 @@ def check_truncations(env: HostEnvironment, timestep: TimeStep, most: int) -> No
 
 
 def make_rollout(spec: EnvSpec, state: RunState, played: Played) -> tuple[EnvBatch, Rollout]:
-    """What a run's iteration (T, E, ...) looks like to learning; its last step counts as truncated."""
+    """The environments after an iteration of one run (T, E, ...), and its `Rollout`; the last step counts as truncated."""
 
     def count(before: EpisodeStatistics, timestep: TimeStep) -> tuple[EpisodeStatistics, tuple[jax.Array, EpisodeStatistics]]:
         after = jax.vmap(partial(add_step, last_metrics=spec.last_metrics))(before, timestep)
@@ -192,9 +192,10 @@ def make_host_evaluation(
     open_batch: Callable[[], HostBatch],
     sharding: NamedSharding,
 ) -> Callable[[Config, RunState, int], dict[str, Evaluation]]:
-    """(configs, states, iteration number) -> how policies do now: as `evaluation_policy` says, and sampled.
+    """Evaluation of all runs: (configs, states, iteration number) -> {"asked": Evaluation, "sampled": Evaluation}.
 
-    Each environment plays as many episodes as make `evaluation_episodes` or a little more.
+    "asked" uses `evaluation_policy`. Each environment plays the same number of episodes; their total is `evaluation_episodes`,
+    rounded up.
     """
 
     def greedy_one(

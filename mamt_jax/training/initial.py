@@ -1,4 +1,4 @@
-"""Parameters from which new runs begin instead of random ones: those of a folder of other runs."""
+"""Initial parameters of new runs that are not random, but come from a folder of earlier runs."""
 
 import dataclasses
 import hashlib
@@ -31,14 +31,14 @@ from mamt_jax.types import Config, LearnerState
 
 
 class Source(NamedTuple):
-    """A folder of runs whose parameters others begin from.
+    """A folder of runs from whose parameters new runs begin.
 
     Attributes:
-        name: as it was typed.
-        folder: where it is.
-        best: whether its best policies are meant, and not its latest checkpoint.
-        experiment: what it trained.
-        spec: of the environment in which it did.
+        name: the folder as the user gave it.
+        folder: path of the folder.
+        best: whether the best policies are used instead of the latest checkpoint.
+        experiment: the experiment that was trained there.
+        spec: spec of the environment in which it was trained.
     """
 
     name: str
@@ -49,12 +49,13 @@ class Source(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """Parameters from which runs begin.
+    """Initial parameters of new runs.
 
     Attributes:
-        arrays: by their place in a learner state, leading axis of the source's runs.
-        record: what config.json says of them; "runs" names for each new run the one of the source, "env_steps" its age.
-        notes: sentences for people.
+        arrays: arrays by path in the learner state, with a leading axis of the source's runs.
+        record: entry of config.json about them. "runs" and "env_steps" hold, for each new run, the run of the source and the
+            environment steps after which its parameters were saved.
+        notes: sentences for the user.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -62,27 +63,29 @@ class Parameters(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def part(self, start: int, stop: int) -> "Parameters":
-        """Those of some of the new runs."""
+        """The parameters of the new runs with numbers `start` to `stop` - 1."""
         return self._replace(record={**self.record, **{name: self.record[name][start:stop] for name in OF_EACH_RUN}})
 
 
 class _Learner(NamedTuple):
-    """The part of a file that holds a learner state, under the name it has there."""
+    """The part of a file that holds a learner state; the field has the name that it has in the file."""
 
     learner_state: LearnerState
 
 
 class _Age(NamedTuple):
-    """The part of best.npz that says when each policy was evaluated."""
+    """The part of best.npz that holds the environment steps at which each policy was evaluated."""
 
     env_steps: Any
 
 
 def open_source(name: str, folder: Path) -> Source:
-    """The latest checkpoint of a folder of runs, or its best policies where it holds no other or the path names that file.
+    """Opens the latest checkpoint of a folder of runs, or its best policies.
+
+    The best policies are used if `folder` is the path of best.npz, or if there is no checkpoint.
 
     Raises:
-        FolderError: if it is no such folder, or holds neither.
+        FolderError: if this is not a folder of runs, or if it holds neither.
     """
     best = folder.name == BEST
     folder = folder.parent if best else folder
@@ -95,18 +98,23 @@ def open_source(name: str, folder: Path) -> Source:
 
 
 def static_fields(source: Source, config: type) -> dict[str, Any]:
-    """The static fields of an algorithm's config, sizes among them, with which a source was trained, where it has them."""
+    """The values of an algorithm config's static fields, such as network sizes, with which a source was trained.
+
+    Fields that the config of the source does not have are left out.
+    """
     theirs = make_configs(algorithms.make(source.experiment.algo, source.spec), source.experiment)[0]
     fields = [field for field in dataclasses.fields(config) if not field.metadata.get("pytree_node", True)]
     return {field.name: plain_value(field, getattr(theirs, field.name)) for field in fields if hasattr(theirs, field.name)}
 
 
 def read_parameters(source: Source, built: Built) -> Parameters:
-    """The parameters of a source from which the runs of `built` begin, run k from its run k modulo their number.
+    """Reads the parameters of a source from which the runs of `built` begin.
+
+    New run k begins from the source's run number k modulo the number of its runs.
 
     Raises:
-        ValueError: if they do not fit; one sentence that names what does not.
-        CheckpointError: if the source's file cannot be used.
+        ValueError: if they do not fit; the message names in one sentence what does not fit.
+        CheckpointError: if the file of the source cannot be used.
     """
     _check_spec(source, built.env.spec)
     algorithm, config = built.algorithm, built.configs[0]
@@ -139,7 +147,7 @@ def read_parameters(source: Source, built: Built) -> Parameters:
 
 
 def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of arrays and their names."""
+    """SHA-256 hash of arrays and their names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
@@ -147,12 +155,12 @@ def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def save_parameters(folder: Path, parameters: Parameters) -> None:
-    """Writes them into a folder of parts; raises OSError if that cannot be."""
+    """Writes initial parameters into a folder of parts; raises OSError if they cannot be written."""
     write_archive(folder / INITIAL, dict(parameters.arrays), {})
 
 
 def saved_parameters(folder: Path) -> Parameters | None:
-    """What `save_parameters` wrote; None where the folder's parts began from nothing else.
+    """Reads the parameters that `save_parameters` wrote; None if the runs of the folder began from random parameters.
 
     Raises:
         CheckpointError: if the file cannot be used.
@@ -164,10 +172,10 @@ def saved_parameters(folder: Path) -> Parameters | None:
 
 
 def parameter_leaves(learner_state: LearnerState) -> Any:
-    """Which leaves of a learner state are what was learnt, a tree of bools: all but optimizers' states, counters and keys.
+    """Which leaves of a learner state were learned, as a pytree of bools: all except optimizer states, counters and keys.
 
-    The state of an optimizer is what optax makes, or lies in a field with "optimizer" or "opt_state" in its name. Counters are
-    integers without an axis.
+    An optimizer state is an object of optax, or is in a field whose name contains "optimizer" or "opt_state". Counters are
+    integer scalars.
     """
 
     def is_optimizer(path: Any, node: Any) -> bool:
@@ -186,16 +194,20 @@ def parameter_leaves(learner_state: LearnerState) -> Any:
 
 
 def wanted_part(algorithm: Algorithm, config: Config, policies: bool) -> LearnerState:
-    """Shapes of the leaves of one run's learner state that are taken over, None for the others: all parameters or policies'."""
+    """The shapes of the parameters in one run's learner state that a source provides, and None for all other leaves.
+
+    With `policies` these are the parameters of the policies, otherwise all parameters.
+    """
     shapes = jax.eval_shape(algorithm.init, config, jax.eval_shape(jax.random.key, 0))
     part = algorithm.policy(shapes) if policies else shapes
     return jax.tree.map(lambda leaf, learnt: leaf if learnt else None, part, parameter_leaves(part))
 
 
 def begin_from(parameters: Parameters, learner_states: LearnerState, num_runs: int) -> LearnerState:
-    """Fresh learner states, leading axis of padded runs, with the parameters in their places.
+    """Fresh learner states, with a leading axis of padded runs, whose parameters are replaced by the initial ones.
 
-    Where policies alone are known, fields that an algorithm makes as copies of them, such as targets, become copies of them.
+    If only policies are given, fields that an algorithm initialises as copies of them, such as target networks, become copies
+    of the given policies.
     """
     places = {name: name for name in parameters.arrays} | find_copies(learner_states, parameters.arrays.keys())
     runs = [parameters.record["runs"][min(run, num_runs - 1)] for run in range(len(jax.tree.leaves(learner_states)[0]))]
@@ -205,15 +217,15 @@ def begin_from(parameters: Parameters, learner_states: LearnerState, num_runs: i
         if place is None:
             return fresh
         array = parameters.arrays[place][np.array(runs)]
-        return array.view(fresh.dtype) if array.dtype.kind == "V" else array  # numpy reads bfloat16 as plain bytes
+        return array.view(fresh.dtype) if array.dtype.kind == "V" else array  # NumPy reads bfloat16 as plain bytes
 
     return jax.tree_util.tree_map_with_path(choose, learner_states)
 
 
 def find_copies(learner_state: LearnerState, taken: Collection[str]) -> dict[str, str]:
-    """Where a field is a copy of another field that is taken over at least in part: place of a leaf -> place of the other's.
+    """Finds fields that are copies of fields with leaves in `taken`: path of a leaf in the copy -> path in the original.
 
-    A copy has the same structure and values, and not all of them constant, as biases are.
+    A copy has the same structure and the same values, and these are not all constant, as those of new biases are.
     """
     fields: dict[tuple[str, ...], dict[str, Any]] = {}
     for path, leaf in jax.tree.leaves_with_path(learner_state):
@@ -231,7 +243,7 @@ def find_copies(learner_state: LearnerState, taken: Collection[str]) -> dict[str
 
 
 def _are_copies(one: Mapping[str, jax.Array], other: Mapping[str, jax.Array]) -> bool:
-    """Whether two fields hold the same, and something that is no constant."""
+    """Whether two fields hold the same values, and some leaf is not constant."""
     if one.keys() != other.keys() or any(one[name].shape != other[name].shape for name in one):
         return False
     if any(one[name].dtype != other[name].dtype or jnp.issubdtype(one[name].dtype, jax.dtypes.prng_key) for name in one):
@@ -241,7 +253,7 @@ def _are_copies(one: Mapping[str, jax.Array], other: Mapping[str, jax.Array]) ->
 
 
 def _check_spec(source: Source, spec: EnvSpec) -> None:
-    """Raises ValueError that names the first agent or space in which the environments differ."""
+    """Raises ValueError that names the first difference between the environments in agents or spaces."""
     theirs, name = source.spec, f"--init-from {source.name} does not fit {spec.name}"
     if theirs.num_agents != spec.num_agents:
         raise ValueError(f"{name}: its policies are of {theirs.num_agents} agents and {spec.name} has {spec.num_agents}.")
@@ -255,15 +267,26 @@ def _check_spec(source: Source, spec: EnvSpec) -> None:
 
 
 def _kind(space: Any) -> str:
-    """The kind of an action space and its size."""
+    """The kind and the size of an action space."""
     sizes = [value for name, value in dataclasses.asdict(space).items() if name not in ("low", "high", "idle")]
     return " ".join(map(str, [type(space).__name__, *sizes]))
 
 
 def _check_fields(source: Source, algorithm: Algorithm, config: Config, theirs: Config, wanted: Collection[str]) -> list[str]:
-    """Raises ValueError that names a static field which would make other parameters; notes on floats that have no effect.
+    """Checks the fields of an algorithm config against those with which a source was trained.
 
-    `wanted` are the places of the parameters that count.
+    Args:
+        source: the source of the parameters.
+        algorithm: algorithm of the new runs.
+        config: config of the new runs.
+        theirs: config of the source.
+        wanted: paths of the parameters that are used.
+
+    Returns:
+        Notes about float fields whose new values have no effect.
+
+    Raises:
+        ValueError: if a static field would give other initial parameters; the message names it.
     """
     notes = []
 
@@ -290,7 +313,7 @@ def _check_fields(source: Source, algorithm: Algorithm, config: Config, theirs: 
 
 
 def _check_leaves(source: Source, wanted: LearnerState, theirs: LearnerState) -> None:
-    """Raises ValueError that names the first parameter that a source does not have in the same shape."""
+    """Raises ValueError that names the first parameter that a source lacks or has with another shape or dtype."""
     there = named_leaves(theirs)
     for name, leaf in named_leaves(wanted).items():
         other = there.get(name)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command ends at once until training begins; from then on they are a flag that the host loop reads."""
+"""Ctrl-C and SIGTERM: before training they end a command at once; during training they set a flag for the host loop."""
 
 import os
 import signal
@@ -19,9 +19,9 @@ _leaving: list[Callable[[], str]] = []
 
 
 def exit_at_once() -> None:
-    """From now on, Ctrl-C and SIGTERM end this process with one line and exit code 128 + signal, even while XLA compiles.
+    """Makes Ctrl-C and SIGTERM end this process with one line and exit code 128 + signal, even while XLA compiles.
 
-    It is for commands, which call it once in their main thread: the process does not unwind, and its children are killed.
+    Commands call it once in their main thread. The process does not unwind, and its children are killed.
     A thread reads the signals, because Python runs handlers only in the main thread and only after a compilation has returned.
     """
     reader, writer = os.pipe()
@@ -38,7 +38,7 @@ def exit_at_once() -> None:
 
 @contextmanager
 def leaving(callback: Callable[[], str]) -> Iterator[None]:
-    """Within it, a process that ends at once calls `callback` first; of several, it prints what the outermost returns."""
+    """Within the context, a process that ends at once first calls `callback`. The outermost callback's result is printed."""
     with _deciding:
         _leaving.append(callback)
     try:
@@ -50,12 +50,12 @@ def leaving(callback: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def deferred_signals(notify: Callable[[int], None]) -> Iterator[Callable[[], int | None]]:
-    """Within it, the first Ctrl-C or SIGTERM only calls `notify(signal)` and sets the flag; the second one acts as usual.
+    """Within the context, the first Ctrl-C or SIGTERM only calls `notify(signal)` and sets a flag; the second acts as usual.
 
-    It does nothing outside the main thread, where Python allows no handlers.
+    It has no effect outside the main thread, where Python allows no handlers.
 
     Yields:
-        A function that returns the number of the signal that came, or None.
+        A function that returns the number of the signal that was received, or None.
     """
     received: list[int] = []
 
@@ -75,7 +75,7 @@ def _first_signal_to(take: Callable[[int], None]) -> AbstractContextManager[None
 
 @contextmanager
 def _by_watcher(take: Callable[[int], None]) -> Iterator[None]:
-    with _deciding:  # for good, if the process is ending
+    with _deciding:  # blocks forever if the process is ending
         _deferring.append(take)
     try:
         yield
@@ -107,11 +107,11 @@ def _by_handler(take: Callable[[int], None]) -> Iterator[None]:
 
 
 def _left_to_watcher(number: int, frame: object) -> None:
-    """A handler, so that Python writes the signal's number for the watcher."""
+    """An empty handler; with it Python writes the signal's number to the pipe that the watcher reads."""
 
 
 def _forget() -> None:
-    """In a forked child, which would write its signals where this process reads them, signals act as usual."""
+    """Restores the usual signal handling in a forked child, which would otherwise write its signals to the parent's pipe."""
     signal.set_wakeup_fd(-1)
     for number, handler in zip(_SIGNALS, (signal.default_int_handler, signal.SIG_DFL), strict=True):
         if signal.getsignal(number) is _left_to_watcher:
@@ -128,7 +128,7 @@ def _watch(reader: int) -> None:
             continue
         with _deciding:
             take = _deferring.pop() if _deferring else _exit(number)
-        with suppress(OSError, ValueError):  # nobody reads what `take` prints
+        with suppress(OSError, ValueError):  # the stream to which `take` prints may be closed
             take(number)
 
 
@@ -142,7 +142,7 @@ def _exit(number: int) -> NoReturn:
 
 
 def _kill_children() -> None:
-    """All descendants but Python's resource tracker, which removes what they leave and then ends."""
+    """Kills all descendants except Python's resource tracker, which removes what they leave and then ends."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if not any("resource_tracker" in word for word in child.cmdline()):

@@ -1,4 +1,4 @@
-"""From an experiment to a folder of results: all runs side by side, or in parts where memory or processes ask for it."""
+"""Trains an experiment into a folder: all runs side by side, or in parts because of memory or several processes."""
 
 import dataclasses
 import itertools
@@ -50,10 +50,10 @@ from mamt_jax.training.session import Callback, Session, open_session, plan_memo
 from mamt_jax.training.vectorized import padded_runs
 
 EXPECTED = (OptionError, FolderError, CheckpointError, HostError, NonFiniteError, OutOfMemoryError)
-"""What ends a command in one sentence."""
+"""Errors that end a command with a one-sentence message."""
 OF_ALL_PARTS = (PARTS, EXTENDED)
-"""What config.json says of all parts together, not of each."""
-REFERENCE_STEPS, SHORT_REFERENCE_STEPS = 25_000, 100_000  # of whole episodes; the latter where they are `SHORT`, and cheap
+"""Fields of config.json that describe all parts together."""
+REFERENCE_STEPS, SHORT_REFERENCE_STEPS = 25_000, 100_000  # environment steps; the latter for episodes of at most `SHORT` steps
 SHORT = 100
 HOST_REFERENCE_EPISODES = 48
 
@@ -62,10 +62,10 @@ class Processes(NamedTuple):
     """The processes that train together.
 
     Attributes:
-        index: which of them this is.
-        count: how many there are.
-        holds: whether they hold the folder already.
-        wait: returns once all have come to their end, or the number of a signal that came before.
+        index: index of this process.
+        count: number of processes.
+        holds: whether the processes hold the folder already.
+        wait: () -> None once all processes have finished, or the number of a signal that arrived before.
     """
 
     index: int = 0
@@ -90,25 +90,26 @@ def start(
 ) -> int | None:
     """Trains a new experiment in a new folder; each of several processes calls it.
 
-    Runs that do not fit into memory together are trained in waves. Several processes divide the runs among them. Either way,
-    each part is trained in a folder of its own below `folder`, and `folder` gets all runs when all parts are done.
+    Runs that do not fit into memory together are trained in waves. Several processes divide the runs among them. In both cases,
+    each part is trained in its own folder below `folder`, and `folder` receives all runs when all parts are done.
 
     Args:
-        experiment: what to train.
-        folder: where; absent or empty.
-        console: where progress goes.
+        experiment: the experiment to train.
+        folder: folder of the results, absent or empty.
+        console: console for progress.
         processes: the processes that share the work.
-        references: what reference policies earn; by default what `reference_returns` has found, else they are played.
-        minutes: how long it takes on 2 CPU cores, where that was measured.
-        log: names of loggers, besides metrics.jsonl.
-        initial: parameters from which runs begin, or the folder that holds them, if not from random ones.
-        callback: called after every evaluation.
+        references: returns of the reference policies. By default they are read from `reference_returns.json`; if they are not
+            there, the policies are played.
+        minutes: measured duration of training in minutes on 2 CPU cores, if known.
+        log: names of loggers, in addition to metrics.jsonl.
+        initial: initial parameters, or the folder that holds them; random parameters by default.
+        callback: function to call after every evaluation.
 
     Returns:
-        None when all is done, `ENDED` if the callback ended it before, else the number of the signal that stopped it.
+        None when training is complete, `ENDED` if the callback ended it, else the number of the signal that stopped it.
 
     Raises:
-        OptionError: if it cannot work, before anything is compiled for training.
+        OptionError: if the experiment is not valid, before anything is compiled for training.
         FolderError: if the folder is in use or cannot be written.
     """
     session = prepare(experiment, folder, {}, log)
@@ -147,7 +148,7 @@ def start(
 def owning(
     folder: Path, console: Console, processes: Processes, hold: Callable[[Path], AbstractContextManager[Hold]]
 ) -> Iterator[None]:
-    """Within it, `folder` belongs to these processes; raises FolderError if it belongs to others."""
+    """Within the context, these processes hold `folder`; raises FolderError if other processes hold it."""
     if processes.holds:
         yield
         return
@@ -165,9 +166,9 @@ def resume(
     given: Mapping[str, Any] = MappingProxyType({}),
     callback: Callback | None = None,
 ) -> int | None:
-    """Resumes the experiment of a folder; as `start`, and raises CheckpointError if no checkpoint can be used.
+    """Resumes the experiment of a folder like `start`; also raises CheckpointError if no checkpoint can be used.
 
-    `episodes` is another length for its runs. `given` holds the environment or the algorithm where they were objects.
+    `episodes` is a new number of episodes. `given` holds the environment or the algorithm if it is an object.
     """
     experiment = dataclasses.replace(read_experiment(folder), **given)
     with owning(folder, console, processes, hold_folder):
@@ -187,7 +188,7 @@ def go_on(
     processes: Processes = ALONE,
     callback: Callback | None = None,
 ) -> int | None:
-    """Trains what is left of an experiment in its folder, whose config.json may still name another length."""
+    """Trains what is left of an experiment in its folder. config.json may still hold another number of episodes."""
     content = read_config(folder)
     references, log = read_references(content), content.get("log", [])
     parts = parts_of(folder, experiment)
@@ -201,7 +202,7 @@ def go_on(
 
 
 def parts_of(folder: Path, experiment: Experiment) -> list[tuple[Experiment, Path]]:
-    """The parts in which a folder's experiment is trained, each in a folder of its own; none where it is trained whole."""
+    """The parts in which a folder's experiment is trained, with their folders; empty if it is trained as a whole."""
     sizes = read_config(folder).get(PARTS)
     if sizes:
         return cut_parts(experiment, sizes, folder)
@@ -210,16 +211,18 @@ def parts_of(folder: Path, experiment: Experiment) -> list[tuple[Experiment, Pat
 
 
 def cut_parts(experiment: Experiment, sizes: Sequence[int], folder: Path) -> list[tuple[Experiment, Path]]:
-    """Parts of so many runs each, in folders below `folder`."""
+    """Parts of an experiment with `sizes` runs each, and their folders below `folder`."""
     return [(part, folder / PARTS / f"{number:03d}") for number, part in enumerate(cut(experiment, sizes))]
 
 
 def extend(folder: Path, experiment: Experiment, episodes: int, console: Console) -> Experiment:
-    """The experiment of a folder with so many episodes, once it is certain that its runs can go on to them.
+    """The experiment of a folder with a new number of episodes, once it is certain that its runs can continue to it.
+
+    The experiment is returned unchanged if the number of iterations stays the same.
 
     Raises:
-        OptionError: if they cannot.
-        FolderError: if the folder holds too little to go on from.
+        OptionError: if the runs cannot continue to it.
+        FolderError: if the folder holds too little to continue.
         CheckpointError: if no checkpoint of one of the parts can be used.
     """
     longer = with_episodes(experiment, episodes)
@@ -247,7 +250,7 @@ def extend(folder: Path, experiment: Experiment, episodes: int, console: Console
 
 
 def outcome(built: Built, done: Sequence[Done]) -> str:
-    """A sentence on what runs of another length will end as."""
+    """A sentence on how the continued runs relate to runs that had the new number of episodes from the start."""
     if isinstance(built.env, HostEnvironment):
         return "Environments outside JAX begin new episodes, so this does not repeat a run of that length."
     if any(each.evaluated == each.iterations and each.iterations % built.schedule.evaluation_iterations for each in done):
@@ -268,7 +271,7 @@ def train_parts(
     initial: Parameters | None = None,
     callback: Callback | None = None,
 ) -> int | None:
-    """Trains this process's parts, one after another, and puts all together once they are done."""
+    """Trains the parts of this process one after another, and merges all parts once they are done."""
     ends = list(itertools.accumulate(len(part.runs) for part, _ in parts))
     for number, ((part, where), end) in enumerate(zip(parts, ends, strict=True)):
         if number % processes.count == processes.index:
@@ -276,7 +279,7 @@ def train_parts(
             own, called = initial and initial.part(first, end), callback and counted_from(first, callback)
             try:
                 stopped = start_or_resume(part, where, console, references, log, own, called)
-            except NonFiniteError as error:  # the runs of other parts go on
+            except NonFiniteError as error:  # the runs of other parts continue
                 say(console, f"{where}: {error}")
                 continue
             if stopped is not None:
@@ -295,7 +298,7 @@ def train_parts(
 
 
 def counted_from(first: int, callback: Callback) -> Callback:
-    """A callback of a part, whose run 0 is the run `first` of all."""
+    """A callback for a part whose run 0 is run number `first` of the experiment."""
     return lambda rows, policy: callback(
         [{**row, "run": row["run"] + first} for row in rows], lambda run=first: policy(run - first)
     )
@@ -310,7 +313,7 @@ def start_or_resume(
     initial: Parameters | None = None,
     callback: Callback | None = None,
 ) -> int | None:
-    """Trains in a folder from wherever what is there ends; what was killed before its first checkpoint starts anew."""
+    """Starts or continues training in a folder. Runs that were killed before their first checkpoint start again."""
     if is_finished(folder) and read_experiment(folder).training.episodes >= experiment.training.episodes:
         return None
     if (folder / CONFIG).exists() and (PARTS in read_config(folder) or any((folder / CHECKPOINTS).glob("*.npz"))):
@@ -321,13 +324,13 @@ def start_or_resume(
 
 
 def default_folder(experiment: Experiment) -> Path:
-    """A folder nobody has used."""
+    """The default name of a new folder: runs/ENV-ALGO-TIME."""
     name = re.sub(r"[^\w.]+", "-", f"{experiment.env_name}-{experiment.algo_name}").strip("-")
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def prepare(experiment: Experiment, folder: Path, references: Mapping[str, Reference], log: Sequence[str] = ()) -> Session:
-    """Builds everything that takes no memory; raises OptionError if it cannot work."""
+    """Builds a session, which takes no memory for training yet; raises OptionError if the experiment is not valid."""
     with refusing(experiment):
         for name in log:
             check_logger(name)
@@ -335,14 +338,14 @@ def prepare(experiment: Experiment, folder: Path, references: Mapping[str, Refer
 
 
 def planned(session: Session) -> MemoryPlan:
-    """What training will take; raises OptionError if it cannot work."""
+    """The memory plan of a session; raises OptionError if the experiment is not valid."""
     with refusing(session.experiment):
         return plan_memory(session)
 
 
 @contextmanager
 def refusing(experiment: Experiment) -> Iterator[None]:
-    """Within it, an error in building an experiment is raised as OptionError."""
+    """Within the context, an error caused by the options of an experiment is raised as OptionError."""
     try:
         yield
     except ValueError as error:
@@ -358,7 +361,7 @@ def refusing(experiment: Experiment) -> Iterator[None]:
 
 
 def part_size(session: Session, plan: MemoryPlan, processes: Processes) -> int:
-    """How many runs are trained side by side: a process's share, or as many of it as fit into memory."""
+    """How many runs to train side by side: the share of one process, or fewer if that does not fit into memory."""
     share = math.ceil(len(session.experiment.runs) / processes.count)
     capacity = session.built.schedule.capacity if session.built.algorithm.data == "replay" else 0
     try:
@@ -371,7 +374,7 @@ def part_size(session: Session, plan: MemoryPlan, processes: Processes) -> int:
 def announce(
     session: Session, plan: MemoryPlan, size: int, processes: Processes, console: Console, minutes: float | None
 ) -> None:
-    """Says what will happen."""
+    """Prints what will be trained: runs, length, device, memory and folder."""
     experiment, built = session.experiment, session.built
     schedule, spec, device = built.schedule, built.env.spec, jax.local_devices()[0]
     used, waves = session.runs.sharding.num_devices, len(even_sizes(len(experiment.runs), size))
@@ -400,7 +403,7 @@ def announce(
 
 
 def from_where(initial: Parameters) -> list[str]:
-    """Lines that say from which parameters runs begin."""
+    """Lines that describe the initial parameters of the runs."""
     record, runs = initial.record, sorted(set(initial.record["runs"]))
     what = "all parameters" if record["parameters"] == "all" else "the policies"
     which = f"run{'s' * (len(runs) > 1)} {', '.join(map(str, runs))} of {record['folder']} ({record['file']})"
@@ -408,7 +411,7 @@ def from_where(initial: Parameters) -> list[str]:
 
 
 def play_references(built: Built) -> dict[str, Reference]:
-    """What each reference policy earns; those whose returns are not finite are left out."""
+    """Plays the reference policies; those whose mean returns are not finite are left out."""
     return {name: found for name, found in _play_references(built).items() if math.isfinite(found.value)}
 
 
@@ -421,7 +424,7 @@ def _play_references(built: Built) -> dict[str, Reference]:
 
 
 def describe(session: Session) -> dict[str, Any]:
-    """What config.json holds."""
+    """The content of config.json."""
     return {
         "experiment": experiment_to_json(session.experiment),
         "algorithm_configs": config_values(session.built.configs),

@@ -1,4 +1,4 @@
-"""The learning curve of a folder of runs, drawn from metrics.jsonl."""
+"""Learning curves of the runs in a folder, drawn from metrics.jsonl."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST = 8
-"""As many labels have a line: more cannot be told apart."""
+"""Largest number of labels that are drawn; more lines cannot be distinguished."""
 FEW = 3
-"""Of as many, the returns of policies that sample are shown, too."""
+"""Largest number of labels for which the returns of sampled policies are drawn as well."""
 RETURN, SAMPLED = "eval_return", "eval_return_sampled"
 
 
 class Curve(NamedTuple):
-    """A run's evaluations.
+    """The evaluations of one run.
 
     Attributes:
-        env_steps: when each was, T of them.
+        env_steps: environment steps at each of the T evaluations.
         points: (2, T) episodes and returns.
-        halted: whether the run did.
+        halted: whether the run halted.
     """
 
     env_steps: list[int]
@@ -37,7 +37,7 @@ class Curve(NamedTuple):
 
 
 def plot_learning_curve(folder: Path, path: Path | None) -> "Figure":
-    """The learning curve of a folder of runs, also written to `path` if there is one."""
+    """Draws the learning curve of a folder of runs and, if `path` is given, also writes it there."""
     content = read_config(folder)
     experiment = experiment_from_json(content["experiment"])
     title, policy = f"{experiment.env_name} · {experiment.algo_name}", experiment.training.evaluation_policy
@@ -56,17 +56,17 @@ def draw_learning_curve(
     references: Mapping[str, Reference],
     policy: str = "greedy",
 ) -> "Figure":
-    """Draws evaluation returns over episodes: a thick line for the mean of each label, thin ones for its runs.
+    """Draws evaluation returns over episodes: a thick line for the mean of each label, and thin lines for its runs.
 
-    Dotted lines are returns of the policies that sample, where few labels are shown. A run that halted ends with a cross and is
-    left out of the mean. Of many labels those with the highest returns in the end are shown.
+    Dotted lines show the returns of sampled policies if there are few labels. A halted run ends with a cross and is left out of
+    the mean. If there are many labels, only those with the highest last returns are drawn.
 
     Args:
-        title: above the axes.
-        rows: of metrics.jsonl.
-        labels: one a run; runs that share one are averaged.
-        references: what reference policies earn, by name, drawn as grey lines.
-        policy: which policy the returns are about, "greedy" or "sampled".
+        title: title above the axes.
+        rows: rows of metrics.jsonl.
+        labels: one label per run; runs with the same label are averaged.
+        references: returns of the reference policies by name, drawn as grey lines.
+        policy: how policies act in the evaluations, "greedy" or "sampled".
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -88,7 +88,7 @@ def draw_learning_curve(
     axes.set(xlabel="episodes", ylabel=f"{policy} return per agent and episode")
     axes.set_title(title if len(shown) == len(groups) else f"{title}: the best {MOST} of {len(groups)} settings")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if all(not curve.points[0].any() for curve in curves):  # nothing but the evaluation before training
+    if all(not curve.points[0].any() for curve in curves):  # only the evaluation before training
         axes.set_xlim(0, 1)
         axes.set_xticks([0])
     axes.grid(alpha=0.25)
@@ -97,7 +97,7 @@ def draw_learning_curve(
 
 
 def _draw_label(axes: "Axes", color: str, label: str, curves: Sequence[Curve]) -> None:
-    """The runs that share a label, and their mean."""
+    """Draws the runs that share a label, and their mean."""
     going = [curve for curve in curves if not curve.halted]
     for curve in curves if len(curves) > 1 or not going else []:
         axes.plot(*curve.points, color=color, linewidth=0.7, alpha=0.5)
@@ -110,16 +110,16 @@ def _draw_label(axes: "Axes", color: str, label: str, curves: Sequence[Curve]) -
 
 
 def last_return(curves: Sequence[Curve]) -> float:
-    """The mean of the latest returns of runs that go on; -inf where there are none."""
+    """The mean of the last returns of the runs that have not halted; -inf if there is none."""
     latest = mean_curve([curve for curve in curves if not curve.halted])[1, -1:]
     return float(latest[0]) if np.isfinite(latest).any() else -np.inf
 
 
 def read_curve(rows: Sequence[Mapping[str, Any]], run: int, field: str = RETURN) -> Curve:
-    """That of one run, up to where it halted.
+    """The curve of one run, up to where it halted.
 
-    Of several evaluations between which none of its episodes has ended the last is shown, so that the line does not turn
-    upwards or downwards on the spot.
+    If no episode of the run ended between several evaluations, only the last of them is kept. The line would otherwise have a
+    vertical segment.
     """
     own = [row for row in rows if row["run"] == run]
     going = [row for row in own if STOPPED not in row]
@@ -129,7 +129,7 @@ def read_curve(rows: Sequence[Mapping[str, Any]], run: int, field: str = RETURN)
 
 
 def mean_curve(curves: Sequence[Curve]) -> np.ndarray:
-    """(2, T): the mean of the points at every evaluation that all of them have."""
+    """The mean (2, T) of the points of several curves, at the evaluations that all of them have."""
     common = sorted(set.intersection(*(set(curve.env_steps) for curve in curves))) if curves else []
     points = [[dict(zip(curve.env_steps, curve.points.T, strict=True))[step] for step in common] for curve in curves]
     return np.mean(points, axis=0).T if common else np.empty((2, 0))

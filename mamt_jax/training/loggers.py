@@ -1,4 +1,4 @@
-"""Where the rows of metrics.jsonl go besides, and pictures with them: TensorBoard, Weights & Biases."""
+"""Loggers for the rows of metrics.jsonl and for pictures: TensorBoard, Weights & Biases."""
 
 import importlib
 import importlib.util
@@ -22,12 +22,12 @@ Row = Mapping[str, Any]
 
 
 class Logger(NamedTuple):
-    """Takes rows and pictures until it is closed.
+    """A logger of rows and pictures.
 
     Attributes:
-        write: (the rows of an evaluation, one a run).
-        show: (number of a run, name, PNG or GIF file, environment steps) takes a picture, or a film, of a run.
-        close: ().
+        write: (the rows of an evaluation, one per run) -> None.
+        show: (number of a run, name, PNG or GIF file, environment steps) -> None; logs a picture or a film of a run.
+        close: () -> None.
     """
 
     write: Callable[[Sequence[Row]], None]
@@ -36,10 +36,10 @@ class Logger(NamedTuple):
 
 
 def tensorboard(folder: Path, experiment: Experiment) -> Logger:
-    """Event files in `tensorboard/`, one a run, made anew from metrics.jsonl when training goes on.
+    """Writes event files to `tensorboard/`, one per run. When training is resumed, they are rebuilt from metrics.jsonl.
 
-    By TensorBoard's own writer of files, so that one package writes and shows them. Each run has one
-    event file: TensorBoard may stop reading a file once there is a newer one. Browsers play an image that is a GIF.
+    The writer is TensorBoard's own: one package writes and displays the files. Each run has only one event file, because
+    TensorBoard may stop reading a file once there is a newer one. Browsers play GIF images.
     """
     proto, summary = (importlib.import_module(f"tensorboard.compat.proto.{name}_pb2") for name in ("event", "summary"))
     make_tensor = importlib.import_module("tensorboard.util.tensor_util").make_tensor_proto
@@ -83,10 +83,10 @@ def tensorboard(folder: Path, experiment: Experiment) -> Logger:
 
 
 def wandb(folder: Path, experiment: Experiment) -> Logger:
-    """A run of Weights & Biases for each run, in one group, gone on with when training goes on.
+    """Logs to one Weights & Biases run for each run, all in one group. Resumed training continues the same W&B runs.
 
-    W&B's own environment variables say the rest, such as WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE. Of steps that it has
-    already, it keeps what it has.
+    W&B's environment variables, such as WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE, set the rest. W&B ignores new values for
+    steps that it already has.
     """
     module, ids = importlib.import_module("wandb"), folder / "wandb.json"
     if not ids.exists():
@@ -123,11 +123,11 @@ def wandb(folder: Path, experiment: Experiment) -> Logger:
 
 
 LOGGERS: dict[str, Callable[[Path, Experiment], Logger]] = {"tensorboard": tensorboard, "wandb": wandb}
-"""Each is the name of its package and of the extra that brings it."""
+"""Loggers by name, which is also the name of the package and of the extra that installs it."""
 
 
 def check_logger(name: str) -> None:
-    """Raises ValueError for a logger that does not exist or whose package is not there."""
+    """Raises ValueError if a logger does not exist or its package is not installed."""
     if name not in LOGGERS:
         raise ValueError(f"{name!r} is not valid: give one or more of {', '.join(LOGGERS)}.")
     if importlib.util.find_spec(name) is None:
@@ -135,7 +135,11 @@ def check_logger(name: str) -> None:
 
 
 def scalars(row: Row) -> dict[str, float]:
-    """The finite numbers of a row; of a metric of agents one each under its number, of one of pairs the mean over others."""
+    """The finite numbers of a row, by name.
+
+    A metric per agent gives one number for each agent, named METRIC/AGENT. A metric per pair of agents gives the mean over the
+    other agents.
+    """
     values: dict[str, float] = {}
     for name, value in row.items():
         if isinstance(value, list):
@@ -146,5 +150,5 @@ def scalars(row: Row) -> dict[str, float]:
 
 
 def _titles(experiment: Experiment) -> list[str]:
-    """A run's hyperparameters and seed, for people."""
+    """The label and the seed of each run, for people."""
     return [f"{label}, seed {run['seed']}" for label, run in zip(experiment.labels, experiment.runs, strict=True)]

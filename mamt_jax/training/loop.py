@@ -1,4 +1,4 @@
-"""The host loop: slices of compiled training, and between them evaluation, checkpoints, progress and signals."""
+"""The host loop: slices of compiled training, with evaluation, checkpoints, progress and signals between them."""
 
 import dataclasses
 import time
@@ -35,37 +35,38 @@ from mamt_jax.training.session import (
 from mamt_jax.training.vectorized import RunState
 
 ENDED = 0
-"""What `train` returns in place of a signal's number if the callback ended it."""
+"""Returned by `train` instead of a signal's number if the callback ended training."""
 SLICE_SECONDS = 5.0
-"""How long a slice of training should take: what Ctrl-C waits for."""
+"""Target duration of a slice of training in seconds, for which Ctrl-C waits."""
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
-"""XLA's library for CPUs is slow at reductions; for matrix products alone it makes MAAC's iteration a fifth faster."""
+"""Compiler options on CPUs. XLA's CPU library is used only for matrix products, because it is slow at reductions. This makes an
+iteration of MAAC a fifth faster."""
 
 
 class Programs(NamedTuple):
-    """Compiled `Runs.evaluate` and `Runs.advance`."""
+    """The compiled programs `Runs.evaluate` and `Runs.advance`."""
 
     evaluate: Callable[..., Any]
     advance: Callable[..., RunState]
 
 
 def train(session: Session, console: Console, resume: bool = False) -> int | None:
-    """Trains to the end, or until Ctrl-C or SIGTERM, and leaves a checkpoint.
+    """Trains to the end, or until Ctrl-C or SIGTERM, and writes a checkpoint.
 
     Args:
         session: what to train; its folder exists and holds config.json.
-        console: where progress goes.
-        resume: go on from the folder's latest checkpoint.
+        console: console for progress.
+        resume: whether to continue from the latest checkpoint of the folder.
 
     Returns:
-        None when training is over, `ENDED` if the callback ended it before, else the number of the signal that stopped it.
+        None when training is complete, `ENDED` if the callback ended it, else the number of the signal that stopped it.
 
     Raises:
-        NonFiniteError: all runs halted; there is nothing left to train.
-        CheckpointError: there is no checkpoint to resume from that can be used.
-        FolderError: the folder cannot be written at the end, or at the start of what is resumed.
-        HostError: an environment outside JAX halted.
-        OutOfMemoryError: memory ran out, on a device or on the host.
+        NonFiniteError: if all runs have halted.
+        CheckpointError: if `resume` is set and no checkpoint can be used.
+        FolderError: if the folder cannot be written at the end, or at the start of resumed training.
+        HostError: if an environment outside JAX failed.
+        OutOfMemoryError: if memory ran out, on a device or on the host.
     """
     schedule, training = session.built.schedule, session.experiment.training
 
@@ -105,20 +106,20 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
 
 
 def sentences(session: Session, halts: Iterable[HaltedAt | None]) -> list[str]:
-    """One for each run that halted."""
+    """One sentence for each run that halted."""
     runs = enumerate(zip(session.experiment.runs, halts, strict=True))
     schedule = session.built.schedule
     return [describe_halt(number, run["seed"], halted, schedule) for number, (run, halted) in runs if halted]
 
 
 def say_halted(session: Session, halts: Iterable[HaltedAt | None], display: Display) -> None:
-    """Shows the sentences."""
+    """Prints one sentence for each run that halted."""
     for sentence in sentences(session, halts):
         display.note(sentence)
 
 
 def open_loggers(session: Session, stack: ExitStack) -> tuple[Logger, ...]:
-    """The session's loggers, which the stack will close; restore what was before, first."""
+    """Opens the loggers of a session, which `stack` will close. When training is resumed, call `restore` before."""
     loggers = tuple(LOGGERS[name](session.folder, session.experiment) for name in session.log)
     for logger in loggers:
         stack.callback(logger.close)
@@ -126,7 +127,7 @@ def open_loggers(session: Session, stack: ExitStack) -> tuple[Logger, ...]:
 
 
 def begin(session: Session, display: Display) -> tuple[RunState, Counters]:
-    """The states in which all runs start."""
+    """The initial states and counters of all runs."""
     init = compile_program(display, "the initial state", session.runs.init, session.configs, session.keys, effort=0)
     states = init(session.configs, session.keys)
     num_runs = len(session.experiment.runs)
@@ -145,9 +146,9 @@ def work(
     started: float,
     stopped: Callable[[], int | None],
 ) -> tuple[RunState, Counters]:
-    """Slice after slice until the last iteration or a signal; no further where all runs have halted, which counts as the end.
+    """Trains slice after slice until the last iteration, a signal, or the callback ends training.
 
-    `started` is the clock's reading at wall second 0.
+    Training is also over when all runs have halted. `started` is the reading of the clock at wall second 0.
     """
     schedule, training = session.built.schedule, session.experiment.training
     seconds_per_iteration, saved = None, time.monotonic()
@@ -169,7 +170,7 @@ def work(
 
 
 def look_after(session: Session, states: RunState, counters: Counters, display: Display) -> Counters:
-    """Says which runs have halted since the last time; where all have, training is over."""
+    """Prints which runs have halted since the last call. If all have halted, the counters move to the last iteration."""
     halts = read_halts(states.halt, len(session.experiment.runs))
     new = [None if before else halted for before, halted in zip(counters.halts, halts, strict=True)]
     say_halted(session, new, display)
@@ -178,18 +179,18 @@ def look_after(session: Session, states: RunState, counters: Counters, display: 
 
 
 def is_evaluation(session: Session, iterations: int) -> bool:
-    """Whether an evaluation is due after `iterations`."""
+    """Whether an evaluation is due after `iterations` iterations."""
     schedule = session.built.schedule
     return iterations % schedule.evaluation_iterations == 0 or iterations == schedule.total_iterations
 
 
 def ends_interval(session: Session, counters: Counters) -> bool:
-    """Whether a run of any length is evaluated here, and not only one that ends here, or whose runs have all halted."""
+    """Whether a regular evaluation interval ends here. False if only this training ends here, or if all runs have halted."""
     return counters.iterations % session.built.schedule.evaluation_iterations == 0 and not all(counters.halts)
 
 
 def slice_iterations(session: Session, iterations: int, seconds_per_iteration: float | None) -> int:
-    """How many iterations to do at once: never past the end of warm-up or the next evaluation."""
+    """How many iterations to train at once; never beyond the end of warm-up or the next evaluation."""
     schedule = session.built.schedule
     wanted = 1 if seconds_per_iteration is None else max(1, int(SLICE_SECONDS / seconds_per_iteration))
     if iterations < schedule.warmup_iterations:
@@ -199,7 +200,7 @@ def slice_iterations(session: Session, iterations: int, seconds_per_iteration: f
 
 
 def show_pace(session: Session, display: Display, iterations: int, seconds_per_iteration: float) -> None:
-    """Tells the display how far training is and how fast it goes."""
+    """Shows how far training is and how fast it is."""
     schedule, num_runs = session.built.schedule, len(session.experiment.runs)
     left = schedule.total_iterations - iterations
     episodes = session.experiment.training.episodes * iterations // schedule.total_iterations
@@ -213,9 +214,9 @@ def show_pace(session: Session, display: Display, iterations: int, seconds_per_i
 def report(
     session: Session, evaluate: Callable[..., Any], states: RunState, counters: Counters, display: Display
 ) -> tuple[RunState, Counters]:
-    """Evaluates, writes rows, shows them, and starts the next interval.
+    """Evaluates the policies, writes and shows the rows, and starts the next interval.
 
-    Where training ends within an interval, its sums and counters stay as they are: a longer run continues them.
+    If training ends within an interval, the sums and counters of the interval are kept, and a longer run continues them.
     """
     iterations, interval = counters.iterations, counters
     finished = np.asarray(states.sums.episodes.episodes)[: len(session.experiment.runs)]
@@ -236,7 +237,7 @@ def report(
 
 
 def call_back(session: Session, states: RunState, rows: list[dict[str, Any]]) -> bool:
-    """Calls the session's callback, if there is one; whether it asks to end training."""
+    """Calls the callback of the session, if there is one; returns whether it asks to end training."""
     if session.callback is None:
         return False
     built, learner_states = session.built, session.built.algorithm.policy(states.learner_state)
@@ -249,7 +250,7 @@ def call_back(session: Session, states: RunState, rows: list[dict[str, Any]]) ->
 
 
 def row_head(session: Session, counters: Counters, run: int) -> dict[str, Any]:
-    """How a run's row of metrics.jsonl begins."""
+    """The first fields of a run's row in metrics.jsonl."""
     schedule, halted = session.built.schedule, counters.halts[run]
     return {
         "run": run,
@@ -265,15 +266,15 @@ def row_head(session: Session, counters: Counters, run: int) -> dict[str, Any]:
 def compile_program(
     display: Display, name: str, program: Any, *arguments: Any, effort: int | None = None
 ) -> Callable[..., Any]:
-    """Compiles ahead of time and says how long it took.
+    """Compiles a program ahead of time and prints how long it took.
 
     Args:
-        display: where to say it.
-        name: of the program, for people.
-        program: a jitted function; one that the host runs compiles its parts when it comes to them.
-        *arguments: what it will be called with.
-        effort: XLA's optimisation level. What runs once or seldom need not be optimised: MAMT's initial state then compiles in
-            a third of the time.
+        display: where to print it.
+        name: name of the program, for people.
+        program: a jitted function. A function that the host runs is returned unchanged; its parts compile when they are used.
+        *arguments: arguments with which the program will be called.
+        effort: XLA's optimisation level. Programs that run once or seldom need none: the initial state of MAMT then compiles
+            in a third of the time.
     """
     if not hasattr(program, "lower"):
         return program
@@ -287,7 +288,7 @@ def compile_program(
 
 
 def compile_with(lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> jax.stages.Compiled:
-    """Compiles with those options, or without where this version of XLA does not have them."""
+    """Compiles with the given options, or without options if this version of XLA does not have them."""
     try:
         return lowered.compile(compiler_options=dict(options))
     except jax.errors.JaxRuntimeError as error:

@@ -1,4 +1,4 @@
-"""How much memory training will take, known before any is taken."""
+"""Estimates of the memory that training takes, before it takes any."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -15,15 +15,15 @@ _USABLE = 0.9
 
 
 class MemoryPlan(NamedTuple):
-    """Bytes of memory that training takes.
+    """Memory that training takes, in bytes.
 
     Attributes:
-        replay: one run's replay memory.
-        learner: one run's networks and optimisers.
-        environments: one run's environments, in training and in evaluation.
-        rollout: what one run's environments show in an iteration, before it is learnt from.
-        update: what an update of one run takes while it lasts.
-        num_runs: how many runs there are.
+        replay: replay memory of one run.
+        learner: networks and optimisers of one run.
+        environments: environments of one run, in training and in evaluation.
+        rollout: data that one run collects in an iteration before it learns.
+        update: temporary memory of an update of one run.
+        num_runs: number of runs.
     """
 
     replay: int
@@ -35,7 +35,7 @@ class MemoryPlan(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Bytes of all runs."""
+        """Bytes of all runs together."""
         return (self.replay + self.learner + self.environments + self.rollout + self.update) * self.num_runs
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class MemoryPlan(NamedTuple):
 
 
 def in_words(size: float) -> str:
-    """A number of bytes as people read it."""
+    """A number of bytes as text with a unit."""
     for unit in _UNITS[:-1]:
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -55,15 +55,15 @@ def in_words(size: float) -> str:
 
 
 def num_bytes(tree: Any) -> int:
-    """Bytes of all leaves, arrays or shapes."""
+    """Total bytes of all leaves, which are arrays or shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def temporary_bytes(jaxpr: Jaxpr) -> int:
-    """The most that a program's intermediate and final values take at once, its arguments not counted.
+    """The largest number of bytes that intermediate and final values of a program take at once, without its arguments.
 
-    Every value lives from the equation that makes it to the last one that reads it. Compilers keep less, since they fuse:
-    XLA takes 0.88 of it for MAAC's update and 0.36 for MA-PPO's.
+    Each value lives from the equation that makes it to the last one that reads it. Compilers need less, because they fuse: XLA
+    takes 0.88 of this estimate for MAAC's update and 0.36 for MA-PPO's.
     """
     last_use: dict[Var, int] = {}
     for index, variables in enumerate([*(equation.invars for equation in jaxpr.eqns), jaxpr.outvars]):
@@ -81,9 +81,9 @@ def temporary_bytes(jaxpr: Jaxpr) -> int:
 
 
 def available_bytes(devices: Collection[Any]) -> int | None:
-    """Bytes that a program may still take on `devices` together, the same on each; None where nobody says.
+    """Bytes that a program can still take on all `devices` together, equally on each; None if that is not known.
 
-    What XLA has reserved for itself in advance is free until arrays lie in it.
+    Memory that XLA has reserved in advance counts as available until arrays use it.
     """
     if {device.platform for device in devices} != {"cpu"}:
         stats = [device.memory_stats() or {} for device in devices]
@@ -95,15 +95,15 @@ def available_bytes(devices: Collection[Any]) -> int | None:
 
 
 def runs_that_fit(plan: MemoryPlan, capacity: int, available: int | None) -> int:
-    """How many of the planned runs the machine can hold at once, at least one.
+    """How many of the planned runs fit into memory at once, at least one.
 
     Args:
-        plan: what is wanted.
-        capacity: rows of the replay memory; 0 for an algorithm that learns from rollouts.
-        available: bytes, None if unknown.
+        plan: the memory plan of all runs.
+        capacity: transitions that the replay memory holds; 0 for on-policy algorithms.
+        available: available bytes; None if unknown.
 
     Raises:
-        ValueError: with a proposal, if not even one does.
+        ValueError: if not even one run fits; the message proposes smaller settings.
     """
     if available is None or plan.total <= _USABLE * available:
         return plan.num_runs
@@ -121,7 +121,7 @@ def runs_that_fit(plan: MemoryPlan, capacity: int, available: int | None) -> int
 
 
 def cgroup_available(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this container may still take, None without a limit; files that are only cached make room."""
+    """Bytes that this container can still take; None without a limit. Memory of cached files counts as available."""
     try:
         limit, used = ((folder / f"memory.{name}").read_text().strip() for name in ("max", "current"))
         cached = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines()).get("inactive_file", 0)
@@ -131,16 +131,16 @@ def cgroup_available(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 class OutOfMemoryError(Exception):
-    """Memory ran out; says what was planned and what to do."""
+    """Raised if memory runs out; the message gives the memory plan and what to do."""
 
 
 @contextmanager
 def explaining_exhaustion(plan: Callable[[], MemoryPlan], folder: Path) -> Iterator[None]:
-    """Within it, memory that runs out on a device or on the host raises OutOfMemoryError.
+    """Within the context, running out of memory on a device or on the host raises OutOfMemoryError.
 
     Args:
-        plan: () -> what training was to take.
-        folder: of the run.
+        plan: () -> the memory plan of training.
+        folder: folder of the run.
     """
     try:
         yield
@@ -154,7 +154,7 @@ def explaining_exhaustion(plan: Callable[[], MemoryPlan], folder: Path) -> Itera
 
 
 def is_exhaustion(error: Exception) -> bool:
-    """Whether memory has run out, at compile time or at run time."""
+    """Whether an error says that memory has run out, at compile time or at run time."""
     signs = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "Out of memory")
     from_device = isinstance(error, RuntimeError | ValueError) and any(sign in str(error) for sign in signs)
     return from_device or isinstance(error, MemoryError)

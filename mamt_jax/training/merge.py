@@ -1,4 +1,4 @@
-"""Folders of runs that were trained apart, put together: seeds and values of float fields from other times or machines."""
+"""Merges folders of runs from other times or machines, which differ only in seeds and values of float fields."""
 
 import dataclasses
 import itertools
@@ -28,19 +28,19 @@ from mamt_jax.training.run_folder import (
 
 REPLAY = "replay"
 INIT_FROM = "init_from"
-"""In config.json: the parameters from which a folder's runs began, if not from random ones."""
+"""Field of config.json about the initial parameters of the runs, if they are not random."""
 OF_EACH_RUN = ("runs", "env_steps")
-"""What it says of each run; the rest is of all."""
+"""Entries of `INIT_FROM` with one value per run. All other entries are shared by the runs."""
 
 
 def even_sizes(number: int, largest: int) -> list[int]:
-    """`number` cut into the fewest pieces of at most `largest`, as even as can be."""
+    """Divides `number` into the fewest pieces of at most `largest`, with sizes as equal as possible."""
     pieces = math.ceil(number / largest)
     return [number * (piece + 1) // pieces - number * piece // pieces for piece in range(pieces)]
 
 
 def cut(experiment: Experiment, sizes: Sequence[int]) -> list[Experiment]:
-    """Experiments of so many of the runs each."""
+    """Divides an experiment into experiments with `sizes` runs each."""
     ends = itertools.accumulate(sizes)
     return [
         dataclasses.replace(experiment, runs=experiment.runs[end - size : end]) for end, size in zip(ends, sizes, strict=True)
@@ -48,7 +48,7 @@ def cut(experiment: Experiment, sizes: Sequence[int]) -> list[Experiment]:
 
 
 def read_experiment(folder: Path) -> Experiment:
-    """What a folder's runs are; raises FolderError if it does not say."""
+    """Reads the experiment of a folder; raises FolderError if its config.json does not describe one."""
     try:
         return experiment_from_json(read_config(folder)["experiment"])
     except (KeyError, ValueError) as error:
@@ -56,13 +56,13 @@ def read_experiment(folder: Path) -> Experiment:
 
 
 def same_but_for_runs(one: Experiment, other: Experiment) -> bool:
-    """Whether the runs of two experiments differ in nothing but seeds and their own fields."""
+    """Whether two experiments differ only in their runs, which means in seeds and in fields set for each run."""
     a, b = (dataclasses.replace(each, runs=(), training=dataclasses.replace(each.training, seed=0)) for each in (one, other))
     return experiment_to_json(a) == experiment_to_json(b)
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the runs in `folder` came to their end; a folder without runs or checkpoint has not."""
+    """Whether the runs in `folder` are complete. False if there are no runs or no checkpoint."""
     if not (folder / CONFIG).exists() or not any((folder / CHECKPOINTS).glob("*.npz")):
         return False
     iterations = iterations_of(latest_checkpoint(folder / CHECKPOINTS))
@@ -70,13 +70,14 @@ def is_finished(folder: Path) -> bool:
 
 
 def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | None = None) -> None:
-    """Makes `out` a folder with the runs of all `folders`, in their order, as if they had been trained together.
+    """Writes the runs of all `folders`, in order, into `out`, as if they had been trained together.
 
-    Its checkpoint holds no replay memory: policies can be loaded from it, and training goes on in `folders`.
-    `extra` is added to its config.json.
+    The checkpoint in `out` holds no replay memory. Policies can be loaded from it, but training can only be continued in
+    `folders`. `extra` is added to config.json.
 
     Raises:
-        FolderError: if one has not come to its end, or trained something else than the first, or `out` cannot be written.
+        FolderError: if a folder is not finished, if its experiment or initial parameters are not those of the first, or if
+            `out` cannot be written.
         CheckpointError: if a checkpoint cannot be used.
     """
     configs, experiments = [read_config(folder) for folder in folders], [read_experiment(folder) for folder in folders]
@@ -110,13 +111,13 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
 
 
 def same_origin(records: Sequence[Mapping[str, Any] | None]) -> bool:
-    """Whether runs with these entries in config.json began from the same parameters, each from one of its own."""
+    """Whether entries of config.json describe the same source of initial parameters; the runs of the source may differ."""
     rest = [record and {name: value for name, value in record.items() if name not in OF_EACH_RUN} for record in records]
     return all(each == rest[0] for each in rest)
 
 
 def joined_origin(records: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
-    """The entry in config.json of runs put together, those of one origin; nothing where they began from random parameters."""
+    """Joins the entries of config.json about initial parameters from one source; empty if the parameters were random."""
     if records[0] is None:
         return {}
     of_each = {name: [value for record in records if record for value in record[name]] for name in OF_EACH_RUN}
@@ -124,7 +125,7 @@ def joined_origin(records: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]
 
 
 def _with_own_fields(experiments: Sequence[Experiment], configs: Sequence[dict[str, Any]]) -> list[Experiment]:
-    """The experiments, each float option in which they differ made a field of every run."""
+    """The experiments, with each float option that differs between them moved into the fields of every run."""
     options = [experiment.algo_options for experiment in experiments]
     names = {name for each in options for name in each if any(name not in o or o[name] != each[name] for o in options)}
     moved = []
@@ -138,7 +139,7 @@ def _with_own_fields(experiments: Sequence[Experiment], configs: Sequence[dict[s
 
 
 def _merged_rows(folders: Sequence[Path], experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
-    """The rows of all folders, their runs numbered anew."""
+    """The rows of all folders, with the runs renumbered."""
     rows, first = [], 0
     for folder, experiment in zip(folders, experiments, strict=True):
         rows += [row | {"run": first + row["run"]} for row in read_rows(folder / METRICS)]

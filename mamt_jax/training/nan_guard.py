@@ -1,4 +1,4 @@
-"""Runs that break: a run whose numbers are no longer finite stays as it was before that iteration, and the others go on."""
+"""Halts runs whose numbers are no longer finite. They keep their state before that iteration; the other runs continue."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from mamt_jax.types import LearnerState
 
 
 class NonFiniteError(Exception):
-    """Every run halted; says where each did."""
+    """Raised if all runs have halted; the message says where."""
 
 
 @flax.struct.dataclass
@@ -22,9 +22,9 @@ class Halt:
     """Where a run halted.
 
     Attributes:
-        iteration: () int32, the number of the iteration; -1 in a run that goes on.
-        step: () int32, the first of its steps with a reward or an observation that was not finite; how many steps it
-            has if what was learnt from it was not.
+        iteration: () int32, number of the iteration; -1 if the run has not halted.
+        step: () int32, first step of the iteration with a reward or an observation that was not finite. If only the learner
+            state was not finite, the number of steps in the iteration.
     """
 
     iteration: jax.Array
@@ -37,21 +37,21 @@ class Halt:
 
 
 class HaltedAt(NamedTuple):
-    """A `Halt` that happened, on the host."""
+    """Where a run halted, as Python numbers."""
 
     iteration: int
     step: int
 
 
 def no_halt() -> Halt:
-    """That of a run that goes on."""
+    """The `Halt` of a run that has not halted."""
     return Halt(jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32))
 
 
 def find_halt(earlier: Halt, seen: Rollout, before: LearnerState, after: LearnerState, index: jax.Array) -> Halt:
-    """The halt of iteration `index`, unless there was an earlier one.
+    """The halt of iteration `index`, or the `earlier` one if the run has halted before.
 
-    Numbers of the learner state that were infinite `before` may stay so: some start as bounds.
+    Infinite numbers of the learner state `before` may stay infinite, because some are initialised as bounds.
     """
     finite = jnp.isfinite(seen.transitions.reward).all((1, 2)) & jnp.isfinite(seen.transitions.observation).all((1, 2, 3))
     halted = ~finite.all() | ~_stays_finite(before, after)
@@ -61,7 +61,7 @@ def find_halt(earlier: Halt, seen: Rollout, before: LearnerState, after: Learner
 
 
 def _stays_finite(before: LearnerState, after: LearnerState) -> jax.Array:
-    """() bool: whether no number became nan, and none infinite."""
+    """() bool: whether no number is nan and no number has become infinite."""
 
     def sound(old: jax.Array, new: jax.Array) -> jax.Array:
         if not jnp.issubdtype(new.dtype, jnp.inexact):
@@ -72,7 +72,7 @@ def _stays_finite(before: LearnerState, after: LearnerState) -> jax.Array:
 
 
 def keep_where(halted: jax.Array, before: Any, after: Any) -> Any:
-    """`before` where `halted` () bool, else `after`: pytrees of the same structure, whose keys are always those `after`."""
+    """`before` if `halted` () bool, else `after`: pytrees of the same structure. Keys are always those of `after`."""
 
     def keep(old: jax.Array, new: jax.Array) -> jax.Array:
         return new if jnp.issubdtype(new.dtype, jax.dtypes.prng_key) else jnp.where(halted, old, new)
@@ -81,25 +81,28 @@ def keep_where(halted: jax.Array, before: Any, after: Any) -> Any:
 
 
 def read_halts(halt: Halt, num_runs: int) -> tuple[HaltedAt | None, ...]:
-    """What happened to each of the first `num_runs` runs, from a leading axis of runs."""
+    """Where each of the first `num_runs` runs halted, or None, from a `Halt` with a leading axis of runs."""
     iterations, steps = np.asarray(halt.iteration)[:num_runs].tolist(), np.asarray(halt.step)[:num_runs].tolist()
     return tuple(HaltedAt(*pair) if pair[0] >= 0 else None for pair in zip(iterations, steps, strict=True))
 
 
 def stack_halts(halts: Sequence[HaltedAt | None]) -> Halt:
-    """What `read_halts` read, with a leading axis of runs."""
+    """The inverse of `read_halts`: a `Halt` with a leading axis of runs."""
     iterations, steps = zip(*(halted or HaltedAt(-1, 0) for halted in halts), strict=True)
     return Halt(np.array(iterations, np.int32), np.array(steps, np.int32))  # type: ignore[arg-type]
 
 
 def stopped_at(halted: HaltedAt, schedule: Schedule) -> int:
-    """Environment steps of the run, up to and with those that were not finite, or all that the failed updates learnt from."""
+    """Environment steps of a run until it halted.
+
+    They include the step that was not finite, or the whole iteration if its updates failed.
+    """
     num_envs = schedule.transitions // schedule.rollout_length
     return schedule.env_steps(halted.iteration) + num_envs * min(halted.step + 1, schedule.rollout_length)
 
 
 def describe_halt(run: int, seed: int, halted: HaltedAt, schedule: Schedule) -> str:
-    """A sentence for people."""
+    """A sentence for people that says where a run halted and why."""
     seen = halted.step < schedule.rollout_length
     what = "a reward or an observation was" if seen else "what it had learnt was"
     return f"Run {run} (seed {seed}) stopped at environment step {stopped_at(halted, schedule):,}: {what} not finite."

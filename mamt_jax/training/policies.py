@@ -1,4 +1,4 @@
-"""Trained policies, without their environment: from a run's folder, from the package, and as a file for plain JAX."""
+"""Trained policies without their environment: from a run's folder, from the package, or exported for plain JAX."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,28 +28,28 @@ Which = Literal["latest", "best"]
 
 
 class _Learner(NamedTuple):
-    """The part of a file that a policy needs, under the name it has there."""
+    """The part of a file that holds the policies; the field has the name that it has in the file."""
 
     learner_state: LearnerState
 
 
 def load_policy(folder: str | Path, run: int = 0, which: Which = "latest") -> Policy:
-    """The policies of all agents from a run's folder.
+    """Loads the policies of all agents from the folder of a run.
 
     Args:
         folder: the folder of a run.
-        run: which of its runs, as metrics.jsonl numbers them.
-        which: as they were at the latest checkpoint, or at the evaluation with the highest greedy return so far.
+        run: number of the run in the folder, as in metrics.jsonl.
+        which: "latest" for the latest checkpoint, "best" for the evaluation with the highest return.
 
     Returns:
-        A jitted function `policy(observation, key=None, action_mask=None)` from observations (..., n, d), zero-padded to the
-        widest agent, to actions (..., n) or (..., n, k): the mode of each policy, or with a key a sample. A policy that was
-        trained with action masks needs one, (..., n, A) bool, and takes no masked action. It raises ValueError for an
-        argument of another shape or dtype.
+        A jitted function `policy(observation, key=None, action_mask=None)`. It maps observations (..., n, d), zero-padded to
+            the widest agent, to actions (..., n) or (..., n, k). It returns the mode of each policy, or a sample if a key is
+            given. A policy that was trained with action masks requires one, (..., n, A) bool, and takes no masked action. The
+            function raises ValueError for an argument of another shape or dtype.
 
     Raises:
-        FolderError: if it is no such folder, or has no such run or no such policy.
-        CheckpointError: if there is no checkpoint that can be used.
+        FolderError: if this is not a folder of runs, or if the run or the policy is missing.
+        CheckpointError: if no checkpoint can be used.
     """
     folder = Path(folder)
     experiment, spec = _read(folder)
@@ -64,25 +64,25 @@ def load_policy(folder: str | Path, run: int = 0, which: Which = "latest") -> Po
 
 
 def load_learner_states(folder: Path, which: Which, algorithm: Algorithm, configs: Sequence[Config]) -> LearnerState:
-    """What `Algorithm.policy` leaves of the learner states of a folder's runs, leading axis of runs.
+    """Loads the part of the learner states that `Algorithm.policy` keeps, with a leading axis of runs.
 
     Args:
         folder: the folder of the runs.
-        which: the latest or the best, as in `load_policy`.
-        algorithm: that of the runs.
-        configs: one a run.
+        which: "latest" or "best", as in `load_policy`.
+        algorithm: the algorithm of the runs.
+        configs: one config per run.
 
     Raises:
-        FolderError: if it has no such policies.
-        CheckpointError: if there is no checkpoint that can be used.
+        FolderError: if the folder does not hold these policies.
+        CheckpointError: if no checkpoint can be used.
     """
-    keys = run_keys([0] * len(configs))  # only their shape counts
+    keys = run_keys([0] * len(configs))  # only their shape is used
     shapes = jax.eval_shape(jax.vmap(algorithm.init), stack_configs(configs), keys)
     return _load(folder, which, _Learner(algorithm.policy(shapes))).learner_state
 
 
 def make_policy(algorithm: Algorithm, config: Config, learner_state: LearnerState, spec: EnvSpec) -> Policy:
-    """The policies of a learner state as one function; see `load_policy`."""
+    """Makes one function of the policies in a learner state, as `load_policy` returns it."""
 
     @jax.jit
     def choose(observation: jax.Array, key: jax.Array | None, *masks: jax.Array) -> jax.Array:
@@ -101,7 +101,7 @@ def make_policy(algorithm: Algorithm, config: Config, learner_state: LearnerStat
 
 
 def acting(policy: Policy, sample: bool) -> Callable[..., jax.Array]:
-    """A policy as environments are played by: (observation, key, action_mask) -> sampled actions or the mode."""
+    """Adapts a policy for playing episodes: (observation, key, action_mask) -> sampled actions, or the mode."""
 
     def act(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
         return policy(observation, key if sample else None, action_mask)
@@ -110,7 +110,7 @@ def acting(policy: Policy, sample: bool) -> Callable[..., jax.Array]:
 
 
 def check_observation(spec: EnvSpec, observation: Any) -> jax.Array:
-    """`observation` as float32; raises ValueError unless it is numbers of shape (..., n, d)."""
+    """`observation` as float32; raises ValueError unless it holds real numbers in shape (..., n, d)."""
     observation = _as_array("observation", observation)
     if not jnp.issubdtype(observation.dtype, jnp.floating) and not jnp.issubdtype(observation.dtype, jnp.integer):
         raise ValueError(f"observation is {observation.dtype}, which is not valid: give real numbers, float32.")
@@ -124,7 +124,7 @@ def check_observation(spec: EnvSpec, observation: Any) -> jax.Array:
 
 
 def check_key(key: Any) -> None:
-    """Raises ValueError unless `key` is None or one key of `jax.random`."""
+    """Raises ValueError unless `key` is None or a single key of `jax.random`."""
     if key is None:
         return
     shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", jnp.dtype(object))
@@ -135,7 +135,7 @@ def check_key(key: Any) -> None:
 
 
 def check_action_mask(spec: EnvSpec, observation: jax.Array, action_mask: Any) -> tuple[jax.Array, ...]:
-    """The mask as what `act` takes after a key; raises ValueError unless it fits `observation`, or is missing."""
+    """The action mask as a tuple of arguments for `act`, empty without masks; raises ValueError if it does not fit."""
     if action_mask is None:
         if spec.has_action_masks:
             raise ValueError(f"action_mask=None is not valid: {spec.name} masks actions, so give its action_mask (..., n, A).")
@@ -163,7 +163,7 @@ def _listed(spec: EnvSpec) -> str:
 
 
 def _load(folder: Path, which: Which, like: _Learner) -> _Learner:
-    """A folder's latest or best policies; warns where the latest checkpoint is damaged and takes the one before."""
+    """Loads the latest or best policies of a folder; warns if the latest checkpoint is damaged, and uses the one before."""
     if which == "best":
         if not (folder / BEST).exists():
             raise FolderError(f"{folder} has no {BEST}: it has not been evaluated since that was kept, take the latest policy.")
@@ -177,7 +177,7 @@ def _load(folder: Path, which: Which, like: _Learner) -> _Learner:
 
 
 def load_spec(folder: str | Path) -> EnvSpec:
-    """The spec of the environment in which a run was trained; raises FolderError if `folder` is no run's folder."""
+    """The spec of the environment in which a run was trained; raises FolderError if `folder` is not the folder of a run."""
     return _read(Path(folder))[1]
 
 
@@ -190,12 +190,12 @@ def _read(folder: Path) -> tuple[Experiment, EnvSpec]:
 
 
 def pretrained_names() -> list[str]:
-    """The trained policies that come with the package, each "environment/algorithm"."""
+    """The names of the trained policies in the package, each "environment/algorithm"."""
     return sorted(path.parent.relative_to(PRETRAINED).as_posix() for path in PRETRAINED.glob(f"*/*/{CONFIG}"))
 
 
 def pretrained_folder(name: str, option: str = "--pretrained ") -> Path:
-    """The folder of a policy that comes with the package; raises OptionError if there is none for that option."""
+    """The folder of a trained policy in the package; raises OptionError, which begins with `option`, if there is none."""
     names = pretrained_names()
     if name not in names:
         raise OptionError(f"{option}{name} is not there{nearest(name, names)}: there are {', '.join(names)}.")
@@ -203,21 +203,22 @@ def pretrained_folder(name: str, option: str = "--pretrained ") -> Path:
 
 
 def export_policy(folder: str | Path, run: int = 0, which: Which = "latest", sample: bool = False) -> bytes:
-    """A policy of a run's folder with its weights, serialised by `jax.export`.
+    """Exports a policy from the folder of a run with its weights, serialised by `jax.export`.
 
     `jax.export.deserialize(content).call` takes a float32 observation (B, n, d) of any batch size B, zero-padded to the widest
-    agent, and gives actions (B, n) int32 or (B, n, k) float32. Where the environment masks actions, a mask (B, n, A) bool
+    agent, and returns actions (B, n) int32 or (B, n, k) float32. If the environment masks actions, a mask (B, n, A) bool
     follows the observation. It runs on CPUs, GPUs and TPUs.
 
     Args:
         folder: the folder of a run.
-        run: which of its runs, as metrics.jsonl numbers them.
-        which: the latest policy or the best one, as `load_policy` has it.
-        sample: whether actions are drawn instead of being each policy's mode: `call` then takes a seed last, a uint32 scalar.
+        run: number of the run in the folder, as in metrics.jsonl.
+        which: "latest" or "best", as in `load_policy`.
+        sample: whether actions are sampled instead of being the mode. `call` then takes a seed as its last argument, a uint32
+            scalar.
 
     Raises:
-        FolderError: if it is no such folder, or has no such run or no such policy.
-        CheckpointError: if there is no checkpoint, or it is damaged.
+        FolderError: if this is not a folder of runs, or if the run or the policy is missing.
+        CheckpointError: if no checkpoint can be used.
     """
     policy, spec = load_policy(folder, run, which), load_spec(folder)
     (batch,) = jax.export.symbolic_shape("batch")

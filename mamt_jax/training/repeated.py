@@ -1,4 +1,4 @@
-"""A run's config.json as options for a new one."""
+"""Options for new runs from the config.json of earlier runs."""
 
 import dataclasses
 import itertools
@@ -13,13 +13,13 @@ from mamt_jax.training.run_folder import CONFIG, read_config, read_config_file
 
 
 class Repeated(NamedTuple):
-    """What a config.json says.
+    """Options that a config.json describes.
 
     Attributes:
         env: the environment.
         algo: the algorithm.
-        seeds: how many runs each point has.
-        options: values by name, under "training", "env" and "algo"; a list where runs differ.
+        seeds: number of seeds for each combination of hyperparameters.
+        options: values by name, under "training", "env" and "algo"; a list if runs differ.
     """
 
     env: Any
@@ -28,17 +28,17 @@ class Repeated(NamedTuple):
     options: Mapping[str, Mapping[str, Any]]
 
     def given(self, places: Mapping[str, tuple[str, Option]]) -> dict[str, Any]:
-        """The values by flat name."""
+        """The values by flat option name, for the options in `places`."""
         known = {name: (self.options[prefix], option.name) for name, (prefix, option) in places.items()}
         return {name: values[own] for name, (values, own) in known.items() if own in values}
 
 
 def read_repeated(path: Path) -> Repeated:
-    """Reads the config.json at `path`, or in that folder.
+    """Reads the config.json at `path`, or in the folder `path`.
 
     Raises:
         FolderError: if it cannot be read.
-        OptionError: if it does not describe runs that one command makes.
+        OptionError: if it does not describe runs that one command can start.
     """
     content = read_config_file(path) if path.suffix == ".json" else read_config(path)
     try:

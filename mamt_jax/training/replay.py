@@ -1,11 +1,12 @@
-"""Uniform replay on the device: whole iterations go in, transitions come out.
+"""Uniform replay on the device: iterations are added as a whole, and transitions are sampled.
 
-An observation is stored once, in the narrowest type that its environment allows: what a step led to is what the next step of
-the same environment saw, and only what a time limit cut off is kept apart. A million rows of Pursuit take 1.27 GB where whole
-transitions take 9.5 GB (flashbax's item buffer); putting such a transition together again costs little: on 2 CPU cores, adding
-300 rows and sampling 12 batches of 1024 (8 agents of 13 observations) takes 2.8 to 4.2 ms a run against flashbax's 2.3 to 2.7,
-for 1 to 10 runs and up to a million rows. An iteration goes to a place that all runs share: under `vmap` that stays a slice
-updated in place, where a place per run would become a scatter.
+Each observation is stored once, in the narrowest type that its environment allows. The next observation of a step is the
+observation of the following step in the same environment. Only the final observations of truncated episodes are stored
+separately. A million rows of Pursuit take 1.27 GB; whole transitions take 9.5 GB (flashbax's item buffer).
+Assembling transitions costs little. On 2 CPU cores, adding 300 rows and sampling 12 batches of 1024 (8 agents with observations
+of size 13) takes 2.8 to 4.2 ms per run (flashbax: 2.3 to 2.7 ms), for 1 to 10 runs and up to a million rows.
+All runs write an iteration to the same position. Under `vmap` this stays an in-place update of a slice, whereas a separate
+position for each run would become a scatter.
 """
 
 import math
@@ -24,19 +25,19 @@ NOTHING, FOLLOWING = -1, 0
 
 
 class Storage(NamedTuple):
-    """What is stored: R iterations of T steps of E environments.
+    """Stored transitions: R iterations of T steps in E environments.
 
     Attributes:
         observation: (R, T, E, n, d).
         action: (R, T, E, n) or (R, T, E, n, k).
         reward: (R, T, E, n).
         terminated: (R, T, E, n).
-        successor: (R, T, E) int8, what the step led to: `FOLLOWING`, what the next step saw; k > 0, the k-th of its
-            environment's final observations in that iteration; `NOTHING`, no step at all.
-        final_observation: (R, K, E, n, d), where time limits cut episodes.
+        successor: (R, T, E) int8, where the next observation is. `FOLLOWING`: in the next step. k > 0: it is the k-th final
+            observation of the environment in this iteration. `NOTHING`: there is no next step.
+        final_observation: (R, K, E, n, d), observations at which time limits ended episodes.
         active: (R, T, E, n); None in environments whose agents end together.
-        action_mask: (R, T, E, n, A), stored as observations are; None in environments without action masks.
-        final_action_mask: (R, K, E, n, A), likewise.
+        action_mask: (R, T, E, n, A), masks at `observation`; None in environments without action masks.
+        final_action_mask: (R, K, E, n, A), masks at `final_observation`; None in environments without action masks.
     """
 
     observation: jax.Array
@@ -51,14 +52,14 @@ class Storage(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """A replay memory as pure functions over its `Storage`, or whatever else `init` makes.
+    """A replay memory as pure functions of its storage, which is a `Storage` or another pytree.
 
     Attributes:
         init: () -> empty storage.
-        add: (storage, transitions (T, E, ...), truncated (T, E), iterations () int32 added before) -> storage; it replaces the
-            oldest iteration.
-        sample: (storage, key, observation (E, n, d) where the latest iteration ended, iterations () int32 added so far, action
-            mask (E, n, A) there where there are any) -> a batch of transitions drawn uniformly with replacement. The
+        add: (storage, transitions (T, E, ...), truncated (T, E), iterations () int32 added before) -> storage, in which the new
+            iteration replaces the oldest.
+        sample: (storage, key, observation (E, n, d) after the latest iteration, iterations () int32 added so far[, action mask
+            (E, n, A) after the latest iteration]) -> a batch of transitions, drawn uniformly with replacement. The
             `next_observation` of a step that ended an episode by termination is zero: nothing may bootstrap from it.
     """
 
@@ -68,12 +69,12 @@ class Replay(NamedTuple):
 
 
 def most_truncations(num_steps: int, episode_limit: int) -> int:
-    """How often an environment can be truncated within an iteration."""
+    """The largest number of truncations of one environment in `num_steps` steps."""
     return math.ceil(num_steps / episode_limit)
 
 
 def empty_storage(spec: EnvSpec, steps: tuple[int, ...], num_finals: int) -> Storage:
-    """Storage of `steps` (R, T, E, n) that holds nothing, with K = `num_finals`."""
+    """Empty storage for `steps` = (R, T, E, n), with K = `num_finals`."""
     finals = (steps[0], num_finals, *steps[2:])
     action = jnp.int8 if spec.discrete and spec.action_size <= 127 else jnp.int32 if spec.discrete else jnp.float32
     masked = spec.has_action_masks
@@ -93,19 +94,20 @@ def empty_storage(spec: EnvSpec, steps: tuple[int, ...], num_finals: int) -> Sto
 def follow(
     successor: jax.Array, first: jax.Array, env: jax.Array, num_envs: int, end: jax.Array, size: int, n_steps: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The steps of the same episodes after some, on a ring of `size` steps whose latest one is before `end`.
+    """Follows the episodes of some steps, on a ring of `size` steps whose latest step is before `end`.
 
     Args:
-        successor: (size * E,), of `Storage`.
-        first: (B,), numbers of the steps to begin at.
-        env: (B,), their environments.
+        successor: (size * E,), as in `Storage`.
+        first: (B,), indices of the first steps.
+        env: (B,), indices of their environments.
         num_envs: E.
-        end: ().
-        size: of the ring.
-        n_steps: N, steps in all.
+        end: (), index after the latest step.
+        size: number of steps on the ring.
+        n_steps: N, number of steps to follow, including the first.
 
     Returns:
-        (B,) the last steps; (N - 1, B) the rows of those after the first; (N - 1, B, 1) bool, whether they are there.
+        (B,) indices of the last steps; (N - 1, B) rows of the steps after the first; (N - 1, B, 1) bool, whether these steps
+            exist in the episode.
     """
 
     def walk(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
@@ -120,13 +122,13 @@ def follow(
 
 
 def add_iteration(storage: Storage, transitions: Transition, truncated: jax.Array, iterations: jax.Array) -> Storage:
-    """`Replay.add`."""
+    """Adds an iteration, as described in `Replay.add`."""
     kept, num_steps, num_envs = storage.successor.shape
     num_finals = storage.final_observation.shape[1]
     chex.assert_shape(truncated, (num_steps, num_envs))
     number = jnp.cumsum(truncated, 0)
     successor = jnp.where(truncated, number, jnp.where(transitions.terminated.all(-1), NOTHING, FOLLOWING))
-    # The k-th truncation of each environment: there is one at most, so that argmax finds it.
+    # Each environment has at most one k-th truncation, which argmax finds.
     kth = truncated[None] & (number[None] == jnp.arange(1, num_finals + 1)[:, None, None])
     step = jnp.argmax(kth, 1)[..., None, None]
     new = Storage(
@@ -156,7 +158,7 @@ def sample_batch(
     iterations: jax.Array,
     action_mask: jax.Array | None = None,
 ) -> Transition:
-    """`Replay.sample`, of transitions of `n_steps` steps."""
+    """Samples transitions of `n_steps` steps, as described in `Replay.sample`."""
     kept, num_steps, num_envs, num_agents = storage.reward.shape
     num_finals, size = storage.final_observation.shape[1], kept * num_steps
     chex.assert_shape(observation, (num_envs, *storage.observation.shape[3:]))
@@ -172,7 +174,7 @@ def sample_batch(
     later = LaterRewards(flat.reward[rows], jnp.broadcast_to(goes_on & acts, (*rows.shape, num_agents)))
 
     def led_to(seen: jax.Array, latest: jax.Array, final: jax.Array) -> jax.Array:
-        """What the steps led to (B, n, ...), of what the steps saw, the environments show now, and episodes ended with."""
+        """The values after the steps (B, n, ...): of the next step, of the environments now, or at the end of episodes."""
         following = jnp.where(is_latest[:, None, None], latest[env], seen[next_step * num_envs + env].astype(latest.dtype))
         at_end = final[final_step * num_envs + env].astype(latest.dtype)
         kind = successor[:, None, None]
@@ -203,13 +205,13 @@ def uniform_replay(
     """A ring of `num_iterations` iterations of `num_steps` steps of `num_envs` environments.
 
     Args:
-        spec: of the environments.
+        spec: spec of the environments.
         num_iterations: R of `Storage`.
-        num_steps: T.
-        num_envs: E.
+        num_steps: T of `Storage`.
+        num_envs: E of `Storage`.
         batch_size: transitions in a batch.
-        num_finals: K of `Storage`; by default what `most_truncations` says.
-        n_steps: that a transition has at most; it has fewer where its episode ends or the latest step is reached.
+        num_finals: K of `Storage`; by default the result of `most_truncations`.
+        n_steps: largest number of steps in a transition. It has fewer if its episode ends or the latest step is reached.
     """
     num_finals = num_finals or most_truncations(num_steps, spec.episode_limit)
     steps = num_iterations, num_steps, num_envs, spec.num_agents

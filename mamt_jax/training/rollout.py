@@ -1,4 +1,4 @@
-"""Rollouts: a scan of steps over parallel environments that reset themselves."""
+"""Rollouts: a scan over steps of parallel environments that reset automatically."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,11 +16,11 @@ Act = Callable[..., jax.Array]
 
 
 class Rollout(NamedTuple):
-    """What a rollout of T steps of E environments saw.
+    """The data of a rollout of T steps in E environments.
 
     Attributes:
-        transitions: with leading axes (T, E).
-        truncated: (T, E) bool, where a time limit cut an episode.
+        transitions: transitions with leading axes (T, E).
+        truncated: (T, E) bool, whether a time limit ended the episode.
         finished: sums over the episodes that ended.
     """
 
@@ -33,9 +33,9 @@ class EnvBatch(NamedTuple):
     """Parallel environments between two steps.
 
     Attributes:
-        env_state: their states, (E, ...).
-        observation: (E, n, d), what the agents see.
-        action_mask: (E, n, A), what they may do; None in environments without action masks.
+        env_state: states of the environments, (E, ...).
+        observation: (E, n, d), observations of the agents.
+        action_mask: (E, n, A), actions that are allowed; None in environments without action masks.
     """
 
     env_state: EnvState
@@ -44,7 +44,7 @@ class EnvBatch(NamedTuple):
 
     @property
     def shown(self) -> tuple[jax.Array, ...]:
-        """What a policy reads besides a key: the action mask, where there is one."""
+        """The arguments of a policy after the key: the action mask, if there is one."""
         return () if self.action_mask is None else (self.action_mask,)
 
 
@@ -53,9 +53,9 @@ class EpisodeSums:
     """Sums over finished episodes.
 
     Attributes:
-        episodes: () int32, how many.
+        episodes: () int32, number of episodes.
         episode_return: (n,) sum of each agent's returns.
-        metrics: sum of each task metric's mean over its episode, a dict of scalars.
+        metrics: sum of each task metric over the episodes, a dict of scalars.
     """
 
     episodes: jax.Array
@@ -64,22 +64,22 @@ class EpisodeSums:
 
 
 def with_episodes(env: Environment) -> Environment:
-    """`env`, resetting itself and keeping the statistics of its episodes."""
+    """Wraps `env` with automatic resets and episode statistics."""
     return episode_statistics(auto_reset(env))
 
 
 def reset_batch(env: Environment, key: jax.Array, num_envs: int) -> EnvBatch:
-    """Opens `num_envs` parallel environments."""
+    """Resets `num_envs` parallel environments."""
     return env_batch(env.spec, *jax.vmap(env.reset)(jax.random.split(key, num_envs)))
 
 
 def env_batch(spec: EnvSpec, env_state: EnvState, timestep: TimeStep) -> EnvBatch:
-    """Environments after a reset or a step."""
+    """The environments after a reset or a step, as an `EnvBatch`."""
     return EnvBatch(env_state, timestep.observation, timestep.action_mask if spec.has_action_masks else None)
 
 
 def make_transition(spec: EnvSpec, before: EnvBatch, active: jax.Array, action: jax.Array, after: TimeStep) -> Transition:
-    """A step of environments (..., n); an agent that did not act earns nothing and stays ended."""
+    """The transition of one step of environments (..., n). Inactive agents have reward 0 and count as terminated."""
     transition = Transition(
         observation=before.observation,
         action=action,
@@ -96,12 +96,12 @@ def make_transition(spec: EnvSpec, before: EnvBatch, active: jax.Array, action: 
 
 
 def no_episodes(statistics: EpisodeStatistics) -> EpisodeSums:
-    """Sums over no episode at all, for environments with such statistics, (E, ...)."""
+    """Sums over zero episodes, for environments with these statistics (E, ...)."""
     return jax.tree.map(jnp.zeros_like, sum_finished(statistics))
 
 
 def sum_finished(statistics: EpisodeStatistics) -> EpisodeSums:
-    """The sums over those episodes, of any leading axes, that are `done`."""
+    """Sums over the episodes that are `done`; the statistics may have any leading axes."""
     done = statistics.done.ravel()
 
     def total(leaf: jax.Array) -> jax.Array:
@@ -116,17 +116,17 @@ def sum_finished(statistics: EpisodeStatistics) -> EpisodeSums:
 
 
 def rollout(env: Environment, act: Act, batch: EnvBatch, key: jax.Array, num_steps: int) -> tuple[EnvBatch, Rollout]:
-    """`num_steps` steps of all environments.
+    """Plays `num_steps` steps in all environments.
 
     Args:
-        env: environments of `with_episodes`.
+        env: an environment from `with_episodes`.
         act: the policy.
-        batch: where the environments, E of them, stand.
-        key: for actions and environments.
+        batch: the E environments before the first step.
+        key: random key for actions and environments.
         num_steps: T.
 
     Returns:
-        Where they stand then, and what was seen on the way.
+        The environments after the last step, and the data of the rollout.
     """
 
     def step(batch: EnvBatch, number: jax.Array) -> tuple[EnvBatch, tuple[Transition, jax.Array, EpisodeStatistics]]:

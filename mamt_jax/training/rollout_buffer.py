@@ -1,4 +1,4 @@
-"""The memory of algorithms that learn from each rollout once: it holds the latest, whole."""
+"""The memory of on-policy algorithms, which use each rollout once: it holds the latest rollout as a whole."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ from mamt_jax.types import Trajectory, Transition
 
 
 def rollout_buffer(spec: EnvSpec, num_steps: int, num_envs: int) -> Replay:
-    """A memory of one iteration of `num_steps` steps of `num_envs` environments, from which `sample` gives the `Trajectory`.
+    """A memory for one iteration of `num_steps` steps in `num_envs` environments; `sample` returns it as a `Trajectory`.
 
-    Its leaves have a leading axis of one iteration, as those of a replay memory have one of many.
+    Its leaves have a leading axis of length 1, where those of a replay memory have an axis of iterations.
     """
     steps = (1, num_steps, num_envs, spec.num_agents)
     observation = (*steps, spec.observation_size)

@@ -1,4 +1,4 @@
-"""A run's folder: config.json and metrics.jsonl."""
+"""The folder of a run: its files, and reading and writing config.json and metrics.jsonl."""
 
 import dataclasses
 import importlib.metadata
@@ -22,11 +22,11 @@ from mamt_jax.renamed import with_new_names
 CONFIG, METRICS, CHECKPOINTS, CURVE = "config.json", "metrics.jsonl", "checkpoints", "learning_curve.png"
 BEST, PARTS, LOCK, INITIAL = "best.npz", "parts", ".lock", "initial.npz"
 FILMS = tuple(f"film_{run}.gif" for run in range(4))
-"""Films of the best policies of the first runs, for loggers."""
+"""Films of the best policies of the first runs, which are made for loggers."""
 _UNFINISHED = "unfinished.tmp"
 _NATIVE = ("native_action_spaces", "native_observation_spaces")
 OURS = (CONFIG, METRICS, CHECKPOINTS, CURVE, BEST, PARTS, INITIAL, _UNFINISHED, *FILMS, "tensorboard", "wandb", "wandb.json")
-"""All that a run writes in its folder, but for the lock."""
+"""All files and folders that a run writes in its folder, except the lock file."""
 _SCHEDULE_UNTIL_0_1 = {
     "vector_steps": "rollout_length",
     "rows": "transitions",
@@ -36,11 +36,11 @@ _PACKAGES = ("mamt_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 class FolderError(Exception):
-    """A run's folder that cannot be used; says which, why, and what to do."""
+    """Raised if the folder of a run cannot be used; the message names the folder, the reason and what to do."""
 
 
 def folder_name(text: str) -> Path:
-    """The folder that a person has named; raises FolderError for a name that no line of text can show."""
+    """The folder that a user has named; raises FolderError for an empty name or one with control characters or line breaks."""
     odd = [character for character in text if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")]
     if not text or odd:
         found = f"it has {odd[0]!a}" if odd else "it is empty"
@@ -49,13 +49,13 @@ def folder_name(text: str) -> Path:
 
 
 def quoted(folder: Path) -> str:
-    """The folder as a shell and an option parser take it."""
+    """The folder, quoted for a shell and for an option parser."""
     text = str(folder)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def check_unused(folder: Path) -> None:
-    """Raises FolderError if there is something in `folder`."""
+    """Raises FolderError if `folder` is not empty; the lock file does not count."""
     try:
         used = folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
     except OSError as error:
@@ -66,7 +66,7 @@ def check_unused(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder of runs, whatever is there; raises FolderError if it cannot be written."""
+    """Creates a folder of runs if it does not exist; raises FolderError if it cannot be written."""
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,7 +75,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Within it, what cannot be written raises FolderError."""
+    """Within the context, a failure to write is raised as FolderError."""
     try:
         yield
     except OSError as error:
@@ -86,7 +86,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` once all of it is on the disk; until then `path` is as it was.
+    """A temporary file that replaces `path` once it is completely on the disk; until then `path` is unchanged.
 
     Raises:
         OSError: if it cannot be written.
@@ -105,13 +105,13 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file, completely or not at all."""
     with whole_file(path) as file:
         file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a run's folder; raises FolderError if there is none or it cannot be read."""
+    """Reads config.json from the folder of a run; raises FolderError if it is missing or cannot be read."""
     try:
         return read_config_file(folder / CONFIG)
     except FolderError as error:
@@ -121,7 +121,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """A config.json, wherever it is; raises FolderError if it cannot be read."""
+    """Reads a config.json at any path and renames fields of older versions; raises FolderError if it cannot be read."""
     try:
         content = json.loads(path.read_text())
         if not isinstance(content, dict):
@@ -135,12 +135,12 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_machine() -> dict[str, Any]:
-    """Versions and device, as config.json records them."""
+    """Package versions, device and CPU cores, as config.json records them."""
     device = jax.devices()[0]
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
@@ -158,14 +158,14 @@ def _version(package: str) -> str:
 
 
 def spec_to_json(spec: EnvSpec) -> dict[str, Any]:
-    """An EnvSpec as JSON takes it."""
+    """An EnvSpec as JSON values."""
     spaces = [{"kind": type(space).__name__} | dataclasses.asdict(space) for space in spec.action_spaces]
     native = {name: [space_to_json(space) for space in getattr(spec, name)] for name in _NATIVE}
     return dataclasses.asdict(spec) | {"action_spaces": spaces} | native
 
 
 def spec_from_json(content: dict[str, Any]) -> EnvSpec:
-    """The EnvSpec that `spec_to_json` wrote."""
+    """Reads an EnvSpec that `spec_to_json` wrote."""
     kinds = {"Discrete": Discrete, "Box": Box}
     spaces = [dict(space) for space in content["action_spaces"]]
     return EnvSpec(
@@ -183,7 +183,7 @@ def spec_from_json(content: dict[str, Any]) -> EnvSpec:
 
 
 def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Adds one JSON object a line, all or none of them; what is not finite becomes null."""
+    """Appends one JSON object per line, all of them or none; numbers that are not finite become null."""
     before = path.stat().st_size if path.exists() else 0
     try:
         with path.open("ab") as file:
@@ -195,7 +195,7 @@ def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows; lines that were cut short or damaged are left out."""
+    """Reads all rows; lines that are incomplete or damaged are left out."""
     if not path.exists():
         return []
     rows = []
@@ -206,13 +206,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def replace_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes a file of these rows, whole or not at all."""
+    """Writes these rows into a file, completely or not at all."""
     with whole_file(path) as file:
         file.write(_lines(rows))
 
 
 def cut_rows(path: Path, env_steps: int) -> None:
-    """Removes the rows of evaluations later than `env_steps`, which a resumed run will write again."""
+    """Removes the rows of evaluations after `env_steps`; a resumed run will write them again."""
     replace_rows(path, [row for row in read_rows(path) if row["env_steps"] <= env_steps])
 
 

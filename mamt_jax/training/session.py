@@ -1,4 +1,4 @@
-"""A training session: what stays the same, what the host counts, and what it saves and restores."""
+"""A training session: its constants, its counters on the host, and what it saves and restores."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,29 +44,29 @@ from mamt_jax.training.vectorized import Runs, make_runs, pad_runs, padded_runs,
 from mamt_jax.types import Config
 
 Callback = Callable[[list[dict[str, Any]], Callable[..., Policy]], bool | None]
-"""(the new rows of metrics.jsonl, one a run; `policy(run=0)`, which gives a run's policies) -> False to end training."""
+"""(new rows of metrics.jsonl, one per run; `policy(run=0)`, which returns the policy of a run) -> False to end training."""
 UNUSABLE = ".unusable"
 BEFORE_END = "best_before_end.npz"
-"""Beside the checkpoints: best.npz as it was before the end of training was evaluated, where no longer run would be."""
+"""A copy of best.npz next to the checkpoints. It is made before an evaluation that takes place only because training ends."""
 APART = {"replay": None, "halt": None}
-"""Of a state, what is not saved as it is: the filled part of the memory alone, and halts in the record."""
+"""Parts of a state that are saved in another form: only the filled part of the replay memory, and halts in the record."""
 
 
 class Session(NamedTuple):
-    """What stays the same throughout training.
+    """The constants of training.
 
     Attributes:
-        experiment: what is trained.
-        built: the things it describes.
-        runs: the programs.
-        configs: stacked algorithm configs, leading axis of runs, padded.
-        keys: one a run, padded.
-        folder: where results go.
-        references: what reference policies earn, by name, for the learning curve.
+        experiment: the experiment that is trained.
+        built: the objects that it describes.
+        runs: the programs of training.
+        configs: stacked algorithm configs, with a leading axis of runs, padded.
+        keys: one key per run, padded.
+        folder: folder of the results.
+        references: returns of reference policies by name, for the learning curve.
         log: names of loggers.
-        loggers: those loggers, while training lasts.
-        initial: parameters from which runs begin, if not from random ones.
-        callback: called after every evaluation.
+        loggers: the open loggers, during training.
+        initial: initial parameters of the runs, if they are not random.
+        callback: function to call after every evaluation.
     """
 
     experiment: Experiment
@@ -83,15 +83,15 @@ class Session(NamedTuple):
 
 
 class Counters(NamedTuple):
-    """What the host counts.
+    """The counters of training on the host.
 
     Attributes:
         iterations: iterations done, the same in all runs.
-        episodes: episodes finished, one number a run.
-        wall_seconds: time spent, over all sessions.
-        halts: where each run halted, None for one that goes on.
-        evaluated: iterations done at the evaluation from which on sums are made.
-        unwritten: rows of metrics.jsonl for which there was no room yet.
+        episodes: episodes finished, one number per run.
+        wall_seconds: duration of training over all sessions, in seconds.
+        halts: where each run halted; None if it has not halted.
+        evaluated: iterations at the evaluation after which the present sums begin.
+        unwritten: rows that could not be written to metrics.jsonl yet.
         ended: whether the callback has asked to end training.
     """
 
@@ -107,7 +107,10 @@ class Counters(NamedTuple):
 def open_session(
     experiment: Experiment, built: Built, folder: Path, references: Mapping[str, Reference], log: Sequence[str] = ()
 ) -> Session:
-    """Prepares training without taking memory for it or compiling; the last run is repeated until all devices have as many."""
+    """Prepares training without compiling or taking memory for it.
+
+    The last run is repeated until all devices have the same number of runs.
+    """
     num_runs = padded_runs(len(experiment.runs))
     rest = (built.algorithm, experiment.training, built.schedule, num_runs)
     runs = make_host_runs(built.env, *rest) if isinstance(built.env, HostEnvironment) else make_runs(built.env, *rest)
@@ -117,7 +120,7 @@ def open_session(
 
 
 def plan_memory(session: Session) -> MemoryPlan:
-    """What training will take: its states, the environments of an evaluation, a rollout, and an update while it lasts."""
+    """The memory plan of training: states, environments of an evaluation, a rollout, and the temporary memory of an update."""
     states = jax.eval_shape(session.runs.init, session.configs, session.keys)
     num_runs = len(session.keys)
     parts = (states.replay, states.learner_state, states.env_batch)
@@ -136,12 +139,12 @@ def plan_memory(session: Session) -> MemoryPlan:
 
 
 def rollout_shape(built: Built, config: Config, state: RunState) -> Any:
-    """The shapes of all that an iteration of one run stacks before it learns.
+    """The shapes of all data that one run collects in an iteration before it learns.
 
     Args:
         built: the environment, the algorithm and the schedule.
-        config: of one run, arrays or shapes.
-        state: of one run, arrays or shapes.
+        config: config of one run, as arrays or shapes.
+        state: state of one run, as arrays or shapes.
     """
     env, num_steps, act = built.env, built.schedule.rollout_length, built.algorithm.act
 
@@ -167,7 +170,7 @@ def rollout_shape(built: Built, config: Config, state: RunState) -> Any:
 
 
 def write_rows(session: Session, counters: Counters, display: Display) -> Counters:
-    """Adds what is unwritten to metrics.jsonl; on a full disk it stays unwritten."""
+    """Appends the unwritten rows to metrics.jsonl; if the disk is full, they stay unwritten."""
     try:
         append_rows(session.folder / METRICS, counters.unwritten)
     except OSError as error:
@@ -177,7 +180,7 @@ def write_rows(session: Session, counters: Counters, display: Display) -> Counte
 
 
 def log_rows(session: Session, rows: Sequence[dict[str, Any]], display: Display) -> None:
-    """Gives rows to the loggers; a full disk does not end training."""
+    """Passes rows to the loggers; a full disk does not end training."""
     try:
         for logger in session.loggers:
             logger.write(rows)
@@ -186,7 +189,7 @@ def log_rows(session: Session, rows: Sequence[dict[str, Any]], display: Display)
 
 
 def show_curve(session: Session, counters: Counters, display: Display) -> None:
-    """Gives the learning curve, which shows all runs, to the loggers as a picture of the first run."""
+    """Passes the learning curve, which shows all runs, to the loggers as a picture of the first run."""
     show_pictures(session, "learning_curve", [(0, session.folder / CURVE)], counters, display)
 
 
@@ -201,27 +204,27 @@ def show_films(session: Session, counters: Counters, display: Display) -> None:
 def show_pictures(
     session: Session, name: str, pictures: Iterable[tuple[int, Path]], counters: Counters, display: Display
 ) -> None:
-    """Gives pictures to the loggers; no failure ends training, neither of a logger nor while a picture is drawn.
+    """Passes pictures to the loggers. Neither a failing logger nor a failing drawing ends training.
 
     Args:
-        session: with its loggers.
-        name: of each picture.
-        pictures: the number of a run and a file each.
-        counters: say how far training is.
-        display: where failures are noted.
+        session: the session, with its loggers.
+        name: name of the pictures.
+        pictures: pairs of the number of a run and a file.
+        counters: counters at the time of the pictures.
+        display: where failures are printed.
     """
     env_steps = session.built.schedule.env_steps(counters.iterations)
     try:
         for run, path in pictures:
             for logger in session.loggers:
                 logger.show(run, name, path, env_steps)
-    except Exception as error:  # an environment's own `scene` may raise any
+    except Exception as error:  # the `scene` of an environment may raise any exception
         reason = str(error).partition("\n")[0] or type(error).__name__
         display.note(f"A picture ({name}) cannot be drawn or logged ({reason}); training is not affected.")
 
 
 def keep_best(session: Session, states: RunState, rows: list[dict[str, Any]], display: Display) -> None:
-    """Saves the policies that have just done better than ever; a full disk does not end training."""
+    """Saves the policies that have the highest return so far; a full disk does not end training."""
     path, policies = session.folder / BEST, session.built.algorithm.policy(states.learner_state)
     rounding = [rounding_of(row["eval_return_per_agent"]) for row in rows]
     try:
@@ -231,7 +234,7 @@ def keep_best(session: Session, states: RunState, rows: list[dict[str, Any]], di
 
 
 def hold_best(session: Session, display: Display) -> None:
-    """Keeps a copy of best.npz, from which a longer run continues; a full disk does not end training."""
+    """Copies best.npz for a longer run, which continues from the copy; a full disk does not end training."""
     best = session.folder / BEST
     if not best.exists():
         return
@@ -243,9 +246,9 @@ def hold_best(session: Session, display: Display) -> None:
 
 
 def save(session: Session, states: RunState, counters: Counters) -> Counters:
-    """Writes a checkpoint, no padding and the filled part of the replay memory alone, and draws the learning curve.
+    """Writes a checkpoint without padding or the empty part of the replay memory, and draws the learning curve.
 
-    The rows that wait go first: what a checkpoint is later than must be in metrics.jsonl.
+    Unwritten rows are written first, because metrics.jsonl must hold all rows from before a checkpoint.
     """
     append_rows(session.folder / METRICS, counters.unwritten)
     counters = counters._replace(unwritten=())
@@ -259,7 +262,7 @@ def save(session: Session, states: RunState, counters: Counters) -> Counters:
 
 
 def save_or_warn(session: Session, states: RunState, counters: Counters, display: Display) -> Counters:
-    """`save`, and the learning curve for the loggers, but a full disk does not end training."""
+    """Runs `save` and passes the learning curve to the loggers; a full disk does not end training."""
     try:
         counters = save(session, states, counters)
         show_curve(session, counters, display)
@@ -272,9 +275,9 @@ def save_or_warn(session: Session, states: RunState, counters: Counters, display
 
 
 def finish(session: Session, states: RunState, counters: Counters, display: Display) -> None:
-    """The last checkpoint of a session, pictures for the loggers, and which best policies are only the latest.
+    """Writes the last checkpoint, passes pictures to the loggers, and reports best policies that are only the latest.
 
-    Raises FolderError if it cannot be written.
+    Raises FolderError if the checkpoint cannot be written.
     """
     try:
         counters = save(session, states, counters)
@@ -290,10 +293,10 @@ def finish(session: Session, states: RunState, counters: Counters, display: Disp
 
 
 def restore(session: Session, display: Display) -> tuple[RunState, Counters]:
-    """States and counters of the newest checkpoint that can be used; later rows of metrics.jsonl are cut off.
+    """Restores states and counters from the newest usable checkpoint, and removes later rows of metrics.jsonl.
 
-    Newer ones that cannot be used are said and set aside. If training goes on beyond an earlier end, config.json then says
-    so, and what was evaluated at that end alone is taken back.
+    Newer checkpoints that cannot be used are reported and renamed. If training continues beyond an earlier end, config.json
+    records it, and the results of the evaluation that took place only at that end are removed.
     """
     path, (states, counters), refused = newest_usable(session.folder / CHECKPOINTS, partial(read_states, session))
     schedule = session.built.schedule
@@ -311,7 +314,7 @@ def restore(session: Session, display: Display) -> tuple[RunState, Counters]:
 
 
 def read_states(session: Session, path: Path) -> tuple[RunState, Counters]:
-    """States, unpadded, and counters of the checkpoint at `path`; raises CheckpointError."""
+    """Reads unpadded states and counters from the checkpoint at `path`; raises CheckpointError if it cannot be used."""
     record = read_record(path)
     num_runs = len(session.experiment.runs)
     halted = [None if pair is None else HaltedAt(*pair) for pair in record.get("halts", [None] * num_runs)]

@@ -1,4 +1,4 @@
-"""From options, typed or passed from Python, to an Experiment."""
+"""Makes an Experiment from options of the command line or of Python."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ from mamt_jax.training.run_folder import BEST
 MAX_RUNS = 10_000
 EPISODES_EACH = 10
 COMMON = ("env", "algo", "seeds", "config", "init_from", "out", "log", "preset", "resume", "compilation_cache", "distributed")
-"""Options that are there for every environment and algorithm."""
+"""Options that exist for every environment and algorithm."""
 
 Read = Callable[[Mapping[str, Option]], Mapping[str, Any]]
 """(options by flat name) -> the values of those that were given."""
@@ -34,14 +34,14 @@ class Settings(NamedTuple):
     """The options of an algorithm in an environment.
 
     Attributes:
-        env: the environment's name, factory or object.
-        algo: likewise of the algorithm.
-        algorithm: that algorithm for the environment's agents.
+        env: name, factory or object of the environment.
+        algo: name, factory or object of the algorithm.
+        algorithm: the algorithm, made for the agents of the environment.
         groups: all options, with the defaults of the preset.
-        places: for each flat name the prefix of its group and the option.
-        preset: values of options that the preset gives.
-        minutes: that training with the preset's options takes on 2 CPU cores, where that was measured.
-        inherited: for the prefixes "env" and "algo" the values of the runs whose parameters begin these.
+        places: prefix of the group and option, by flat name.
+        preset: option values of the preset.
+        minutes: measured duration of training with the preset in minutes on 2 CPU cores, if known.
+        inherited: option values of the runs that provide the initial parameters, under the prefixes "env" and "algo".
     """
 
     env: Env
@@ -55,7 +55,10 @@ class Settings(NamedTuple):
 
 
 def find_settings(env: Env, algo: Algo, preset: str, read: Read, source: Source | None = None) -> Settings:
-    """The options that `algo` has in `env`, whose own options `read` gives; raises OptionError where there is no such pair."""
+    """Finds the options of `algo` in `env`; raises OptionError if they do not exist or do not fit together.
+
+    `read` returns the given values of the environment's options. `source` provides initial parameters and inherited options.
+    """
     same_env = source is not None and env == source.experiment.env
     inherited_env = source.experiment.env_options if source and same_env else {}
     try:
@@ -85,29 +88,31 @@ def find_settings(env: Env, algo: Algo, preset: str, read: Read, source: Source 
 
 
 def env_options(env: Env) -> list[Option]:
-    """The options of an environment's factory; an environment that is made already has none."""
+    """The options of an environment's factory; none if `env` is an environment object."""
     if isinstance(env, Environment | HostEnvironment):
         return []
     return function_options(environments.find_factory(env) if isinstance(env, str) else env)
 
 
 def with_defaults(group: Group, values: Mapping[str, Any]) -> Group:
-    """A group whose options have their defaults among `values`, where they are there."""
+    """The group with the defaults in `values`, for the options that are there."""
     return group._replace(
         options=[option._replace(default=values.get(option.name, option.default)) for option in group.options]
     )
 
 
 def make_experiment(settings: Settings, values: Mapping[str, Any], seeds: int = 1) -> Experiment:
-    """The preset, then what was given: runs are seeds times the values of every field with several.
+    """Makes an experiment from the preset and the given values, which override it.
+
+    Fields with several values are swept: there is one run for each seed and each combination of these values.
 
     Args:
-        settings: of `find_settings`.
-        values: given, by flat name.
-        seeds: how many for each point.
+        settings: result of `find_settings`.
+        values: given values by flat name.
+        seeds: number of seeds for each combination.
 
     Raises:
-        OptionError: if there is no such option, or there are too many runs.
+        OptionError: if an option does not exist, or if there are too many runs.
     """
     for name in values:
         if name not in settings.places:
@@ -134,9 +139,9 @@ def make_experiment(settings: Settings, values: Mapping[str, Any], seeds: int = 
 
 
 def fitting(preset: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The preset, with fewer environments and as many updates a step where a run is short.
+    """The preset, with fewer environments and a proportionally smaller update interval for short runs.
 
-    Short are `episodes` of which each environment would play less than `EPISODES_EACH`.
+    A run is short if each environment would play fewer than `EPISODES_EACH` episodes.
     """
     if not {"num_envs", "update_interval"} <= preset.keys() or {"num_envs", "update_interval"} & values.keys():
         return preset
@@ -145,7 +150,7 @@ def fitting(preset: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str
 
 
 def check_plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options; raises OptionError for one that config.json cannot hold."""
+    """The options with functions replaced by their names; raises OptionError for a value that config.json cannot hold."""
     plain = {name: name_of(value) if callable(value) else value for name, value in options.items()}
     for name, value in plain.items():
         try:
@@ -156,7 +161,7 @@ def check_plain(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_source(name: str) -> Source:
-    """The runs that `init_from` means; raises OptionError or FolderError if there are none."""
+    """Opens the runs that `init_from` names; raises OptionError or FolderError if there are none."""
     folder, (first, *rest) = Path(name), Path(name).parts or ("",)
     if first == "pretrained" and not folder.exists():
         folder = pretrained_folder("/".join(part for part in rest if part != BEST), "--init-from pretrained/")

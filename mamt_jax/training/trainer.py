@@ -1,4 +1,4 @@
-"""Training one run as pure functions: how it begins, one iteration, an evaluation, and all of it as one function."""
+"""Training of one run as pure functions: initial state, one iteration, evaluation, and the whole of training."""
 
 import dataclasses
 import itertools
@@ -30,11 +30,11 @@ from mamt_jax.types import Config, LearnerState, Metrics
 
 
 class Evaluation(NamedTuple):
-    """Means over episodes.
+    """Means over the episodes of an evaluation.
 
     Attributes:
-        episode_return: (n,) each agent's return.
-        metrics: each task metric, a dict of scalars.
+        episode_return: (n,) mean return of each agent.
+        metrics: mean of each task metric, a dict of scalars.
     """
 
     episode_return: jax.Array
@@ -43,12 +43,12 @@ class Evaluation(NamedTuple):
 
 @flax.struct.dataclass
 class IntervalSums:
-    """What a run summed up since its last evaluation.
+    """Sums of one run since its last evaluation.
 
     Attributes:
         episodes: sums over finished episodes.
-        updates: () int32, updates made.
-        update_metrics: sums over those updates, a dict of small arrays.
+        updates: () int32, number of updates.
+        update_metrics: sums of metrics over those updates, a dict of small arrays.
     """
 
     episodes: EpisodeSums
@@ -58,16 +58,16 @@ class IntervalSums:
 
 @flax.struct.dataclass
 class RunState:
-    """Everything of a run that changes, and its keys. Trained states have a leading axis of runs.
+    """The state of one run. States in training have a leading axis of runs.
 
     Attributes:
-        key: root of all draws in training; an iteration draws from this key and its own number.
-        evaluation_key: root of all draws in evaluation.
-        learner_state: the algorithm's.
-        env_batch: where the environments stand.
-        replay: storage of the memory that the algorithm learns from.
-        sums: what is reported at the next evaluation.
-        halt: whether it has stopped, and where.
+        key: root key of training; each iteration folds its own number into it.
+        evaluation_key: root key of evaluation.
+        learner_state: state of the algorithm.
+        env_batch: states of the environments.
+        replay: storage of the memory from which the algorithm learns.
+        sums: sums for the next evaluation.
+        halt: whether and where the run has halted.
     """
 
     key: jax.Array
@@ -80,14 +80,14 @@ class RunState:
 
 
 def reset_sums(states: RunState) -> RunState:
-    """The states with nothing summed up."""
+    """The states with all sums set to zero."""
     return dataclasses.replace(states, sums=jax.tree.map(jnp.zeros_like, states.sums))
 
 
 def make_replay(
     spec: EnvSpec, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule, num_finals: int | None = None
 ) -> Replay:
-    """The memory of one run that gives the algorithm the data it wants."""
+    """Makes the memory of one run: a rollout buffer or a replay memory, as the algorithm requires."""
     if algorithm.data == "rollout":
         return rollout_buffer(spec, schedule.rollout_length, config.num_envs)
     size = schedule.replay_iterations, schedule.rollout_length, config.num_envs
@@ -95,14 +95,14 @@ def make_replay(
 
 
 def sample_shape(replay: Replay, storage: Any, key: Any, batch: EnvBatch) -> Any:
-    """The shapes of what an algorithm learns from at once; arguments as `Replay.sample` and environments, arrays or shapes."""
+    """The shapes of a batch from the memory. The arguments are those of `Replay.sample`, as arrays or shapes."""
     return jax.eval_shape(replay.sample, storage, key, batch.observation, jnp.ones((), jnp.int32), *batch.shown)
 
 
 def make_init(
     algorithm: Algorithm, replay: Replay, open_batch: Callable[[jax.Array], EnvBatch]
 ) -> Callable[[Config, jax.Array], RunState]:
-    """(algorithm config, key) -> the state in which one run starts; `open_batch` makes its environments from a key."""
+    """Makes (algorithm config, key) -> initial state of one run; `open_batch` makes its environments from a key."""
 
     def init(algorithm_config: Config, key: jax.Array) -> RunState:
         learner_key, env_key, train_key, evaluation_key = jax.random.split(key, 4)
@@ -129,7 +129,7 @@ def make_init(
 
 
 def iteration_keys(state: RunState, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Keys of an iteration's rollout and of its updates."""
+    """The keys for the rollout and for the updates of an iteration."""
     rollout_key, updates_key = jax.random.split(jax.random.fold_in(state.key, index))
     return rollout_key, updates_key
 
@@ -137,9 +137,9 @@ def iteration_keys(state: RunState, index: jax.Array) -> tuple[jax.Array, jax.Ar
 def make_learning(
     algorithm: Algorithm, replay: Replay, schedule: Schedule
 ) -> Callable[[Config, RunState, EnvBatch, Rollout, jax.Array], RunState]:
-    """(algorithm config, state, environments after the rollout, rollout, iteration number) -> the state one iteration on.
+    """Makes (algorithm config, state, environments after the rollout, rollout, iteration number) -> state after the iteration.
 
-    A run that breaks in the iteration, or has halted before, stays as it was.
+    A run that halts in the iteration, or has halted before, keeps its state.
     """
 
     def learn(algorithm_config: Config, state: RunState, env_batch: EnvBatch, seen: Rollout, index: jax.Array) -> RunState:
@@ -153,7 +153,7 @@ def make_learning(
             learner_state, metrics = algorithm.update(algorithm_config, learner_state, batch, update_key)
             return learner_state, jax.tree.map(jnp.add, sums, metrics)
 
-        # The number of updates is the same in all runs, so that warm-up is a shorter loop and not a branch taken twice.
+        # All runs make the same number of updates. Warm-up is a shorter loop, and not a branch of which both sides would run.
         num_updates = jnp.where(index >= schedule.warmup_iterations, schedule.updates, 0)
         carry = (state.learner_state, state.sums.update_metrics)
         learner_state, metric_sums = jax.lax.fori_loop(0, num_updates, update, carry)
@@ -163,7 +163,7 @@ def make_learning(
             update_metrics=metric_sums,
         )
         halt = find_halt(state.halt, seen, state.learner_state, learner_state, index)
-        # But for the replay memory, which would be copied as a whole: nothing learns any more from that of a halted run.
+        # The replay memory is not restored, which would copy all of it. A halted run no longer learns from it.
         before, after = (state.learner_state, state.env_batch, state.sums), (learner_state, env_batch, sums)
         learner_state, env_batch, sums = keep_where(halt.happened, before, after)
         return RunState(state.key, state.evaluation_key, learner_state, env_batch, storage, sums, halt)
@@ -177,7 +177,7 @@ def make_iteration(
     learn: Callable[[Config, RunState, EnvBatch, Rollout, jax.Array], RunState],
     schedule: Schedule,
 ) -> Callable[[Config, RunState, jax.Array], RunState]:
-    """(algorithm config, state, iteration number) -> the state one iteration on: a rollout into replay, then updates."""
+    """Makes (algorithm config, state, iteration number) -> state after a rollout and the updates that follow."""
 
     def train_iteration(algorithm_config: Config, state: RunState, index: jax.Array) -> RunState:
         rollout_key, _ = iteration_keys(state, index)
@@ -191,7 +191,10 @@ def make_iteration(
 def make_evaluation(
     env: Environment, algorithm: Algorithm, config: TrainingConfig
 ) -> Callable[[Config, RunState, jax.Array], dict[str, Evaluation]]:
-    """(algorithm config, state, iteration number) -> how policies do now: as `evaluation_policy` says, and sampled."""
+    """Makes (algorithm config, state, iteration number) -> {"asked": Evaluation, "sampled": Evaluation}.
+
+    "asked" uses `evaluation_policy`; "sampled" always samples actions.
+    """
 
     def evaluate_run(algorithm_config: Config, state: RunState, index: jax.Array) -> dict[str, Evaluation]:
         learner_state = state.learner_state
@@ -206,14 +209,14 @@ def make_evaluation(
 
         keys = jax.random.split(jax.random.fold_in(state.evaluation_key, index))
         samples = jnp.array([config.evaluation_policy == "sampled", True])
-        both = jax.vmap(play)(keys, samples)  # side by side, so that the environment compiles once
+        both = jax.vmap(play)(keys, samples)  # vmapped, which compiles the environment only once
         return {name: jax.tree.map(lambda leaf, k=k: leaf[k], both) for k, name in enumerate(("asked", "sampled"))}
 
     return evaluate_run
 
 
 def given(action_mask: jax.Array | None) -> tuple[jax.Array, ...]:
-    """What `act` and `greedy` take besides the observation: the mask, where there is one."""
+    """The further arguments of `act` and `greedy`: the action mask, if there is one."""
     return () if action_mask is None else (action_mask,)
 
 
@@ -223,11 +226,11 @@ def mean_over_episodes(played: Episodes) -> Evaluation:
 
 
 def summarize(evaluation: Mapping[str, Evaluation], sums: IntervalSums) -> dict[str, Any]:
-    """The metrics of one run at an evaluation, from arrays of JAX or of numpy.
+    """The metrics of one run at an evaluation, from JAX or NumPy arrays.
 
     Returns:
-        Returns per agent and episode (nan where no episode ended), task metrics of evaluation under `task/` and of
-        training under `train_task/`, and the mean over the updates of each of the algorithm's metrics under its own name.
+        Returns per agent and episode (nan if no episode ended), task metrics of evaluation under `task/` and of training under
+            `train_task/`, and the mean over the updates of each of the algorithm's metrics under its own name.
     """
     asked, finished = evaluation["asked"], sums.episodes
     return {
@@ -242,11 +245,11 @@ def summarize(evaluation: Mapping[str, Evaluation], sums: IntervalSums) -> dict[
 
 
 class RunPrograms(NamedTuple):
-    """One run of training as pure functions; `vectorized.make_runs` maps them over many.
+    """The training of one run as pure functions; `vectorized.make_runs` maps them over many runs.
 
     Attributes:
-        init: (algorithm config, key) -> the state in which it starts.
-        iteration: (algorithm config, state, iteration number) -> the state one iteration on.
+        init: (algorithm config, key) -> initial state.
+        iteration: (algorithm config, state, iteration number) -> state after the iteration.
         evaluate: (algorithm config, state, iteration number) -> {"asked": Evaluation, "sampled": Evaluation}.
     """
 
@@ -257,7 +260,7 @@ class RunPrograms(NamedTuple):
 
 def make_run(env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule) -> RunPrograms:
     """The programs that train one run."""
-    algorithm = algorithm._replace(update=jax.jit(algorithm.update))  # traced once for all that reads it
+    algorithm = algorithm._replace(update=jax.jit(algorithm.update))  # traced once for all its uses
     replay, playing = make_replay(env.spec, algorithm, config, schedule), with_episodes(env)
     return RunPrograms(
         init=make_init(algorithm, replay, lambda key: reset_batch(playing, key, config.num_envs)),
@@ -269,12 +272,12 @@ def make_run(env: Environment, algorithm: Algorithm, config: TrainingConfig, sch
 def make_train(
     run: RunPrograms, schedule: Schedule, evaluations: int
 ) -> Callable[[jax.Array, Config], tuple[LearnerState, dict[str, jax.Array]]]:
-    """All of training as one function: (key, algorithm config) -> (learner state, metrics (evaluations, ...)).
+    """Makes the whole of training as one function: (key, algorithm config) -> (learner state, metrics (evaluations, ...)).
 
     Args:
-        run: of `make_run`.
-        schedule: how many iterations.
-        evaluations: how many, evenly spaced, the last one at the end.
+        run: result of `make_run`.
+        schedule: schedule of the run.
+        evaluations: number of evaluations, evenly spaced, the last one at the end.
     """
     ends = [round(schedule.total_iterations * number / evaluations) for number in range(evaluations + 1)]
     intervals = jnp.array(list(itertools.pairwise(ends)))

@@ -18,16 +18,16 @@ from mamt_jax.types import Config
 
 
 class Runs(NamedTuple):
-    """The programs of training; every argument and result but the iteration numbers has a leading axis of runs.
+    """The programs of training. All arguments and results except iteration numbers have a leading axis of runs.
 
     Attributes:
         init: (configs, keys) -> states.
         advance: (configs, states, first iteration, number of iterations) -> states. Donates `states`.
         evaluate: (configs, states, iteration) -> {"asked": Evaluation, "sampled": Evaluation}.
-        reset_sums: states -> states with nothing summed up. Donates `states`.
-        sharding: how the axis of runs lies on the devices.
-        begin: (states, iterations done) -> states with which `advance` can go on, called once before it.
-        close: () -> None; what environments outside JAX take is given back.
+        reset_sums: states -> states with all sums set to zero. Donates `states`.
+        sharding: sharding of the axis of runs over the devices.
+        begin: (states, iterations done) -> states from which `advance` can continue; called once before it.
+        close: () -> None; releases the resources of environments outside JAX.
     """
 
     init: jax.stages.Wrapped
@@ -40,17 +40,17 @@ class Runs(NamedTuple):
 
 
 def stack_configs(configs: Sequence[Config]) -> Config:
-    """One config whose numeric leaves have a leading axis of runs; what is static must be the same in all."""
+    """Stacks configs into one whose numeric leaves have a leading axis of runs; static fields must be equal in all."""
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *configs)
 
 
 def run_keys(seeds: Sequence[int]) -> jax.Array:
-    """One key a seed."""
+    """One random key per seed."""
     return jax.vmap(jax.random.key)(jnp.asarray(seeds))
 
 
 def make_runs(env: Environment, algorithm: Algorithm, config: TrainingConfig, schedule: Schedule, num_runs: int) -> Runs:
-    """The programs that train `num_runs` runs side by side, jitted; `num_runs` is one that `padded_runs` gives."""
+    """The jitted programs that train `num_runs` runs side by side; `num_runs` is a result of `padded_runs`."""
     run = make_run(env, algorithm, config, schedule)
 
     def advance(configs: Config, states: RunState, first: jax.Array, count: jax.Array) -> RunState:
@@ -68,27 +68,27 @@ def make_runs(env: Environment, algorithm: Algorithm, config: TrainingConfig, sc
 
 
 def jit_init(init_run: Callable[[Config, jax.Array], RunState], sharding: NamedSharding) -> jax.stages.Wrapped:
-    """`Runs.init` from the `init` of one run; mapped one after another, it compiles in less time than vmapped.
+    """Makes `Runs.init` from the `init` of one run. It maps sequentially, which compiles faster than `vmap`.
 
-    All it returns is sharded as what is read from a checkpoint, so that the programs compiled for one go on with the other.
+    Its result has the sharding of states that are read from a checkpoint. The same compiled programs accept both.
     """
     init = partial(jax.lax.map, lambda run: init_run(*run))
     return jax.jit(shard(lambda configs, keys: init((configs, keys)), sharding, by_run=2), out_shardings=sharding)
 
 
 def even_shares(num_runs: int, num_devices: int) -> tuple[int, int]:
-    """How many devices take how many runs each: shares as small as can be, on no more devices than that takes."""
+    """How many devices to use, and how many runs on each: the smallest equal shares, on the fewest devices."""
     share = math.ceil(num_runs / num_devices)
     return math.ceil(num_runs / share), share
 
 
 def padded_runs(num_runs: int) -> int:
-    """How many runs give every device as many."""
+    """The number of runs after padding, with which all devices in use have the same number of runs."""
     return math.prod(even_shares(num_runs, len(jax.local_devices())))
 
 
 def runs_sharding(num_runs: int) -> NamedSharding:
-    """The axis of `padded_runs` runs over the local devices."""
+    """The sharding of the axis of `num_runs` runs, a result of `padded_runs`, over the local devices."""
     devices = jax.local_devices()
     used, _ = even_shares(num_runs, len(devices))
     return NamedSharding(Mesh(np.array(devices[:used]), ("runs",)), PartitionSpec("runs"))
@@ -100,6 +100,6 @@ def pad_runs(tree: Any, num_runs: int) -> Any:
 
 
 def shard(function: Callable, sharding: NamedSharding, by_run: int, shared: int = 0) -> Callable:
-    """`function`, whose first `by_run` arguments have an axis of runs and whose last `shared` have none, on all devices."""
+    """Runs `function` on all devices. Its first `by_run` arguments have an axis of runs, and its last `shared` have none."""
     specs = (sharding.spec,) * by_run + (PartitionSpec(),) * shared
     return jax.shard_map(function, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False)
