@@ -26,16 +26,16 @@ __all__ = [
     "train",
 ]
 
-set_cpu_scheduler()  # before jax starts, which reads it once
+set_cpu_scheduler()  # JAX reads XLA_FLAGS once, when it starts
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for at its first use, so that a command answers Ctrl-C before jax is there."""
+    """Imports a public name at its first use. A command can therefore react to Ctrl-C before JAX is imported."""
     if name not in __all__:
         raise AttributeError(f"module 'mamt_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES.get(name, "mamt_jax.api")), name)
 
 
 def __dir__() -> list[str]:
-    """The public names."""
+    """Lists the public names."""
     return [*__all__, "__version__"]

@@ -1,4 +1,4 @@
-"""`python -m mamt_jax` is `mamt`."""
+"""Entry point of `python -m mamt_jax`, which runs the command `mamt`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Means over the steps in which an agent acts. An agent whose task has ended learns nothing from later steps."""
+"""Statistics over the rows in which an agent is active. An agent learns nothing from the steps after the end of its task."""
 
 import chex
 import jax
@@ -6,11 +6,14 @@ import jax.numpy as jnp
 
 
 def active_mean(x: jax.Array, active: jax.Array | None) -> jax.Array:
-    """Mean over the rows of each agent that are `active`: (n, B) -> (n,), 0 where none is.
+    """Compute the mean of each agent over its active rows.
 
     Args:
         x: (n, B).
-        active: (n, B) bool; None: all rows.
+        active: (n, B) bool, rows that count. None counts all rows.
+
+    Returns:
+        Means (n,), 0 for an agent without active rows.
     """
     if active is None:
         return x.mean(1)
@@ -19,6 +22,6 @@ def active_mean(x: jax.Array, active: jax.Array | None) -> jax.Array:
 
 
 def active_standardise(x: jax.Array, active: jax.Array | None) -> jax.Array:
-    """`x` (n, B) minus each agent's mean over its `active` rows, over its deviation there."""
+    """Standardise `x` (n, B) per agent, with the mean and standard deviation over its active rows."""
     centred = x - active_mean(x, active)[:, None]
     return centred / (jnp.sqrt(active_mean(jnp.square(centred), active))[:, None] + 1e-8)

@@ -1,4 +1,4 @@
-"""What the command line does, from Python; and training as a pure function."""
+"""Python API: the functions of the command line, and training as a pure function."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -37,30 +37,30 @@ class Run:
     """Runs of training in a folder, one for each seed and hyperparameter value.
 
     Attributes:
-        folder: where their results are.
+        folder: folder that holds the results.
     """
 
     folder: Path
 
     @property
     def config(self) -> dict[str, Any]:
-        """Everything that defines the runs, as config.json holds it."""
+        """The content of config.json, which defines the runs completely."""
         return read_config(self.folder)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One dict for each evaluation and run, oldest first."""
+        """Returns the rows of metrics.jsonl, one dict for each evaluation and run, oldest first."""
         return read_rows(self.folder / METRICS)
 
     def policy(self, which: Which = "best", run: int = 0) -> Policy:
-        """The policies of all agents; see `load_policy`."""
+        """Returns the policies of all agents; see `load_policy`."""
         return load_policy(self.folder, run, which)
 
     def plot(self, path: str | Path | None = None) -> "Figure":
-        """The learning curve, also written to `path` if there is one; the end of its name gives the format."""
+        """Plots the learning curve, and writes it to `path` if given. The suffix of `path` selects the file format."""
         return plot_learning_curve(self.folder, None if path is None else Path(path))
 
     def __repr__(self) -> str:
-        """One line: what was trained, for how long, and the latest return."""
+        """Describes the runs in one line: algorithm, environment, number of episodes and latest return."""
         experiment, rows = read_experiment(self.folder), self.metrics()
         runs = len(experiment.runs)
         latest = [row["eval_return"] for row in rows[-runs:] if row.get("eval_return") is not None]
@@ -77,8 +77,8 @@ class Trainer(NamedTuple):
 
     Attributes:
         config: hyperparameters of the algorithm; `config.replace(epsilon=...)` changes one, also to a traced value.
-        train: (key, config) -> (learner state, metrics). It may be jitted and vmapped over both. Metrics are a dict of arrays
-            whose leading axis is that of the evaluations.
+        train: (key, config) -> (learner state, metrics). It may be jitted, and vmapped over both arguments. Metrics are a dict
+            of arrays with a leading axis of evaluations.
         policy: learner state -> the policies of all agents, as `load_policy` returns them.
     """
 
@@ -102,23 +102,27 @@ def train(
     """Trains agents and keeps the results in a folder, as `mamt train` does.
 
     Args:
-        env: an environment: its name, "package.module:Factory", a factory, or the environment itself.
-        algo: an algorithm, likewise.
-        out: folder of the results, absent or empty; by default runs/ENV-ALGO-TIME.
-        seeds: how many runs, each with a seed of its own.
-        preset: "tuned", the settings that measured best, or "paper", Table 1 and 50,000 episodes. `options` override it.
-        init_from: folder of runs, or "pretrained/ENV/ALGO", whose parameters these begin from.
-        log: "tensorboard", "wandb": where metrics go besides, with the learning curve and films of the best policies.
+        env: the environment: its name, "package.module:Factory", a factory, or an environment object.
+        algo: the algorithm: its name, "package.module:make", a function spec -> Algorithm, or an `Algorithm`.
+        out: folder of the results, which must be absent or empty. The default is runs/ENV-ALGO-TIME.
+        seeds: number of runs. Each run has its own seed.
+        preset: "tuned" for the settings that measured best, or "paper" for Table 1 and 50,000 episodes. `options` override it.
+        init_from: folder of runs, or "pretrained/ENV/ALGO". The new runs start from its parameters.
+        log: additional loggers, "tensorboard" or "wandb". They receive the metrics, the learning curve and films of the best
+            policies.
         callback: called after every evaluation as `callback(rows, policy)`. `rows` are the new rows of metrics.jsonl, one for
             each run. `policy(run)` gives the run's policies, as `load_policy` returns them. If it returns False, training ends
             with a checkpoint.
-        **options: of training, of the environment and of the algorithm, as `mamt train --env ENV --algo ALGO --help` lists
-            them. Several values of a float of the algorithm are runs side by side.
+        **options: options of training, of the environment and of the algorithm. `mamt train --env ENV --algo ALGO --help`
+            lists them. A list of values for a float option of the algorithm trains one run per value.
+
+    Returns:
+        The runs in the folder.
 
     Raises:
-        ValueError: if an option is not valid; one sentence that names it, its value and what would be right.
+        ValueError: if an option is not valid. The message names the option, its value and the valid values.
         FolderError: if the folder is in use or cannot be written.
-        KeyboardInterrupt: if Ctrl-C stopped training; a checkpoint is there.
+        KeyboardInterrupt: if Ctrl-C stopped training. A checkpoint has been written.
     """
     for name in log:
         check_logger(name)
@@ -140,17 +144,20 @@ def resume(
     """Resumes the runs of a folder, as `mamt train --resume` does.
 
     Args:
-        folder: of `train`.
-        episodes: another length.
-        env: the environment, where the runs were given an object and not a name.
-        algo: the algorithm, likewise.
-        callback: as in `train`.
+        folder: folder that `train` wrote.
+        episodes: new total number of episodes. The default keeps the length of the runs.
+        env: the environment, required if `train` received an object instead of a name.
+        algo: the algorithm, required if `train` received an object instead of a name.
+        callback: function that is called after every evaluation, see `train`.
+
+    Returns:
+        The runs in the folder.
 
     Raises:
-        FolderError: if it is no such folder, or in use.
+        FolderError: if the folder holds no runs or is in use.
         CheckpointError: if no checkpoint can be used.
-        ValueError: if `episodes` is less than the runs have done.
-        KeyboardInterrupt: if Ctrl-C stopped training; a checkpoint is there.
+        ValueError: if the runs have already trained for more than `episodes`.
+        KeyboardInterrupt: if Ctrl-C stopped training. A checkpoint has been written.
     """
     given = {name: value for name, value in (("env", env), ("algo", algo)) if value is not None}
     folder = Path(folder)
@@ -159,22 +166,26 @@ def resume(
 
 
 def open_run(folder: str | Path) -> Run:
-    """The runs in a folder; raises FolderError if it holds none."""
+    """Opens the runs in a folder.
+
+    Raises:
+        FolderError: if the folder holds no runs.
+    """
     read_experiment(Path(folder))
     return Run(Path(folder))
 
 
 def make_trainer(env: Env, algo: Algo = "mamt", *, evaluations: int = 10, preset: str = "tuned", **options: Any) -> Trainer:
-    """Training as a pure function of a key and hyperparameters, which touches no disk and prints nothing.
+    """Creates training as a pure function of a key and hyperparameters. It neither writes files nor prints.
 
-    It repeats the iteration of `train`: `jax.random.key(k)` gives the same training as seed k there, to rounding.
+    `jax.random.key(k)` gives the same training as seed k in `train`, up to rounding.
 
     Args:
-        env: as in `train`; it must run in JAX.
-        algo: as in `train`.
-        evaluations: how many, evenly spaced, the last one at the end of training.
-        preset: as in `train`.
-        **options: as in `train`, with one value each.
+        env: the environment, see `train`. It must run in JAX.
+        algo: the algorithm, see `train`.
+        evaluations: number of evaluations. They are evenly spaced, and the last one is at the end of training.
+        preset: the preset, see `train`.
+        **options: options, see `train`, with one value each.
 
     Raises:
         ValueError: if an option is not valid, or the environment runs outside JAX.
@@ -201,18 +212,18 @@ def make_trainer(env: Env, algo: Algo = "mamt", *, evaluations: int = 10, preset
 def evaluate(
     policy: Policy, env: Environment | HostEnvironment, key: jax.Array, episodes: int = 100, *, sample: bool = False
 ) -> dict[str, float]:
-    """What a policy earns.
+    """Evaluates a policy in an environment.
 
     Args:
-        policy: of `load_policy`, `load_pretrained`, `Run.policy` or `Trainer.policy`.
-        env: where it plays.
-        key: of starts, noise and sampled actions.
-        episodes: how many.
-        sample: whether actions are sampled instead of being the mode.
+        policy: policy from `load_policy`, `load_pretrained`, `Run.policy` or `Trainer.policy`.
+        env: the environment.
+        key: random key of initial states, noise and sampled actions.
+        episodes: number of episodes.
+        sample: whether to sample actions. By default, actions are the modes of the policies.
 
     Returns:
-        `return`, the sum over an episode of an agent's reward, averaged over agents and episodes; `return_se`, its standard
-        error over episodes; `task/NAME`, the mean over episodes of each task metric.
+        A dict with `return`, the episode return averaged over agents and episodes; `return_se`, its standard error over
+        episodes; and `task/NAME`, the mean of each task metric over episodes.
     """
     found = evaluate_policy(env, acting(policy, sample), key, episodes)
     metrics = {f"task/{name}": value for name, value in found["metrics"].items()}
@@ -220,10 +231,10 @@ def evaluate(
 
 
 def load_pretrained(name: str) -> Policy:
-    """A trained policy that comes with the package, such as "rover_tower/mappo"; `mamt list` shows all.
+    """Loads a trained policy that is included in the package, such as "rover_tower/mappo". `mamt list` shows all.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if no policy has this name.
     """
     return load_policy(pretrained_folder(name, "policy "), which="best")
 
@@ -231,7 +242,7 @@ def load_pretrained(name: str) -> Policy:
 def _experiment(
     env: Env, algo: Algo, options: Mapping[str, Any], preset: str, seeds: int = 1, source: Source | None = None
 ) -> Experiment:
-    """The experiment that keyword arguments describe."""
+    """Creates the experiment that keyword arguments describe."""
     for sentence in rename_warnings(options):
         warnings.warn(sentence, DeprecationWarning, stacklevel=3)
     options = with_new_names(options)
@@ -246,6 +257,6 @@ def _experiment(
 
 
 def _stop(number: int | None, folder: Path) -> None:
-    """Raises KeyboardInterrupt if a signal of that number stopped training."""
+    """Raises KeyboardInterrupt if the signal `number` stopped training."""
     if number is not None and number != ENDED:
         raise KeyboardInterrupt(f"Stopped by signal {number}. Continue with: mamt_jax.resume({str(folder)!r})")

@@ -1,6 +1,6 @@
-"""Policies as distributions over actions: masked categorical and tanh-Gaussian, each a tuple of pure functions.
+"""Policies as distributions over actions, masked categorical or tanh-Gaussian. Each one is a tuple of pure functions.
 
-Arrays are agent-major: `parameters` (n, B, P) as a policy network puts them out, actions (n, B) or (n, B, k).
+Arrays are agent-major: `parameters` are outputs of a policy network (n, B, P), actions are (n, B) or (n, B, k).
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ LOWEST = float(np.finfo(np.float32).min)
 
 
 class Candidates(NamedTuple):
-    """Actions over which an expectation under a policy is taken; K per agent and row.
+    """K actions per agent and row, over which expectations under a policy are computed.
 
     Attributes:
         action: (n, B, K) int32 or (n, B, K, k) float32.
-        probability: (n, B, K), sums to 1 over K: exact for a categorical, 1 / K for samples.
-        log_prob: (n, B, K), each candidate's log-density under the policy.
-        drawn: (n, B) int32, which candidate is a sample from the policy.
-        latent: the actions before squashing, from which densities are exact where tanh saturates; else the actions.
+        probability: (n, B, K), weights that sum to 1 over K: exact probabilities for a categorical, 1 / K for samples.
+        log_prob: (n, B, K), log-density of each candidate under the policy.
+        drawn: (n, B) int32, index of the candidate that is a sample from the policy.
+        latent: actions before tanh, with which densities are exact where tanh saturates. For a categorical, the actions.
     """
 
     action: jax.Array
@@ -35,18 +35,18 @@ class Candidates(NamedTuple):
 
     @property
     def drawn_action(self) -> jax.Array:
-        """(n, B) or (n, B, k), the sampled action."""
+        """The sampled action, (n, B) or (n, B, k)."""
         index = self.drawn.reshape(*self.drawn.shape, *(1,) * (self.action.ndim - 2))
         return jnp.take_along_axis(self.action, index, 2)[:, :, 0]
 
     @property
     def drawn_log_prob(self) -> jax.Array:
-        """(n, B), log-density of the sampled action."""
+        """Log-density of the sampled action, (n, B)."""
         return jnp.take_along_axis(self.log_prob, self.drawn[..., None], -1)[..., 0]
 
     @property
     def drawn_probability(self) -> jax.Array:
-        """(n, B, K), all mass on the sampled action."""
+        """One-hot distribution on the sampled action, (n, B, K)."""
         return jax.nn.one_hot(self.drawn, self.probability.shape[-1], dtype=self.probability.dtype)
 
 
@@ -58,13 +58,13 @@ class ActionDistribution(NamedTuple):
         mode: parameters -> action.
         log_prob: (parameters (n, B, P), action (n, B, ...)) -> (n, B).
         kl: (parameters, other parameters) -> (n, B), KL(first || other) in nats.
-        candidates: (parameters, key) -> Candidates: every action, or samples.
-        candidate_log_prob: (parameters, Candidates) -> (n, B, K), their log-densities under other parameters.
-        features: action -> (n, B, A) float32, what a critic reads: one-hot, or the action itself.
-        squared_norm: parameters -> (n, B), mean square of an agent's own outputs (the policies' L2 regulariser).
-        parameter_sizes: each agent's own number of parameters.
-        restrict: (parameters, action mask (n, B, A) or None) -> parameters of the policy that takes no action that the mask
-            excludes; the other functions take these as they take any. An agent with no action allowed may take any.
+        candidates: (parameters, key) -> Candidates, either all actions or samples.
+        candidate_log_prob: (parameters, Candidates) -> (n, B, K), log-densities of the candidates under these parameters.
+        features: action -> (n, B, A) float32, input of critics: one-hot actions, or continuous actions unchanged.
+        squared_norm: parameters -> (n, B), mean square of an agent's outputs without padding (L2 regulariser of policies).
+        parameter_sizes: number of parameters of each agent, without padding.
+        restrict: (parameters, action mask (n, B, A) or None) -> parameters of a policy that takes only allowed actions. All
+            other functions accept these parameters. An empty mask allows all actions.
     """
 
     sample: Callable[[jax.Array, jax.Array], jax.Array]
@@ -80,22 +80,25 @@ class ActionDistribution(NamedTuple):
 
 
 def tsallis_log(log_prob: jax.Array, q: jax.Array | float) -> jax.Array:
-    """`log_q(x) = (x^(1-q) - 1) / (1 - q)` of a probability given by its log; log_1 = log (Table 1: q = 0.2)."""
+    """Compute the Tsallis logarithm `log_q(x) = (x^(1-q) - 1) / (1 - q)` from log x. log_1 is the natural logarithm.
+
+    Table 1 has q = 0.2.
+    """
     order = 1.0 - jnp.asarray(q, log_prob.dtype)
     is_log = jnp.abs(order) < 1e-6
     return jnp.where(is_log, log_prob, jnp.expm1(order * log_prob) / jnp.where(is_log, 1.0, order))
 
 
 def entropy(candidates: Candidates) -> jax.Array:
-    """(n, B) entropy in nats: exact for a categorical, a Monte Carlo estimate for samples."""
+    """Compute the entropy (n, B) in nats: exact for a categorical, a Monte Carlo estimate for samples."""
     return -(candidates.probability * candidates.log_prob).sum(-1)
 
 
 def categorical(num_actions: tuple[int, ...]) -> ActionDistribution:
-    """Categorical policies; parameters are logits (n, B, A); those beyond an agent's own `num_actions` are ignored.
+    """Create categorical policies. Parameters are logits (n, B, A); logits beyond an agent's `num_actions` are ignored.
 
-    Masked logits take the dtype's finite minimum, so that no entropy, KL or gradient becomes nan: what is excluded has
-    probability 0, and 0 times any finite number is 0.
+    Masked logits are set to the finite minimum of the dtype. Excluded actions then have probability 0, and entropies, KL
+    divergences and gradients contain no nan, because 0 times a finite number is 0.
     """
     size = max(num_actions)
     mask = np.arange(size) < np.array(num_actions)[:, None]
@@ -141,7 +144,10 @@ def categorical(num_actions: tuple[int, ...]) -> ActionDistribution:
 
 
 def restrict_logits(logits: jax.Array, action_mask: jax.Array | None) -> jax.Array:
-    """Logits (..., A) with those that `action_mask` (..., A) excludes at the lowest float; an empty mask excludes nothing."""
+    """Set the logits (..., A) of actions that `action_mask` (..., A) excludes to the lowest float.
+
+    An empty mask excludes nothing.
+    """
     if action_mask is None:
         return logits
     chex.assert_equal_shape([logits, action_mask])
@@ -149,10 +155,11 @@ def restrict_logits(logits: jax.Array, action_mask: jax.Array | None) -> jax.Arr
 
 
 def tanh_gaussian(spaces: tuple[Box, ...], num_samples: int = 8) -> ActionDistribution:
-    """Gaussian policies squashed by tanh into each agent's box.
+    """Create Gaussian policies whose samples are squashed by tanh into the box of each agent.
 
-    Parameters (n, B, 2k) are k pairs of a mean and a log standard deviation: a narrower agent lacks only the last
-    ones. KL between two squashed Gaussians is that of the Gaussians. `candidates` draws `num_samples` actions.
+    Parameters (n, B, 2k) are k pairs of a mean and a log standard deviation. An agent with fewer action dimensions uses the
+    first pairs. The KL divergence between squashed Gaussians equals that between the Gaussians. `candidates` draws
+    `num_samples` actions.
     """
     size = max(space.size for space in spaces)
     mask = np.arange(size) < np.array([space.size for space in spaces])[:, None]
@@ -223,10 +230,15 @@ def tanh_gaussian(spaces: tuple[Box, ...], num_samples: int = 8) -> ActionDistri
 
 
 def action_distribution(spec: EnvSpec, agents: tuple[int, ...] | None = None, num_samples: int = 8) -> ActionDistribution:
-    """The distribution that fits `spec`'s action spaces, for the listed agents (an agent may come several times).
+    """Create the distribution for the action spaces of `spec`.
+
+    Args:
+        spec: spec of the environment.
+        agents: indices of agents, possibly with repetitions. None selects every agent once.
+        num_samples: number of candidate actions where actions are continuous.
 
     Raises:
-        ValueError: if discrete and continuous agents are mixed.
+        ValueError: if some agents have discrete and others continuous actions.
     """
     chosen = range(spec.num_agents) if agents is None else agents
     spaces = tuple(spec.action_spaces[i] for i in chosen)

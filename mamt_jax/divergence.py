@@ -1,4 +1,7 @@
-"""Divergences that measure the stationarity of learning (Sec. 4, Fig. 5), also for tabular games."""
+"""Divergences between policies and between transitions, which measure non-stationarity (Sec. 4, Fig. 5).
+
+`policy_divergence` takes the outputs of policy networks. The other functions take tabular policies.
+"""
 
 from collections.abc import Callable
 
@@ -17,14 +20,17 @@ def policy_divergence(
     old: jax.Array,
     active: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-    """Each agent's mean KL in nats from its policy before the update and from its old policy.
+    """Compute each agent's mean KL divergence from its policy before the update and from its old policy, in nats.
 
     Args:
-        kl: (parameters, other parameters) -> (n, B), of the policies' family.
-        current: (n, B, P) parameters after the update.
-        previous: (n, B, P) before it.
-        old: (n, B, P) of the old policy that trust regions are drawn around.
-        active: (n, B), the rows that count; None: all.
+        kl: function (parameters, other parameters) -> KL divergences (n, B).
+        current: (n, B, P), parameters after the update.
+        previous: (n, B, P), parameters before the update.
+        old: (n, B, P), parameters of the old policy, the centre of the trust region.
+        active: (n, B) bool, rows that count. None counts all rows.
+
+    Returns:
+        A dict with `kl_consecutive` (n,) and `kl_old` (n,).
     """
     return {
         "kl_consecutive": active_mean(kl(current, previous), active),
@@ -33,15 +39,19 @@ def policy_divergence(
 
 
 def joint_divergence(policy: jax.Array, previous: jax.Array) -> jax.Array:
-    """KL in nats between two tabular joint policies; both (A_1, ..., A_n), an axis an agent -> ()."""
+    """Compute the KL divergence between two tabular joint policies, in nats.
+
+    Both policies are (A_1, ..., A_n), with one axis per agent. The result is a scalar.
+    """
     chex.assert_equal_shape([policy, previous])
     return rel_entr(policy, previous).sum()
 
 
 def own_divergence(policy: jax.Array, previous: jax.Array) -> jax.Array:
-    """KL of every agent's own marginal, whose sum the mean-field approximation takes for the joint KL (Eq. 6).
+    """Compute the KL divergence of each agent's marginal policy; both policies are (A_1, ..., A_n), the result is (n,).
 
-    Theorem 3: where both joint policies are products of their marginals, it is. (A_1, ..., A_n) twice -> (n,).
+    The mean-field approximation of the joint KL divergence is the sum over agents (Eq. 6). It is exact if both joint policies
+    are products of their marginals (Theorem 3).
     """
     agents = range(policy.ndim)
     others = [tuple(j for j in agents if j != i) for i in agents]
@@ -49,23 +59,23 @@ def own_divergence(policy: jax.Array, previous: jax.Array) -> jax.Array:
 
 
 def others_divergence(policy: jax.Array, previous: jax.Array) -> jax.Array:
-    """KL of the marginal of all agents but i, for every i, whose mean Theorem 2 bounds by the joint KL.
+    """Compute the KL divergence of the joint policy of all agents except i, for each i.
 
-    (A_1, ..., A_n) twice -> (n,).
+    Both policies are (A_1, ..., A_n), the result is (n,). Its mean is at most the joint KL divergence (Theorem 2).
     """
     return jnp.stack([joint_divergence(policy.sum(i), previous.sum(i)) for i in range(policy.ndim)])
 
 
 def transition_divergence(transition: jax.Array, others: jax.Array, others_next: jax.Array) -> jax.Array:
-    """Definition 1's KL of what agent i sees of the environment before and after the others change.
+    """Compute the KL divergence between the transitions of agent i before and after the other agents change (Definition 1).
 
     Args:
-        transition: (A_i, A_others, S), the law of the next state.
-        others: (A_others,), the others' joint policy.
-        others_next: (A_others,), what it changes to.
+        transition: (A_i, A_others, S), distribution of the next state.
+        others: (A_others,), joint policy of the other agents.
+        others_next: (A_others,), joint policy of the other agents after the change.
 
     Returns:
-        (A_i,) in nats; the largest over states and actions is agent i's delta.
+        (A_i,) in nats. The maximum over states and actions is delta of agent i.
     """
     chex.assert_rank(transition, 3)
     chex.assert_shape([others, others_next], transition.shape[1:2])

@@ -1,6 +1,6 @@
-"""Options of training, of an environment and of an algorithm, from dataclass fields and function parameters.
+"""Options of training, environments and algorithms, read from dataclass fields and function parameters.
 
-The command line and Python read the same options: one from text, the other from values.
+The command line and the Python API have the same options. The command line reads them from text, the API from values.
 """
 
 import ast
@@ -14,15 +14,15 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
 
 
 class Option(NamedTuple):
-    """One option.
+    """An option of training, of an environment or of an algorithm.
 
     Attributes:
-        name: of the field or parameter.
-        kind: its annotation: int, float, bool, str or a Literal.
-        default: its default.
-        help: what it is for.
-        several: whether it takes several values, each for a run of its own.
-        functions: by name, where its value is a function.
+        name: name of the field or parameter.
+        kind: annotation: int, float, bool, str or a Literal.
+        default: default value.
+        help: help text.
+        several: whether the option takes several values, one per run.
+        functions: selectable functions by name, if the value is a function.
     """
 
     name: str
@@ -34,11 +34,11 @@ class Option(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Options of one origin.
+    """The options of training, of an environment or of an algorithm.
 
     Attributes:
-        title: above them in the help.
-        prefix: before a name that an earlier group has taken.
+        title: heading of the group in the help.
+        prefix: prefix for names that an earlier group already uses.
         options: the options.
     """
 
@@ -48,11 +48,14 @@ class Group(NamedTuple):
 
 
 class OptionError(ValueError):
-    """An option that cannot be right; says what is wrong and what would be right."""
+    """An option is not valid. The message says what is wrong, and which values are valid."""
 
 
 def config_options(config: type, several: Callable[[dataclasses.Field], bool] = lambda field: False) -> list[Option]:
-    """The fields of a dataclass, with the string below each as help. `several` picks those that take several values."""
+    """Convert the fields of a dataclass to options. The string below a field is its help.
+
+    `several` decides for each field whether its option takes several values.
+    """
     documented = {name: text for parent in reversed(config.__mro__) for name, text in _field_docs(parent).items()}
     fields = [field for field in dataclasses.fields(config) if field.init]
     return [
@@ -61,12 +64,12 @@ def config_options(config: type, several: Callable[[dataclasses.Field], bool] = 
 
 
 def is_float_leaf(field: dataclasses.Field) -> bool:
-    """Whether runs may differ in this field of an algorithm's config."""
+    """Return whether a config field of an algorithm is a float leaf, in which runs may differ."""
     return field.type is float and field.metadata.get("pytree_node", True)
 
 
 def function_options(function: Callable[..., Any]) -> list[Option]:
-    """The named parameters of a function, with the Args section of its docstring as help."""
+    """Convert the named parameters of a function to options. The Args section of its docstring is their help."""
     documented = _args_docs(inspect.getdoc(function) or "")
     parameters = inspect.signature(function).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -76,10 +79,10 @@ def function_options(function: Callable[..., Any]) -> list[Option]:
 
 
 def place(groups: Iterable[Group], taken: Collection[str] = ()) -> dict[str, tuple[str, Option]]:
-    """One flat name for each option: its own, or with the prefix of its group where an earlier one has that.
+    """Give each option a unique name. If an earlier option has the same name, the group's prefix is added.
 
     Returns:
-        For each name the prefix of its group and the option.
+        A dict from unique names to pairs of the group's prefix and the option.
     """
     places: dict[str, tuple[str, Option]] = {}
     for group in groups:
@@ -90,10 +93,10 @@ def place(groups: Iterable[Group], taken: Collection[str] = ()) -> dict[str, tup
 
 
 def read_value(name: str, option: Option, value: Any) -> Any:
-    """A value from Python as the option takes it: a list where it takes several and gets several.
+    """Convert a Python value to a value of the option, or a sequence to a list if the option takes several values.
 
     Raises:
-        OptionError: if it is not valid, in the sentence of the command line.
+        OptionError: if the value is not valid. The message is that of the command line.
     """
     if option.several and isinstance(value, Sequence) and not isinstance(value, str):
         return [read_value(name, option._replace(several=False), each) for each in value]
@@ -106,10 +109,10 @@ def read_value(name: str, option: Option, value: Any) -> Any:
 
 
 def convert(option: Option, text: str) -> Any:
-    """From text to a value of the option's kind; a number may be negative only where the default is.
+    """Convert text to a value of the option's kind. A number may be negative only if the default is negative.
 
     Raises:
-        ValueError: one sentence.
+        ValueError: if the text is not valid. The message is one sentence.
     """
     try:
         value = _value(option, text)
@@ -121,13 +124,13 @@ def convert(option: Option, text: str) -> Any:
 
 
 def kind_in_words(option: Option) -> str:
-    """The kind of value that an option takes, as the help shows it."""
+    """Return the kind of value that an option takes, as the help shows it."""
     choices = option.functions or (get_args(option.kind) if get_origin(option.kind) is Literal else ())
     return "{" + ",".join(map(str, choices)) + "}" if choices else getattr(option.kind, "__name__", str(option.kind)).upper()
 
 
 def default_in_words(option: Option) -> str:
-    """An option's default as the help shows it: of a function its name."""
+    """Return the default of an option as the help shows it. A function is shown by its name."""
     names = [name for name, function in (option.functions or {}).items() if function is option.default]
     return str(names[0] if names else option.default)
 
@@ -175,7 +178,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _field_docs(config: type) -> Mapping[str, str]:
-    """The string below each field in a class's own source."""
+    """Read the string below each field from the source of a class, without its parents."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(config)))
     except (OSError, TypeError, SyntaxError):
@@ -189,7 +192,7 @@ def _field_docs(config: type) -> Mapping[str, str]:
 
 
 def _args_docs(docstring: str) -> Mapping[str, str]:
-    """The Args section of a Google-style docstring."""
+    """Read the help of each parameter from the Args section of a Google-style docstring."""
     section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", docstring, re.MULTILINE)
     entries = re.split(r"^\s{4}(?=\w)", section[1], flags=re.MULTILINE) if section else []
     pairs = [entry.partition(":") for entry in entries if ":" in entry]

@@ -1,4 +1,4 @@
-"""bfloat16 matrix products in a whole program, its gradients included."""
+"""Matrix products in bfloat16 for a whole program, including its gradients."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,12 +12,13 @@ Result = TypeVar("Result")
 
 
 def with_bfloat16_products(function: Callable[..., Result]) -> Callable[..., Result]:
-    """`function` with the float32 factors of all its matrix products rounded to bfloat16; sums stay float32.
+    """Wrap `function` to round the float32 factors of all its matrix products to bfloat16. Sums remain float32.
 
-    It rewrites the program that tracing `function` gives, loops and branches included. So it covers what differentiation inside
-    `function` has made of products, and comes after all of that; `jax.vmap` and `jax.jit` may follow.
+    The wrapper traces `function` and rewrites the traced program, including loops, branches and products in gradients. All
+    differentiation must happen inside `function`. `jax.vmap` and `jax.jit` may be applied to the result.
 
-    On a CPU the results are the same but no faster: rounded factors stay float32, because XLA lacks some bfloat16 products.
+    On a CPU the results are the same, without a speed-up: rounded factors remain float32, because XLA lacks some bfloat16
+    products.
     """
 
     def rounded(*arguments: Any) -> Result:
@@ -28,7 +29,7 @@ def with_bfloat16_products(function: Callable[..., Result]) -> Callable[..., Res
 
 
 def _evaluate(program: ClosedJaxpr, *arguments: Any) -> list[Any]:
-    """Runs a program, or traces it anew, with bfloat16 products."""
+    """Evaluates or retraces a program with bfloat16 products."""
     jaxpr = program.jaxpr
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *arguments], strict=True))
 
@@ -52,7 +53,7 @@ def _apply(equation: JaxprEqn, inputs: list[Any]) -> list[Any]:
 
 
 def _rewrite(value: Any) -> Any:
-    """A parameter of an equation, the programs in it rewritten."""
+    """Rewrites the programs in a parameter of an equation."""
     if isinstance(value, ClosedJaxpr):
         return jax.make_jaxpr(partial(_evaluate, value))(*value.in_avals)
     if isinstance(value, Jaxpr):
@@ -61,7 +62,7 @@ def _rewrite(value: Any) -> Any:
 
 
 def round_to_bfloat16(x: jax.Array) -> jax.Array:
-    """`x` in bfloat16, or on a CPU in float32 rounded as if it were."""
+    """Round `x` to bfloat16. On a CPU the rounded values remain float32."""
     if jax.default_backend() == "cpu":
         return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
     return x.astype(jnp.bfloat16)

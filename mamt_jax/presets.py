@@ -1,6 +1,7 @@
-"""Settings by name. A preset gives options of `mamt train`; what the command line says goes first.
+"""Presets: named settings of `mamt train`. Options on the command line override them.
 
-Algorithms' own defaults are those of the paper's Table 1. `TUNED` holds what experiments/tuning.py found best, by task.
+The defaults of the algorithms are those of the paper's Table 1. `TUNED` holds the best settings for each task,
+which experiments/tuning.py found.
 """
 
 from typing import Any, NamedTuple
@@ -9,15 +10,15 @@ PRESETS = {
     "tuned": "the settings that measured best for the task; Table 1 and 3,000 episodes for tasks that were not tuned",
     "paper": "the paper's Table 1 and 50,000 episodes",
 }
-"""What each is; the first one is the default."""
+"""Descriptions of the presets. The first preset is the default."""
 
 
 class Preset(NamedTuple):
-    """Settings of a task and an algorithm.
+    """Settings of an algorithm on a task.
 
     Attributes:
-        options: of `mamt train`.
-        minutes: that training takes on 2 CPU cores at most, from an empty compilation cache; None where nobody measured.
+        options: options of `mamt train`.
+        minutes: maximum training time on 2 CPU cores, from an empty compilation cache. None means not measured.
     """
 
     options: dict[str, Any]
@@ -26,7 +27,7 @@ class Preset(NamedTuple):
 
 PAPER = Preset({"episodes": 50_000, "evaluation_interval": 500})
 UNTUNED = Preset({"episodes": 3_000, "evaluation_interval": 100})
-"""A first look where nothing was measured."""
+"""Settings for tasks without tuned settings."""
 
 REPLAY = {
     "num_envs": 120,
@@ -39,7 +40,7 @@ REPLAY = {
     "policy_learning_rate": 2e-3,
     "critic_learning_rate": 3e-3,
 }
-"""Where the trials of algorithms that learn from replay began."""
+"""Settings of the first tuning trials of off-policy algorithms."""
 _MAAC = REPLAY | {"policy_gradient": "expected"}
 _MAMD = _MAAC | {"epsilon": 30.0}
 _MAMT = _MAMD | {"trust_region_batch_size": 32}
@@ -51,7 +52,7 @@ _SHARED = {"share_policy": True, "share_critic": True}
 
 
 def _length(episodes: int, evaluations: int, evaluation_episodes: int = 100) -> dict[str, Any]:
-    """How long training is, and how often it is evaluated."""
+    """Returns the options for the length of training and the evaluations."""
     return {
         "episodes": episodes,
         "evaluation_interval": episodes // evaluations,
@@ -158,16 +159,21 @@ TUNED: dict[str, dict[str, Preset]] = {
         "mappo": Preset(_WALKERS_MAPPO | {"lr_decay_updates": 366} | _length(24_000, 24, 24)),
     },
 }
-"""By task and algorithm."""
+"""Tuned presets, by task and algorithm."""
 ALIKE = {"pursuit_local": "pursuit", "spread3_sep": "spread3_mix", "spread3_ful": "spread_n3", "mamd_op": "mamd"}
-"""Tasks and algorithms that have another's defaults."""
+"""Tasks and algorithms that use the presets of another task or algorithm."""
 
 
 def find_preset(name: str, task: str, algo: str) -> Preset:
-    """The preset `name` for an algorithm on a task, which has the name that results have for it.
+    """Return a preset for an algorithm on a task.
+
+    Args:
+        name: name of the preset.
+        task: name of the task, as in the results.
+        algo: name of the algorithm.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if no preset has this name.
     """
     if name not in PRESETS:
         raise ValueError(f"preset={name!r} is not valid: give one of {', '.join(PRESETS)}.")

@@ -1,15 +1,15 @@
-"""Options that have a new name. The old one is accepted for one release, with a warning; old config.json files use it, too."""
+"""Renamed options. The old name is accepted for one release, with a warning. It also occurs in old config.json files."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class Renamed(NamedTuple):
-    """What an option has become.
+    """New name of an option.
 
     Attributes:
-        name: its new name.
-        factor: by which its values are multiplied, where their unit has changed.
+        name: new name.
+        factor: factor from old to new values, if the unit has changed.
     """
 
     name: str
@@ -30,7 +30,7 @@ RENAMED = {
 
 
 def with_new_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options under their new names, in their order, with values in the new units; lists of values, too.
+    """Convert options to their new names, and their values or lists of values to the new units. The order is kept.
 
     Raises:
         ValueError: if an option is given under both names.
@@ -42,7 +42,7 @@ def with_new_names(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rename_warnings(options: Mapping[str, Any]) -> list[str]:
-    """A sentence for each option that is given under its old name."""
+    """Return one warning for each option that is given under its old name."""
     return [
         f"{name}={value} is now {_new_name(name)}={_new_value(name, value)}: the old name will be removed in the next release."
         for name, value in options.items()

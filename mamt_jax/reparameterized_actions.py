@@ -1,6 +1,6 @@
 """Actions that are differentiable in the policy's parameters: straight-through Gumbel-softmax, and noisy tanh.
 
-Arrays are agent-major: `parameters` (n, B, P) as a policy network puts them out, actions (n, B) or (n, B, k).
+Arrays are agent-major: `parameters` are outputs of a policy network (n, B, P), actions are (n, B) or (n, B, k).
 """
 
 from collections.abc import Callable
@@ -15,18 +15,18 @@ from mamt_jax.distributions import categorical, tanh_gaussian
 
 
 class ReparameterizedActions(NamedTuple):
-    """Actions of a policy, from its parameters.
+    """Functions from the parameters of policies to differentiable actions.
 
     Attributes:
         sample: (parameters, key) -> action of the exploring policy.
         mode: parameters -> action of the greedy policy.
-        reparameterized: (parameters, key) -> (n, B, A) float32, what a critic reads, differentiable in the parameters.
-        features: action -> (n, B, A) float32, what a critic reads: one-hot, or the action itself.
+        reparameterized: (parameters, key) -> (n, B, A) float32, input of critics, differentiable in the parameters.
+        features: action -> (n, B, A) float32, input of critics: one-hot actions, or continuous actions unchanged.
         kl: (parameters, other parameters) -> (n, B), KL in nats between the exploring policies.
-        entropy: parameters -> (n, B), of the exploring policies, in nats.
-        squared_norm: parameters -> (n, B), mean square of an agent's own outputs.
-        parameter_sizes: each agent's own number of parameters.
-        restrict: as `ActionDistribution.restrict`.
+        entropy: parameters -> (n, B), entropy of the exploring policies in nats.
+        squared_norm: parameters -> (n, B), mean square of an agent's outputs without padding.
+        parameter_sizes: number of parameters of each agent, without padding.
+        restrict: function that applies action masks, see `ActionDistribution.restrict`.
     """
 
     sample: Callable[[jax.Array, jax.Array], jax.Array]
@@ -41,7 +41,7 @@ class ReparameterizedActions(NamedTuple):
 
 
 def straight_through(spec: EnvSpec, temperature: jax.Array | float) -> ReparameterizedActions:
-    """Samples of categorical policies whose gradient is that of a Gumbel-softmax at `temperature` (Jang et al. 2017)."""
+    """Create categorical actions with the gradient of a Gumbel-softmax at `temperature` (Jang et al. 2017)."""
     distribution = categorical(spec.action_sizes)
     mask, most = spec.action_mask[:, None], jnp.log(jnp.array(spec.action_sizes, jnp.float32))[:, None]
 
@@ -64,7 +64,10 @@ def straight_through(spec: EnvSpec, temperature: jax.Array | float) -> Reparamet
 
 
 def noisy_tanh(spec: EnvSpec, noise: jax.Array | float) -> ReparameterizedActions:
-    """Deterministic actions squashed by tanh; exploring adds Gaussian noise, in half-widths of an agent's box, and clips."""
+    """Create deterministic actions squashed by tanh. Exploration adds Gaussian noise and clips.
+
+    `noise` is the standard deviation relative to half the width of an agent's box.
+    """
     distribution = tanh_gaussian(tuple(space for space in spec.action_spaces if isinstance(space, Box)))
     mask = spec.action_mask[:, None]
     low, high = (

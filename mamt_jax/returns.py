@@ -1,4 +1,4 @@
-"""Bootstrapped targets; a termination ends the return, a truncation does not."""
+"""Returns and bootstrapped targets. They end at a termination, and bootstrap at a truncation."""
 
 import chex
 import jax
@@ -8,7 +8,7 @@ from mamt_jax.types import LaterRewards
 
 
 def td_target(reward: jax.Array, terminated: jax.Array, bootstrap: jax.Array, gamma: jax.Array | float) -> jax.Array:
-    """`r + gamma * V(o')`, without the second term where the task truly ended (Eq. 9's target; all arguments (n, B))."""
+    """Compute the target `r + gamma * V(o')`, without the second term at a termination (Eq. 9). Arrays are (n, B)."""
     chex.assert_equal_shape([reward, terminated, bootstrap])
     return reward + gamma * (1.0 - terminated) * bootstrap
 
@@ -16,9 +16,9 @@ def td_target(reward: jax.Array, terminated: jax.Array, bootstrap: jax.Array, ga
 def n_step_return(
     reward: jax.Array, later: LaterRewards | None, gamma: jax.Array | float
 ) -> tuple[jax.Array, jax.Array | float]:
-    """`sum_k gamma^k r_(t+k)` over one step or several, and the discount of what follows (Sutton & Barto 2018, Eq. 7.1).
+    """Compute the n-step sum `sum_k gamma^k r_(t+k)` and the discount of the bootstrap value (Sutton & Barto 2018, Eq. 7.1).
 
-    Nothing corrects for the policy that took the later actions. Arrays (n, B).
+    There is no off-policy correction for the later actions. Arrays are (n, B).
     """
     if later is None:
         return reward, gamma
@@ -37,9 +37,10 @@ def generalised_advantage(
     gamma: jax.Array | float,
     gae_lambda: jax.Array | float,
 ) -> jax.Array:
-    """`A_t = sum_k (gamma lambda)^k delta_(t+k)` up to the episode's end (Schulman et al. 2016, Eq. 16); arrays (T, ...).
+    """Compute the generalised advantage `A_t = sum_k (gamma lambda)^k delta_(t+k)` (Schulman et al. 2016, Eq. 16).
 
-    `next_value` is that of the true successor, so that a truncation bootstraps; a termination does not.
+    Arrays are (T, ...), and the sum ends with the episode. `next_value` is the value of the true successor. A truncation
+    therefore bootstraps, and a termination does not.
     """
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
     delta = td_target(reward, terminated, next_value, gamma) - value

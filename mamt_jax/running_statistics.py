@@ -1,4 +1,4 @@
-"""Running mean and variance, kept in the learner state: input and reward normalisation."""
+"""Running mean and variance in the learner state, for the normalisation of observations and rewards."""
 
 from typing import Literal
 
@@ -11,17 +11,17 @@ MEMORY = 1e6
 LARGEST = 10.0
 
 RewardNormalisation = Literal["standardise", "scale", "none"]
-"""Rewards minus their running mean over their deviation (as MAAC's code does), only over it, or as they are."""
+"""Normalisation of rewards: subtract the mean and divide by the deviation (as in MAAC's code), only divide, or none."""
 
 
 @struct.dataclass
 class RunningStatistics:
-    """Moments of a stream of arrays of one shape, whose first axis is that of agents.
+    """Running moments of arrays of shape (n, ...), whose first axis is the agent axis.
 
     Attributes:
-        mean: that shape.
-        variance: that shape.
-        count: (n,) float32, rows seen of each agent, at most `MEMORY`: from there on the mean is an exponential one.
+        mean: (n, ...).
+        variance: (n, ...).
+        count: (n,) float32, number of rows per agent, at most `MEMORY`. At this limit, moments are exponential averages.
     """
 
     mean: jax.Array
@@ -30,12 +30,15 @@ class RunningStatistics:
 
 
 def init_statistics(shape: tuple[int, ...]) -> RunningStatistics:
-    """Mean 0, variance 1, nothing seen."""
+    """Return initial statistics: mean 0, variance 1 and count 0."""
     return RunningStatistics(jnp.zeros(shape), jnp.ones(shape), jnp.zeros(shape[:1]))
 
 
 def update_statistics(statistics: RunningStatistics, batch: jax.Array, active: jax.Array | None = None) -> RunningStatistics:
-    """Merge the moments of a batch (B, *shape) (Chan et al. 1979); only rows that are `active` (B, n) count, None: all."""
+    """Merge the moments of a batch (B, *shape) into the statistics (Chan et al. 1979).
+
+    Only rows in `active` (B, n) count; None counts all rows.
+    """
     chex.assert_equal_shape_suffix([batch, statistics.mean[None]], statistics.mean.ndim)
     number_of_axes = statistics.mean.ndim
     if active is None:
@@ -60,21 +63,24 @@ def update_statistics(statistics: RunningStatistics, batch: jax.Array, active: j
 
 
 def normalise(statistics: RunningStatistics, x: jax.Array) -> jax.Array:
-    """`(x - mean) / std` within +-10, (..., *shape); zeros stay zero where only zeros were seen (padding)."""
+    """Normalise `x` (..., *shape) to `(x - mean) / std`, clipped to +-10. Padding with zeros remains zero."""
     chex.assert_equal_shape_suffix([x, statistics.mean], statistics.mean.ndim)
     mean, variance = (m.reshape((1,) * (x.ndim - m.ndim) + m.shape) for m in (statistics.mean, statistics.variance))
     return jnp.clip((x - mean) * jax.lax.rsqrt(variance + 1e-5), -LARGEST, LARGEST)
 
 
 def normalise_reward(kind: RewardNormalisation, statistics: RunningStatistics, reward: jax.Array) -> jax.Array:
-    """Rewards (..., n) in the units that critics learn in. Shifted ones are the same task only where nothing terminates."""
+    """Normalise rewards (..., n) for the critics.
+
+    Subtracting the mean changes the task in environments where episodes terminate.
+    """
     mean = statistics.mean if kind == "standardise" else jnp.zeros_like(statistics.mean)
     shift, unit = (x.reshape((1,) * (reward.ndim - 1) + x.shape) for x in (mean, reward_unit(kind, statistics)))
     return (reward - shift) / unit
 
 
 def reward_unit(kind: RewardNormalisation, statistics: RunningStatistics) -> jax.Array:
-    """(n,), what 1 of a critic's units is worth in the environment's rewards."""
+    """Return the reward (n,) in units of the environment that equals 1 in units of the critic."""
     if kind == "none":
         return jnp.ones_like(statistics.variance)
     return jnp.sqrt(statistics.variance + 1e-5)

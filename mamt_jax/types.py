@@ -1,4 +1,4 @@
-"""Shapes that more than one part of the library speaks of."""
+"""Types that several parts of the library share."""
 
 from typing import Any, NamedTuple
 
@@ -11,11 +11,11 @@ Metrics = dict[str, jax.Array]
 
 
 class LaterRewards(NamedTuple):
-    """What the N - 1 steps after a transition earned in its episode; any leading axes.
+    """Rewards of the N - 1 steps after a transition. All arrays may have leading axes.
 
     Attributes:
         reward: (..., n, N - 1) float32.
-        counts: (..., n, N - 1) bool, whether there is such a step, and the agent acts in it.
+        counts: (..., n, N - 1) bool, whether the step belongs to the same episode and the agent is active in it.
     """
 
     reward: jax.Array
@@ -23,20 +23,21 @@ class LaterRewards(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """One step of all agents, or the first of several; any leading axes.
+    """One step of all agents, or the first step of several (n-step). All arrays may have leading axes.
 
     Attributes:
         observation: (..., n, d) float32, zero-padded to the widest agent.
         action: (..., n) int32, or (..., n, k) float32.
         reward: (..., n) float32.
-        next_observation: (..., n, d), the true successor, never the next episode's first observation; of several steps the
-            last one's.
-        terminated: (..., n) bool, in this step or a later one of several. A time limit is not a termination.
-        active: (..., n) bool, the agents that act in this step: not those whose task has ended while others go on. Nothing is
-            learnt from the others' rows. None where agents end together: all act.
-        action_mask: (..., n, A) bool, the actions that were allowed; None in environments without action masks.
-        next_action_mask: (..., n, A) bool, those of the successor; None likewise.
-        later: what the steps after this one earned; None where a transition is one step.
+        next_observation: (..., n, d), the true successor, never the first observation of the next episode. For several steps,
+            the successor of the last step.
+        terminated: (..., n) bool, whether an agent's task ended in this step or in a later step of several. A time limit is
+            not a termination.
+        active: (..., n) bool, whether an agent acts in this step. It is False after an agent's task has ended while other
+            agents continue; nothing is learnt from these rows. None means that all agents are active.
+        action_mask: (..., n, A) bool, allowed actions. None in environments without action masks.
+        next_action_mask: (..., n, A) bool, allowed actions of the successor. None in environments without action masks.
+        later: rewards of the later steps. None if a transition is one step.
     """
 
     observation: jax.Array
@@ -51,11 +52,11 @@ class Transition(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """A rollout of T steps of E environments, as it came.
+    """A rollout of T steps of E environments, in order of time.
 
     Attributes:
-        transitions: with leading axes (T, E).
-        truncated: (T, E) bool, where an episode was cut off: what comes next does not follow from it.
+        transitions: transitions with leading axes (T, E).
+        truncated: (T, E) bool, whether the episode was truncated after this step. The next step belongs to another episode.
     """
 
     transitions: Transition

@@ -1,4 +1,4 @@
-"""What hyperparameters may be. A config declares it where it declares the field; `require_valid` checks it."""
+"""Valid values of hyperparameters. Config fields declare them, and `require_valid` checks them."""
 
 import dataclasses
 import math
@@ -11,15 +11,15 @@ from flax import struct
 from mamt_jax.types import Config
 
 LARGEST = 2**31 - 1
-"""Whole numbers are int32 wherever they are counted."""
+"""Largest whole number, because counters are int32."""
 
 
 class Valid(NamedTuple):
-    """What a number may be.
+    """Valid values of a number.
 
     Attributes:
-        holds: number -> whether it is right. Floats are rounded to float32 first.
-        expected: what would be right, in words.
+        holds: function number -> whether it is valid. Numbers are rounded to float32 first.
+        expected: description of the valid values, for the error message.
     """
 
     holds: Callable[[float], bool]
@@ -36,17 +36,21 @@ COUNT_OR_NONE = Valid(lambda x: x >= 0, "a number of at least 0")
 
 
 def number(default: float, valid: Valid) -> Any:
-    """A float field of a config, over which runs can be vmapped, and what it may be."""
+    """Declare a float field of a config and its valid values. Runs can be vmapped over it."""
     return struct.field(default=default, metadata={"valid": valid})
 
 
 def static(default: Any, valid: Valid | None = None) -> Any:
-    """A field of a config that is the same in all runs, such as a size or a choice, and what it may be."""
+    """Declare a field of a config that is equal in all runs, such as a size or a choice, and its valid values."""
     return struct.field(pytree_node=False, default=default, metadata={"valid": valid} if valid else {})
 
 
 def require_valid(config: Config) -> None:
-    """Raise a ValueError for the first field that is not what its config declares; other floats must be finite."""
+    """Check the fields of a config against their declared valid values. Other floats must be finite.
+
+    Raises:
+        ValueError: for the first field that is not valid.
+    """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         valid = field.metadata.get("valid", FINITE if isinstance(value, float) else None)
@@ -55,7 +59,11 @@ def require_valid(config: Config) -> None:
 
 
 def require_representable(config: Config) -> None:
-    """Raise a ValueError for the first field that is nan, or a whole number beyond int32."""
+    """Check that no field of a config is nan or a whole number beyond int32.
+
+    Raises:
+        ValueError: for the first field that is not valid.
+    """
     for field in dataclasses.fields(config):
         name, value = field.name, getattr(config, field.name)
         if isinstance(value, int):

@@ -1,1 +1,1 @@
-"""Algorithms: each a function `make(spec) -> Algorithm`, a named tuple of pure functions."""
+"""Algorithms. Each one is a function `make(spec)` that returns an `Algorithm`, a named tuple of pure functions."""

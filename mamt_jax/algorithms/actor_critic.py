@@ -1,6 +1,7 @@
-"""What MAAC, MAMD and MAMT share: an attention critic (Eq. 9) and a regularised policy gradient (Eq. 10).
+"""Actor and critic of MAAC, MAMD and MAMT: an attention critic (Eq. 9) and a regularised policy gradient (Eq. 10).
 
-Inside, arrays are agent-major, (n, B, ...); batches come and actions go with the agent axis after the batch axes.
+Equation numbers are those of the MAMT paper. Internal arrays are agent-major, (n, B, ...). In batches from the replay memory
+and in actions for the environment, the agent axis follows the batch axes.
 """
 
 import dataclasses
@@ -31,39 +32,43 @@ from mamt_jax.running_statistics import RewardNormalisation, RunningStatistics, 
 from mamt_jax.types import Metrics, Params, Transition
 from mamt_jax.validation import BOUND, COUNT, FRACTION, MOMENTUM, POSITIVE, number, require_valid, static
 
-# Rows of a batch on which the divergence of policies is measured: enough for a mean, at a quarter of the cost.
+# Batch rows on which the divergence of policies is measured. They suffice for a mean, at a quarter of the cost of 1,024 rows.
 DIVERGENCE_ROWS = 256
 
 Regulariser = Callable[[jax.Array, jax.Array], jax.Array]
-"""(log pi, log pi_old), both (n, B, K) -> R_i, what the policy's loss adds to minus the advantage."""
+"""Function (log pi, log pi_old), both (n, B, K) -> R_i (n, B, K).
+
+The policy loss weights log pi_i by R_i minus the advantage.
+"""
 
 
 @struct.dataclass
 class OffPolicyConfig:
-    """Hyperparameters of all that learns from replayed batches."""
+    """Hyperparameters of all algorithms that learn from a replay memory."""
 
     gamma: float = number(0.99, FRACTION)
-    """Discount of future rewards."""
+    """Discount factor of future rewards."""
     tau: float = number(1e-3, FRACTION)
-    """Step of the target networks towards the learnt ones, each update."""
+    """Step size of the Polyak averaging that moves the target networks towards the learnt networks in each update."""
     policy_learning_rate: float = 1e-3
-    """Adam's step for the policies."""
+    """Learning rate of the policies (Adam)."""
     critic_learning_rate: float = 1e-3
-    """Adam's step for the critics."""
+    """Learning rate of the critics (Adam)."""
     adam_b1: float = number(0.9, MOMENTUM)
-    """Adam's momentum."""
+    """Decay rate b1 of the first moment in Adam."""
     adam_epsilon: float = number(1e-7, POSITIVE)
-    """Adam's epsilon."""
+    """Constant epsilon in the denominator of Adam, for numerical stability."""
     max_policy_grad_norm: float = number(0.5, BOUND)
-    """Largest norm of one agent's policy gradient."""
+    """Maximum norm of each agent's policy gradient."""
     max_critic_grad_norm: float = number(10.0, BOUND)
-    """Largest norm of the critics' gradient, times the number of agents."""
+    """Maximum norm of the critics' joint gradient, divided by the number of agents."""
     hidden_size: int = static(128, COUNT)
     """Width of every hidden layer."""
     reward_normalisation: RewardNormalisation = static("standardise")
-    """Rewards minus their running mean over their deviation (as MAAC's code does), only over it, or as they are."""
+    """Normalisation of rewards: standardise subtracts the running mean and divides by the running standard deviation (as in
+    MAAC's code), scale only divides, and none keeps the rewards."""
     old_policy_interval: int = static(100, COUNT)
-    """Updates after which the old policy is copied from the current one."""
+    """Number of updates after which the current policy replaces the old policy."""
 
 
 @struct.dataclass
@@ -71,26 +76,31 @@ class ActorCriticConfig(OffPolicyConfig):
     """Hyperparameters of MAAC, and of the actor and critic of MAMD and MAMT (Table 1)."""
 
     reward_scale: float = number(100.0, POSITIVE)
-    """1 / alpha, the weight of reward against entropy."""
+    """Weight of the reward relative to the entropy, 1 / alpha."""
     critic_weight_decay: float = 1e-3
-    """L2 on the critics' parameters, added to their gradient."""
+    """Weight decay of the critics: coefficient of the L2 term that is added to their gradient."""
     attention_logit_coef: float = 1e-3
-    """Weight of the squared attention logits in the critics' loss."""
+    """Weight of the squared attention logits in the critic loss."""
     num_heads: int = static(4, COUNT)
-    """Attention heads of the critics."""
+    """Number of attention heads in the critics."""
     policy_gradient: Literal["sampled", "expected"] = static("sampled")
-    """Whether the policy gradient samples one own action or takes the expectation over all of them."""
+    """Estimator of the policy gradient: sampled uses one action drawn from the agent's policy, expected uses the expectation
+    over all of the agent's actions (over action samples where actions are continuous)."""
     num_action_samples: int = static(8, COUNT)
-    """Own actions sampled for baselines and expectations where actions are continuous."""
+    """Number of actions sampled per agent for baselines and expectations where actions are continuous."""
     share_policy: bool = static(False)
-    """Whether agents with equal observation and action spaces learn one policy."""
+    """Whether agents with equal observation and action spaces share one policy."""
     share_critic: bool = static(False)
-    """Whether such agents learn one critic."""
+    """Whether agents with equal observation and action spaces share one critic."""
 
 
 @struct.dataclass
 class ActorCriticState:
-    """All that is learnt. Policies and critics have a leading agent axis (but for the critics' shared attention)."""
+    """Learner state of the off-policy algorithms.
+
+    Parameters of policies and critics have a leading agent axis, except the attention parameters that the critics of MAAC, MAMD
+    and MAMT share.
+    """
 
     policy: Params
     target_policy: Params
@@ -105,7 +115,10 @@ class ActorCriticState:
 
 
 class ActorCritic(NamedTuple):
-    """The pure functions that a config selects. They are built where they are needed and never stored."""
+    """Networks, action distribution and optimisers of a config, as pure functions.
+
+    They are built where they are needed and are not part of the learner state.
+    """
 
     distribution: ActionDistribution
     policy: Network
@@ -115,7 +128,13 @@ class ActorCritic(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """Own actions of the current policies, and their values. All but `candidates` (n, B, K)."""
+    """Candidate actions of the current policies, and their values.
+
+    Attributes:
+        candidates: K candidate actions per agent and row.
+        old_log_prob: (n, B, K), log-probability of each candidate under the old policy.
+        q: (n, B, K), Q_i of each candidate together with the drawn actions of the other agents.
+    """
 
     candidates: Candidates
     old_log_prob: jax.Array
@@ -123,7 +142,13 @@ class Evaluated(NamedTuple):
 
 
 class UpdateKeys(NamedTuple):
-    """What an update draws with, split once: next actions, own actions, and where MAMT measures dependence its own."""
+    """Random keys of one update.
+
+    Attributes:
+        critic: key of the next actions in the critic's target.
+        policy: key of the candidate actions in the policy step.
+        dependence: key of the candidate actions with which MAMT measures the dependence between agents.
+    """
 
     critic: jax.Array
     policy: jax.Array
@@ -131,19 +156,26 @@ class UpdateKeys(NamedTuple):
 
 
 def split_update_key(key: jax.Array) -> UpdateKeys:
-    """The same keys in MAAC, MAMD and MAMT, so that each draws what the one that it extends draws."""
+    """Split the key of an update, in the same way for MAAC, MAMD and MAMT.
+
+    With equal keys, the three algorithms draw equal samples in the steps that they have in common.
+    """
     return UpdateKeys(*jax.random.split(key, len(UpdateKeys._fields)))
 
 
 def validate(config: ActorCriticConfig) -> None:
-    """Refuse fields that are not what they are declared to be, and heads that do not divide the hidden layer."""
+    """Check the fields of a config.
+
+    Raises:
+        ValueError: if a field is not valid, or `num_heads` does not divide `hidden_size`.
+    """
     require_valid(config)
     if config.hidden_size % config.num_heads:
         raise ValueError(f"hidden_size={config.hidden_size} must be a multiple of num_heads={config.num_heads}.")
 
 
 def actor_critic(spec: EnvSpec, config: ActorCriticConfig) -> ActorCritic:
-    """Networks, distribution and optimisers for `config`."""
+    """Build the networks, the action distribution and the optimisers for `config`."""
     distribution = action_distribution(spec, num_samples=config.num_action_samples)
     policy = mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size)
     critic = attention_critic(spec, config.hidden_size, config.num_heads, distribution.features)
@@ -165,13 +197,13 @@ def actor_critic(spec: EnvSpec, config: ActorCriticConfig) -> ActorCritic:
 
 
 def init(build: Callable[[EnvSpec, Any], Any], spec: EnvSpec, config: OffPolicyConfig, key: jax.Array) -> ActorCriticState:
-    """Fresh learner: targets and old policy equal the learnt networks (Alg. 1, lines 1-3).
+    """Initialise the learner; target networks and old policy are copies of the learnt networks (Alg. 1, lines 1-3).
 
     Args:
-        build: (spec, config) -> networks `policy` and `critic`, and their optimisers.
-        spec: of the environment.
-        config: what `build` takes.
-        key: consumed.
+        build: function (spec, config) -> parts, with the networks `policy` and `critic` and their optimisers.
+        spec: spec of the environment.
+        config: hyperparameters, passed to `build`.
+        key: random key, consumed.
     """
     parts = build(spec, config)
     policy_key, critic_key = jax.random.split(key)
@@ -191,12 +223,12 @@ def init(build: Callable[[EnvSpec, Any], Any], spec: EnvSpec, config: OffPolicyC
 
 
 def prepare(config: OffPolicyConfig, learner: ActorCriticState, batch: Transition) -> Batch:
-    """`batch` as the updates read it."""
+    """Normalise `batch` (B, n, ...) and make it agent-major, (n, B, ...)."""
     return agent_major.prepare(learner.observation_statistics, learner.reward_statistics, config.reward_normalisation, batch)
 
 
 def observe(learner: ActorCriticState, batch: Transition) -> ActorCriticState:
-    """Let the running statistics see a replayed batch."""
+    """Update the running statistics of observations and rewards with a replayed batch."""
     return dataclasses.replace(
         learner,
         observation_statistics=update_statistics(learner.observation_statistics, batch.observation, batch.active),
@@ -211,7 +243,10 @@ def evaluate_policies(
     key: jax.Array,
     action_mask: jax.Array | None = None,
 ) -> Evaluated:
-    """Draw the joint action from the current policies and value every agent's own alternatives to it."""
+    """Draw a joint action from the current policies, and evaluate the candidate actions of each agent.
+
+    The values of an agent's candidates are conditioned on the drawn actions of the other agents.
+    """
     parameters = parts.policy.apply(learner.policy, observation, action_mask)
     candidates = parts.distribution.candidates(parameters, key)
     old_parameters = parts.policy.apply(learner.old_policy, observation, action_mask)
@@ -226,7 +261,10 @@ def evaluate_policies(
 def critic_step(
     config: ActorCriticConfig, parts: ActorCritic, learner: ActorCriticState, batch: Batch, key: jax.Array
 ) -> tuple[ActorCriticState, Metrics]:
-    """One step on Eq. 9. The gradients of the maps that agents share are scaled by 1 / n."""
+    """Take one gradient step on the critic loss (Eq. 9).
+
+    The gradients of the attention parameters, which all agents share, are scaled by 1 / n.
+    """
     next_parameters = parts.policy.apply(learner.target_policy, batch.next_observation, batch.next_action_mask)
     drawn = parts.distribution.candidates(next_parameters, key)
     next_action = drawn.drawn_action
@@ -258,10 +296,12 @@ def policy_step(
     evaluated: Evaluated,
     regulariser: Regulariser,
 ) -> tuple[Params, optax.OptState, jax.Array]:
-    """One step of every policy on Eq. 10, clip and Adam included; differentiable in what `regulariser` closes over.
+    """Take one step of every policy on Eq. 10, including gradient clipping and Adam.
+
+    The result is differentiable with respect to the values that `regulariser` closes over.
 
     Returns:
-        New policies, new optimiser state, each agent's loss (n,).
+        The new policies, the new optimiser state and the loss of each agent (n,).
     """
     candidates = evaluated.candidates
     weight = regulariser(candidates.log_prob, evaluated.old_log_prob) - counterfactual_advantage(
@@ -280,7 +320,10 @@ def policy_step(
 
 
 def update_targets(config: OffPolicyConfig, learner: ActorCriticState) -> ActorCriticState:
-    """Polyak averaging of both targets; the old policy every `old_policy_interval` updates (Alg. 1, lines 16-18)."""
+    """Update both target networks by Polyak averaging, and the old policy periodically (Alg. 1, lines 16-18).
+
+    The old policy is replaced by the current policy every `old_policy_interval` updates.
+    """
     updates = learner.updates + 1
     renew = updates % config.old_policy_interval == 0
     return dataclasses.replace(
@@ -300,7 +343,7 @@ def update(
     keys: UpdateKeys,
     regulariser: Regulariser,
 ) -> tuple[ActorCriticState, Metrics]:
-    """Critics, then policies, then targets (Alg. 1, lines 13-18)."""
+    """Update the critics, then the policies, then the target networks (Alg. 1, lines 13-18)."""
     learner = observe(learner, batch)
     prepared = prepare(config, learner, batch)
     learner, critic_metrics = critic_step(config, parts, learner, prepared, keys.critic)
@@ -321,10 +364,16 @@ def update(
 def algorithm(
     spec: EnvSpec, config: type, update: Callable[..., tuple[Any, Metrics]], build: agent_major.Build = actor_critic
 ) -> Algorithm:
-    """An algorithm of the parts that `build` makes, with its own config class and update.
+    """Create an off-policy algorithm with attention critics.
+
+    Args:
+        spec: spec of the environment.
+        config: config class of the algorithm.
+        update: function (config, learner, batch, key) -> (learner, metrics).
+        build: function (spec, config) -> networks, distribution and optimisers.
 
     Raises:
-        ValueError: for a single agent, whose critic has nobody to attend to.
+        ValueError: if the environment has a single agent, because a critic attends to the other agents.
     """
     if spec.num_agents < 2:
         raise ValueError(

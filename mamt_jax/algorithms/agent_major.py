@@ -1,6 +1,7 @@
-"""What algorithms here do alike: normalise observations, turn batches agent-major, and act.
+"""Functions that all algorithms share: normalise observations, make batches agent-major, and act.
 
-Agent-major arrays are (n, B, ...). Batches come and actions go with the agent axis after the batch axes.
+Agent-major arrays are (n, B, ...). In batches from the replay memory and in actions for the environment, the agent axis follows
+the batch axes.
 """
 
 import dataclasses
@@ -16,18 +17,18 @@ from mamt_jax.running_statistics import RewardNormalisation, RunningStatistics, 
 from mamt_jax.types import Config, LearnerState, Transition
 
 Batch = Transition
-"""A `Transition` whose arrays are (n, B, ...)."""
+"""A `Transition` with agent-major arrays, (n, B, ...)."""
 
 Build = Callable[[EnvSpec, Config], Any]
-"""(spec, config) -> parts, among them a Network `policy` and a `distribution` with `sample` and `mode`."""
+"""Function (spec, config) -> parts, which include a Network `policy` and a `distribution` with `sample` and `mode`."""
 
 
 def prepare(
     observations: RunningStatistics, rewards: RunningStatistics, reward_normalisation: RewardNormalisation, batch: Transition
 ) -> Batch:
-    """Normalise a replayed batch (B, n, ...) by what was seen so far and turn it agent-major.
+    """Normalise a batch (B, n, ...) with the running statistics, and make it agent-major.
 
-    An agent that does not act earns nothing, however rewards are normalised.
+    Inactive agents receive a reward of 0, also where the normalisation of rewards subtracts a mean.
     """
     chex.assert_rank([batch.observation, batch.reward], [3, 2])
     reward, later = normalise_reward(reward_normalisation, rewards, batch.reward), batch.later
@@ -52,7 +53,20 @@ def act(
     key: jax.Array,
     action_mask: jax.Array | None = None,
 ) -> jax.Array:
-    """Sample every agent's action, of those that `action_mask` (..., n, A) allows; observation (..., n, d) -> (..., n[, k])."""
+    """Sample the action of each agent from its policy, among the allowed actions.
+
+    Args:
+        build: function (spec, config) -> networks and action distribution.
+        spec: spec of the environment.
+        config: hyperparameters.
+        learner: learner state.
+        observation: (..., n, d).
+        key: random key, consumed.
+        action_mask: (..., n, A) bool, allowed actions. None allows all actions.
+
+    Returns:
+        Actions (..., n), or (..., n, k) where actions are continuous.
+    """
     parts = build(spec, config)
     return _act(parts, lambda parameters: parts.distribution.sample(parameters, key), learner, observation, action_mask)
 
@@ -65,13 +79,13 @@ def greedy(
     observation: jax.Array,
     action_mask: jax.Array | None = None,
 ) -> jax.Array:
-    """Every agent's most likely action, of those allowed; shapes as in `act`."""
+    """Return the mode of each agent's policy, among the allowed actions. Arguments and shapes are those of `act`."""
     parts = build(spec, config)
     return _act(parts, parts.distribution.mode, learner, observation, action_mask)
 
 
 def policy(learner: LearnerState) -> LearnerState:
-    """The policies and the moments that their inputs are normalised by; None for all else in the learner state."""
+    """Select the policies and the statistics that normalise their inputs; all other leaves of the learner state become None."""
     nothing = dict.fromkeys(field.name for field in dataclasses.fields(learner))
     statistics = dataclasses.replace(learner.observation_statistics, count=None)
     return type(learner)(**nothing | {"policy": learner.policy, "observation_statistics": statistics})
@@ -84,7 +98,10 @@ def _act(
     observation: jax.Array,
     action_mask: jax.Array | None,
 ) -> jax.Array:
-    """`choose` maps the parameters of action distributions (n, B, P) to actions (n, B[, k])."""
+    """Apply the policies, and convert their outputs to actions.
+
+    `choose` maps the parameters of action distributions (n, B, P) to actions (n, B) or (n, B, k).
+    """
 
     def flat(x: jax.Array) -> jax.Array:
         return x.reshape(-1, *x.shape[-2:]).swapaxes(0, 1)

@@ -1,4 +1,4 @@
-"""The algorithm contract: a named tuple of pure functions over an explicit learner state."""
+"""The interface of an algorithm: a named tuple of pure functions over an explicit learner state."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,35 +14,36 @@ from envs_jax.validation import nearest
 from mamt_jax.types import Config, LearnerState, Metrics
 
 Data = Literal["replay", "rollout"]
-"""Batches replayed at random, or the latest rollout as it came."""
+"""Training data of an algorithm: random batches from the replay memory, or the latest rollout in order of time."""
 
 
 def whole_state(learner_state: LearnerState) -> LearnerState:
-    """The learner state itself: all of it is stored with a policy."""
+    """Return the learner state unchanged. By default, all of it is stored with a policy."""
     return learner_state
 
 
 class Algorithm(NamedTuple):
-    """What training needs to know of an algorithm. `make(spec) -> Algorithm` builds one.
+    """An algorithm as a tuple of pure functions. A function `make(spec)` builds it.
 
     Attributes:
-        config: the config's class, a `flax.struct.dataclass` with a default for every field. Float fields are leaves, so
-            they can be vmapped; sizes and choices are static (`pytree_node=False`).
+        config: config class, a `flax.struct.dataclass` with a default for every field. Float fields are leaves, over which
+            training can be vmapped. Sizes and choices are static (`pytree_node=False`).
         init: (config, key) -> learner state.
-        act: (config, learner_state, observation (..., n, d), key, action_mask (..., n, A)) -> action (..., n) or (..., n, k),
-            exploring. The mask is given in environments that have action masks, and then no masked action may be chosen. An
-            algorithm whose `act` and `greedy` have no parameter of that name is refused there.
-        greedy: (config, learner_state, observation (..., n, d), action_mask (..., n, A)) -> action, the mode of each policy.
+        act: (config, learner_state, observation (..., n, d), key, action_mask (..., n, A)) -> exploring action, (..., n) or
+            (..., n, k). Environments with action masks pass the mask; actions that it excludes must not be chosen. An
+            algorithm is rejected in these environments if its `act` or `greedy` has no parameter `action_mask`.
+        greedy: (config, learner_state, observation (..., n, d), action_mask (..., n, A)) -> mode of each policy.
         update: (config, learner_state, batch, key) -> (learner state of the same structure, shapes and dtypes, metrics).
-            `batch` is a Transition (B, ...) for "replay" and a Trajectory (T, E, ...) for "rollout"; rows of agents that are
-            not `active` are not to be learnt from. Metrics are a flat dict of scalars, (n,) arrays of agents or (n, n) arrays
-            of pairs.
+            `batch` is a Transition (B, ...) for "replay" and a Trajectory (T, E, ...) for "rollout". The update must not learn
+            from rows of agents that are not `active`. Metrics are a flat dict of scalars, (n,) arrays with one value per agent,
+            or (n, n) arrays with one value per pair of agents.
         policy: learner_state -> the same learner state with None for every leaf that `act` and `greedy` do not read. It only
-            selects, so it also takes states with a leading axis of runs, and shapes. By default it keeps every leaf.
-        validate: config of plain numbers -> None, or a ValueError that names the field, its value and what would be right.
-        data: whether `update` wants batches replayed at random or the last rollout as it came.
-        multi_step: whether `update` learns from a Transition's `later` rewards, so that `n_steps` may be above 1.
-        training: fields of `TrainingConfig` whose defaults do not suit the algorithm, with those that do.
+            selects leaves, and therefore also accepts shapes, and states with a leading axis of runs. The default keeps all.
+        validate: config of plain numbers -> None. It raises a ValueError that names the invalid field, its value and the valid
+            values.
+        data: data that `update` takes: "replay" for random batches from the replay memory, "rollout" for the latest rollout.
+        multi_step: whether `update` uses the `later` rewards of a Transition. Training requires it for `n_steps` above 1.
+        training: defaults of `TrainingConfig` fields for this algorithm, where they differ from the general defaults.
     """
 
     config: type
@@ -58,7 +59,11 @@ class Algorithm(NamedTuple):
 
 
 def require_action_masks(algorithm: Algorithm, name: str, spec: EnvSpec) -> None:
-    """Raises ValueError where `spec` has action masks and the algorithm called `name` does not take them."""
+    """Check that an algorithm takes action masks if the environment has them.
+
+    Raises:
+        ValueError: if `spec` has action masks, and `act` or `greedy` of the algorithm `name` has no parameter `action_mask`.
+    """
     if not spec.has_action_masks:
         return
     for function in ("act", "greedy"):
@@ -69,29 +74,33 @@ def require_action_masks(algorithm: Algorithm, name: str, spec: EnvSpec) -> None
 
 
 def function_field(functions: Mapping[str, Callable], default: str) -> Any:
-    """A static field of a config that holds a function.
+    """Declare a static field of a config that holds a function.
 
     Args:
-        functions: those that the command line and config.json know by a name.
-        default: name of one of them.
+        functions: selectable functions, by their names on the command line and in config.json.
+        default: name of the default function.
     """
     return struct.field(pytree_node=False, default=functions[default], metadata={"functions": functions})
 
 
 def resolve_functions(config: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a config whose function fields hold functions in place of names.
+    """Replace the names of functions by the functions, in the options of a config.
 
-    A name of the field's functions becomes that function, and "package.module:function" is imported. A callable stays.
+    Only options of function fields change. The name of a selectable function becomes that function, and
+    "package.module:function" is imported. A callable is kept.
 
     Raises:
-        ValueError: if an option of a function field is something else.
+        ValueError: if the option of a function field is none of these.
     """
     fields = {field.name: field for field in dataclasses.fields(config) if "functions" in field.metadata}
     return {name: _resolve(fields[name], value) if name in fields else value for name, value in options.items()}
 
 
 def function_name(field: dataclasses.Field, function: Callable) -> str:
-    """What `resolve_functions` knows a function by: its name among the field's functions, else "module:qualname"."""
+    """Return the name from which `resolve_functions` finds a function.
+
+    It is the name among the selectable functions of the field, or "module:qualname" for any other function.
+    """
     for name, known in field.metadata["functions"].items():
         if known is function:
             return name

@@ -1,4 +1,4 @@
-"""Measures of how much agents depend on each other (Eq. 14), which MAMT takes as a function."""
+"""Selectable measures of the dependence between agents (Eq. 14) for MAMT."""
 
 from collections.abc import Callable
 
@@ -12,13 +12,16 @@ from mamt_jax.running_statistics import reward_unit
 from mamt_jax.types import Config
 
 CoordinationFn = Callable[[Config, base.ActorCritic, base.ActorCriticState, Batch, base.Evaluated], jax.Array]
-"""(config, parts, learner, batch, joint action) -> C (n, n, B): how much i's value depends on j's action; C_ii = 0."""
+"""Function (config, parts, learner, batch, joint action) -> coordination coefficients C (n, n, B).
+
+C_ij measures how much the value of agent i depends on the action of agent j, and C_ii = 0.
+"""
 
 
 def averaged_out(
     config: Config, parts: base.ActorCritic, learner: base.ActorCriticState, batch: Batch, joint: base.Evaluated
 ) -> jax.Array:
-    """Eq. 14 itself: Q_i without j's action is Q_i with that action averaged out under j's policy."""
+    """Compute the coordination coefficients of Eq. 14, which average the action of j out of Q_i under the policy of j."""
     candidates = joint.candidates
     action = candidates.drawn_action
     swapped = parts.critic.swapped_values(
@@ -31,7 +34,7 @@ def averaged_out(
 def value_shortcut(
     config: Config, parts: base.ActorCritic, learner: base.ActorCriticState, batch: Batch, joint: base.Evaluated
 ) -> jax.Array:
-    """Eq. 14 with a shortcut: V_j stands for Q_i without j's action."""
+    """Approximate the coordination coefficients of Eq. 14: V_j replaces Q_i with the action of j averaged out."""
     value = (joint.candidates.probability * joint.q).sum(-1) * _unit(config, learner)
     return _coefficients(config, learner, batch, joint, jnp.broadcast_to(value, (len(value), *value.shape)))
 
@@ -40,13 +43,17 @@ COORDINATIONS: dict[str, CoordinationFn] = {"exact": averaged_out, "values": val
 
 
 def _unit(config: Config, learner: base.ActorCriticState) -> jax.Array:
-    """(n, 1). Eq. 14's softmax is not invariant to scale, so values are in the environment's rewards, normalised or not."""
+    """Factor (n, 1) from critic values to the reward units of the environment.
+
+    The softmax of Eq. 14 is not invariant to scale. Values are therefore compared in these units, whether or not rewards are
+    normalised.
+    """
     return reward_unit(config.reward_normalisation, learner.reward_statistics)[:, None]
 
 
 def _coefficients(
     config: Config, learner: base.ActorCriticState, batch: Batch, joint: base.Evaluated, marginal: jax.Array
 ) -> jax.Array:
-    """C from the values without each other agent's action (n, n, B)."""
+    """Compute C (n, n, B) from `marginal` (n, n, B), where [i, j] is Q_i with the action of j averaged out."""
     q = jnp.take_along_axis(joint.q, joint.candidates.drawn[..., None], -1)[..., 0] * _unit(config, learner)
     return coordination_coefficients(marginal, q, config.coordination_threshold, batch.active)

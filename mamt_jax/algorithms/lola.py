@@ -1,4 +1,4 @@
-"""LOLA (Foerster et al. 2018a): two agents, each of which ascends its value after the other's next learning step."""
+"""LOLA (Foerster et al. 2018a): two agents, each of which maximises its value after the other agent's next learning step."""
 
 import dataclasses
 import functools
@@ -26,17 +26,21 @@ class LOLAConfig(OnPolicyConfig):
     """Hyperparameters of LOLA."""
 
     lookahead: float = 0.003
-    """Step size of the other's naive step (1 for the prisoner's dilemma); at 0 both learn naively."""
+    """Step size of the other agent's naive learning step; 0 gives naive learning. Use 1 for the prisoner's dilemma."""
     policy_learning_rate: float = 3e-3
-    """Adam's step for the policies."""
+    """Learning rate of the policies (Adam)."""
     entropy_coefficient: float = 0.05
-    """Weight of the entropy bonus. Without exploration, defection is no longer punished."""
+    """Weight of the entropy bonus. Without exploration, defection in the prisoner's dilemma is no longer punished."""
     policy_output_scale: float = static(0.01)
-    """Scale of the initial weights of the policies' last layer; with a small one they start nearly uniform."""
+    """Scale of the initial weights in the last layer of policies. A small scale makes the initial policies nearly uniform."""
 
 
 def make(spec: EnvSpec) -> Algorithm:
-    """LOLA for the two agents of `spec`; raises ValueError for any other number."""
+    """Create LOLA for the two agents of `spec`.
+
+    Raises:
+        ValueError: if the environment does not have exactly two agents.
+    """
     if spec.num_agents != 2:
         raise ValueError(
             f"lola looks ahead at one other agent, and {spec.name} has {spec.num_agents} agents: "
@@ -46,18 +50,21 @@ def make(spec: EnvSpec) -> Algorithm:
 
 
 def of_active(batch: Batch, x: jax.Array) -> jax.Array:
-    """`x` (2, B), 0 where an agent does not act."""
+    """Set `x` (2, B) to 0 where an agent is inactive."""
     return x if batch.active is None else jnp.where(batch.active, x, 0.0)
 
 
 def policy_gradient(
     config: LOLAConfig, parts: OnPolicy, policy: Params, batch: Batch, baseline: jax.Array, truncated: jax.Array
 ) -> Params:
-    """Each agent's gradient of its value after the other's naive step; batch (2, T x E, ...), baseline (2, T x E)."""
+    """Compute the gradient of each agent's value after the naive learning step of the other agent.
+
+    Arrays of `batch` are (2, T x E, ...), `baseline` is (2, T x E) and `truncated` is (T, E).
+    """
     done = truncated | by_time(batch.terminated, truncated).all(0)
 
     def value(agent: jax.Array, own: Params, other: Params) -> jax.Array:
-        """What `agent` is worth with its own parameters and the other's."""
+        """Estimate the value of `agent` from its own parameters and those of the other agent."""
         both = jax.tree.map(lambda a, b: jnp.where(agent == 0, jnp.stack([a, b]), jnp.stack([b, a])), own, other)
         parameters = parts.policy.apply(both, batch.observation, batch.action_mask)
         log_prob = of_active(batch, parts.distribution.log_prob(parameters, batch.action))
@@ -75,7 +82,7 @@ def policy_gradient(
 def entropy_gradient(
     config: LOLAConfig, parts: OnPolicy, policy: Params, batch: Batch, key: jax.Array
 ) -> tuple[Params, jax.Array]:
-    """Gradient of the entropy bonus, and each agent's entropy (n,)."""
+    """Compute the gradient of the entropy bonus, and the entropy of each agent (n,)."""
 
     def bonus(params: Params) -> tuple[jax.Array, jax.Array]:
         parameters = parts.policy.apply(params, batch.observation, batch.action_mask)
@@ -88,7 +95,7 @@ def entropy_gradient(
 def update(
     spec: EnvSpec, config: LOLAConfig, learner: OnPolicyState, trajectory: Trajectory, key: jax.Array
 ) -> tuple[OnPolicyState, Metrics]:
-    """One step of both policies and critics on a rollout."""
+    """Take one step of both policies and both critics on a rollout."""
     parts = on_policy.build(spec, config)
     batch = on_policy.prepare(config, learner, trajectory)
     baseline, advantage = on_policy.advantages(config, parts, learner, batch, trajectory.truncated)

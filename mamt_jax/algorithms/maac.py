@@ -1,4 +1,4 @@
-"""MAAC (Iqbal & Sha 2019): no trust region; the policy gradient's regulariser is the entropy."""
+"""MAAC (Iqbal & Sha 2019): attention critics, and a policy gradient that is regularised by the entropy."""
 
 import functools
 
@@ -13,7 +13,7 @@ from mamt_jax.types import Metrics, Transition
 
 
 def make(spec: EnvSpec, build: Build = base.actor_critic) -> Algorithm:
-    """MAAC for the agents of `spec`, with the networks and optimisers that `build` makes of `spec` and a config."""
+    """Create MAAC for the agents of `spec`. `build` is a function (spec, config) -> networks and optimisers."""
     return base.algorithm(spec, base.ActorCriticConfig, functools.partial(update, build, spec), build)
 
 
@@ -25,7 +25,7 @@ def update(
     batch: Transition,
     key: jax.Array,
 ) -> tuple[base.ActorCriticState, Metrics]:
-    """One step of critics, policies and targets."""
+    """Update the critics, the policies and the target networks on a batch."""
 
     def regulariser(log_prob: jax.Array, old_log_prob: jax.Array) -> jax.Array:
         return entropy_penalty(log_prob, 1.0 / config.reward_scale)

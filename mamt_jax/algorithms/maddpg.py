@@ -1,7 +1,7 @@
 """MADDPG (Lowe et al. 2017): deterministic policies and one centralized critic per agent.
 
-It follows later practice: critics read one-hot discrete actions, which actors and targets draw as straight-through
-Gumbel-softmax samples; a time limit bootstraps; gradients are clipped per agent.
+It follows later practice in four points. Critics read discrete actions as one-hot vectors. Policies and targets draw discrete
+actions as straight-through Gumbel-softmax samples. Targets bootstrap at a time limit. Gradients are clipped per agent.
 """
 
 import dataclasses
@@ -38,19 +38,19 @@ class MADDPGConfig(OffPolicyConfig):
     """Hyperparameters of MADDPG."""
 
     tau: float = number(0.01, FRACTION)
-    """Step of the target networks towards the learnt ones, each update."""
+    """Step size of the Polyak averaging that moves the target networks towards the learnt networks in each update."""
     max_critic_grad_norm: float = number(0.5, BOUND)
-    """Largest norm of one agent's critic gradient."""
+    """Maximum norm of each agent's critic gradient."""
     temperature: float = number(1.0, POSITIVE)
-    """Of the Gumbel-softmax, where actions are discrete."""
+    """Temperature of the Gumbel-softmax, used where actions are discrete."""
     exploration_noise: float = number(0.1, POSITIVE)
-    """Standard deviation of the noise on exploring continuous actions, in half-widths of their range."""
+    """Standard deviation of the exploration noise on continuous actions, relative to half the width of their range."""
     share_policy: bool = static(False)
-    """Whether agents with equal observation and action spaces learn one policy."""
+    """Whether agents with equal observation and action spaces share one policy."""
 
 
 class MADDPG(NamedTuple):
-    """The pure functions that a config selects."""
+    """Networks, action distribution and optimisers of a config, as pure functions."""
 
     distribution: ReparameterizedActions
     policy: Network
@@ -60,7 +60,11 @@ class MADDPG(NamedTuple):
 
 
 def make(spec: EnvSpec) -> Algorithm:
-    """MADDPG for the agents of `spec`, all with discrete or all with continuous actions."""
+    """Create MADDPG for the agents of `spec`.
+
+    Raises:
+        ValueError: if some agents have discrete and others continuous actions.
+    """
     action_distribution(spec)  # raises ValueError for a mixture
     return Algorithm(
         config=MADDPGConfig,
@@ -75,7 +79,7 @@ def make(spec: EnvSpec) -> Algorithm:
 
 
 def build(spec: EnvSpec, config: MADDPGConfig) -> MADDPG:
-    """Actions, networks and optimisers for `config`."""
+    """Build the networks, the action distribution and the optimisers for `config`."""
     actions = straight_through(spec, config.temperature) if spec.discrete else noisy_tanh(spec, config.exploration_noise)
     policy = restricted(mlp_per_agent(spec.observation_sizes, actions.parameter_sizes, config.hidden_size), actions.restrict)
     adam = functools.partial(optimizers.clipped_adam_per_agent, b1=config.adam_b1, epsilon=config.adam_epsilon)
@@ -92,7 +96,11 @@ def build(spec: EnvSpec, config: MADDPGConfig) -> MADDPG:
 def critic_step(
     config: MADDPGConfig, parts: MADDPG, learner: ActorCriticState, batch: Batch, key: jax.Array
 ) -> tuple[ActorCriticState, jax.Array]:
-    """One step of every critic towards `r_i + gamma Q_i'(o', mu'(o'))`."""
+    """Take one step of every critic towards its target `r_i + gamma Q_i'(o', mu'(o'))` (Lowe et al. 2017, Eq. 6).
+
+    Returns:
+        The new learner state and the loss, summed over agents.
+    """
     values = jax.vmap(parts.critic.apply, (0, None, None))
     next_parameters = parts.policy.apply(learner.target_policy, batch.next_observation, batch.next_action_mask)
     next_action = parts.distribution.reparameterized(next_parameters, key)
@@ -111,7 +119,13 @@ def critic_step(
 def policy_step(
     parts: MADDPG, learner: ActorCriticState, batch: Batch, key: jax.Array
 ) -> tuple[Params, optax.OptState, jax.Array]:
-    """One step of every policy up its own critic, the others' actions as replayed; new policies, optimiser, losses (n,)."""
+    """Take one step of every policy that increases the value of its own critic (Lowe et al. 2017, Eq. 5).
+
+    The actions of the other agents come from the batch.
+
+    Returns:
+        The new policies, the new optimiser state and the loss of each agent (n,).
+    """
     features = parts.distribution.features(batch.action)
     own = jnp.eye(len(features), dtype=bool)[..., None, None]
 
@@ -129,7 +143,7 @@ def policy_step(
 def update(
     spec: EnvSpec, config: MADDPGConfig, learner: ActorCriticState, batch: Transition, key: jax.Array
 ) -> tuple[ActorCriticState, Metrics]:
-    """Critics, then policies, then targets."""
+    """Update the critics, then the policies, then the target networks."""
     critic_key, policy_key = jax.random.split(key)
     parts = build(spec, config)
     learner = actor_critic.observe(learner, batch)

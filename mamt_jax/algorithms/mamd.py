@@ -1,4 +1,7 @@
-"""MAMD (Alg. 1): MAAC in trust regions of fixed size. MAMD-OP: only for agents that are known to depend on others."""
+"""MAMD (Alg. 1): MAAC with mirror descent in trust regions of fixed size.
+
+The variant MAMD-OP constrains only the agents that are known to depend on other agents (App. F).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +15,24 @@ from mamt_jax.losses.actor import mixed_penalty
 from mamt_jax.types import Metrics, Transition
 from mamt_jax.validation import BOUND, number
 
-# Appendix F: who depends on whom in the three Spread-3 tasks.
+# Agents that depend on other agents, in each of the three Spread-3 tasks (App. F).
 DEPENDENT_AGENTS: dict[str, tuple[int, ...]] = {"spread3_sep": (), "spread3_mix": (0, 2), "spread3_ful": (0, 1, 2)}
 
 
 @struct.dataclass
 class MAMDConfig(base.ActorCriticConfig):
-    """MAAC's hyperparameters, and the trust region's."""
+    """Hyperparameters of MAMD: those of MAAC and of the trust regions."""
 
     epsilon: float = number(10.0, BOUND)
-    """Size of every agent's trust region; at infinity MAMD is MAAC."""
+    """Size of the trust region of every agent. With inf, MAMD equals MAAC."""
     tsallis_q: float = 0.2
-    """Order of the Tsallis logarithm in the divergence; 1 is the natural logarithm."""
+    """Order q of the Tsallis logarithm in the divergence; 1 gives the natural logarithm."""
     entropy_bonus: float = 0.0
-    """Share of MAAC's entropy term kept beside the trust region (Eq. 10 has none)."""
+    """Weight of MAAC's entropy term, which is added to the trust region term. Eq. 10 has no entropy term."""
 
 
 def trust_region(config: MAMDConfig, epsilon: jax.Array) -> base.Regulariser:
-    """The regulariser of Eq. 10 for trust regions epsilon (n,)."""
+    """Return the regulariser of Eq. 10 for trust regions of sizes `epsilon` (n,)."""
 
     def regulariser(log_prob: jax.Array, old_log_prob: jax.Array) -> jax.Array:
         alpha = 1.0 / config.reward_scale
@@ -39,7 +42,7 @@ def trust_region(config: MAMDConfig, epsilon: jax.Array) -> base.Regulariser:
 
 
 def mirror_descent(spec: EnvSpec, constrained: np.ndarray) -> Algorithm:
-    """MAAC in a trust region of size `epsilon` for the `constrained` (n,) agents; the others follow MAAC."""
+    """Create MAAC with a trust region of size `epsilon` for each agent in `constrained` (n,); the other agents follow MAAC."""
 
     def update(
         config: MAMDConfig, learner: base.ActorCriticState, batch: Transition, key: jax.Array
@@ -54,15 +57,15 @@ def mirror_descent(spec: EnvSpec, constrained: np.ndarray) -> Algorithm:
 
 
 def make(spec: EnvSpec) -> Algorithm:
-    """MAMD for the agents of `spec`: everyone is constrained."""
+    """Create MAMD for the agents of `spec`. Every agent is constrained."""
     return mirror_descent(spec, np.ones(spec.num_agents, bool))
 
 
 def make_optimal(spec: EnvSpec) -> Algorithm:
-    """MAMD-OP (App. F): only agents that depend on one another are constrained.
+    """Create MAMD-OP (App. F), which constrains only the agents that depend on other agents.
 
     Raises:
-        ValueError: for an environment whose dependencies are not known.
+        ValueError: if the dependencies between the agents of the environment are not known.
     """
     if spec.name not in DEPENDENT_AGENTS:
         known = ", ".join(DEPENDENT_AGENTS)

@@ -1,4 +1,4 @@
-"""MAMT (Alg. 2): MAMD whose trust regions are learnt, by a decomposition of the joint policy's divergence over agents."""
+"""MAMT (Alg. 2): MAMD with learnt trust regions. Their cost decomposes the divergence of the joint policy over agents."""
 
 import dataclasses
 import functools
@@ -40,58 +40,59 @@ from mamt_jax.validation import BOUND, COUNT, COUNT_OR_NONE, FRACTION, number, s
 
 @struct.dataclass
 class MAMTConfig(MAMDConfig):
-    """MAMD's hyperparameters, and those of learning the trust regions."""
+    """Hyperparameters of MAMT: those of MAMD and of the learning of trust regions."""
 
     epsilon: float = number(10.0, BOUND)
-    """Size at which every agent's trust region starts."""
+    """Initial size of the trust region of every agent."""
     epsilon_min: float = number(0.01, BOUND)
     """Smallest trust region."""
     epsilon_max: float = number(100.0, BOUND)
     """Largest trust region."""
     epsilon_learning_rate: float = 1e-3
-    """Step of log epsilon, the slow timescale; 0 freezes the trust regions."""
+    """Learning rate of the sizes of trust regions (the slow timescale); 0 keeps them constant."""
     epsilon_space: EpsilonSpaceFn = function_field(EPSILON_SPACES, "log")
-    """Whether steps are of log epsilon, in proportion to the size, or of epsilon itself."""
+    """Space in which epsilon is updated: log updates log epsilon, in proportion to the size; linear updates epsilon itself."""
     decomposition_learning_rate: float = 1e-3
-    """Step of the trust region decomposition network, the fast timescale."""
+    """Learning rate of the trust region decomposition network (the fast timescale)."""
     max_decomposition_grad_norm: float = number(10.0, BOUND)
-    """Largest norm of the decomposition network's gradient, times the number of agents."""
+    """Maximum norm of the decomposition network's gradient, divided by the number of agents."""
     coordination_threshold: float = number(0.2, FRACTION)
-    """Coordination coefficients below this count as zero (delta)."""
+    """Threshold delta. Smaller coordination coefficients are set to 0."""
     max_non_stationarity: float = number(10.0, BOUND)
-    """Largest non-stationarity of one agent, in nats."""
+    """Maximum non-stationarity of each agent, in nats."""
     opponent_learning_rate: float = 1e-3
-    """Step of the modelling policies."""
+    """Learning rate of the modelling policies."""
     opponent_regularisation: float = 1e-3
-    """L2 on the outputs of the modelling policies."""
+    """Coefficient of the L2 penalty on the outputs of the modelling policies."""
     max_opponent_grad_norm: float = number(0.5, BOUND)
-    """Largest norm of one modelling policy's gradient."""
+    """Maximum norm of the gradient of each modelling policy."""
     timescale: TimescaleFn = function_field(TIMESCALES, "delayed")
-    """Equal rates and one step of epsilon for several of the network, or rates whose ratio falls to 0."""
+    """Separation of the two timescales: delayed takes several steps of the network for each step of epsilon, decaying lowers
+    the learning rate of epsilon faster than that of the network."""
     epsilon_delay: int = static(2, COUNT)
-    """Network steps for each step of epsilon, when delayed."""
+    """Number of steps of the network for each step of epsilon, with the delayed timescale."""
     decay_horizon: int = static(1000, COUNT)
-    """Updates after which decaying rates begin to fall."""
+    """Number of updates after which the learning rate of epsilon is halved, with the decaying timescale."""
     trust_region_batch_size: int = static(128, COUNT_OR_NONE)
-    """Rows of each batch that the trust regions learn from; 0 for all."""
+    """Number of rows of each batch from which trust regions are learnt; 0 uses all rows."""
     coordination: CoordinationFn = function_field(COORDINATIONS, "exact")
-    """What Q_i is without j's action (Eq. 14): Q_i with that action averaged out, or the shortcut V_j."""
+    """Value of agent i without the action of j (Eq. 14): exact averages that action out of Q_i, values uses V_j instead."""
     divergence: CostGradientFn = function_field(DIVERGENCES, "network")
-    """What a trust region costs (Eq. 15): the decomposition network's estimate, or its policy's own divergence from the old
-    one, whose sum is the mean-field decomposition."""
+    """Cost of trust regions (Eq. 15): network uses the estimate of the decomposition network, policies uses the divergence of
+    each policy from its old policy (the mean-field decomposition)."""
     value_weight: float = 1.0
-    """Weight of the value in what trust regions maximise; 0 has them follow the divergence alone."""
+    """Weight of the value in the objective of the trust regions (Eq. 15). With 0 they minimise the divergence alone."""
 
 
 @struct.dataclass
 class TrustRegionState:
-    """What MAMT learns in addition to actors and critics.
+    """Learner state of the trust regions.
 
     Attributes:
-        params: {"log_epsilon": (n,), "network": decomposition network}, one tree with two labels.
-        optimizer: of that tree, on two timescales.
-        opponents: modelling policies, leading axis of ordered pairs.
-        opponent_optimizer: theirs.
+        params: {"log_epsilon": (n,), "network": parameters of the decomposition network}.
+        optimizer: optimiser state of `params`, with one timescale for each of its two entries.
+        opponents: parameters of the modelling policies, with a leading axis of ordered pairs.
+        opponent_optimizer: optimiser state of the modelling policies.
     """
 
     params: dict[str, Any]
@@ -102,14 +103,14 @@ class TrustRegionState:
 
 @struct.dataclass
 class MAMTState:
-    """MAMD's state and the trust regions'."""
+    """Learner state of MAMT: that of MAMD and that of the trust regions."""
 
     base: base.ActorCriticState
     trust_region: TrustRegionState
 
 
 class TrustRegionParts(NamedTuple):
-    """The pure functions that a config selects."""
+    """Networks, distribution and optimisers of the trust regions, as pure functions."""
 
     network: Network
     optimizer: optax.GradientTransformation
@@ -119,11 +120,11 @@ class TrustRegionParts(NamedTuple):
 
 
 class Dependence(NamedTuple):
-    """How agents depend on each other on a batch.
+    """Dependence between agents, measured on a batch.
 
     Attributes:
-        joint: the joint action drawn, its alternatives and values.
-        features: (n, B, A), the joint action as networks read it.
+        joint: the joint action that was drawn, the candidate actions and their values.
+        features: (n, B, A), the joint action as input of the networks.
         coordination: (n, n, B), Eq. 14.
         non_stationarity: (n, B), Eq. 12.
     """
@@ -135,14 +136,18 @@ class Dependence(NamedTuple):
 
 
 def validate(config: MAMTConfig) -> None:
-    """MAAC's conditions, and bounds of the trust regions in order."""
+    """Check the fields of a config.
+
+    Raises:
+        ValueError: if a field is not valid, or `epsilon_max` is less than `epsilon_min`.
+    """
     base.validate(config)
     if config.epsilon_max < config.epsilon_min:
         raise ValueError(f"epsilon_max={config.epsilon_max} must not be under epsilon_min={config.epsilon_min}.")
 
 
 def trust_region_parts(spec: EnvSpec, config: MAMTConfig) -> TrustRegionParts:
-    """Networks and optimisers for `config`."""
+    """Build the networks and optimisers of the trust regions for `config`."""
     modelled = action_distribution(spec, tuple(j for _, j in ordered_pairs(spec.num_agents)))
     parameter_sizes = action_distribution(spec).parameter_sizes
 
@@ -163,7 +168,7 @@ def trust_region_parts(spec: EnvSpec, config: MAMTConfig) -> TrustRegionParts:
 
 
 def init(spec: EnvSpec, config: MAMTConfig, key: jax.Array) -> MAMTState:
-    """Fresh learner (Alg. 2, lines 1-2); every epsilon starts at `config.epsilon`, within its bounds."""
+    """Initialise the learner (Alg. 2, lines 1-2). Every epsilon starts at `config.epsilon`, clipped to its bounds."""
     base_key, network_key, opponent_key = jax.random.split(key, 3)
     parts = trust_region_parts(spec, config)
     start = jnp.clip(jnp.full(spec.num_agents, config.epsilon, jnp.float32), config.epsilon_min, config.epsilon_max)
@@ -185,7 +190,7 @@ def measure_dependence(
     batch: Batch,
     key: jax.Array,
 ) -> Dependence:
-    """C (Eq. 14) and D (Eq. 12) under the current policies and critics."""
+    """Compute C (Eq. 14) and D (Eq. 12) with the current policies and critics."""
     observation = batch.observation
     n = observation.shape[0]
     joint = base.evaluate_policies(actor_critic, learner.base, observation, key, batch.action_mask)
@@ -201,7 +206,7 @@ def measure_dependence(
 
 
 def of_agents(x: jax.Array | None, agents: np.ndarray) -> jax.Array | None:
-    """The rows of `agents` of (n, ...), where there is any."""
+    """Select the rows `agents` of `x` (n, ...); None stays None."""
     return None if x is None else x[agents]
 
 
@@ -213,7 +218,11 @@ def after_step(
     joint: base.Evaluated,
     log_epsilon: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """V_i and KL_i from the old policies, (n,) each, of the policies that one step under eps (n,) would give (Eq. 15)."""
+    """Compute the values and divergences of the policies after one policy step under epsilon (Eq. 15).
+
+    Returns:
+        V_i (n,), and KL_i (n,), the divergence of the new policy of each agent from its old policy.
+    """
     regulariser = trust_region(config, jnp.exp(log_epsilon))
     policy, _, _ = base.policy_step(config, actor_critic, learner, batch, joint, regulariser)
     candidates = joint.candidates
@@ -228,9 +237,10 @@ def after_step(
 def step_gradients(
     effects: Callable[[jax.Array], tuple[jax.Array, jax.Array]], log_epsilon: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """dV_i and dKL_i / dlog eps_i, (n,) each, in forward mode through `effects`.
+    """Compute the derivatives of V_i and KL_i with respect to log epsilon_i, (n,) each, in forward mode through `effects`.
 
-    On another's eps they do not depend, unless agents share a policy: then these are the slopes along all eps at once.
+    V_i and KL_i depend only on the epsilon of agent i, unless agents share a policy. With shared policies, the result is the
+    derivative along all epsilons at once.
     """
     return jax.jvp(effects, (log_epsilon,), (jnp.ones_like(log_epsilon),))[1]
 
@@ -243,7 +253,7 @@ def trust_region_step(
     batch: Batch,
     dependence: Dependence,
 ) -> tuple[TrustRegionState, Metrics]:
-    """One step of eps and of the decomposition network, each on its timescale, then eps back into its bounds (Eq. 15)."""
+    """Update epsilon (Eq. 15) and the decomposition network (Eq. 13), each on its timescale, and clip epsilon to its bounds."""
     state, weights = learner.trust_region, symmetric_weights(dependence.coordination)
 
     def estimate(params: dict[str, Any]) -> jax.Array:
@@ -281,7 +291,7 @@ def trust_region_step(
 def opponent_step(
     config: MAMTConfig, parts: TrustRegionParts, state: TrustRegionState, batch: Batch
 ) -> tuple[TrustRegionState, jax.Array]:
-    """One step of the modelling policies on what the others did."""
+    """Take one step of the modelling policies, which predict the actions of the other agents (Eq. 12)."""
     observers, observed = np.array(ordered_pairs(batch.observation.shape[0])).T
     both_act = None if batch.active is None else batch.active[observers] & batch.active[observed]
 
@@ -303,7 +313,7 @@ def opponent_step(
 def update(
     spec: EnvSpec, config: MAMTConfig, learner: MAMTState, batch: Transition, key: jax.Array
 ) -> tuple[MAMTState, Metrics]:
-    """C, D, eps and the decomposition network, modelling policies, then MAMD's update under the new eps (Alg. 2)."""
+    """Update the trust regions and the modelling policies, then run the update of MAMD with the new epsilon (Alg. 2)."""
     keys = base.split_update_key(key)
     actor_critic, parts = base.actor_critic(spec, config), trust_region_parts(spec, config)
     rows = config.trust_region_batch_size or batch.reward.shape[0]
@@ -318,7 +328,11 @@ def update(
 
 
 def make(spec: EnvSpec) -> Algorithm:
-    """MAMT for the agents of `spec`; raises ValueError for a single agent."""
+    """Create MAMT for the agents of `spec`.
+
+    Raises:
+        ValueError: if the environment has a single agent.
+    """
     played = base.algorithm(spec, MAMTConfig, functools.partial(update, spec))
 
     def act(
@@ -335,5 +349,5 @@ def make(spec: EnvSpec) -> Algorithm:
 
 
 def policy(learner: MAMTState) -> MAMTState:
-    """What `act` and `greedy` read of a learner state."""
+    """Select the part of the learner state that `act` and `greedy` read."""
     return MAMTState(base=agent_major.policy(learner.base), trust_region=cast(Any, None))

@@ -28,17 +28,17 @@ class MAPPOConfig(OnPolicyConfig):
     clip_eps: float = number(0.2, BOUND)
     """Clip range of the probability ratio."""
     value_clip_eps: float = number(1.0, BOUND)
-    """Clip range of the change of a value, in normalised returns."""
+    """Clip range of the change of a value, in units of normalised returns."""
     num_epochs: int = static(4, COUNT)
-    """Passes over each rollout."""
+    """Number of passes over each rollout."""
     num_minibatches: int = static(4, COUNT)
-    """Minibatches of a pass; each takes one gradient step."""
+    """Number of minibatches in a pass. Each minibatch gives one gradient step."""
     share_policy: bool = static(False)
-    """Whether agents with equal observation and action spaces learn one policy."""
+    """Whether agents with equal observation and action spaces share one policy."""
 
 
 class Rows(NamedTuple):
-    """What a step learns from, (n, B, ...)."""
+    """Training data of one gradient step. All arrays are (n, B, ...)."""
 
     observation: jax.Array
     action: jax.Array
@@ -50,12 +50,16 @@ class Rows(NamedTuple):
 
 
 def make(spec: EnvSpec) -> Algorithm:
-    """MA-PPO for the agents of `spec`, all with discrete or all with continuous actions."""
+    """Create MA-PPO for the agents of `spec`.
+
+    Raises:
+        ValueError: if some agents have discrete and others continuous actions.
+    """
     return on_policy.algorithm(spec, MAPPOConfig, update, build)
 
 
 def build(spec: EnvSpec, config: MAPPOConfig) -> OnPolicy:
-    """Distribution, networks and optimisers for `config`."""
+    """Build the action distribution, the networks and the optimisers for `config`."""
     parts = on_policy.build(spec, config, config.num_epochs * config.num_minibatches)
     if not config.share_policy:
         return parts
@@ -66,7 +70,7 @@ def build(spec: EnvSpec, config: MAPPOConfig) -> OnPolicy:
 
 
 def value_rollout(config: MAPPOConfig, parts: OnPolicy, learner: OnPolicyState, trajectory: Trajectory) -> Rows:
-    """What there is to learn from a rollout of T steps of E environments, B = T x E."""
+    """Convert a rollout of T steps of E environments to training data with B = T x E rows."""
     batch = on_policy.prepare(config, learner, trajectory)
     value, advantage = on_policy.advantages(config, parts, learner, batch, trajectory.truncated)
     parameters = parts.policy.apply(learner.policy, batch.observation, batch.action_mask)
@@ -77,7 +81,7 @@ def value_rollout(config: MAPPOConfig, parts: OnPolicy, learner: OnPolicyState, 
 def step(
     spec: EnvSpec, config: MAPPOConfig, learner: OnPolicyState, rows: Rows, key: jax.Array
 ) -> tuple[OnPolicyState, Metrics]:
-    """One step of every policy and critic on a minibatch, whose advantages are standardised for each agent."""
+    """Take one gradient step of every policy and critic on a minibatch. Advantages are standardised per agent."""
     parts = build(spec, config)
     advantage = active_standardise(rows.advantage, rows.active)
 
@@ -105,7 +109,11 @@ def step(
 def update(
     spec: EnvSpec, config: MAPPOConfig, learner: OnPolicyState, trajectory: Trajectory, key: jax.Array
 ) -> tuple[OnPolicyState, Metrics]:
-    """`num_epochs` passes over a rollout in `num_minibatches` random parts each."""
+    """Make `num_epochs` passes over a rollout, each in `num_minibatches` random minibatches.
+
+    Raises:
+        ValueError: if a rollout has fewer rows than `num_minibatches`.
+    """
     parts, before = build(spec, config), learner
     rows = value_rollout(config, parts, learner, trajectory)
     total = rows.value.shape[1]

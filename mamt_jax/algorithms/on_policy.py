@@ -1,4 +1,4 @@
-"""What MA-PPO and LOLA share: one policy and one centralized value function per agent, learnt from the latest rollout."""
+"""Common parts of MA-PPO and LOLA: one policy and one centralized value function per agent, learnt from the latest rollout."""
 
 import dataclasses
 import functools
@@ -25,46 +25,50 @@ from mamt_jax.types import Params, Trajectory, Transition
 from mamt_jax.validation import BOUND, COUNT, COUNT_OR_NONE, FRACTION, MOMENTUM, POSITIVE, number, require_valid, static
 
 TRAINING = MappingProxyType({"num_envs": 128, "update_interval": 3200})
-"""25 steps of each environment: whole episodes of Spread and Rover-Tower, and enough transitions for a useful gradient."""
+"""Training defaults of on-policy algorithms: rollouts of 25 steps of 128 environments.
+
+These are whole episodes of Spread and Rover-Tower, and enough transitions for a useful gradient.
+"""
 
 
 @struct.dataclass
 class OnPolicyConfig:
-    """Hyperparameters of all that learns from rollouts."""
+    """Hyperparameters of all algorithms that learn from rollouts."""
 
     gamma: float = number(0.99, FRACTION)
-    """Discount of future rewards."""
+    """Discount factor of future rewards."""
     gae_lambda: float = number(0.95, FRACTION)
-    """Decay of further steps in the generalised advantage."""
+    """Parameter lambda of the generalised advantage estimator."""
     policy_learning_rate: float = 1e-3
-    """Adam's step for the policies."""
+    """Learning rate of the policies (Adam)."""
     critic_learning_rate: float = 1e-3
-    """Adam's step for the critics."""
+    """Learning rate of the critics (Adam)."""
     lr_decay_updates: int = static(0, COUNT_OR_NONE)
-    """Updates over which both learning rates fall linearly to 0, where they stay; 0 keeps them constant."""
+    """Number of updates over which both learning rates fall linearly to 0, where they stay; 0 keeps them constant."""
     adam_b1: float = number(0.9, MOMENTUM)
-    """Adam's momentum."""
+    """Decay rate b1 of the first moment in Adam."""
     adam_epsilon: float = number(1e-5, POSITIVE)
-    """Adam's epsilon."""
+    """Constant epsilon in the denominator of Adam, for numerical stability."""
     entropy_coefficient: float = 0.01
     """Weight of the entropy bonus."""
     max_policy_grad_norm: float = number(0.5, BOUND)
-    """Largest norm of one agent's policy gradient."""
+    """Maximum norm of each agent's policy gradient."""
     max_critic_grad_norm: float = number(0.5, BOUND)
-    """Largest norm of one agent's critic gradient."""
+    """Maximum norm of each agent's critic gradient."""
     hidden_size: int = static(64, COUNT)
     """Width of every hidden layer."""
     policy_output_scale: float = static(1.0)
-    """Scale of the initial weights of the policies' last layer; with a small one they start nearly uniform."""
+    """Scale of the initial weights in the last layer of policies. A small scale makes the initial policies nearly uniform."""
     num_action_samples: int = static(8, COUNT)
-    """Own actions sampled for the entropy where actions are continuous."""
+    """Number of actions sampled per agent to estimate the entropy where actions are continuous."""
     reward_normalisation: RewardNormalisation = static("standardise")
-    """Rewards minus their running mean over their deviation, only over it, or as they are."""
+    """Normalisation of rewards: standardise subtracts the running mean and divides by the running standard deviation, scale
+    only divides, and none keeps the rewards."""
 
 
 @struct.dataclass
 class OnPolicyState:
-    """All that is learnt. Policies and critics have a leading agent axis."""
+    """Learner state of the on-policy algorithms. Parameters of policies and critics have a leading agent axis."""
 
     policy: Params
     critic: Params
@@ -75,7 +79,7 @@ class OnPolicyState:
 
 
 class OnPolicy(NamedTuple):
-    """The pure functions that a config selects."""
+    """Networks, action distribution and optimisers of a config, as pure functions."""
 
     distribution: ActionDistribution
     policy: Network
@@ -84,12 +88,15 @@ class OnPolicy(NamedTuple):
     critic_optimizer: optax.GradientTransformation
 
     def values(self, params: Params, observation: jax.Array) -> jax.Array:
-        """Every agent's value of what all see: (n, B, d) -> (n, B)."""
+        """Evaluate the joint observation (n, B, d) with the critic of each agent; returns (n, B)."""
         return jax.vmap(self.critic.apply, (0, None))(params, observation)
 
 
 def build(spec: EnvSpec, config: OnPolicyConfig, steps_per_update: int = 1) -> OnPolicy:
-    """Distribution, networks and optimisers for `config`, which take `steps_per_update` gradient steps in an update."""
+    """Build the action distribution, the networks and the optimisers for `config`.
+
+    `steps_per_update` is the number of gradient steps in an update, on which the decay of the learning rates depends.
+    """
 
     def schedule(learning_rate: jax.Array | float) -> optax.ScalarOrSchedule:
         steps = config.lr_decay_updates * steps_per_update
@@ -110,10 +117,16 @@ def build(spec: EnvSpec, config: OnPolicyConfig, steps_per_update: int = 1) -> O
 
 
 def algorithm(spec: EnvSpec, config: type, update: Callable[..., Any], build: agent_major.Build = build) -> Algorithm:
-    """An algorithm of these parts, with its own config class, update and `build`.
+    """Create an on-policy algorithm.
+
+    Args:
+        spec: spec of the environment.
+        config: config class of the algorithm.
+        update: function (spec, config, learner, trajectory, key) -> (learner, metrics).
+        build: function (spec, config) -> networks, distribution and optimisers.
 
     Raises:
-        ValueError: if discrete and continuous agents are mixed.
+        ValueError: if some agents have discrete and others continuous actions.
     """
     action_distribution(spec)
     return Algorithm(
@@ -130,7 +143,7 @@ def algorithm(spec: EnvSpec, config: type, update: Callable[..., Any], build: ag
 
 
 def init(build: agent_major.Build, spec: EnvSpec, config: OnPolicyConfig, key: jax.Array) -> OnPolicyState:
-    """Fresh learner of the networks and optimisers that `build` makes."""
+    """Initialise the learner with the networks and optimisers that `build` returns."""
     parts = build(spec, config)
     policy_key, critic_key = jax.random.split(key)
     policy, critic = parts.policy.init(policy_key), parts.critic.init(critic_key)
@@ -145,12 +158,12 @@ def init(build: agent_major.Build, spec: EnvSpec, config: OnPolicyConfig, key: j
 
 
 def transitions(trajectory: Trajectory) -> Transition:
-    """The rollout's transitions with one leading axis, T x E."""
+    """Flatten the transitions of a rollout from leading axes (T, E) to one axis T x E."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), trajectory.transitions)
 
 
 def observe(learner: OnPolicyState, trajectory: Trajectory) -> OnPolicyState:
-    """Let the running statistics see a rollout."""
+    """Update the running statistics of observations and rewards with a rollout."""
     seen = transitions(trajectory)
     return dataclasses.replace(
         learner,
@@ -160,23 +173,27 @@ def observe(learner: OnPolicyState, trajectory: Trajectory) -> OnPolicyState:
 
 
 def prepare(config: OnPolicyConfig, learner: OnPolicyState, trajectory: Trajectory) -> Batch:
-    """The rollout (n, T x E, ...) with observations as the acting policies saw them, so that probability ratios start at 1.
+    """Normalise a rollout, and make it agent-major, (n, T x E, ...).
 
-    Rewards are normalised by all that was seen, this rollout's included.
+    Observations are normalised with the statistics that the acting policies used. Probability ratios therefore start at 1.
+    Rewards are normalised with statistics that include this rollout.
     """
     rewards = observe(learner, trajectory).reward_statistics
     return agent_major.prepare(learner.observation_statistics, rewards, config.reward_normalisation, transitions(trajectory))
 
 
 def by_time(x: jax.Array, truncated: jax.Array) -> jax.Array:
-    """(n, T x E) -> (n, T, E), as `truncated` is."""
+    """Reshape `x` from (n, T x E) to (n, T, E). `truncated` is (T, E)."""
     return x.reshape(-1, *truncated.shape)
 
 
 def advantages(
     config: OnPolicyConfig, parts: OnPolicy, learner: OnPolicyState, batch: Batch, truncated: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Values and generalised advantages (n, T x E) of a rollout of T steps of E environments; truncated (T, E)."""
+    """Compute the values and the generalised advantages of a rollout of T steps of E environments, (n, T x E) each.
+
+    `truncated` is (T, E).
+    """
     value, next_value = (parts.values(learner.critic, seen) for seen in (batch.observation, batch.next_observation))
 
     def of_agent(reward: jax.Array, value: jax.Array, next_value: jax.Array, terminated: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Optimisers per agent, and copies of parameters."""
+"""Optimisers that treat each agent separately, and copies of parameters."""
 
 from typing import Any
 
@@ -10,29 +10,29 @@ from mamt_jax.types import Params
 
 
 def adam(learning_rate: Any, b1: Any, epsilon: Any) -> optax.GradientTransformation:
-    """Adam whose hyperparameters may be traced, and whose step is differentiable where the gradient is always zero."""
-    # Such a gradient (padding) would otherwise meet the infinite slope of sqrt at 0 in forward mode.
+    """Create Adam with hyperparameters that may be traced. Its step is differentiable even if the gradient is always zero."""
+    # Padding has zero gradients, and sqrt has an infinite slope at 0. eps_root keeps forward-mode derivatives finite.
     return optax.adam(learning_rate, b1=b1, eps=epsilon, eps_root=1e-30)
 
 
 def per_agent(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`optimizer` for each entry of a leading axis separately, so that gradient norms are clipped per agent."""
+    """Apply `optimizer` separately to each entry of the leading axis. Gradient norms are then clipped per agent."""
     return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
 
 
 def clipped_adam_per_agent(learning_rate: Any, clip: Any, b1: Any, epsilon: Any) -> optax.GradientTransformation:
-    """Adam for each agent separately, after its gradient is clipped to the norm `clip`."""
+    """Create Adam per agent, with the gradient of each agent clipped to the norm `clip`."""
     return per_agent(optax.chain(optax.clip_by_global_norm(clip), adam(learning_rate, b1, epsilon)))
 
 
 def descend(
     optimizer: optax.GradientTransformation, gradient: Params, state: optax.OptState, params: Params
 ) -> tuple[Params, optax.OptState]:
-    """One step down `gradient`: new parameters, new state."""
+    """Take one optimiser step along `gradient`; returns the new parameters and the new optimiser state."""
     step, state = optimizer.update(gradient, state, params)
     return optax.apply_updates(params, step), state
 
 
 def copy(params: Params) -> Params:
-    """The same values in buffers of their own, so that a state can be donated."""
+    """Copy parameters to new buffers. A state can be donated only if its leaves do not share buffers."""
     return jax.tree.map(jnp.copy, params)

@@ -1,4 +1,4 @@
-"""The one list of algorithms: how each is made, described and drawn."""
+"""The registry of algorithms: factory, description and plot style of each one."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,14 +13,14 @@ Factory = Callable[[EnvSpec], Algorithm]
 
 
 class Entry(NamedTuple):
-    """An algorithm under its name.
+    """A registered algorithm.
 
     Attributes:
-        make: spec -> Algorithm.
-        description: one line.
-        color: of its line in every figure, one that the colour-blind tell apart (Okabe & Ito's, then Tol's).
-        linestyle: likewise.
-        marker: likewise.
+        make: function spec -> Algorithm.
+        description: one-line description.
+        color: color of the algorithm in figures, from palettes for colour-blind readers (Okabe & Ito, then Tol).
+        linestyle: line style of the algorithm in figures.
+        marker: marker of the algorithm in figures.
     """
 
     make: Factory
@@ -42,7 +42,7 @@ ALGORITHMS = {
 
 
 def algorithm_names() -> tuple[str, ...]:
-    """The names that `make` knows."""
+    """Return the names of the registered algorithms."""
     return tuple(ALGORITHMS)
 
 
@@ -50,11 +50,12 @@ def make(algorithm: str | Factory | Algorithm, spec: EnvSpec) -> Algorithm:
     """Build an algorithm for the agents of `spec`.
 
     Args:
-        algorithm: a name, "package.module:make" for one's own, such a function itself, or an Algorithm, which is returned.
-        spec: of the environment.
+        algorithm: name of a registered algorithm, "package.module:make" for your own, a function spec -> Algorithm, or an
+            Algorithm, which is returned unchanged.
+        spec: spec of the environment.
 
     Raises:
-        ValueError: if there is none of that name, or it cannot be imported or cannot play `spec`.
+        ValueError: if the algorithm is unknown, cannot be imported, or does not support the environment.
     """
     if isinstance(algorithm, Algorithm):
         return algorithm

@@ -1,6 +1,7 @@
-"""Exchangeable parts of learning the sizes of trust regions (Eq. 15), which MAMT takes as functions.
+"""Selectable functions of MAMT that learn the sizes of trust regions (Eq. 15).
 
-Each takes MAMT's config first, so that a new one can have hyperparameters of its own. Sizes are epsilon (n,).
+The first argument of each function is the config of MAMT. A new function can therefore have its own hyperparameters. Sizes are
+epsilon (n,).
 """
 
 from collections.abc import Callable
@@ -14,30 +15,32 @@ from mamt_jax.losses.trust_region import divergence_cost
 from mamt_jax.types import Config
 
 CostGradientFn = Callable[[Config, jax.Array, Callable[[jax.Array], jax.Array], jax.Array], jax.Array]
-"""(config, log epsilon (n,), log epsilon -> the decomposition network's estimates (n, B), dKL_i / dlog epsilon_i (n,))
--> the gradient (n,) of what trust regions cost."""
+"""Function (config, log_epsilon (n,), estimate, own) -> gradient (n,) of the cost with respect to log epsilon.
+
+`estimate` maps log epsilon to the estimates of the decomposition network (n, B). `own` is dKL_i / dlog epsilon_i (n,).
+"""
 
 
 def network_cost(
     config: Config, log_epsilon: jax.Array, estimate: Callable[[jax.Array], jax.Array], own: jax.Array
 ) -> jax.Array:
-    """The cost is the decomposition network's estimate of the joint divergence (the paper's)."""
+    """Gradient of the decomposition network's estimate of the joint divergence, the cost of the paper."""
     return jax.grad(lambda log_epsilon: divergence_cost(estimate(log_epsilon)))(log_epsilon)
 
 
 def policies_cost(
     config: Config, log_epsilon: jax.Array, estimate: Callable[[jax.Array], jax.Array], own: jax.Array
 ) -> jax.Array:
-    """The cost is each policy's own divergence from the old one, whose sum is the mean-field decomposition."""
+    """Gradient of the divergence of each policy from its old policy. The sum over agents is the mean-field decomposition."""
     return own
 
 
 class EpsilonSteps(NamedTuple):
-    """How an optimiser's step changes epsilon.
+    """Functions that apply the step of an optimiser to epsilon.
 
     Attributes:
-        slope: (gradient in log epsilon (n,), log epsilon) -> the gradient that the optimiser descends.
-        apply: (log epsilon, the optimiser's step (n,)) -> the new log epsilon, within its bounds.
+        slope: (gradient with respect to log epsilon (n,), log epsilon (n,)) -> gradient that the optimiser receives (n,).
+        apply: (log epsilon (n,), step of the optimiser (n,)) -> new log epsilon (n,), clipped to its bounds.
     """
 
     slope: Callable[[jax.Array, jax.Array], jax.Array]
@@ -48,7 +51,7 @@ EpsilonSpaceFn = Callable[[Config], EpsilonSteps]
 
 
 def log_steps(config: Config) -> EpsilonSteps:
-    """Steps of log epsilon, which are in proportion to the size."""
+    """Update log epsilon. Steps are in proportion to the size of the trust region."""
     low, high = config.epsilon_min, config.epsilon_max
     return EpsilonSteps(
         slope=lambda gradient, log_epsilon: gradient,
@@ -57,7 +60,7 @@ def log_steps(config: Config) -> EpsilonSteps:
 
 
 def linear_steps(config: Config) -> EpsilonSteps:
-    """Steps of epsilon itself."""
+    """Update epsilon itself."""
     low, high = config.epsilon_min, config.epsilon_max
     return EpsilonSteps(
         slope=lambda gradient, log_epsilon: gradient / jnp.exp(log_epsilon),
@@ -66,21 +69,29 @@ def linear_steps(config: Config) -> EpsilonSteps:
 
 
 OptimizerFn = Callable[[Any], optax.GradientTransformation]
-"""Learning rate or schedule -> optimiser."""
+"""Function (learning rate or schedule) -> optimiser."""
 
 TimescaleFn = Callable[[Config, OptimizerFn, OptimizerFn], dict[Any, optax.GradientTransformation]]
-"""(config, optimiser of log epsilon, optimiser of the network) -> both as {"slow": ..., "fast": ...}, such that the network
-sees epsilon as almost constant."""
+"""Function (config, optimiser of log epsilon, optimiser of the network) -> {"slow": ..., "fast": ...}, the two optimisers.
+
+Epsilon must change slowly enough to be almost constant for the network.
+"""
 
 
 def delayed(config: Config, slow: OptimizerFn, fast: OptimizerFn) -> dict[Any, optax.GradientTransformation]:
-    """`epsilon_delay` steps of the network for each step of epsilon, on the mean of its gradients (the paper's practice)."""
+    """Take `epsilon_delay` steps of the network for each step of epsilon, as the paper does.
+
+    The step of epsilon uses the mean of its gradients since the last step.
+    """
     steps = optax.MultiSteps(slow(config.epsilon_learning_rate), config.epsilon_delay)
     return {"slow": steps.gradient_transformation(), "fast": fast(config.decomposition_learning_rate)}
 
 
 def decaying(config: Config, slow: OptimizerFn, fast: OptimizerFn) -> dict[Any, optax.GradientTransformation]:
-    """Rates times `(1 + k / decay_horizon)^-1` and `^-0.6`, whose ratio falls to 0."""
+    """Multiply the learning rates by `(1 + k / decay_horizon)^-1` for epsilon and `^-0.6` for the network at step k.
+
+    The ratio of the rates falls to 0.
+    """
     return {
         "slow": slow(lambda k: config.epsilon_learning_rate * (1.0 + k / config.decay_horizon) ** -1.0),
         "fast": fast(lambda k: config.decomposition_learning_rate * jnp.power(1.0 + k / config.decay_horizon, -0.6)),

@@ -1,1 +1,1 @@
-"""Losses and the quantities in them: one equation, one function."""
+"""Losses and the quantities in them. Each function implements one equation."""

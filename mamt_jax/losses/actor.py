@@ -1,6 +1,6 @@
-"""The policy gradient (Eq. 10) and the regularisers in which MAAC, MAMD and MAMT differ.
+"""Policy losses: the policy gradient (Eq. 10), the regularisers of MAAC, MAMD and MAMT, and the losses of MADDPG and PPO.
 
-Arrays are (n, B, K), K own actions.
+Unless stated otherwise, arrays are (n, B, K), with K candidate actions per agent.
 """
 
 import chex
@@ -12,20 +12,26 @@ from mamt_jax.distributions import tsallis_log
 
 
 def counterfactual_advantage(q: jax.Array, probability: jax.Array) -> jax.Array:
-    """`A_i = Q_i(o, a) - sum_a' pi_i(a') Q_i(o, (a', a_-i))` (Foerster et al. 2018b) for every candidate; (n, B, K)."""
+    """Compute the counterfactual advantage of every candidate action (COMA, Foerster et al. 2018).
+
+    `A_i = Q_i(o, a) - sum_a' pi_i(a') Q_i(o, (a', a_-i))`, (n, B, K).
+    """
     chex.assert_equal_shape([q, probability])
     return q - (probability * q).sum(-1, keepdims=True)
 
 
 def entropy_penalty(log_prob: jax.Array, alpha: jax.Array | float) -> jax.Array:
-    """MAAC's R_i = alpha log pi_i(a_i)."""
+    """Regulariser of MAAC: R_i = alpha log pi_i(a_i)."""
     return alpha * log_prob
 
 
 def trust_region_penalty(
     log_prob: jax.Array, old_log_prob: jax.Array, epsilon: jax.Array, tsallis_q: jax.Array | float
 ) -> jax.Array:
-    """MAMD's R_i = (log_q pi_i(a_i) - log_q pi_i^old(a_i)) / eps_i (Eq. 10 with Eq. 2's sign); epsilon (n,)."""
+    """Regulariser of MAMD: R_i = (log_q pi_i(a_i) - log_q pi_i^old(a_i)) / epsilon_i (Eq. 10, with the sign of Eq. 2).
+
+    `epsilon` is (n,).
+    """
     divergence = tsallis_log(log_prob, tsallis_q) - tsallis_log(old_log_prob, tsallis_q)
     return divergence / epsilon[:, None, None]
 
@@ -38,9 +44,10 @@ def mixed_penalty(
     alpha: jax.Array | float,
     entropy_bonus: jax.Array | float,
 ) -> jax.Array:
-    """R_i of MAMD, MAMD-OP and MAMT: the trust region where eps_i is finite, MAAC's entropy where it is infinite.
+    """Regulariser R_i of MAMD, MAMD-OP and MAMT.
 
-    `entropy_bonus` times MAAC's term is added to the trust region's (0 in Eq. 10).
+    It is the trust region penalty where epsilon_i is finite, and MAAC's entropy penalty where epsilon_i is infinite.
+    `entropy_bonus` times the entropy penalty is added to the trust region penalty (0 in Eq. 10).
     """
     constrained = jnp.isfinite(epsilon)[:, None, None]
     mirror = trust_region_penalty(log_prob, old_log_prob, jnp.where(jnp.isfinite(epsilon), epsilon, 1.0), tsallis_q)
@@ -55,23 +62,32 @@ def policy_loss(
     squared_norm: jax.Array,
     active: jax.Array | None = None,
 ) -> jax.Array:
-    """Eq. 10 as a loss of each agent: `E[log pi_i(a) w_i] + 1e-3 mean(logits^2)`; (n,).
+    """Compute the policy loss of each agent (Eq. 10): `E[log pi_i(a) w_i] + 1e-3 mean(outputs^2)`.
 
     Args:
         log_prob: (n, B, K), differentiable in the policy's parameters.
-        weight: (n, B, K), w_i = R_i - A_i, constant in them.
-        probability: (n, B, K), the law of a: the policy itself (expected gradient) or all mass on one sample (sampled).
+        weight: (n, B, K), w_i = R_i - A_i, constant in the policy's parameters.
+        probability: (n, B, K), distribution of a: the policy (expected gradient), or one-hot for one sample (sampled gradient).
         squared_norm: (n, B), mean square of the policy's outputs.
-        active: (n, B), the rows that count; None: all.
+        active: (n, B) bool, rows that count. None counts all rows.
+
+    Returns:
+        Losses (n,).
     """
     chex.assert_equal_shape([log_prob, weight, probability])
     return active_mean((probability * log_prob * weight).sum(-1) + 1e-3 * squared_norm, active)
 
 
 def deterministic_policy_loss(q: jax.Array, squared_norm: jax.Array, active: jax.Array | None = None) -> jax.Array:
-    """MADDPG's loss of each agent: `-E[Q_i(o, (mu_i(o_i), a_-i))] + 1e-3 mean(outputs^2)`.
+    """Compute the policy loss of each agent in MADDPG: `-E[Q_i(o, (mu_i(o_i), a_-i))] + 1e-3 mean(outputs^2)`.
 
-    All (n, B), `active` the rows that count (None: all) -> (n,).
+    Args:
+        q: (n, B), Q_i with the action of agent i from its policy.
+        squared_norm: (n, B), mean square of the policy's outputs.
+        active: (n, B) bool, rows that count. None counts all rows.
+
+    Returns:
+        Losses (n,).
     """
     return active_mean(1e-3 * squared_norm - q, active)
 
@@ -83,11 +99,12 @@ def clipped_policy_loss(
     clip: jax.Array | float,
     active: jax.Array | None = None,
 ) -> jax.Array:
-    """PPO's `-E[min(rho A, clip(rho, 1 - c, 1 + c) A)]` of each agent (Schulman et al. 2017, Eq. 7); (n, B) -> (n,).
+    """Compute the policy loss of each agent in PPO (Schulman et al. 2017, Eq. 7).
 
-    `active` (n, B) are the rows that count; None: all.
+    The loss is `-E[min(rho A, clip(rho, 1 - c, 1 + c) A)]`, where rho is the probability ratio. Arrays are (n, B), the result
+    is (n,). Only rows in `active` (n, B) count; None counts all rows.
     """
     chex.assert_equal_shape([log_prob, old_log_prob, advantage])
-    # Within bounds, since an infinite ratio has a gradient of nan even where it is clipped.
+    # An infinite ratio has a nan gradient even where it is clipped. The exponent is therefore bounded.
     ratio = jnp.exp(jnp.clip(log_prob - old_log_prob, -30.0, 30.0))
     return -active_mean(jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage), active)

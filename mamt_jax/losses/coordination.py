@@ -1,4 +1,4 @@
-"""How much agents depend on each other (Eq. 14)."""
+"""Coordination coefficients, which measure the dependence between agents (Eq. 14)."""
 
 import chex
 import jax
@@ -7,7 +7,15 @@ import numpy as np
 
 
 def marginal_values(swapped_q: jax.Array, probability: jax.Array) -> jax.Array:
-    """Q_i without j's action, `sum_a_j pi_j(a_j|o_j) Q_i(o, (a_-j, a_j))`; (n, n, B, K), pi_j (n, B, K) -> (n, n, B)."""
+    """Average the action of j out of Q_i: `sum_a_j pi_j(a_j|o_j) Q_i(o, (a_-j, a_j))`.
+
+    Args:
+        swapped_q: (n, n, B, K), [i, j] is Q_i for each candidate action of j.
+        probability: (n, B, K), pi_j of each candidate action.
+
+    Returns:
+        (n, n, B), with axes [i, j].
+    """
     chex.assert_equal_shape([swapped_q[0], probability])
     return (swapped_q * probability[None]).sum(-1)
 
@@ -15,18 +23,18 @@ def marginal_values(swapped_q: jax.Array, probability: jax.Array) -> jax.Array:
 def coordination_coefficients(
     marginal_q: jax.Array, q: jax.Array, threshold: jax.Array | float, active: jax.Array | None = None
 ) -> jax.Array:
-    """Eq. 14: `C_ij = softmax over j != i of |Q_i without a_j - Q_i(a)|`, 0 where under `threshold`; C_ii = 0.
+    """Compute the coordination coefficients: `C_ij = softmax over j != i of |Q_i without a_j - Q_i(o, a)|` (Eq. 14).
 
-    Agents that do not act depend on nobody, and nobody depends on them.
+    Coefficients below `threshold` are 0, and C_ii = 0. Coefficients of pairs with an inactive agent are 0.
 
     Args:
-        marginal_q: (n, n, B), [i, j].
+        marginal_q: (n, n, B), [i, j] is Q_i with the action of j averaged out.
         q: (n, B), Q_i of the joint action.
-        threshold: Table 1's delta.
-        active: (n, B), who acts; None: all.
+        threshold: delta of Table 1.
+        active: (n, B) bool, active agents. None means that all are active.
 
     Returns:
-        (n, n, B).
+        C (n, n, B), with axes [i, j].
     """
     n, _, batch_size = marginal_q.shape
     chex.assert_shape(q, (n, batch_size))

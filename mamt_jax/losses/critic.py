@@ -1,4 +1,4 @@
-"""The critics' regression (Eq. 9)."""
+"""Losses of critics: the soft TD error of Eq. 9, the squared error, and the clipped value loss of PPO."""
 
 import chex
 import jax
@@ -9,7 +9,10 @@ from mamt_jax.returns import td_target
 
 
 def soft_value(q: jax.Array, log_prob: jax.Array, alpha: jax.Array | float) -> jax.Array:
-    """`Q(o', a') - alpha log pi(a'|o')` of a sampled a': what Eq. 9 bootstraps from; shapes equal."""
+    """Compute the soft value `Q(o', a') - alpha log pi(a'|o')` of a sampled action a', from which Eq. 9 bootstraps.
+
+    `q` and `log_prob` have equal shapes.
+    """
     chex.assert_equal_shape([q, log_prob])
     return q - alpha * log_prob
 
@@ -22,12 +25,15 @@ def soft_td_target(
     gamma: jax.Array | float,
     alpha: jax.Array | float,
 ) -> jax.Array:
-    """Eq. 9's y_i, the entropy term inside the discount; arrays (n, B)."""
+    """Compute the target y_i of Eq. 9, in which the discount also applies to the entropy term. Arrays are (n, B)."""
     return td_target(reward, terminated, soft_value(next_q, next_log_prob, alpha), gamma)
 
 
 def squared_error(value: jax.Array, target: jax.Array, active: jax.Array | None = None) -> jax.Array:
-    """Sum over agents of the mean squared error; (n, B), `target` constant, `active` the rows that count (None: all)."""
+    """Sum the mean squared error over agents. Arrays are (n, B), and `target` is constant.
+
+    Only rows in `active` (n, B) count; None counts all rows.
+    """
     chex.assert_equal_shape([value, target])
     return active_mean(jnp.square(value - target), active).sum()
 
@@ -39,14 +45,14 @@ def critic_loss(
     logit_coef: jax.Array | float,
     active: jax.Array | None = None,
 ) -> jax.Array:
-    """Eq. 9: sum over agents of the mean squared error, plus `logit_coef` times the squared attention logits.
+    """Compute the critic loss (Eq. 9): the squared error plus weighted squared attention logits, summed over agents.
 
     Args:
-        q: (n, B) values of the actions taken.
-        target: (n, B) `soft_td_target`, constant.
-        squared_logits: (n, B), from the critic.
-        logit_coef: 1e-3 of Table 1's critic regularisation coefficient.
-        active: (n, B), the rows that count; None: all.
+        q: (n, B), values of the actions taken.
+        target: (n, B), `soft_td_target`, constant.
+        squared_logits: (n, B), squared attention logits of the critic.
+        logit_coef: weight of the squared logits, 1e-3 times the critic regularisation coefficient of Table 1.
+        active: (n, B) bool, rows that count. None counts all rows.
     """
     return squared_error(q, target, active) + logit_coef * active_mean(squared_logits, active).sum()
 
@@ -54,9 +60,10 @@ def critic_loss(
 def clipped_value_loss(
     value: jax.Array, old_value: jax.Array, target: jax.Array, clip: jax.Array | float, active: jax.Array | None = None
 ) -> jax.Array:
-    """PPO's value loss, the larger of the squared errors with and without a clipped step; (n, B) -> (n,).
+    """Compute the value loss of each agent in PPO: half the larger squared error of the value and of the clipped value.
 
-    `active` (n, B) are the rows that count; None: all.
+    The clipped value differs from `old_value` by at most `clip`. Arrays are (n, B), the result is (n,). Only rows in `active`
+    (n, B) count; None counts all rows.
     """
     chex.assert_equal_shape([value, old_value, target])
     clipped = old_value + jnp.clip(value - old_value, -clip, clip)

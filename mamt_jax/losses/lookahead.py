@@ -1,4 +1,4 @@
-"""Learning with opponent-learning awareness: LOLA (Foerster et al. 2018a) on DiCE's estimates (Foerster et al. 2018b)."""
+"""Objective of LOLA (Foerster et al. 2018a), estimated with DiCE (Foerster et al. 2018b)."""
 
 from collections.abc import Callable
 
@@ -9,38 +9,47 @@ import jax.numpy as jnp
 from mamt_jax.types import Params
 
 Value = Callable[[Params, Params], jax.Array]
-"""(an agent's own parameters, the other's) -> its value, a scalar that is differentiable in both."""
+"""Function (parameters of an agent, parameters of the other agent) -> value of the agent, a scalar, differentiable in both."""
 
 
 def lookahead_value(own_value: Value, other_value: Value, own: Params, other: Params, step: jax.Array | float) -> jax.Array:
-    """`V_i(theta_i, theta_j + eta grad_j V_j)`, what theta_i is worth once the other has taken a naive step (LOLA, Eq. 4.1).
+    """Compute an agent's value after a naive step of the other agent: `V_i(theta_i, theta_j + eta grad_j V_j)` (LOLA, Eq. 4.1).
 
-    Differentiable in `own`, through the other's step as well: LOLA's cross term, exact. `other_value` takes its own
-    parameters first, too.
+    The result is differentiable in `own`, also through the step of the other agent. The cross term of LOLA is therefore exact.
+
+    Args:
+        own_value: V_i, function (own, other) -> value of the agent.
+        other_value: V_j, function (other, own) -> value of the other agent.
+        own: theta_i, parameters of the agent.
+        other: theta_j, parameters of the other agent.
+        step: eta, step size of the naive step.
     """
     gradient = jax.grad(other_value)(other, own)
     return own_value(own, jax.tree.map(lambda theta, slope: theta + step * slope, other, gradient))
 
 
 def magic_box(x: jax.Array) -> jax.Array:
-    """`exp(x - stop(x))`: 1, with the derivatives of a likelihood ratio, of any order (DiCE, Eq. 7)."""
+    """Compute `exp(x - stop_gradient(x))` (DiCE, Eq. 7).
+
+    Its value is 1, and its derivatives of any order are those of a likelihood ratio.
+    """
     return jnp.exp(x - jax.lax.stop_gradient(x))
 
 
 def dice_value(
     log_prob: jax.Array, reward: jax.Array, baseline: jax.Array, done: jax.Array, gamma: jax.Array | float
 ) -> jax.Array:
-    """DiCE's estimate of a discounted return with a baseline, whose every derivative estimates that of the return.
+    """Estimate a discounted return with a baseline (DiCE). Its derivatives of any order estimate those of the return.
 
     Args:
-        log_prob: (T, E), of the joint action, differentiable in all policies.
-        reward: (T, E), of one agent.
-        baseline: (T, E), what the state before the step is thought to be worth; constant.
-        done: (T, E) bool, the episode is over after the step.
-        gamma: discount.
+        log_prob: (T, E), log-probability of the joint action, differentiable in all policies.
+        reward: (T, E), reward of one agent.
+        baseline: (T, E), estimated value of the state before the step, constant.
+        done: (T, E) bool, whether the episode ends after the step.
+        gamma: discount factor.
 
     Returns:
-        () the mean over E of the sum of discounted rewards, each counted from the start of its episode.
+        Scalar, the mean over E of the sum of rewards, each discounted from the start of its episode.
     """
     chex.assert_equal_shape([log_prob, reward, baseline, done])
 
@@ -48,7 +57,7 @@ def dice_value(
         so_far, discount = carry
         log_prob, reward, baseline, done = step
         dependent = so_far + log_prob
-        # The last term is zero, and so are the means of its derivatives of any order (Mao et al. 2019).
+        # The baseline term is zero, and its derivatives of any order have zero mean (Mao et al. 2019).
         value = discount * (magic_box(dependent) * reward + (magic_box(so_far) - magic_box(dependent)) * baseline)
         carry = jnp.where(done, 0.0, dependent), jnp.where(done, 1.0, discount * gamma)
         return carry, value

@@ -1,1 +1,1 @@
-"""Networks: each a pair of pure functions, init and apply, over an agent axis."""
+"""Networks with an agent axis. Each one is a pair of pure functions, `init` and `apply`."""

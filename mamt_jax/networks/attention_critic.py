@@ -1,4 +1,7 @@
-"""MAAC's critic (Iqbal & Sha 2019): every agent attends to what the others see and do. Agent-major: arrays are (n, B, ...)."""
+"""Attention critic of MAAC (Iqbal & Sha 2019): each agent attends to the observations and actions of the other agents.
+
+Arrays are agent-major, (n, B, ...).
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,12 +22,13 @@ LOWEST = float(np.finfo(np.float32).min)
 
 
 class CriticOutput(NamedTuple):
-    """Values of each agent's own candidate actions, what the attention regulariser needs, and who attends to whom.
+    """Output of the critics of all agents.
 
     Attributes:
-        q: (n, B, K), Q_i(o, (candidate, a_-i)).
-        squared_logits: (n, B), each agent's squared attention logits, mean over others, summed over heads.
-        attention: (n, n), [i, j] is the weight that i's critic gives to j, mean over batch and heads; a row adds up to 1.
+        q: (n, B, K), Q_i(o, (candidate, a_-i)) for each candidate action of agent i.
+        squared_logits: (n, B), squared attention logits, averaged over the other agents and summed over heads.
+        attention: (n, n), [i, j] is the attention weight of agent j in the critic of agent i, averaged over batch and heads.
+            Each row sums to 1.
     """
 
     q: jax.Array
@@ -33,14 +37,14 @@ class CriticOutput(NamedTuple):
 
 
 class AttentionCritic(NamedTuple):
-    """Central critics of all agents as pure functions.
+    """Centralized critics of all agents, as pure functions.
 
     Attributes:
-        init: key -> params; all but `params["attention"]` has a leading agent axis.
+        init: key -> params. All leaves have a leading agent axis, except those in `params["attention"]`.
         values: (params, observation (n, B, d), action features (n, B, A), candidates (n, B, K) or (n, B, K, k))
             -> CriticOutput.
-        swapped_values: (params, observation, action, action features, candidates) -> (n, n, B, K): [i, j, :, c] is Q_i
-            with agent j's action replaced by j's candidate c, all other actions as given. The diagonal means nothing.
+        swapped_values: (params, observation, action, action features, candidates) -> (n, n, B, K). [i, j, :, c] is
+            Q_i with the action of agent j replaced by candidate c of agent j. The entries with i = j are undefined.
     """
 
     init: Callable[[jax.Array], Params]
@@ -49,7 +53,14 @@ class AttentionCritic(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """Sizes of the critic, and how networks read actions."""
+    """Architecture of the critic.
+
+    Attributes:
+        spec: spec of the environment.
+        hidden_size: width H of every hidden layer.
+        num_heads: number h of attention heads, each of width m = H / h.
+        features: function from actions to inputs of the networks.
+    """
 
     spec: EnvSpec
     hidden_size: int
@@ -58,15 +69,15 @@ class Architecture(NamedTuple):
 
     @property
     def dense(self) -> Network:
-        """A hidden layer."""
+        """Hidden layer."""
         return layer(SplitDense(self.hidden_size))
 
     def value(self, num_actions: int) -> Network:
-        """The last layer: a value for each own action, or one for the own action that was read."""
+        """Last layer: one value per action if actions are discrete, else the value of the input action."""
         return layer(MLP((num_actions if self.spec.discrete else 1,)))
 
     def heads(self, x: jax.Array) -> jax.Array:
-        """(..., H) -> (..., h, m)."""
+        """Split the last axis into heads: (..., H) -> (..., h, m)."""
         return x.reshape(*x.shape[:-1], self.num_heads, self.hidden_size // self.num_heads)
 
 
@@ -75,9 +86,9 @@ def attention_critic(
 ) -> AttentionCritic:
     """Build the critic of Eq. 9 for agents of `spec`.
 
-    For agent i: `s_i = f_i(o_i)`, `e_j = g_j(o_j, a_j)`; each head attends from s_i to all e_j, j != i; then
-    `Q_i = MLP_i([s_i, heads])` for all own actions at once (discrete), or `MLP_i([s_i, heads, a_i])` (continuous).
-    `features` maps actions to what the networks read (`ActionDistribution.features`).
+    The encodings are `s_i = f_i(o_i)` and `e_j = g_j(o_j, a_j)`. Each head attends from s_i to all e_j with j != i. The value
+    is `Q_i = MLP_i([s_i, heads])` for all actions of agent i at once (discrete), or `MLP_i([s_i, heads, a_i])` (continuous).
+    `features` maps actions to inputs of the networks (`ActionDistribution.features`).
 
     Raises:
         ValueError: if `hidden_size` is not a multiple of `num_heads`.
@@ -89,7 +100,7 @@ def attention_critic(
 
 
 def init(sizes: Architecture, key: jax.Array) -> Params:
-    """Each agent's encoders and head at its own width; one set of query, key and value maps for all."""
+    """Initialise encoders and last layers per agent, at the widths of its spaces, and the attention that all agents share."""
     agents_key, *shared_keys = jax.random.split(key, 4)
     agent_sizes = tuple(zip(sizes.spec.observation_sizes, sizes.spec.action_sizes, strict=True))
     agents = init_agents(lambda key, size: init_agent(sizes, key, *size), agent_sizes, agents_key)
@@ -102,7 +113,7 @@ def init(sizes: Architecture, key: jax.Array) -> Params:
 
 
 def init_agent(sizes: Architecture, key: jax.Array, observation_size: int, action_size: int) -> Params:
-    """What one agent has to itself."""
+    """Initialise the parameters that are not shared, for one agent."""
     observation, action, hidden = (jnp.zeros((1, width)) for width in (observation_size, action_size, sizes.hidden_size))
     state_key, action_key, hidden_key, value_key = jax.random.split(key, 4)
     return {
@@ -114,27 +125,27 @@ def init_agent(sizes: Architecture, key: jax.Array, observation_size: int, actio
 
 
 def encode_state(sizes: Architecture, params: Params, observation: jax.Array) -> jax.Array:
-    """`s_i = f_i(o_i)`, (n, ..., H)."""
+    """Encode observations: `s_i = f_i(o_i)`, (n, ..., H)."""
     return leaky_relu(jax.vmap(sizes.dense.apply)(params["state"], observation))
 
 
 def encode_action(sizes: Architecture, params: Params, observation: jax.Array, features: jax.Array) -> jax.Array:
-    """`e_j = g_j(o_j, a_j)`, (n, ..., H)."""
+    """Encode observations and actions: `e_j = g_j(o_j, a_j)`, (n, ..., H)."""
     return leaky_relu(jax.vmap(sizes.dense.apply)(params["action"], observation, features))
 
 
 def shared_dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`x @ kernel` as one matrix product over all leading axes, which is the faster way back."""
+    """Compute `x @ kernel` as one matrix product over all leading axes, whose backward pass is faster."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
 def queries(sizes: Architecture, params: Params, state: jax.Array) -> jax.Array:
-    """`W_q s_i` by heads, (..., h, m)."""
+    """Compute the queries `W_q s_i` per head, (..., h, m)."""
     return sizes.heads(shared_dense(state, params[SHARED]["query"]))
 
 
 def keys_and_values(sizes: Architecture, params: Params, encoding: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`W_k e_j` and `LeakyReLU(W_v e_j + b)` by heads, (..., h, m)."""
+    """Compute the keys `W_k e_j` and the values `LeakyReLU(W_v e_j + b)` per head, (..., h, m)."""
     key, value = (shared_dense(encoding, params[SHARED][name]) for name in ("key", "value"))
     bias = params[SHARED]["bias"].reshape((1,) * (encoding.ndim - 1) + (-1,))
     return sizes.heads(key), sizes.heads(leaky_relu(value + bias))
@@ -143,7 +154,7 @@ def keys_and_values(sizes: Architecture, params: Params, encoding: jax.Array) ->
 def own_values(
     sizes: Architecture, agent_params: Params, state: jax.Array, attended: jax.Array, candidates: jax.Array
 ) -> jax.Array:
-    """One agent's Q of its candidates (..., K) or (..., K, k); state and attended (..., H)."""
+    """Compute Q of one agent for its candidates (..., K) or (..., K, k). `state` and `attended` are (..., H)."""
     value = sizes.value(sizes.spec.action_size)
     if sizes.spec.discrete:
         hidden = leaky_relu(sizes.dense.apply(agent_params["hidden"], state, attended))
@@ -153,14 +164,14 @@ def own_values(
 
 
 def agents_only(params: Params) -> Params:
-    """The parameters with a leading agent axis."""
+    """Select the parameters with a leading agent axis."""
     return {name: leaf for name, leaf in params.items() if name != SHARED}
 
 
 def values(
     sizes: Architecture, params: Params, observation: jax.Array, features: jax.Array, candidates: jax.Array
 ) -> CriticOutput:
-    """`AttentionCritic.values`."""
+    """Implement `AttentionCritic.values`."""
     n = sizes.spec.num_agents
     chex.assert_shape(observation, (n, None, sizes.spec.observation_size))
     chex.assert_shape(features, (n, None, sizes.spec.action_size))
@@ -183,7 +194,10 @@ def swapped_values(
     features: jax.Array,
     candidates: jax.Array,
 ) -> jax.Array:
-    """`AttentionCritic.swapped_values`: only j's key and value change, so one term of each attention sum is exchanged."""
+    """Implement `AttentionCritic.swapped_values`.
+
+    A new action of j changes only the key and the value of j, and therefore only one term of each attention sum.
+    """
     n = sizes.spec.num_agents
     state = encode_state(sizes, params, observation)
     key, value = keys_and_values(sizes, params, encode_action(sizes, params, observation, features))
@@ -191,7 +205,7 @@ def swapped_values(
     swapped_key, swapped_value = keys_and_values(sizes, params, swapped)
     query, scale = queries(sizes, params, state), 1.0 / np.sqrt(key.shape[-1])
 
-    # What i attends to besides j is the same for all of j's candidates: formed once, then j's term is blended in.
+    # The attention of i to agents other than j does not depend on the candidate of j. It is computed once.
     others = ~np.eye(n, dtype=bool)
     remaining = (others[:, None] & others[None])[..., None, None]
     logits = jnp.where(remaining, jnp.einsum("ibhm,lbhm->ilbh", query, key)[:, None] * scale, LOWEST)

@@ -1,4 +1,4 @@
-"""Centralized critics, one MLP per agent: MADDPG's Q_i and MA-PPO's V_i."""
+"""Centralized critics, one MLP per agent: Q_i of MADDPG, and V_i of MA-PPO and LOLA."""
 
 import chex
 import jax
@@ -11,11 +11,11 @@ from mamt_jax.types import Params
 
 
 def centralized_critic(spec: EnvSpec, hidden_size: int, *, actions: bool) -> Network:
-    """The value to one agent of all observations, and of all actions if `actions` (Lowe et al. 2017).
+    """Build centralized critics, which read the observations of all agents, and their actions if `actions` (Lowe et al. 2017).
 
-    `init` makes the critics of all agents, stacked; `apply(one agent's params, observation (n, B, d))`, or with
-    `ActionDistribution.features` (n, B, A) after it, gives (B,). Critics read the true observations and actions side by side,
-    without padding, so those of unlike agents are alike.
+    `init` returns the critics of all agents with a leading agent axis. `apply(params of one agent, observation (n, B, d))`
+    returns values (B,). If `actions`, it also takes action features (n, B, A), see `ActionDistribution.features`. Critics read
+    the concatenated observations and actions without padding. All critics therefore have the same shape.
     """
     widths = (spec.observation_sizes, *((spec.action_sizes,) if actions else ()))
     module = layer(MLP((hidden_size, hidden_size, 1)))

@@ -1,4 +1,4 @@
-"""Layers, shared by all networks."""
+"""Layers that all networks use."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from mamt_jax.networks.per_agent import Network
 
 
 def uniform_fan_in(scale: float = 1.0) -> nn.initializers.Initializer:
-    """U(-f, f), f = scale / sqrt(fan-in): PyTorch's, and so MAAC's, for dense layers."""
+    """Initialiser U(-f, f) with f = scale / sqrt(fan-in), as in PyTorch's dense layers and therefore in MAAC's code."""
     return nn.initializers.variance_scaling(scale**2 / 3.0, "fan_in", "uniform")
 
 
@@ -17,26 +17,28 @@ UNIFORM_FAN_IN = uniform_fan_in()
 
 
 def layer(module: nn.Module) -> Network:
-    """A flax module as a pair of pure functions, `init(key, *example inputs)` and `apply(params, *inputs)`."""
+    """Convert a flax module to a pair of pure functions, `init(key, *example inputs)` and `apply(params, *inputs)`."""
     return Network(module.init, module.apply)  # pyright: ignore[reportArgumentType]
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """LeakyReLU of slope 0.01, the activation of MAAC's networks."""
+    """LeakyReLU with slope 0.01, the activation in MAAC's networks."""
     return nn.leaky_relu(x, 0.01)
 
 
 class SplitDense(nn.Module):
-    """A dense layer over several inputs side by side, with a kernel for each, so that each can be padded and swapped alone.
+    """Dense layer over several concatenated inputs, with one kernel per input.
 
-    Kernels are drawn from U(-f, f), f = 1 / sqrt(the inputs' joint width), as one undivided kernel would be.
+    Each input can be padded and replaced separately.
+
+    Kernels are drawn from U(-f, f) with f = 1 / sqrt(sum of the input widths), like the kernel of one dense layer.
     """
 
     features: int
 
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
-        """(..., width_m) for each input m -> (..., features)."""
+        """Map inputs (..., width_m) to (..., features)."""
         scale = sum(x.shape[-1] for x in inputs) ** -0.5
         output = self.param("bias", nn.initializers.zeros, (self.features,))
         output = output.reshape((1,) * (inputs[0].ndim - 1) + (-1,))
@@ -46,7 +48,7 @@ class SplitDense(nn.Module):
 
 
 def symmetric_uniform(scale: float) -> Callable[..., jax.Array]:
-    """Initialiser U(-scale, scale)."""
+    """Return the initialiser U(-scale, scale)."""
 
     def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return jax.random.uniform(key, shape, minval=-scale, maxval=scale)
@@ -55,14 +57,14 @@ def symmetric_uniform(scale: float) -> Callable[..., jax.Array]:
 
 
 class MLP(nn.Module):
-    """Dense layers with LeakyReLU between; the last one linear, its kernel drawn `output_scale` times as large as usual."""
+    """Dense layers with LeakyReLU between them. The last layer is linear, and `output_scale` scales its initial kernel."""
 
     widths: tuple[int, ...]
     output_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, d) -> (B, widths[-1])."""
+        """Map inputs (B, d) to (B, widths[-1])."""
         for width in self.widths[:-1]:
             x = leaky_relu(nn.Dense(width, kernel_init=UNIFORM_FAN_IN)(x))
         return nn.Dense(self.widths[-1], kernel_init=uniform_fan_in(self.output_scale))(x)

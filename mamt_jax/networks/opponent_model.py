@@ -1,4 +1,4 @@
-"""Opponent models (Eq. 12): agent i predicts agent j's action from its own observation; one MLP per ordered pair."""
+"""Opponent models (Eq. 12): agent i predicts the action of agent j from its own observation, with one MLP per ordered pair."""
 
 import jax
 import numpy as np
@@ -9,12 +9,15 @@ from mamt_jax.types import Params
 
 
 def ordered_pairs(num_agents: int) -> tuple[tuple[int, int], ...]:
-    """All (i, j) with j != i, i first: the order of the pair axis."""
+    """Return all pairs (i, j) with j != i, in lexicographic order. This is the order of the pair axis."""
     return tuple((i, j) for i in range(num_agents) for j in range(num_agents) if j != i)
 
 
 def opponent_models(observation_sizes: tuple[int, ...], parameter_sizes: tuple[int, ...], hidden_size: int) -> Network:
-    """`h_i^j(o_i)` for every ordered pair: (n, B, d) -> (n (n - 1), B, P), parameters of j's action distribution."""
+    """Build the modelling policies `h_ij(o_i)` of all ordered pairs.
+
+    `apply` maps observations (n, B, d) to parameters of the action distributions of j, (n (n - 1), B, P).
+    """
     pairs = ordered_pairs(len(observation_sizes))
     observers = tuple(i for i, _ in pairs)
     network = mlp_per_agent(

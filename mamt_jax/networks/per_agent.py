@@ -1,4 +1,4 @@
-"""Networks of agents of different widths as one network with a leading agent axis."""
+"""Networks with a leading agent axis, for agents with observations and actions of different widths."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple, TypeVar
@@ -15,7 +15,7 @@ Size = TypeVar("Size", bound=Hashable)
 class Network(NamedTuple):
     """A network as two pure functions: `init(key) -> params` and `apply(params, *inputs) -> outputs`.
 
-    A single layer's `init` also takes example inputs, whose widths it reads.
+    The `init` of a single layer also takes example inputs, which define the input widths.
     """
 
     init: Callable[..., Params]
@@ -23,10 +23,10 @@ class Network(NamedTuple):
 
 
 def init_agents(init: Callable[[jax.Array, Size], Params], sizes: Sequence[Size], key: jax.Array) -> Params:
-    """Initialise each agent's network at its own true size, zero-pad every leaf to the widest, stack on a leading axis.
+    """Initialise the network of each agent at its own size, zero-pad all leaves to the widest agent, and stack the agents.
 
-    Initialisers look at a kernel's fan-in, so padding must come after them. `init(key, size)` gives one agent's parameters;
-    agents of equal size share one vmapped call.
+    Initialisers depend on the fan-in of a kernel. Padding therefore follows the initialisation. `init(key, size)` returns the
+    parameters of one agent. Agents of equal size are initialised in one vmapped call.
     """
     groups = {size: [i for i, other in enumerate(sizes) if other == size] for size in dict.fromkeys(sizes)}
     stacked = [

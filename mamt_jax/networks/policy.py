@@ -1,4 +1,4 @@
-"""Policies: one MLP per agent, from its own observation to the parameters of its action distribution."""
+"""Policies: one MLP per agent, which maps its own observation to the parameters of its action distribution."""
 
 from collections.abc import Callable
 
@@ -11,11 +11,14 @@ from mamt_jax.networks.per_agent import Network, init_agents
 from mamt_jax.types import Params
 
 Restrict = Callable[[jax.Array, jax.Array | None], jax.Array]
-"""(parameters (n, B, P), action mask (n, B, A) or None) -> parameters of a policy that takes no masked action."""
+"""Function (parameters (n, B, P), action mask (n, B, A) or None) -> parameters of a policy that takes only allowed actions."""
 
 
 def restricted(network: Network, restrict: Restrict) -> Network:
-    """`network` as a policy that heeds action masks: `apply(params, inputs (n, B, d), action mask (n, B, A) or None)`."""
+    """Apply action masks to the outputs of `network`.
+
+    The new function is `apply(params, inputs (n, B, d), action mask (n, B, A) or None)`.
+    """
 
     def apply(params: Params, inputs: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
         return restrict(network.apply(params, inputs), action_mask)
@@ -26,9 +29,9 @@ def restricted(network: Network, restrict: Restrict) -> Network:
 def mlp_per_agent(
     input_sizes: tuple[int, ...], output_sizes: tuple[int, ...], hidden_size: int, output_scale: float = 1.0
 ) -> Network:
-    """One MLP with two hidden layers per agent, without shared parameters: (n, B, widest input) -> (n, B, widest output).
+    """Build one MLP with two hidden layers per agent, without shared parameters.
 
-    A small `output_scale` makes policies nearly uniform at first.
+    `apply` maps (n, B, widest input) to (n, B, widest output). A small `output_scale` makes initial policies nearly uniform.
     """
 
     def module(output_size: int) -> Network:

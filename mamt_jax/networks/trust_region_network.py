@@ -1,4 +1,4 @@
-"""The trust region decomposition network (Eq. 13, Fig. 2): message passing between agents, with jraph."""
+"""Trust region decomposition network (Eq. 13, Fig. 2): message passing between agents, implemented with jraph."""
 
 from typing import Any, cast
 
@@ -18,25 +18,25 @@ EPSILON_EMBEDDING = 16
 
 
 class NodeEncoder(nn.Module):
-    """An agent's node: its encoded (o_i, a_i) joined with an embedding of log eps_i."""
+    """Encoder of one node, from the observation o_i, the action a_i and log epsilon_i of an agent."""
 
     hidden_size: int
 
     @nn.compact
     def __call__(self, observation: jax.Array, action_features: jax.Array, log_epsilon: jax.Array) -> jax.Array:
-        """(B, d), (B, A), (B, 1) -> (B, hidden size)."""
+        """Map inputs (B, d), (B, A) and (B, 1) to nodes (B, hidden_size)."""
         behaviour = leaky_relu(SplitDense(self.hidden_size)(observation, action_features))
         trust_region = leaky_relu(SplitDense(EPSILON_EMBEDDING)(log_epsilon))
         return leaky_relu(SplitDense(self.hidden_size)(behaviour, trust_region))
 
 
 def symmetric_weights(coordination: jax.Array) -> jax.Array:
-    """Undirected edge weights (C_ij + C_ji) / 2 of (n, n, B) coordination coefficients."""
+    """Compute undirected edge weights (C_ij + C_ji) / 2 from coordination coefficients (n, n, B)."""
     return (coordination + coordination.swapaxes(0, 1)) / 2
 
 
 def normalise_edges(weights: jax.Array) -> jax.Array:
-    """D^-1/2 (W + I) D^-1/2 of one graph's symmetric weights W (n, n) with zero diagonal: self edges, then normalisation."""
+    """Add self edges to symmetric weights W (n, n) with zero diagonal, and normalise: D^-1/2 (W + I) D^-1/2."""
     with_self_edges = weights + jnp.eye(weights.shape[0], dtype=weights.dtype)
     scale = jax.lax.rsqrt(with_self_edges.sum(1))
     return with_self_edges * scale[:, None] * scale[None, :]
@@ -45,7 +45,7 @@ def normalise_edges(weights: jax.Array) -> jax.Array:
 def graph_convolution(nodes: jax.Array, weights: jax.Array) -> jax.Array:
     """Propagate node features (n, H) along weighted edges (n, n) and self edges, symmetrically normalised.
 
-    All n^2 edges are there in every graph, the absent ones with weight zero, so shapes are static.
+    Every graph has all n^2 edges, and absent edges have weight zero. Shapes are therefore static.
     """
     n = nodes.shape[0]
     receivers, senders = np.divmod(np.arange(n * n), n)
@@ -69,11 +69,11 @@ def graph_convolution(nodes: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def trust_region_network(spec: EnvSpec, hidden_size: int) -> Network:
-    """Estimate each agent's share of the joint policy divergence.
+    """Build the network that estimates each agent's share of the joint policy divergence.
 
     `apply(params, observation (n, B, d), action features (n, B, A), log_epsilon (n,), weights (n, n, B)) -> KLhat (n, B) >= 0`.
-    Encoders belong to agents; the graph convolution and the decoder are shared, so the network is equivariant: renumbering
-    agents, with their encoders, renumbers the output.
+    Each agent has its own encoders, and all agents share the graph convolution and the decoder. The network is equivariant: a
+    permutation of the agents and their encoders permutes the output.
     """
     encoder, convolution, decoder = (
         layer(module) for module in (NodeEncoder(hidden_size), SplitDense(hidden_size), MLP((hidden_size, 1)))
