@@ -1,4 +1,4 @@
-"""READMEs are pages of the site, a line `{{ name words }}` becomes a table, and pictures are taken from where they lie."""
+"""MkDocs hooks: add the READMEs as pages, replace lines `{{ name words }}` by tables, and add the pictures of results."""
 
 import re
 import sys
@@ -18,11 +18,11 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     PRETRAINED: "pretrained.md",
 }
-"""Files outside docs -> where the site has them."""
+"""Files outside docs -> their pages on the site."""
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages outside docs, and the pictures of results under the path that the README gives them."""
+    """Adds the pages outside docs, and the pictures of results under the paths that the README gives them."""
     for place, page in PAGES.items():
         text = (ROOT / place).read_text().replace("](../../docs/", "](").replace("](docs/", "](")
         files.append(File.generated(config, page, content=with_places(text, "")))
@@ -32,19 +32,19 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def with_places(text: str, up: str) -> str:
-    """A page that says `up` to reach the repository, with links to where the site has things."""
+    """Replaces the links of a page by links within the site. `up` is the path from the page to the repository's root."""
     for place, page in {**PAGES, "experiments/": "experiments/"}.items():
         text = text.replace(f"]({up}{place}", f"]({page}")
     return text
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Tables in place of their names; results, the README and trained policies where the site has them."""
+    """Replaces lines `{{ name words }}` by tables, and links to files outside docs by links within the site."""
     return TABLE.sub(lambda found: make_table(found[1], *found[2].split()), with_places(markdown, "../"))
 
 
 def make_table(name: str, *words: str) -> str:
-    """The table that a line `{{ name words }}` stands for."""
+    """Makes the table of a line `{{ name words }}`."""
     sys.path[:0] = [path for path in (str(ROOT / "docs"), str(ROOT / "experiments")) if path not in sys.path]
     import tables  # pyright: ignore[reportMissingImports]
 

@@ -1,4 +1,4 @@
-"""Tables of the cards and of the reference: what the code says of environments, algorithms and options."""
+"""Tables of environments, algorithms and options for the documentation, generated from the code."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from mamt_jax.training.references import RETURNS
 from mamt_jax.training.settings import env_options
 
 PLAYED_BY = {"lola": "matrix_game", "mamd_op": "spread3_mix"}
-"""An environment for the algorithms that do not play in every one."""
+"""Environments for the algorithms that do not support every environment."""
 PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "train": lambda: train.common_parser(add_help=False),
     "sweep": sweep.own_parser,
@@ -29,7 +29,7 @@ POLICIES = {"random": "random", "do_nothing": "do nothing", "scripted": "scripte
 
 
 def spaces(env: str) -> str:
-    """Agents, their observations and actions, and the length of an episode."""
+    """A table of agents, observations and actions, and the length of an episode."""
     spec = environments.make_any(env).spec
     rows: list[Sequence[str]] = [("agents", "observation", "actions")]
     groups: dict[tuple[int, Discrete | Box], list[str]] = {}
@@ -47,7 +47,7 @@ def spaces(env: str) -> str:
 
 
 def option_rows(options: Iterable[Option]) -> str:
-    """An option per row."""
+    """A table with one option per row."""
     rows: list[Sequence[str]] = [("option", "value", "default", "meaning")]
     for option in options:
         kind, default = kind_in_words(option).strip("{}").replace(",", ", ").replace(" | ", " or "), default_in_words(option)
@@ -56,13 +56,13 @@ def option_rows(options: Iterable[Option]) -> str:
 
 
 def hyperparameters(algo: str) -> str:
-    """Those of an algorithm, with the defaults of Table 1."""
+    """A table of an algorithm's hyperparameters, with the defaults of Table 1."""
     spec = environments.make(PLAYED_BY.get(algo, "rover_tower")).spec
     return option_rows(config_options(algorithms.make(algo, spec).config, several=is_float_leaf))
 
 
 def defaults(algo: str) -> str:
-    """What the preset of each task sets, where there is one."""
+    """A table of the options that the tuned presets of an algorithm set, with one column per task."""
     presets = {task: by_algo[algo].options for task, by_algo in TUNED.items() if algo in by_algo}
     names = dict.fromkeys(name for options in presets.values() for name in options)
     rows: list[Sequence[str]] = [("option", *presets)]
@@ -73,12 +73,12 @@ def defaults(algo: str) -> str:
 
 
 def in_words(value: object) -> str:
-    """A whole number with commas; everything else as it is."""
+    """Formats whole numbers with commas; leaves other values as they are."""
     return f"{value:,}" if type(value) is int else str(value)
 
 
 def reference_returns(*tasks: str) -> str:
-    """What reference policies and the best included policy earn."""
+    """A table of the returns of the reference policies and of the best included policy."""
     earned, included = (json.loads(path.read_text())["returns"] for path in (RETURNS, PRETRAINED / "returns.json"))
     rows: list[Sequence[str]] = [("task", *POLICIES.values(), "best included policy")]
     for task in tasks:
@@ -90,12 +90,12 @@ def reference_returns(*tasks: str) -> str:
 
 
 def shown(result: dict[str, float]) -> str:
-    """A return with its standard error."""
+    """Formats a return with its standard error."""
     return f"{result['return']:.2f} ± {result['return_std_error']:.2f}"
 
 
 def arguments(command: str) -> str:
-    """The options that a command has for every environment and algorithm."""
+    """A table of the options that a command has for every environment and algorithm."""
     rows: list[Sequence[str]] = [("option", "value", "meaning")]
     for action in PARSERS[command]()._actions:
         if isinstance(action, argparse._HelpAction):
@@ -116,4 +116,4 @@ TABLES: dict[str, Callable[..., str]] = {
     "training_options": lambda: option_rows(config_options(TrainingConfig)),
     "arguments": arguments,
 }
-"""By name, as `experiments/analysis/tables.py` has those of the results."""
+"""Functions that make the tables, by name. Those of the results are in `experiments/analysis/tables.py`."""

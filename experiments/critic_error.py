@@ -1,4 +1,4 @@
-"""Why MAAC learns Spread with 3 agents slowly: what its critics miss, beside what an action changes.
+"""Measures why MAAC learns Spread with 3 agents slowly: the critics' error compared with the advantages of actions.
 
 python experiments/critic_error.py
 
@@ -29,11 +29,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "a third of the learning rate": {"hidden_size": 64, "critic_learning_rate": 1e-3},
     "gamma 0": {"hidden_size": 64, "critic_learning_rate": 1e-3, "gamma": 0.0},
 }
-"""Beside gamma 0.95 and tau 0.05."""
+"""Options of each setting; the other settings are gamma 0.95 and tau 0.05."""
 
 
 def random_transitions(env: Environment, key: jax.Array) -> Transition:
-    """What the uniformly random policy sees, (ENVS * STEPS, n, ...)."""
+    """Transitions of the uniformly random policy, (ENVS * STEPS, n, ...)."""
     reset_key, steps_key = jax.random.split(key)
     playing, spec = auto_reset(env), env.spec
 
@@ -51,7 +51,7 @@ def random_transitions(env: Environment, key: jax.Array) -> Transition:
 
 
 def draw(rows: Transition, key: jax.Array, count: int) -> Transition:
-    """Some of the rows."""
+    """Draws `count` rows at random."""
     chosen = jax.random.randint(key, (count,), 0, len(rows.reward))
     return jax.tree.map(lambda leaf: leaf[chosen], rows)
 
@@ -63,7 +63,7 @@ def variances(
     rows: Transition,
     key: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Of the critics' values, of an own action's advantage, of the target over next actions, and the squared error."""
+    """Variances of values, of an own action's advantage and of the target over next actions, and the critics' squared error."""
     rows_key, actions_key = jax.random.split(key)
     batch = actor_critic.prepare(config, learner, draw(rows, rows_key, ROWS))
     features, num_actions = parts.distribution.features, parts.policy.apply(learner.policy, batch.observation).shape[-1]
@@ -86,7 +86,7 @@ def variances(
 
 
 def measure(env: Environment, options: dict[str, Any]) -> dict[str, float]:
-    """Variances after `UPDATES` updates; the policies stay uniformly random, but for what they begin with."""
+    """Variances after `UPDATES` updates. The policies keep their initial parameters and stay close to uniformly random."""
     config = actor_critic.ActorCriticConfig(policy_learning_rate=0.0, **{"gamma": 0.95, "tau": 0.05, **options})
     algorithm, parts = maac.make(env.spec), actor_critic.actor_critic(env.spec, config)
     rows_key, init_key, learn_key, test_key = jax.random.split(jax.random.key(0), 4)
@@ -105,7 +105,7 @@ def measure(env: Environment, options: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measures the variances of all settings, prints and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULT)
     asked = parser.parse_args()

@@ -1,9 +1,9 @@
-"""How well a joint policy's divergence is estimated: by the mean-field sum, by D_ns, and by networks that learn from them.
+"""Measures how well a joint policy's divergence is estimated by the mean-field sum, by D_ns, and by trained networks.
 
-A joint policy is a Markov random field, `pi(a) ~ exp(Q(a))` with `Q(a) = sum_i u_i(a_i) + sum_{i<j} W_ij(a_i, a_j)`: who
-depends on whom can be read from Q as the paper reads it from critics (Eq. 14). The previous policy is that of another u and W
-nearby. All that MAMT has to learn is given to it: networks see each agent's own policy and how it changed, Q is known, and
-modelling policies know the previous policies exactly. What remains is the idea.
+A joint policy is a Markov random field, `pi(a) ~ exp(Q(a))` with `Q(a) = sum_i u_i(a_i) + sum_{i<j} W_ij(a_i, a_j)`. The
+dependence between agents follows from Q as the paper computes it from critics (Eq. 14). The previous policy has nearby u and W.
+Everything else that MAMT learns is exact here: networks see each agent's own policy and its change, Q is known, and modelling
+policies equal the previous policies. The remaining error is that of the method.
 """
 
 import functools
@@ -25,7 +25,7 @@ from mamt_jax.networks.trust_region_network import symmetric_weights, trust_regi
 AGENTS, ACTIONS = 3, 3
 COUPLINGS = (0.0, 0.5, 1.0, 2.0, 4.0)
 SHOWN_AT = (0.0, 2.0)
-"""Couplings of which single pairs are kept for a figure."""
+"""Couplings for which single pairs are kept for a figure."""
 CHANGE = (0.05, 0.5)
 THRESHOLD, CLIP = 0.2, 10.0
 SEEDS, STEPS, BATCH, TEST, SHOWN = 5, 3000, 256, 4096, 250
@@ -40,15 +40,15 @@ SPEC = EnvSpec(
 
 
 class Pair(NamedTuple):
-    """A joint policy, the one before it, and how far apart they are said to be.
+    """A joint policy and its previous policy: their divergence, its estimates, and the inputs of the network.
 
     Attributes:
         truth: (), KL of the joint policies in nats.
-        mean_field: (), the sum of the agents' own KL.
-        non_stationarity: (n,), Eq. 12.
-        observation: (n, 2 A), log of each agent's own policy, and how it changed.
-        action: (n, A), a joint action of the policy, one-hot.
-        weights: (n, n), the graph's.
+        mean_field: (), sum of the agents' own KL.
+        non_stationarity: (n,), D of Eq. 12.
+        observation: (n, 2 A), log of each agent's own policy, and log of its ratio to the previous one.
+        action: (n, A), a joint action drawn from the policy, one-hot.
+        weights: (n, n), edge weights of the coordination graph.
     """
 
     truth: jax.Array
@@ -60,7 +60,7 @@ class Pair(NamedTuple):
 
 
 def potential(unary: jax.Array, pairwise: jax.Array) -> jax.Array:
-    """Q of every joint action; (n, A) and (n, n, A, A), of which i < j count -> (A,) * n."""
+    """Q of every joint action; u (n, A) and W (n, n, A, A), of which only i < j is used -> (A,) * n."""
     q = jnp.zeros((ACTIONS,) * AGENTS)
     for i in range(AGENTS):
         q += jnp.expand_dims(unary[i], [k for k in range(AGENTS) if k != i])
@@ -70,12 +70,12 @@ def potential(unary: jax.Array, pairwise: jax.Array) -> jax.Array:
 
 
 def marginals(policy: jax.Array) -> jax.Array:
-    """Each agent's own policy; (A,) * n -> (n, A)."""
+    """Marginal policy of each agent; (A,) * n -> (n, A)."""
     return jnp.stack([policy.sum(tuple(k for k in range(AGENTS) if k != i)) for i in range(AGENTS)])
 
 
 def coordination(q: jax.Array, own: jax.Array, action: jax.Array) -> jax.Array:
-    """C (Eq. 14) at a joint action (n,) where all agents' critics are `q`; (A,) * n and (n, A) -> (n, n)."""
+    """C (Eq. 14) at a joint action (n,), with `q` as every agent's critic; q (A,) * n, own (n, A) -> (n, n)."""
     rows = [q[tuple(slice(None) if k == j else action[k] for k in range(AGENTS))] for j in range(AGENTS)]
     marginal = jnp.stack([row @ own[j] for j, row in enumerate(rows)])
     everyone = jnp.broadcast_to(marginal, (AGENTS, AGENTS))
@@ -83,7 +83,7 @@ def coordination(q: jax.Array, own: jax.Array, action: jax.Array) -> jax.Array:
 
 
 def draw(coupling: jax.Array, key: jax.Array) -> Pair:
-    """A random pair; where `coupling` is 0 both factorise. Half of the couples of agents depend on each other."""
+    """Draws a random pair. Two agents depend on each other with probability 0.5. With `coupling` 0 both policies factorise."""
     keys = jax.random.split(key, 7)
     low, high = np.log(CHANGE)
     change = jnp.exp(jax.random.uniform(keys[0], minval=low, maxval=high))
@@ -110,7 +110,7 @@ def draw(coupling: jax.Array, key: jax.Array) -> Pair:
 
 
 def draw_batch(coupling: jax.Array, key: jax.Array, size: int) -> Pair:
-    """`size` pairs as the network reads them: (B,), (B,), (n, B), (n, B, 2 A), (n, B, A), (n, n, B)."""
+    """Draws `size` pairs in the layout of the network: (B,), (B,), (n, B), (n, B, 2 A), (n, B, A), (n, n, B)."""
     pairs = jax.vmap(functools.partial(draw, coupling))(jax.random.split(key, size))
     return pairs._replace(
         non_stationarity=pairs.non_stationarity.T,
@@ -121,18 +121,18 @@ def draw_batch(coupling: jax.Array, key: jax.Array, size: int) -> Pair:
 
 
 def supervision(pairs: Pair, truth: bool) -> jax.Array:
-    """What a network learns to sum up to, (n, B): the joint KL, in equal shares, or D (Eq. 13)."""
+    """Target of a network (Eq. 13), (n, B): equal shares of the joint KL if `truth`, else D. Only its sum counts."""
     shares = jnp.broadcast_to(pairs.truth / AGENTS, pairs.non_stationarity.shape)
     return shares if truth else pairs.non_stationarity
 
 
 def estimate(network: Network, params: Any, pairs: Pair) -> jax.Array:
-    """KLhat (n, B)."""
+    """The network's estimate KLhat, (n, B)."""
     return network.apply(params, pairs.observation, pairs.action, jnp.zeros(AGENTS), pairs.weights)
 
 
 def train(coupling: jax.Array, key: jax.Array, truth: bool) -> Any:
-    """Parameters of a decomposition network after `STEPS` steps on fresh pairs (Eq. 13)."""
+    """Trains a decomposition network for `STEPS` steps on fresh pairs (Eq. 13); returns its parameters."""
     network, optimizer = trust_region_network(SPEC, HIDDEN), optax.adam(LEARNING_RATE)
     init_key, data_key = jax.random.split(key)
     params = network.init(init_key)
@@ -149,7 +149,7 @@ def train(coupling: jax.Array, key: jax.Array, truth: bool) -> Any:
 
 
 def estimates(coupling: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
-    """Estimates of `TEST` fresh pairs' joint KL, each (TEST,), and the truth."""
+    """The joint KL of `TEST` fresh pairs and all estimates of it, (TEST,) each."""
     network = trust_region_network(SPEC, HIDDEN)
     test_key, *keys = jax.random.split(key, 3)
     pairs = draw_batch(coupling, test_key, TEST)
@@ -164,7 +164,7 @@ def estimates(coupling: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
 
 
 def score(estimate: np.ndarray, truth: np.ndarray) -> dict[str, list[float]]:
-    """For every seed: root mean square error over the mean truth, correlation, and mean estimate over mean truth."""
+    """Scores of each seed: RMSE divided by the mean truth, correlation, and mean estimate divided by mean truth."""
     error = np.sqrt(np.square(estimate - truth).mean(1)) / truth.mean(1)
     correlation = [float(np.corrcoef(e, t)[0, 1]) for e, t in zip(estimate, truth, strict=True)]
     return {
@@ -175,7 +175,7 @@ def score(estimate: np.ndarray, truth: np.ndarray) -> dict[str, list[float]]:
 
 
 def compare(key: jax.Array) -> dict[str, Any]:
-    """Every estimate against the joint KL by how strongly agents are coupled, `SEEDS` seeds each."""
+    """Scores of every estimate of the joint KL for each coupling of agents, with `SEEDS` seeds each."""
     run = jax.jit(jax.vmap(estimates, (None, 0)))
     rows = []
     for number, coupling in enumerate(COUPLINGS):

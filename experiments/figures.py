@@ -1,9 +1,9 @@
-"""Draws every figure of README and docs from the committed results, or prints a table of them.
+"""Draws the figures of the README and the documentation from the committed results, or prints one of their tables.
 
 python experiments/figures.py
 python experiments/figures.py --table runs pursuit
 
-`mamt figures` draws those of the paper from other runs.
+`mamt figures` draws the paper's figures from other runs.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from mamt_jax.analysis.catalogue import FIGURES, save_figures
 
 
 def draw_all(out: Path) -> None:
-    """The paper's figures, Fig. 8, time to a return, the panels of each environment, and Multi-Walker beside the original."""
+    """Draws the paper's figures, Fig. 8, time to a return, one figure per environment, and the comparison of Multi-Walker."""
     save_figures([*FIGURES], results.committed_runs(), out / "figures")
     style.save(theory.draw(results.read_result("theory")), out / "figures" / "theory.png")
     style.save(time_to_return.draw(results.read_result("benchmark_time_to_return")), out / "time_to_return.png")
@@ -29,7 +29,7 @@ def draw_all(out: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draws and prints."""
+    """Draws all figures, or prints one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=results.RESULTS, metavar="DIR", help="where (default experiments/results)")
     names = f"print one of {', '.join(TABLES)} with its words, draw nothing"

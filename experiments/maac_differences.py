@@ -1,8 +1,9 @@
-"""What MAAC's own code does otherwise, as algorithms of their own.
+"""Variants of MAAC with details of its authors' code that we do not use by default.
 
 PYTHONPATH=experiments mamt train --env rover_tower --algo maac_differences:normalised_actions
 
-Its critics' encoders read one-hot actions after batch normalisation, and it scales the encoders' gradients by 1 / n.
+In the authors' code the critics' encoders read one-hot actions after batch normalisation, and the encoders' gradients are
+scaled by 1 / n.
 """
 
 import jax
@@ -19,7 +20,7 @@ ENCODERS = ("state", "action")
 
 
 def normalised_actions(spec: EnvSpec) -> Algorithm:
-    """MAAC whose critics read one-hot actions minus their mean, over their deviation, were all actions equally likely."""
+    """MAAC whose critics read standardised one-hot actions, with mean and deviation of equally likely actions."""
     mean = 1.0 / spec.action_size
     deviation = (mean * (1.0 - mean)) ** 0.5
 

@@ -1,8 +1,8 @@
-"""Multi-Walker here beside the original step by step: where bodies are after one step, and whether anything blows up.
+"""Compares our Multi-Walker with the original step by step: poses after one step, and extremes under random actions.
 
 python experiments/multiwalker_parity.py
 
-Needs the extra `pettingzoo`. Writes experiments/results/multiwalker_parity.json.
+It needs the extra `pettingzoo` and writes experiments/results/multiwalker_parity.json.
 """
 
 import argparse
@@ -33,13 +33,13 @@ from multiwalker_statistics import TRAINED, policies
 RESULTS = Path(__file__).parent / "results"
 N, NEAR, AT_ONCE = 3, 1e-3, 10_000
 COMPARED = ((ORIGINAL, 180), (FAST, 180), (FAST._replace(velocity_sweeps=1000, position_sweeps=60, slots=SLOTS), 2000))
-"""Ours, and the velocity sweeps of the original, whose own are 180."""
+"""Our solver, and the number of velocity sweeps of the original, whose default is 180."""
 StepAct = Callable[[int, int, Any], jax.Array]
 """(seed of the episode, number of the step, observations (n, d)) -> actions (n, 4)."""
 
 
 class Sweeping:
-    """A Box2D world that solves velocities with so many sweeps."""
+    """A Box2D world that solves velocities with a given number of sweeps."""
 
     def __init__(self, world: Any, sweeps: int) -> None:
         self.__dict__.update(world=world, sweeps=sweeps)
@@ -48,12 +48,12 @@ class Sweeping:
         return getattr(self.world, name)
 
     def Step(self, time_step: float, velocity_sweeps: int, position_sweeps: int) -> None:  # noqa: N802
-        """Box2D's, with our number of sweeps."""
+        """Makes a step of the Box2D world, with our number of velocity sweeps."""
         self.world.Step(time_step, self.sweeps, position_sweeps)
 
 
 def compiled(act: Policy) -> StepAct:
-    """What all walkers do by `act` in a step."""
+    """Compiles a policy into a function of the episode's seed, the step and the observations."""
 
     def program(seed: int, number: int, seen: jax.Array) -> jax.Array:
         return act(seen, jax.random.fold_in(jax.random.key(seed), number))
@@ -62,7 +62,7 @@ def compiled(act: Policy) -> StepAct:
 
 
 def play(act: StepAct, seed: int, sweeps: int, steps: int) -> Iterator[tuple[Any, np.ndarray]]:
-    """The original's inside before each step of an episode, and the action (n, 4) that is taken then."""
+    """Plays an episode of the original; yields its inner environment before each step, and the action (n, 4)."""
     from pettingzoo.sisl.multiwalker.multiwalker import parallel_env
 
     env: Any = parallel_env(n_walkers=N)
@@ -78,7 +78,7 @@ def play(act: StepAct, seed: int, sweeps: int, steps: int) -> Iterator[tuple[Any
 
 
 def differences(step: Any, solver: Solver, act: StepAct, seed: int, sweeps: int, steps: int) -> list[Compared]:
-    """After each step from where the original is."""
+    """Compares our step from each state of an episode of the original with the original's own step."""
     found, impulses, predicted = [], None, None
     flags, feet = jnp.zeros((2, N, 1), bool), jnp.full((NUM_TOUCHABLE, 2, N, 1), NOTHING)
     push = float(np.random.Generator(np.random.PCG64(seed)).uniform(-5, 5))
@@ -94,7 +94,7 @@ def differences(step: Any, solver: Solver, act: StepAct, seed: int, sweeps: int,
 
 
 def compare_steps(acts: dict[str, StepAct], episodes: int, steps: int) -> list[dict[str, Any]]:
-    """Shares of bodies, walkers and whole states that end within `NEAR` of the original's, and of flags that are the same."""
+    """Shares of bodies, walkers and whole states that end a step within `NEAR` of the original, and of equal contact flags."""
     package, rows = body.make_package(N), []
     for solver, sweeps in COMPARED:
         step = jax.jit(functools.partial(dynamics.step, package=package, solver=solver))
@@ -112,7 +112,7 @@ def compare_steps(acts: dict[str, StepAct], episodes: int, steps: int) -> list[d
 
 
 def extremes(pose: jax.Array, velocity: jax.Array, package_pose: jax.Array, heights: jax.Array) -> dict[str, jax.Array]:
-    """By how much anything overlaps, m, and top speed and spin, (E,), of worlds with the batch as last axis."""
+    """Largest overlap in m, speed in m/s and spin in rad/s, (E,) each, of worlds with the batch as last axis."""
     touch = touching(body.make_package(N), pose, package_pose, jnp.ones(pose.shape[2:], bool), heights)
     points = ground_slots(touch, SLOTS), touch.package, touch.neighbours[0]
     apart = [jnp.where(c.code > 0, c.separation, 0.0).min((0, 1)) for c in points]
@@ -125,7 +125,7 @@ def extremes(pose: jax.Array, velocity: jax.Array, package_pose: jax.Array, heig
 
 
 def endure(envs: int, steps: int) -> dict[str, np.ndarray]:
-    """`extremes` of every step under random actions here, (steps x envs,)."""
+    """`extremes` of our environment under random actions, (steps * envs,) each."""
     env = auto_reset(envs_jax.make("multiwalker"))
     own = jnp.broadcast_to(env.spec.action_mask, (envs, *env.spec.action_mask.shape))
 
@@ -144,7 +144,7 @@ def endure(envs: int, steps: int) -> dict[str, np.ndarray]:
 
 
 def endure_original(act: StepAct, steps: int) -> dict[str, np.ndarray]:
-    """The same of the original, (steps,)."""
+    """`extremes` of the original with the policy `act`, (steps,) each."""
     worlds = (
         (*read_bodies(inside)[:3], np.array(inside.terrain_y))
         for seed in itertools.count()
@@ -159,7 +159,7 @@ def endure_original(act: StepAct, steps: int) -> dict[str, np.ndarray]:
 
 
 def summary(found: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Counts and extremes."""
+    """Counts of steps and of values that are not finite, and quantiles and maxima of `extremes`."""
     result: dict[str, Any] = {"steps": len(found["overlap"])}
     result["not_finite"] = int(sum((~np.isfinite(values)).sum() for values in found.values()))
     result["overlap_over_0.1"] = float((found["overlap"] > 0.1).mean())
@@ -169,7 +169,7 @@ def summary(found: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compare, count, write."""
+    """Measures parity and extremes, prints and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=8, help="of the original that each policy plays")
     parser.add_argument("--steps", type=int, default=150, help="of each of those, at most")

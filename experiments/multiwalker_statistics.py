@@ -1,8 +1,8 @@
-"""Multi-Walker here beside the original: lengths, returns and displacements of whole episodes, and policies in both.
+"""Compares our Multi-Walker with the original: length, return and displacement of whole episodes, for several policies.
 
 python experiments/multiwalker_statistics.py
 
-Needs the extra `pettingzoo`. Writes experiments/results/multiwalker_statistics.json and .png.
+It needs the extra `pettingzoo` and writes experiments/results/multiwalker_statistics.json and .png.
 """
 
 import argparse
@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Trained(NamedTuple):
-    """Whose policy: a folder, and which of its runs."""
+    """A trained policy: the folder and the index of its run."""
 
     folder: Path
     run: int = 0
@@ -39,11 +39,11 @@ TRAINED = {
     "trained there": Trained(RESULTS / "multiwalker_original" / "mappo_shared"),
 }
 AS_THE_ORIGINAL: dict[str, Any] = {"contact_events": True, "same_push": True}
-"""What policies see and what happens to them at the start."""
+"""Options that make observations and the start of an episode equal to the original's."""
 
 
 def policies(env: Environment, trained: dict[str, Trained]) -> dict[str, Policy]:
-    """Random, do-nothing, and the most likely actions of the policies `trained`."""
+    """The random, the do-nothing, and the greedy trained policies, without those whose folder is missing."""
     found: dict[str, Policy] = {"random": random_policy(env), "do_nothing": do_nothing_policy(env)}
     return found | {name: _most_likely(*each) for name, each in trained.items() if (each.folder / CONFIG).exists()}
 
@@ -54,7 +54,7 @@ def _most_likely(folder: Path, run: int) -> Policy:
 
 
 def quantities(env: Environment | HostEnvironment, act: Policy, episodes: int, seed: int) -> dict[str, np.ndarray]:
-    """Each quantity of whole episodes, (episodes,)."""
+    """The `QUANTITIES` of whole episodes, (episodes,) each."""
     played = play(env, act, jax.random.key(seed), episodes)
     return {
         "length": np.asarray(played.episode_length, float),
@@ -70,7 +70,7 @@ def summary(values: np.ndarray) -> dict[str, Any]:
 
 
 def compare(ours: dict[str, dict[str, np.ndarray]], original: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Every quantity by both solvers and of the original, and the p values of two-sample Kolmogorov-Smirnov tests."""
+    """Each quantity of the original and of both our solvers, with p values of two-sample Kolmogorov-Smirnov tests."""
     ks_2samp: Any = stats.ks_2samp
     result = {}
     for name in QUANTITIES:
@@ -83,7 +83,7 @@ def compare(ours: dict[str, dict[str, np.ndarray]], original: dict[str, np.ndarr
 
 
 def main() -> None:
-    """Play, compare, write, draw."""
+    """Plays, compares, and writes the results and their figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--only", nargs="+", help="play only these policies and keep the rest of the file")

@@ -1,4 +1,4 @@
-"""The campaign: the command of every committed run. Trains those that are missing under experiments/results.
+"""Holds the command of every committed run, and trains the runs that are missing under experiments/results.
 
 python experiments/paper.py --list             # every run, its command and, where it is committed, its hours
 python experiments/paper.py                    # trains what is missing; after Ctrl-C the same command goes on
@@ -18,7 +18,7 @@ from mamt_jax.training.run_folder import BEST, CONFIG, METRICS, read_rows
 
 RESULTS = Path(__file__).parent / "results"
 POLICIES = ("multiwalker/mappo", "multiwalker/mappo_events", "multiwalker_original/mappo_shared", "pursuit/mappo_local_shared")
-"""The runs whose best policies are kept, too."""
+"""Runs whose best policies are also kept."""
 ATTENTION = ("maac", "mamd", "mamt")
 
 _SHORT = "--seeds 3 --episodes 4008 --evaluation-interval 240"
@@ -185,13 +185,13 @@ CAMPAIGN: dict[str, dict[str, str]] = {
     },
     "tuning/spread": {f"lola_num_envs_{envs}": f"{_LOLA_TRIAL} {rollouts}" for envs, rollouts in _ROLLOUTS.items()},
 }
-"""Options by folder and name; a name begins with its algorithm. Where an option stands twice the later one counts."""
+"""Options of each run by folder and name. A name begins with its algorithm. The last value of a repeated option counts."""
 TASKS = {"spread_n3": "spread --num-agents 3", "multiwalker_original": "pettingzoo/multiwalker"}
-"""Environments of folders that are not called by them."""
+"""Environments of folders that do not have the environment's name."""
 
 
 def commands() -> dict[str, list[str]]:
-    """The options of `mamt train` by the folder of the run under experiments/results."""
+    """The options of `mamt train` for each run, by its folder under experiments/results."""
     found = {}
     for folder, runs in CAMPAIGN.items():
         task = folder.rpartition("/")[2]
@@ -203,14 +203,14 @@ def commands() -> dict[str, list[str]]:
 
 
 def describe(name: str, options: list[str]) -> str:
-    """A run's command, and how long it took."""
+    """The command of a run, and the hours that it took."""
     rows = read_rows(RESULTS / name / METRICS)
     hours = f"{max(row['wall_seconds'] for row in rows) / 3600:.2f} hours" if rows else "missing"
     return f"{name}: {hours}\n  mamt train {shlex.join(options)}"
 
 
 def train(name: str, options: list[str], work: Path) -> None:
-    """Trains a run in a folder under `work`, from wherever it was stopped, and keeps what results need of it."""
+    """Starts or resumes a run in a folder under `work`, and copies the files that the results need."""
     folder = work / name
     arguments = ["--resume", str(folder)] if (folder / CONFIG).exists() else [*options, "--out", str(folder)]
     finding_ours = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}  # maac_differences
@@ -223,7 +223,7 @@ def train(name: str, options: list[str], work: Path) -> None:
 
 
 def main() -> None:
-    """Lists or trains."""
+    """Lists or trains the runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     runs = commands()
     parser.add_argument("names", nargs="*", metavar="NAME", help="the runs to train (default: those without results)")

@@ -1,4 +1,4 @@
-"""Returns of the trained policies that come with the package, and the tables of mamt_jax/pretrained/README.md.
+"""Measures the returns of the included trained policies, and prints the tables of mamt_jax/pretrained/README.md.
 
 python experiments/pretrained_returns.py           # plays them again and writes mamt_jax/pretrained/returns.json
 python experiments/pretrained_returns.py --only rover_tower/mamt  # that policy; the others stay as they are in the file
@@ -30,22 +30,22 @@ RETURNS = PRETRAINED / "returns.json"
 
 
 def folders() -> list[Path]:
-    """Those of the policies, by environment."""
+    """Folders of the included policies, ordered by environment."""
     return sorted(path.parent for path in PRETRAINED.glob(f"*/*/{CONFIG}"))
 
 
 def name_of(folder: Path) -> str:
-    """ENV/ALGO."""
+    """Name of the policy in a folder, ENV/ALGO."""
     return folder.relative_to(PRETRAINED).as_posix()
 
 
 def samples(folder: Path) -> bool:
-    """Whether its policies are those that sample; others take their most likely action."""
+    """Whether the policies in a folder sample their actions. Others take the most likely action."""
     return read_config(folder)["training"].get("evaluation_policy") == "sampled"
 
 
 def play(folder: Path) -> dict[str, Any]:
-    """Return and task metrics; fewer episodes where they are long."""
+    """Return and task metrics of a policy, over fewer episodes if they are long."""
     env_name, options = TASKS[folder.parent.name]
     env = environments.make_any(env_name, **options)
     assert isinstance(env, Environment)
@@ -56,7 +56,7 @@ def play(folder: Path) -> dict[str, Any]:
 
 
 def table(returns: dict[str, dict[str, Any]]) -> str:
-    """A policy per row, with the reference policies of its environment."""
+    """A table with one policy per row, and the reference policies of its environment."""
     earned = json.loads(references.RETURNS.read_text())["returns"]
     titles = ("return", "random", "scripted", "task metrics", "trained on, episodes", "in minutes", "kB")
     rows: list[Sequence[str]] = [("", *titles)]
@@ -76,7 +76,7 @@ def table(returns: dict[str, dict[str, Any]]) -> str:
 
 
 def command(folder: Path) -> str:
-    """What it was trained with; those from before a preset had its values say `--preset paper`, which gives the others."""
+    """The command that trains a policy. If it is older than its tuned preset, the command has `--preset paper` instead."""
     config = read_config(folder)
     options, experiment = [word for word in config["command"][1:] if word != "train"], config["experiment"]
     task = task_name(experiment["env"], experiment["env_options"]) or experiment["env"]
@@ -90,12 +90,12 @@ def command(folder: Path) -> str:
 
 
 def commands() -> str:
-    """What each was trained with."""
+    """The commands that train the policies, one per line."""
     return "\n".join(command(folder) for folder in folders())
 
 
 def main() -> None:
-    """Plays or prints."""
+    """Plays the policies, unless only tables are wanted, and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", action="store_true", help="print the tables from returns.json, play nothing")
     names = [name_of(folder) for folder in folders()]

@@ -1,4 +1,4 @@
-"""Returns of the reference policies of every environment: random, do nothing, scripted.
+"""Measures the returns of the reference policies in every environment: random, do nothing, scripted.
 
 python experiments/reference_returns.py [--out mamt_jax/reference_returns.json]
 """
@@ -16,12 +16,12 @@ from envs_jax.rollout import evaluate_policies
 from mamt_jax.training.references import ORIGINALS, RETURNS, TASKS
 from mamt_jax.training.run_folder import describe_machine
 
-STEPS = 125_000  # an environment: 5,000 episodes of 25 steps, 250 of 500
+STEPS = 125_000  # per environment: 5,000 episodes of 25 steps, or 250 of 500
 HOST_EPISODES = 240
 
 
 def main() -> None:
-    """Play every policy in every environment, print it, write it."""
+    """Plays every policy in every environment, prints the returns and writes them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RETURNS)
     every = [*TASKS, *ORIGINALS]

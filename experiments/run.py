@@ -1,4 +1,4 @@
-"""The same as `mamt train`."""
+"""Runs `mamt train`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The paper's theory on tabular games: Fig. 8, Theorems 1 to 3, and what estimates of the joint divergence are worth.
+"""Checks the paper's theory on tabular games: Fig. 8, Theorems 1 to 3, and the error of estimates of the joint divergence.
 
 python experiments/theory.py
 """
@@ -17,7 +17,7 @@ from mamt_jax.training.run_folder import describe_machine, write_json
 
 OUT = Path(__file__).parent / "results" / "theory.json"
 FIRST_STATE = np.array([[0.4, 0.2], [0.5, 0.7]])
-"""App. D: probability of s_1 after agent 1's action (row) and agent 2's (column); s_2 comes otherwise."""
+"""App. D: probability of next state s_1, by action of agent 1 (row) and of agent 2 (column). The other next state is s_2."""
 PROBABILITIES = np.linspace(0.02, 0.98, 49)
 EPISODES, REPEATS = 10_000, 50
 GAMES = 2_000
@@ -25,7 +25,7 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
 def game() -> jax.Array:
-    """The transition of App. D's game, (own action, other's action, next state)."""
+    """Transition probabilities of App. D's game, (own action, other's action, next state)."""
     return jnp.stack([jnp.asarray(FIRST_STATE), 1 - jnp.asarray(FIRST_STATE)], -1).astype(jnp.float32)
 
 
@@ -42,7 +42,7 @@ def closed_form(m: float) -> tuple[float, float]:
 
 
 def simulated(key: jax.Array, m: jax.Array, action: int, episodes: int = EPISODES) -> tuple[jax.Array, jax.Array]:
-    """KL of the frequencies seen in `episodes` plays before and after the change: (of next states, of agent 2's actions)."""
+    """KL between frequencies in `episodes` plays before and after the change: (of next states, of agent 2's actions)."""
 
     def play(key: jax.Array, policy: jax.Array) -> tuple[jax.Array, jax.Array]:
         action_key, state_key = jax.random.split(key)
@@ -55,7 +55,7 @@ def simulated(key: jax.Array, m: jax.Array, action: int, episodes: int = EPISODE
 
 
 def figure_8() -> dict[str, Any]:
-    """Both divergences over m, of both of agent 1's actions, in closed form and simulated."""
+    """KL of policies and of transitions over m, for both actions of agent 1, exact and simulated."""
     m = jnp.asarray(PROBABILITIES, jnp.float32)
     exact = jax.vmap(lambda m: transition_divergence(game(), *policies(m)))(m)
     policy = jax.vmap(lambda m: joint_divergence(*policies(m)))(m)
@@ -78,12 +78,12 @@ def figure_8() -> dict[str, Any]:
 
 
 def quantiles(values: jax.Array) -> dict[str, float]:
-    """Smallest, 5 %, median, 95 % and largest."""
+    """Minimum, 5 %, median, 95 % and maximum of the values."""
     return {f"{q:g}": float(np.quantile(np.asarray(values), q)) for q in QUANTILES}
 
 
 def theorem_1(key: jax.Array) -> dict[str, Any]:
-    """KL of transitions over KL of the others' joint policy in random games; proportional would be one number."""
+    """Ratios of transition KL to the KL of the others' joint policy in random games; all equal if these were proportional."""
 
     def ratio(key: jax.Array) -> jax.Array:
         transition_key, *policy_keys = jax.random.split(key, 3)
@@ -96,7 +96,7 @@ def theorem_1(key: jax.Array) -> dict[str, Any]:
 
 
 def theorem_2(key: jax.Array, num_agents: int, factorised: bool) -> dict[str, Any]:
-    """Mean divergence of the others over the joint one, and the mean-field sum over it, of random pairs of joint policies."""
+    """Ratios of the others' mean divergence and of the mean-field sum to the joint divergence, for random pairs of policies."""
 
     def draw(key: jax.Array) -> jax.Array:
         if not factorised:
@@ -123,7 +123,7 @@ def theorem_2(key: jax.Array, num_agents: int, factorised: bool) -> dict[str, An
 
 
 def main() -> None:
-    """Compute everything and write it."""
+    """Computes all checks and writes them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
     out = parser.parse_args().out

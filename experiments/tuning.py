@@ -1,13 +1,13 @@
-"""Finds the defaults of `mamt train`: as many trials for every task and algorithm, along the same axes, in the same time.
+"""Finds the defaults of `mamt train`. All algorithms of a task get the same number of trials and the same CPU time.
 
 python experiments/tuning.py --list                       # every pair: its trials and the best options so far
 python experiments/tuning.py                              # makes the trials that are missing, one after another
 python experiments/tuning.py rover_tower/maac spread/lola # those of these pairs
 
-A pair's first trial has the options of `START` and `FIRST`. Each further one changes them along one axis of `AXES`, in
-order, and the change stays if the score is higher. A trial is one run on one CPU core that is killed after as many
-seconds of CPU time as `SECONDS` says. Its score is the mean return of its evaluations, so that who learns sooner scores more.
-Trials are kept under experiments/results/trials. There `rejected` says of a trial why its options are not the defaults.
+The first trial of a pair has the options of `START` and `FIRST`. Each further trial changes the best options so far along one
+axis of `AXES`, in order. A change is kept if the score is higher. A trial is one run on one CPU core. It is killed after
+`SECONDS` of CPU time. Its score is the mean return of its evaluations, which rewards fast learning. Trials are kept under
+experiments/results/trials. The field `rejected` of a trial says why its options are not the defaults.
 """
 
 import argparse
@@ -28,10 +28,10 @@ from mamt_jax.training.run_folder import METRICS, describe_machine, read_rows
 
 TRIALS = Path(__file__).parent / "results" / "trials"
 SEED = 100
-"""That of all trials; results are from other seeds."""
+"""Seed of all trials. Results use other seeds."""
 
 KILLED = (-signal.SIGKILL, -signal.SIGXCPU)
-"""How a run ends whose time is over."""
+"""Exit codes of a run whose CPU time is used up."""
 
 Options = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ TASKS: dict[str, Options] = {
     "multiwalker": {"env": "multiwalker", "evaluation_episodes": 24},
 }
 SECONDS = {"rover_tower": 120, "spread": 60, "spread_n3": 90, "spread3_mix": 60, "pursuit": 150, "multiwalker": 200}
-"""CPU seconds of a trial, those of compiling included."""
+"""CPU seconds of a trial, compilation included."""
 STEPS_BETWEEN_EVALUATIONS = {"replay": 60_000, "rollout": 250_000}
 EPISODE_STEPS = {"pursuit": 500, "multiwalker": 500}
 
@@ -78,29 +78,29 @@ FIRST: dict[str, Options] = {
         "num_minibatches": 8,
     },
 }
-"""Of tasks and pairs where it was known how to begin: these go before `START`."""
+"""First options of tasks and pairs for which better ones were known. They override `START`."""
 
 Axis = Callable[[Options], Options]
-"""A pair's first options -> those that it changes."""
+"""(first options of a pair) -> the options that the axis changes."""
 
 
 def scaled(factor: float, *names: str) -> Axis:
-    """Those options times a factor."""
+    """Multiplies options by a factor."""
     return lambda options: {name: type(options[name])(options[name] * factor) for name in names}
 
 
 def fixed(**values: Any) -> Axis:
-    """Those options."""
+    """Sets options to fixed values."""
     return lambda options: values
 
 
 def either(name: str, one: Any, two: Any) -> Axis:
-    """The first of two values, or the second where the first is there."""
+    """Sets an option to `one`, or to `two` if the first options already have `one`."""
     return lambda options: {name: two if options.get(name) == one else one}
 
 
 def switched(*names: str) -> Axis:
-    """Those switches the other way; they are off unless the first options say otherwise."""
+    """Negates boolean options, which are False if the first options do not have them."""
     return lambda options: {name: not options.get(name, False) for name in names}
 
 
@@ -129,7 +129,7 @@ AXES: dict[str, dict[str, Axis]] = {
 
 
 def pairs() -> list[str]:
-    """Every task and algorithm; LOLA is for two agents."""
+    """All pairs of a task and an algorithm. LOLA has a single task, since it needs two agents."""
     return [f"{task}/{algo}" for task in TASKS for algo in START if algo != "lola" or task == "spread"]
 
 
@@ -140,18 +140,18 @@ def read_trials(pair: str) -> list[dict[str, Any]]:
 
 
 def first_options(pair: str) -> Options:
-    """Those of a pair's first trial."""
+    """The options of a pair's first trial."""
     task, _, algo = pair.rpartition("/")
     return {**START[algo], **FIRST.get(task, {}), **FIRST.get(pair, {})}
 
 
 def best_options(trials: list[dict[str, Any]]) -> Options:
-    """The options of the highest score that was not rejected afterwards; the earlier ones where two are equal."""
+    """The options of the highest score that was not rejected afterwards; of equal scores the earliest."""
     return max((trial for trial in trials if "rejected" not in trial), key=lambda trial: trial["score"])["options"]
 
 
 def next_options(pair: str) -> Options | None:
-    """What the pair's next trial is to be made with; None where all are made."""
+    """The options of a pair's next trial; None if all trials are done."""
     algo, trials = pair.rpartition("/")[2], read_trials(pair)
     first = first_options(pair)
     if not trials:
@@ -163,16 +163,16 @@ def next_options(pair: str) -> Options | None:
 
 
 def words(options: Options) -> Iterator[str]:
-    """Options as a command line has them."""
+    """Converts options to the words of a command line."""
     for name, value in options.items():
         yield from (f"--{name.replace('_', '-')}", str(value))
 
 
 def run_trial(pair: str, options: Options, work: Path) -> dict[str, Any]:
-    """One run until its time is over."""
+    """Trains one run until its CPU time is used up; returns the trial."""
     task, _, algo = pair.rpartition("/")
     folder = work / f"{task}-{algo}-{len(read_trials(pair))}"
-    shutil.rmtree(folder, ignore_errors=True)  # of a trial that was stopped
+    shutil.rmtree(folder, ignore_errors=True)  # left by a trial that was stopped
     steps = STEPS_BETWEEN_EVALUATIONS["rollout" if algo in ("mappo", "lola") else "replay"]
     common = {"algo": algo, "preset": "paper", "seed": SEED, "episodes": 10**6, "out": folder}
     common |= {"evaluation_interval": steps // EPISODE_STEPS.get(task, 25)}
@@ -186,7 +186,7 @@ def run_trial(pair: str, options: Options, work: Path) -> dict[str, Any]:
 
 
 def summarise(options: Options, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A trial as its file holds it."""
+    """The entry of a trial in its results file."""
     returns = [row["eval_return"] for row in rows]
     last = rows[-1] if rows else {"updates": 0, "env_steps": 0}
     return {
@@ -199,7 +199,7 @@ def summarise(options: Options, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def make_trials(pair: str, work: Path) -> None:
-    """Makes a pair's trials that are missing."""
+    """Runs the missing trials of a pair."""
     while (options := next_options(pair)) is not None:
         trial = run_trial(pair, options, work)
         path = TRIALS / f"{pair}.json"
@@ -210,7 +210,7 @@ def make_trials(pair: str, work: Path) -> None:
 
 
 def main() -> None:
-    """Lists trials or makes them."""
+    """Lists trials or runs those that are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="*", metavar="TASK/ALGO", help="(default: all)")
     parser.add_argument("--list", action="store_true", help="print what is known, train nothing")

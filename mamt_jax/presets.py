@@ -7,8 +7,8 @@ which experiments/tuning.py found.
 from typing import Any, NamedTuple
 
 PRESETS = {
-    "tuned": "the settings that measured best for the task; Table 1 and 3,000 episodes for tasks that were not tuned",
-    "paper": "the paper's Table 1 and 50,000 episodes",
+    "tuned": "the best measured settings for the task, or Table 1 with 3,000 episodes for tasks without tuned settings",
+    "paper": "Table 1 of the paper, with 50,000 episodes",
 }
 """Descriptions of the presets. The first preset is the default."""
 

@@ -28,9 +28,9 @@ class Valid(NamedTuple):
 
 FINITE = Valid(math.isfinite, "a finite number")
 FRACTION = Valid(lambda x: 0 <= x <= 1, "a number from 0 to 1")
-MOMENTUM = Valid(lambda x: 0 <= x < 1, "a number from 0 to below 1")
+MOMENTUM = Valid(lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
 POSITIVE = Valid(lambda x: 0 < x < math.inf, "a finite number above 0")
-BOUND = Valid(lambda x: x > 0, "a number above 0; inf bounds nothing")
+BOUND = Valid(lambda x: x > 0, "a number above 0, or inf for no limit")
 COUNT = Valid(lambda x: x > 0, "a number above 0")
 COUNT_OR_NONE = Valid(lambda x: x >= 0, "a number of at least 0")
 

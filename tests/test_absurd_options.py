@@ -72,7 +72,7 @@ def names_it(name: str, text: str, message: str) -> None:
         (["--num_updates", "2147483647"], "num_updates=2147483647 is not valid: it makes 6442450941 updates in an iteration"),
         (["--update_interval", "2147483647"], "update_interval=2147483647 is not valid: it makes 257698037640 transitions"),
         (["--episode_limit", "2147483647"], "steps of each environment, with episode_limit=2147483647"),
-        (["--num_agents", "1"], "attention critics attend to other agents, so they need 2 agents or more, not 1"),
+        (["--num_agents", "1"], "attention critics need at least 2 agents, but spread has 1: use mappo"),
         (["--num_agents", "1001"], "num_agents=1001 is not valid: num_agents must be a positive integer of at most 1000"),
         (["--gamma", "1.5"], "gamma=1.5 is not valid: give a number from 0 to 1"),
         (["--policy_learning_rate", "inf"], "policy_learning_rate=inf is not valid: give a finite number"),

@@ -257,9 +257,9 @@ def test_shared_gradient_is_the_mean_over_each_kind() -> None:
 @pytest.mark.parametrize(
     ("name", "spec", "message"),
     [
-        ("mamd_op", DISCRETE, "knows who depends on whom only in spread3_sep, spread3_mix, spread3_ful, not in probe"),
+        ("mamd_op", DISCRETE, "supports only spread3_sep, spread3_mix, spread3_ful, where the dependent agents are known"),
         ("mamr", DISCRETE, "algo 'mamr' is unknown .did you mean 'mamt'"),
-        ("lola", DISCRETE, "lola looks ahead at one other agent, and probe has 3 agents"),
+        ("lola", DISCRETE, "lola needs exactly 2 agents, but probe has 3"),
         ("nowhere:make", DISCRETE, "Algorithm 'nowhere:make' cannot be imported"),
         (":make", DISCRETE, "Algorithm ':make' cannot be imported"),
     ],
@@ -314,13 +314,13 @@ def test_old_names_become_new_ones() -> None:
     ("name", "options", "sentence"),
     [
         ("maac", {"gamma": 1.5}, "gamma=1.5 is not valid: give a number from 0 to 1."),
-        ("maac", {"adam_b1": 1.0}, "adam_b1=1.0 is not valid: give a number from 0 to below 1."),
+        ("maac", {"adam_b1": 1.0}, "adam_b1=1.0 is not valid: give a number of at least 0 and below 1."),
         ("maac", {"adam_epsilon": 1e-50}, "adam_epsilon=1e-50 is not valid: give a finite number above 0."),
         ("maac", {"critic_weight_decay": float("inf")}, "critic_weight_decay=inf is not valid: give a finite number."),
-        ("maac", {"max_policy_grad_norm": 0.0}, "max_policy_grad_norm=0.0 is not valid: give a number above 0; inf bounds"),
+        ("maac", {"max_policy_grad_norm": 0.0}, "max_policy_grad_norm=0.0 is not valid: give a number above 0, or inf"),
         ("maac", {"hidden_size": 0}, "hidden_size=0 is not valid: give a number above 0."),
         ("maac", {"num_heads": 3}, "hidden_size=128 must be a multiple of num_heads=3."),
-        ("mamt", {"epsilon_max": 1e-3}, "epsilon_max=0.001 must not be under epsilon_min=0.01."),
+        ("mamt", {"epsilon_max": 1e-3}, "epsilon_max=0.001 must be at least epsilon_min=0.01."),
         ("mamt", {"epsilon_delay": 0}, "epsilon_delay=0 is not valid"),
         ("mappo", {"lr_decay_updates": -1}, "lr_decay_updates=-1 is not valid: give a number of at least 0."),
         ("maddpg", {"exploration_noise": 0.0}, "exploration_noise=0.0 is not valid"),

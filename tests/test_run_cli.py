@@ -66,7 +66,7 @@ def folder(finished_run: Path) -> Path:
         ([*PROBE, "surplus"], "'surplus' belongs to no option"),
         ([*PROBE, "--size", "1000000000"], "A run needs 432 GB of memory"),
         (["--env", "spread", "--algo", "maac", "--num-heads", "0"], "num_heads=0 is not valid: give a number above 0"),
-        (["--env", "spread", "--algo", "mamd_op"], "mamd_op knows who depends on whom only in"),
+        (["--env", "spread", "--algo", "mamd_op"], "mamd_op supports only spread3_sep"),
         (["--resume", "absent"], "absent is no run's folder, it has no config.json"),
         (["--resume", "absent", "--episodes", "9"], "absent is no run's folder, it has no config.json"),
         (

@@ -1,4 +1,4 @@
-"""The paper's claims and our ablations one by one: how likely a run of one side beats one of the other, and a verdict."""
+"""Tables of the paper's claims and of our ablations, with the probability of improvement and a verdict for each."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,15 +27,15 @@ Stage = Literal["first", "last"]
 
 
 class Claim(NamedTuple):
-    """That runs of one folder have more of a metric than those of another.
+    """A claim that one folder's runs have a higher metric than another's, or that the two are equal.
 
     Attributes:
-        text: what is claimed.
-        metric: a name of `NAMES`.
-        more: folder under experiments/results.
-        less: another one.
-        differs: whether the paper says that the two differ; else that they do not.
-        stages: the fifths of training that are compared.
+        text: the claim in words.
+        metric: a key of `NAMES`.
+        more: folder of the first side, under experiments/results.
+        less: folder of the second side, likewise under experiments/results.
+        differs: whether the claim says that the two sides differ. Otherwise it says that they are equal.
+        stages: the fifth of training that is compared, for each side.
     """
 
     text: str
@@ -50,7 +50,7 @@ _PAIRS = (("mamt", "maac"), ("mamt", "mamd"), ("mamd", "maac"))
 
 
 def every_two(folder: str, where: str, differs: bool = True, suffix: str = "") -> tuple[Claim, ...]:
-    """Returns of MAMT, MAMD and MAAC in `folder`, two by two; `suffix` ends the names of their runs."""
+    """Pairwise claims about the returns of MAMT, MAMD and MAAC in `folder`, whose runs have names with this `suffix`."""
     claims = "{} beats {} {}" if differs else "{} and {} are equal {}"
     return tuple(
         Claim(
@@ -123,10 +123,10 @@ PAPER = (
     *every_two("spread", "(Spread)", differs=False),
     *every_two("multiwalker", "(Multi-Walker)", differs=False),
 )
-"""With Table 1's settings, three seeds."""
+"""Claims for the runs with the settings of Table 1 and three seeds."""
 
 FIXED = {size: "mamd" if size == 30 else f"mamd_epsilon_{size}" for size in (1, 3, 10, 30, 100, 300)}
-"""Folders of MAMD by the size of its trust regions; 30 is the tuned one."""
+"""Folders of MAMD by the fixed size of its trust regions. The tuned size is 30."""
 
 ABLATIONS: tuple[Claim, ...] = (
     *(
@@ -173,7 +173,7 @@ ABLATIONS: tuple[Claim, ...] = (
 
 
 def of_runs(folder: Path, metric: str, stage: Stage = "last") -> np.ndarray:
-    """One number per run, (R,), over a fifth of training; changes over all of it."""
+    """One number per run, (R,), over a fifth of training. Changes are over all of it."""
     run = read_run(folder)
     if metric not in (DEVIATION, EPSILON_CHANGE, COORDINATION_CHANGE):
         return final(run, metric) if stage == "last" else first_fifth(run, metric)
@@ -192,23 +192,26 @@ def first_fifth(run: Run, metric: str) -> np.ndarray:
 
 
 def coordination(run: Run) -> np.ndarray:
-    """C of every two agents at every evaluation, (R, T, n (n - 1))."""
+    """C of every ordered pair of agents at every evaluation, (R, T, n (n - 1))."""
     return curve(run, "coordination_mean").values[:, :, ~np.eye(len(run.agents), dtype=bool)]
 
 
 def sizes_at_the_end(run: Run) -> np.ndarray:
-    """Trust regions after the last update, mean over agents, (R,)."""
+    """Sizes of trust regions after the last update, mean over agents, (R,)."""
     return run.metrics["epsilon"][:, -1].mean(-1)
 
 
 def change(values: np.ndarray) -> np.ndarray:
-    """Deviation over time of each of K values (R, T, K), mean over them, relative to their mean, (R,); 0 where all are 0."""
+    """Relative change of K values (R, T, K) over time, (R,): their standard deviation over time divided by their mean.
+
+    Both are means over K. The change is 0 if all values are 0.
+    """
     mean = values.mean((1, 2))
     return values.std(1).mean(1) / np.where(mean == 0, 1.0, mean)
 
 
 def verdict(low: float, high: float, differs: bool) -> str:
-    """What an interval of the probability that one beats the other says."""
+    """The verdict that the 95 % interval of a probability of improvement allows on a claim."""
     if low <= 0.5 <= high:
         return "not significant" if differs else "no significant difference"
     if not differs:
@@ -217,12 +220,12 @@ def verdict(low: float, high: float, differs: bool) -> str:
 
 
 class Comparison(NamedTuple):
-    """What was measured of a claim.
+    """The measurement of a claim.
 
     Attributes:
-        sides: a number of every run, of those that should have more and of those that should have less.
-        chance: that a run of the first beats one of the second.
-        episodes: of each side.
+        sides: one number per run, for the side that should have more and for the other.
+        chance: probability that a run of the first side exceeds one of the second.
+        episodes: training length of each side.
     """
 
     sides: tuple[np.ndarray, np.ndarray]
@@ -239,7 +242,7 @@ def compare(claim: Claim) -> Comparison:
 
 
 def claims_table(claims: Sequence[Claim] = CLAIMS) -> str:
-    """Every claim with what was measured."""
+    """A table of claims with their verdicts and measurements."""
     rows: list[Sequence[str]] = [("claim", "verdict", "measured", "first", "second", "P(first > second)", "seeds", "episodes")]
     for claim in claims:
         found = compare(claim)
@@ -257,7 +260,7 @@ def claims_table(claims: Sequence[Claim] = CLAIMS) -> str:
 
 
 def tuned_table(env: str) -> str:
-    """Returns of every algorithm at its tuned setting in an environment."""
+    """A table of the returns of every algorithm with its tuned setting in an environment."""
     scores = ("training return, IQM (95 %)", "greedy return, IQM (95 %)", "lowest, highest seed")
     rows: list[Sequence[str]] = [(TITLES[env], *scores, "seeds", "episodes", "hours")]
     for folder in sorted(path.parent for path in (TUNED / env).glob(f"*/{CONFIG}")):
@@ -276,13 +279,13 @@ def tuned_table(env: str) -> str:
 
 
 def interquartile(values: np.ndarray) -> str:
-    """The interquartile mean of runs with its interval."""
+    """Formats the interquartile mean of runs with its interval."""
     found = bootstrap(interquartile_mean, [values])
     return f"{found.value:.3g} ({found.low:.3g} to {found.high:.3g})"
 
 
 def tuning_table(env: str) -> str:
-    """Greedy returns at the end of every trial, mean over its seeds."""
+    """A table of final greedy returns of every trial, for each seed and as their mean."""
     rows: list[Sequence[str]] = [("algorithm", "trial", "greedy return of each seed", "mean")]
     for folder in sorted(path.parent for path in (TUNING / env).glob(f"*/{CONFIG}")):
         for run in read_folder(folder):
@@ -293,7 +296,7 @@ def tuning_table(env: str) -> str:
 
 
 def signals_table(folder: Path) -> str:
-    """What moves MAMT's trust regions, over fifths of training, mean over seeds."""
+    """A table of the quantities that drive MAMT's trust regions, for each fifth of training, mean over seeds."""
     run = read_run(folder)
     signals = {
         "trust region, mean over agents": run.metrics["epsilon"].mean(-1),
@@ -310,7 +313,10 @@ def signals_table(folder: Path) -> str:
 
 
 def forces_table() -> str:
-    """What pulls at the logarithm of trust regions, means over training, agents and seeds, where both forces are recorded."""
+    """A table of both gradients of the trust regions' logarithm, means over training, agents and seeds.
+
+    Runs without a record of them are left out.
+    """
     rows: list[Sequence[str]] = [("MAMT", "cost's gradient", "value's gradient", "trust regions at the end")]
     for folder in sorted(path.parent for path in TUNED.glob(f"*/mamt*/{CONFIG}")):
         run = read_run(folder)
@@ -330,4 +336,4 @@ TABLES: dict[str, Callable[..., str]] = {
     "tuned": tuned_table,
     "tuning": tuning_table,
 }
-"""By name."""
+"""Functions that make the tables, by name."""

@@ -1,9 +1,9 @@
-"""Tables as Markdown."""
+"""Formats tables as Markdown."""
 
 from collections.abc import Sequence
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first row is its head."""
+    """Formats rows as a table; the first row is the header."""
     head, *others = (" ".join(f"| {cell}" if cell else "|" for cell in row) + " |" for row in rows)
     return "\n".join([head, "| --- " * len(rows[0]) + "|", *others])

@@ -1,4 +1,4 @@
-"""Multi-Walker beside the original: distributions of whole episodes, single steps, and endurance under random actions."""
+"""Compares our Multi-Walker with the original: distributions of episodes, single steps, and extremes of random play."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from analysis.results import read_result
 from mamt_jax.analysis import style
 
 QUANTITIES = {"length": "steps", "return": "return per agent", "displacement": "m"}
-"""What is compared, and its unit."""
+"""The compared quantities and their units."""
 SOLVERS = {"original": "-", "fast": ":"}
-"""Our solvers, and the style of their lines."""
+"""Our solvers and their line styles."""
 
 
 def draw(results: dict[str, Any]) -> Figure:
-    """Distribution functions side by side, one row per policy."""
+    """Draws the cumulative distribution of each quantity, with one row per policy."""
     figure, every = style.panels(len(results) * len(QUANTITIES), columns=len(QUANTITIES), height=2.1)
     panels = itertools.product(results.items(), QUANTITIES.items())
     for axes, ((policy, result), (name, unit)) in zip(every, panels, strict=True):
@@ -39,7 +39,7 @@ def _mean(side: dict[str, Any]) -> str:
 
 
 def episodes_table(results: dict[str, Any]) -> str:
-    """Means over episodes, and the p values of the two-sample tests."""
+    """A table of means over episodes, with the p values of the two-sample tests."""
     columns = [column for solver in SOLVERS for column in (f"ours, {solver} solver", "p")]
     rows: list[Sequence[str]] = [("policy", "", "the original", *columns)]
     for policy, result in results.items():
@@ -51,7 +51,7 @@ def episodes_table(results: dict[str, Any]) -> str:
 
 
 def steps_table(content: dict[str, Any]) -> str:
-    """Shares of what ends a step within 1 mm and 1 mrad of the original."""
+    """A table of the shares of bodies, walkers and states that end a step within 1 mm and 1 mrad of the original."""
     rows: list[Sequence[str]] = [
         ("solver", "velocity sweeps", "the original's", "policy", "steps", "bodies", "walkers", "whole states", "flags")
     ]
@@ -72,7 +72,7 @@ def steps_table(content: dict[str, Any]) -> str:
 
 
 def endurance_table(content: dict[str, Any]) -> str:
-    """What random actions lead to at worst."""
+    """A table of the extremes under random actions."""
     largest = ("largest overlap, m", "fastest, m/s", "fastest spin, rad/s")
     rows: list[Sequence[str]] = [("random actions", "steps", "not finite", "overlap over 0.1 m", *largest)]
     for side, found in content["endurance"].items():
@@ -86,4 +86,4 @@ TABLES: dict[str, Callable[[], str]] = {
     "multiwalker_steps": lambda: steps_table(read_result("multiwalker_parity")),
     "multiwalker_endurance": lambda: endurance_table(read_result("multiwalker_parity")),
 }
-"""By name."""
+"""Functions that make the tables, by name."""

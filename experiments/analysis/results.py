@@ -1,4 +1,4 @@
-"""The committed results: which there are, what is shown of them, and the two-panel figure of each environment."""
+"""The committed results: their list, what is shown of them, and the two-panel figure of each environment."""
 
 import csv
 import functools
@@ -20,7 +20,7 @@ ALGORITHMS = (
     *("maac", "mamd", "mamd_op", "mamt", "mappo", "mappo_shared", "mappo_annealed", "mappo_events"),
     *("mappo_local", "mappo_local_shared", "maddpg", "maddpg_shared", "lola", "lola_naive"),
 )
-VARIANTS = ("maac_expected", "mamd_epsilon_1")  # in the table alone
+VARIANTS = ("maac_expected", "mamd_epsilon_1")  # only in the table
 POLICIES = ("random", "do_nothing", "scripted")
 ORIGINAL = "maac_original.csv"
 """The learning curve of the authors' MAAC in PyTorch on Rover-Tower, one seed."""
@@ -42,10 +42,10 @@ class Shown(NamedTuple):
     """What the figure and the table of an environment show.
 
     Attributes:
-        title: of its figure.
-        task: the task metric in its table, and its name there.
-        right: what the right panel shows.
-        references: policies whose returns are drawn.
+        title: title of the figure.
+        task: the task metric in the table, and the title of its column.
+        right: metric of the right panel.
+        references: reference policies whose returns are drawn.
     """
 
     title: str
@@ -101,19 +101,19 @@ ENVIRONMENTS = {
 
 
 def trained(folder: Path, names: Sequence[str] = ALGORITHMS) -> list[str]:
-    """Those of `names` whose runs are there."""
+    """The runs in `names` that have results in `folder`."""
     return [name for name in names if (folder / name / "metrics.jsonl").exists()]
 
 
 @functools.cache
 def read_run(folder: Path) -> Run:
-    """A committed folder with one setting, all its seeds."""
+    """Reads a committed folder, which has a single setting with all its seeds."""
     (run,) = read_folder(folder)
     return run
 
 
 def mean_curve(run: Run, metric: str) -> Curve:
-    """`metric` of every seed over training, (R, T), mean over agents."""
+    """The curve of `metric` for every seed, mean over agents, (R, T)."""
     return mean_over_agents(curve(run, metric))
 
 
@@ -123,27 +123,30 @@ def final(run: Run, metric: str) -> np.ndarray:
 
 
 def length(run: Run) -> int:
-    """How many episodes a run was trained for."""
+    """Number of episodes that a run was trained for."""
     return round(curve(run, "train_return").episodes[-1])
 
 
 def read_returns() -> dict[str, dict[str, Any]]:
-    """The returns of the reference policies by task."""
+    """Reads the returns of the reference policies, by task."""
     return json.loads(RETURNS.read_text())["returns"]
 
 
 def read_result(name: str) -> dict[str, Any]:
-    """A file of results."""
+    """Reads a JSON file of results by its name."""
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def shown_environments() -> list[str]:
-    """Those with runs."""
+    """The environments that have runs."""
     return [name for name in ENVIRONMENTS if trained(RESULTS / name)]
 
 
 def draw(folder: Path, shown: Shown, references: dict[str, Any]) -> Figure:
-    """Training returns beside the reference policies' and the original's, and one more metric; a row for each group of runs."""
+    """Draws training returns and one more metric, with one row per group of runs.
+
+    The returns of reference policies, and of the original code if there are any, are drawn for comparison.
+    """
     runs = [read_run(folder / name)._replace(label=name) for name in trained(folder)]
     original = original_curve(folder / ORIGINAL) if (folder / ORIGINAL).exists() else None
     groups = split(runs, len(shown.references) + (original is not None))
@@ -174,7 +177,7 @@ def draw(folder: Path, shown: Shown, references: dict[str, Any]) -> Figure:
 
 
 def original_batches(path: Path) -> Curve:
-    """Training returns of the original, (1, T), one for each batch of episodes."""
+    """Training returns of the original code, (1, T), one per batch of episodes."""
     with path.open() as lines:
         rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
     episodes, returns = (np.array([float(row[name]) for row in rows]) for name in ("episodes", "mean_episode_return"))
@@ -182,7 +185,7 @@ def original_batches(path: Path) -> Curve:
 
 
 def original_curve(path: Path) -> Curve:
-    """Training returns of the original, (1, T), means over `BIN` episodes."""
+    """Training returns of the original code, (1, T), means over `BIN` episodes."""
     episodes, returns = original_batches(path)
     width = BIN // int(episodes[0])
     binned = returns[:, : returns.shape[1] // width * width].reshape(1, -1, width).mean(-1)

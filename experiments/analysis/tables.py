@@ -1,4 +1,4 @@
-"""The tables of README and docs, from the committed results alone."""
+"""The tables of the README and the documentation, made from the committed results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,26 +32,26 @@ from mamt_jax.analysis.runs import TITLES, Curve
 
 WINDOW = 500
 DEFAULTS = ", defaults"
-"""What the names of updates with the defaults' sizes end with."""
+"""Suffix in the names of updates that have the default settings."""
 ENDS = np.array([500, 1000, 2000, 3000, 4000, 6000, 8000, 10000, 12000, 14000])
-"""Episodes up to which MAAC is compared with the original, over the `WINDOW` before each."""
+"""Episodes at which MAAC is compared with the original code, by means over the `WINDOW` episodes before."""
 GPU = "benchmark_updates_gpu"
 """The file that `python experiments/benchmark/updates.py --out` writes on a GPU."""
 
 
 def mean_and_seeds(values: np.ndarray) -> str:
-    """Mean, then every seed's."""
+    """Formats the mean, and the value of each seed."""
     return f"{values.mean():.3g} ({', '.join(f'{value:.3g}' for value in values)})"
 
 
 def mean_and_deviation(values: np.ndarray) -> str:
-    """Mean, deviation over seeds where there are several, and their number."""
+    """Formats the mean, the standard deviation over seeds if there are several, and the number of seeds."""
     deviation = f" ± {values.std(ddof=1):.2g}" if values.size > 1 else ""
     return f"{values.mean():.3g}{deviation} ({values.size})"
 
 
 def returns_table(titles: Mapping[str, str], references: dict[str, dict[str, Any]], show: Callable[[np.ndarray], str]) -> str:
-    """Training returns of every algorithm by environment, as `show(seeds)` writes them, and those of reference policies."""
+    """A table of training returns by algorithm and environment, formatted by `show`, and of reference returns."""
     runs = {env: {name: read_run(RESULTS / env / name) for name in trained(RESULTS / env)} for env in titles}
     rows: list[Sequence[str]] = [("", *titles.values())]
     for name in (each for each in ALGORITHMS if any(each in found for found in runs.values())):
@@ -63,7 +63,7 @@ def returns_table(titles: Mapping[str, str], references: dict[str, dict[str, Any
 
 
 def environment_table(folder: Path, shown: Shown, references: dict[str, Any]) -> str:
-    """Mean return over the last fifth of training, and each seed's; reference policies with their standard error."""
+    """A table of returns over the last fifth of training, mean and each seed, and of the reference policies' returns."""
     rows: list[Sequence[str]] = [("", "training return", "greedy return", f"{shown.task[1]} (greedy)", "episodes", "seeds")]
     for name in trained(folder, ALGORITHMS + VARIANTS):
         run = read_run(folder / name)
@@ -81,7 +81,7 @@ def environment_table(folder: Path, shown: Shown, references: dict[str, Any]) ->
 
 
 def precision_table() -> str:
-    """Returns of MAAC on Rover-Tower by the precision of products, over the second half of the episodes that all have."""
+    """A table of MAAC's returns on Rover-Tower by precision of products, over the second half of the common episodes."""
     folders = {"jax's own": "maac", "bfloat16": "maac_bfloat16"}
     found = {name: mean_curve(read_run(RESULTS / "rover_tower" / folder), "train_return") for name, folder in folders.items()}
     last = round(min(each.episodes[-1] for each in found.values()))
@@ -92,14 +92,14 @@ def precision_table() -> str:
 
 
 def smoothed(found: Curve) -> np.ndarray:
-    """Means of values (R, T) over the `WINDOW` episodes up to each of `ENDS`, (R, len(ENDS)); nan where there are none."""
+    """Means of a curve (R, T) over the `WINDOW` episodes up to each of `ENDS`, (R, len(ENDS)); nan where it has no value."""
     within = (found.episodes > ENDS[:, None] - WINDOW) & (found.episodes <= ENDS[:, None])  # (ends, T)
     count = within.sum(1)
     return np.where(count > 0, found.values @ within.T / np.maximum(count, 1), np.nan)
 
 
 def beside_original_table() -> str:
-    """MAAC at the paper's and at the default settings beside the original, with the lowest and the highest seed."""
+    """A table of MAAC's returns with two settings and of the original code's, with the lowest and the highest seed."""
     rows = [(f"MAAC, mean over {WINDOW} episodes", *(f"to {end:,}" for end in ENDS))]
     rows.append(
         ("the original", *(f"{value:.1f}" for value in smoothed(original_batches(RESULTS / "rover_tower" / ORIGINAL))[0]))
@@ -116,7 +116,7 @@ def beside_original_table() -> str:
 
 
 def reference_table(references: dict[str, dict[str, Any]]) -> str:
-    """Returns of the reference policies in every environment."""
+    """A table of the returns of the reference policies in every environment."""
     rows: list[Sequence[str]] = [("", *POLICIES)]
     for env, policies in references.items():
         found = [policies.get(name) for name in POLICIES]
@@ -126,7 +126,7 @@ def reference_table(references: dict[str, dict[str, Any]]) -> str:
 
 
 def speed_table(benchmark: dict[str, Any], gpu: dict[str, Any] | None) -> str:
-    """Medians of updates.py on a CPU, and seconds per update on a GPU where there is such a file."""
+    """A table of the medians of updates.py on a CPU, and of seconds per update on a GPU if they were measured."""
     titles = ("seconds per update", "on a GPU", "in MAAC updates", "GFLOP", "GFLOP/s", "training, env steps/s", "compile, s")
     rows: list[Sequence[str]] = [("", *titles)]
     updates = benchmark["update_seconds"]
@@ -147,7 +147,7 @@ def speed_table(benchmark: dict[str, Any], gpu: dict[str, Any] | None) -> str:
 
 
 def side_by_side_table(benchmark: dict[str, Any]) -> str:
-    """Milliseconds that an update of one run takes among others, medians."""
+    """A table of milliseconds per update of one run, by the number of runs side by side, medians."""
     results = benchmark["side_by_side"]
     counts = list(next(iter(results.values())))
     rows: list[Sequence[str]] = [("runs side by side", *counts)]
@@ -161,7 +161,7 @@ def side_by_side_table(benchmark: dict[str, Any]) -> str:
 
 
 def start_table(benchmark: dict[str, Any]) -> str:
-    """From the command to the first evaluation of what has learnt."""
+    """A table of seconds from the command to the first evaluation after an update, and of peak memory."""
     rows: list[Sequence[str]] = [("", "seconds to the first evaluation", "memory at most, GB")]
     for name, row in benchmark["first_evaluation"].items():
         rows.append((name, f"{row['seconds']:.0f}", f"{row['peak_memory_gb']:.2g}"))
@@ -169,7 +169,7 @@ def start_table(benchmark: dict[str, Any]) -> str:
 
 
 def environment_speed_table(benchmark: dict[str, Any]) -> str:
-    """Thousands of environment steps per second with random actions, medians."""
+    """A table of thousands of environment steps per second with random actions, medians."""
     found = {name: benchmark[name] for name in ("spread", "rover_tower", "pursuit", "multiwalker") if name in benchmark}
     rates = {name: row["env_steps_per_second"] for name, row in found.items()}
     rates = {"spread": rates["spread"], "JaxMARL's Spread": found["spread"]["jaxmarl"]} | rates
@@ -184,7 +184,7 @@ def environment_speed_table(benchmark: dict[str, Any]) -> str:
 
 
 def ippo_table(benchmark: dict[str, Any]) -> str:
-    """Training beside JaxMARL's IPPO."""
+    """A table that compares MA-PPO with JaxMARL's IPPO."""
     trained = benchmark["rows"]
     goals = list(next(iter(trained.values()))["seconds_to"])
     titles = [f"seconds to {goal}" for goal in goals]
@@ -230,4 +230,4 @@ TABLES: dict[str, Callable[..., str]] = {
     **theory.TABLES,
     **claims.TABLES,
 }
-"""By name; some take words, such as an environment. A line `{{ name words }}` of a page stands for one of them."""
+"""Functions that make the tables, by name. Some take words, such as an environment; pages write `{{ name words }}`."""

@@ -1,4 +1,4 @@
-"""What `experiments/theory.py` computed: Fig. 8, the theorems, and estimates of the joint divergence; figure and tables."""
+"""Figure and tables of `experiments/theory.py`: Fig. 8, the theorems, and estimates of the joint divergence."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ ACTIONS = {"a11": style.Look("#D55E00", "--", "D"), "a12": style.Look("#0072B2",
 
 
 def draw(content: Mapping[str, Any]) -> Figure:
-    """Six panels: Fig. 8 and its ratio, Theorem 2, two scatters of estimates, and their errors by coupling."""
+    """Draws six panels: Fig. 8 and its ratio, Theorem 2, two scatter plots of estimates, and their errors by coupling."""
     figure, every = style.panels(6, height=3)
     draw_figure_8(every[0], every[1], content["figure_8"])
     draw_theorem_2(every[2], content["theorem_2"])
@@ -38,7 +38,7 @@ def draw(content: Mapping[str, Any]) -> Figure:
 
 
 def draw_figure_8(divergence: Axes, ratio: Axes, content: Mapping[str, Any]) -> None:
-    """KL of policies and of transitions over m, closed form and simulated; and one over the other."""
+    """Draws KL of policies and of transitions over m, exact and simulated, and their ratio."""
     m, policy = np.array(content["m"]), np.array(content["policy_kl"])
     divergence.plot(m, policy, color="black", label="policy")
     for name, look in ACTIONS.items():
@@ -57,7 +57,7 @@ def draw_figure_8(divergence: Axes, ratio: Axes, content: Mapping[str, Any]) -> 
 
 
 def draw_theorem_2(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Quantiles of the mean divergence of the others over the joint one."""
+    """Draws quantiles of the ratio of the others' mean divergence to the joint divergence."""
     for row in rows:
         found = {float(q): value for q, value in row["others_over_joint"].items()}
         look = style.Look("#0072B2", "-", "s") if row["factorised"] else style.Look("#D55E00", "-", "o")
@@ -73,7 +73,7 @@ def draw_theorem_2(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_scatter(axes: Axes, row: Mapping[str, Any]) -> None:
-    """Estimates over the truth."""
+    """Draws estimates of the joint KL against its true value."""
     truth = np.array(row["shown"]["truth"])
     for name, (label, look) in ESTIMATES.items():
         if name != "network_taught_truth":
@@ -89,12 +89,12 @@ def draw_scatter(axes: Axes, row: Mapping[str, Any]) -> None:
 
 
 def score(row: Mapping[str, Any], estimate: str, measure: str) -> Interval:
-    """Interquartile mean over seeds and its interval."""
+    """Interquartile mean over seeds of a measure of an estimate, with its interval."""
     return bootstrap(interquartile_mean, [np.array(row["scores"][estimate][measure])])
 
 
 def draw_errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Relative error of every estimate by how strongly agents are coupled."""
+    """Draws the relative error of every estimate by the coupling of agents."""
     places = np.arange(len(rows))
     for name, (label, look) in ESTIMATES.items():
         found = [score(row, name, "relative_error") for row in rows]
@@ -106,7 +106,7 @@ def draw_errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def theorems_table(content: Mapping[str, Any]) -> str:
-    """Quantiles of the ratios that Theorems 1 to 3 speak of."""
+    """A table of quantiles of the ratios in Theorems 1 to 3."""
     quantities = [("KL of transition / KL of the others' policy", "random games", content["theorem_1"]["ratio"])]
     for row in content["theorem_2"]:
         kind = f"{row['num_agents']} agents, {'factorised' if row['factorised'] else 'correlated'}"
@@ -118,7 +118,7 @@ def theorems_table(content: Mapping[str, Any]) -> str:
 
 
 def estimation_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Relative error of every estimate, with its interval over seeds, and its correlation with the truth."""
+    """A table of every estimate's relative error, with its interval over seeds, and its correlation with the truth."""
     labels = [label.replace("$D_{ns}$", "D_ns") for label, _ in ESTIMATES.values()]
     lines: list[Sequence[str]] = [("coupling", *labels)]
     for row in rows:
@@ -132,7 +132,10 @@ def estimation_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def training_table(runs: Sequence[Run]) -> str:
-    """What MAMT's network says while it trains beside the joint KL, which is the sum of the agents' own: policies factorise."""
+    """A table of the estimates of MAMT's network during training, and of the joint KL.
+
+    The joint KL is the sum of the agents' own, because their policies factorise.
+    """
     titles = ("estimate", "D_ns", "joint KL to the old policy", "joint KL to the previous policy", "r, old", "r, previous")
     rows: list[Sequence[str]] = [("", *titles)]
     for run in having(runs, "estimated_divergence", "non_stationarity", "kl_old", "kl_consecutive"):
@@ -154,4 +157,4 @@ TABLES: dict[str, Callable[[], str]] = {
     "estimation": lambda: estimation_table(read_result("theory")["estimation"]["rows"]),
     "estimates_in_training": lambda: training_table(committed_runs()),
 }
-"""By name."""
+"""Functions that make the tables, by name."""

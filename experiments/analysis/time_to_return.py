@@ -14,21 +14,21 @@ from mamt_jax.training.references import Reference
 
 RESULT = "benchmark_time_to_return"
 FRACTIONS = (0.25, 0.5, 0.75, 0.9)
-"""Of the way from the random policy's return to the scripted one's."""
+"""Fractions of the way from the random policy's return to the scripted policy's."""
 ORIGINAL_STEPS_PER_SECOND = 354_300 / (66 * 60)
-"""Environment steps a second that the original MAAC took on such a machine, training included."""
+"""Environment steps per second of the original MAAC on a similar machine, training included."""
 TITLES = {task: shown.title for task, shown in ENVIRONMENTS.items()} | {"spread3_mix": "Spread-3-Mix"}
 Seeds = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def goals(task: str) -> list[float]:
-    """The returns at `FRACTIONS`."""
+    """The returns of a task at each of `FRACTIONS`."""
     random, scripted = (read_returns()[task][name]["return"] for name in ("random", "scripted"))
     return [random + fraction * (scripted - random) for fraction in FRACTIONS]
 
 
 def reached(seeds: Seeds, what: str, goal: float) -> list[float]:
-    """Of each seed, what "seconds" or "env_steps" its first evaluation had whose return was at least `goal`; inf for never."""
+    """The "seconds" or "env_steps" of each seed's first evaluation with a return of at least `goal`; inf if there is none."""
     found = []
     for curve in seeds.values():
         hits = np.flatnonzero(np.asarray(curve["return"]) >= goal)
@@ -37,7 +37,7 @@ def reached(seeds: Seeds, what: str, goal: float) -> list[float]:
 
 
 def in_words(values: Sequence[float], unit: float = 1.0) -> str:
-    """Mean and deviation over seeds, or how many came there."""
+    """Formats mean and deviation over seeds, or the number of seeds that reached the goal if not all did."""
     finite = [value / unit for value in values if np.isfinite(value)]
     if len(finite) < len(values):
         return "never" if not finite else f"{len(finite)} of {len(values)} seeds"
@@ -45,7 +45,7 @@ def in_words(values: Sequence[float], unit: float = 1.0) -> str:
 
 
 def table(benchmark: Mapping[str, Any], what: str, unit: float, name: str) -> str:
-    """Of each pair "seconds" or "env_steps", in `unit`, to each goal; the highest return, mean over seeds."""
+    """A table of the "seconds" or "env_steps" to each goal, in `unit`, and of the highest return, mean over seeds."""
     titles = [f"{100 * fraction:.0f} %" for fraction in FRACTIONS]
     rows: list[Sequence[str]] = [(f"{name} to", "", *titles, "highest return", "cores")]
     for pair, seeds in benchmark["curves"].items():
@@ -57,7 +57,7 @@ def table(benchmark: Mapping[str, Any], what: str, unit: float, name: str) -> st
 
 
 def final_table(benchmark: Mapping[str, Any]) -> str:
-    """Greedy return over the last fifth of default training by algorithm and task, and its length in minutes."""
+    """A table of greedy returns over the last fifth of default training, by algorithm and task, and of minutes of training."""
     tasks, algorithms = ([*dict.fromkeys(pair.split("/")[part] for pair in benchmark["curves"])] for part in (0, 1))
     references = read_returns()
     bounds = {task: [f"{references[task][name]['return']:.3g}" for name in ("random", "scripted")] for task in tasks}
@@ -69,21 +69,21 @@ def final_table(benchmark: Mapping[str, Any]) -> str:
 
 
 def at_the_end(seeds: Seeds) -> str:
-    """Mean and deviation over seeds of the return in the last fifth of training, and the minutes that training took."""
+    """Formats mean and deviation over seeds of the return in the last fifth of training, and the minutes of training."""
     returns = [np.mean(curve["return"][-max(1, len(curve["return"]) // 5) :]) for curve in seeds.values()]
     minutes = np.mean([curve["seconds"][-1] for curve in seeds.values()]) / 60
     return f"{np.mean(returns):.3g} ± {np.std(returns, ddof=1):.1g}, {minutes:.1f} min"
 
 
 def mean_curve(seeds: Seeds) -> tuple[np.ndarray, Interval]:
-    """Mean seconds, and returns with their interval over seeds, as far as all of them went."""
+    """Mean seconds, and returns with their interval over seeds, up to the length of the shortest seed."""
     count = min(len(curve["seconds"]) for curve in seeds.values())
     seconds, returns = (np.array([curve[name][:count] for curve in seeds.values()]) for name in ("seconds", "return"))
     return seconds.mean(0), over_seeds(returns)
 
 
 def draw(benchmark: Mapping[str, Any]) -> Figure:
-    """Greedy return over seconds since the command began, a panel for each task."""
+    """Draws greedy return over seconds since the command began, with one panel per task."""
     by_task: dict[str, dict[str, Seeds]] = {}
     for pair, seeds in benchmark["curves"].items():
         task, algo = pair.split("/")
@@ -119,4 +119,4 @@ TABLES: dict[str, Callable[[], str]] = {
     "default_training": lambda: final_table(read_result(RESULT)),
     "steps_to_return": lambda: table(read_result(RESULT), "env_steps", 1000.0, "thousands of steps"),
 }
-"""By name."""
+"""Functions that make the tables, by name."""

@@ -1,4 +1,4 @@
-"""The table of trials behind the defaults."""
+"""Tables of the trials behind the defaults, and of related runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from analysis.results import RESULTS, final, read_result, read_run
 
 
 def table(algorithms: Sequence[str]) -> str:
-    """Scores of every trial of these algorithms, which have like axes, by task; those that stayed are bold."""
+    """A table of trial scores by task, for algorithms with matching axes. Scores higher than all earlier ones are bold."""
     names = [" or ".join(dict.fromkeys(each)) for each in zip(*(tuning.AXES[algo] for algo in algorithms), strict=True)]
     rows: list[Sequence[str]] = [("", "start", *names)]
     for pair in tuning.pairs():
@@ -21,7 +21,7 @@ def table(algorithms: Sequence[str]) -> str:
 
 
 def scores(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each score, bold where it is higher than all before it, and whether its options were rejected afterwards."""
+    """Formats scores: bold if higher than all before, and marked if the options were rejected afterwards."""
     values = [trial["score"] for trial in trials]
     best = [max(values[:index], default=float("-inf")) for index in range(len(values))]
     shown = [f"**{value:.1f}**" if value > before else f"{value:.1f}" for value, before in zip(values, best, strict=True)]
@@ -29,7 +29,7 @@ def scores(trials: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def seconds_table() -> str:
-    """CPU seconds of a trial by task."""
+    """A table of the CPU seconds of a trial by task."""
     rows: list[Sequence[str]] = [("task", "algorithms", "CPU seconds")]
     for task in tuning.TASKS:
         found: dict[int, list[str]] = {}
@@ -40,7 +40,7 @@ def seconds_table() -> str:
 
 
 def ends_table(title: str, folders: Mapping[str, Path]) -> str:
-    """What runs of several seeds earn in the end, and in which time, by the name in the first column."""
+    """A table of greedy returns over the last fifth of training and of minutes of training, with one row per folder."""
     rows: list[Sequence[str]] = [(title, "greedy return, last fifth of training", "minutes")]
     for name, folder in folders.items():
         run = read_run(folder)
@@ -50,12 +50,12 @@ def ends_table(title: str, folders: Mapping[str, Path]) -> str:
 
 
 def rows_table() -> str:
-    """What MAMT earns when its trust regions learn from fewer rows of a batch."""
+    """A table of MAMT's returns if trust regions learn from fewer rows of a batch."""
     return ends_table("rows", {str(rows): RESULTS / "rows" / "rover_tower" / f"mamt_rows_{rows}" for rows in (32, 128)})
 
 
 def differences_table() -> str:
-    """What MAAC earns with what its own code does otherwise."""
+    """A table of MAAC's returns with details of its authors' code."""
     names = {
         "here": "maac",
         "one-hot actions normalised": "maac_normalised_actions",
@@ -65,7 +65,7 @@ def differences_table() -> str:
 
 
 def three_agents_table() -> str:
-    """What MAAC earns on Spread with 3 agents where one thing is as it is on other tasks."""
+    """A table of MAAC's returns on Spread with 3 agents, each with one setting of other tasks."""
     names = {
         "default": "maac",
         "a quarter of the environments and steps": "maac_num_envs_120",
@@ -77,7 +77,7 @@ def three_agents_table() -> str:
 
 
 def critic_table() -> str:
-    """What MAAC's critics miss of the values of random play on Spread."""
+    """A table of the error of MAAC's critics on the values of the random policy on Spread."""
     rows: list[Sequence[str]] = [("variance of", "values", "advantages", "targets over next actions", "what is missed")]
     for name, found in read_result("critic_error")["variances"].items():
         rows.append((name, *(f"{found[part]:.3g}" for part in ("value", "advantage", "next_actions", "error"))))
@@ -92,4 +92,4 @@ TABLES: dict[str, Callable[..., str]] = {
     "differences": differences_table,
     "three_agents": three_agents_table,
 }
-"""By name."""
+"""Functions that make the tables, by name."""

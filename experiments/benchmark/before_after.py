@@ -1,4 +1,4 @@
-"""Measures a change: runs two revisions in turns on the same machine and adds their seconds per update or round to the results.
+"""Measures the effect of a change on speed: times two revisions in turns on one machine, and adds a row to the results.
 
 python experiments/benchmark/before_after.py BEFORE AFTER --what "what was changed" [--update maac] [--round] [--turns 30]
 """
@@ -24,7 +24,7 @@ UPDATES_A_TURN = 5
 
 
 def serve(update: str, rounds: bool) -> None:
-    """Reads a count per line of standard input, makes as many updates or rounds, and prints the seconds per update or round."""
+    """For each number on a line of standard input, makes that many updates or rounds and prints the seconds per one."""
     advance = training_rounds(update) if rounds else updates(update)
     advance(1)
     for line in sys.stdin:
@@ -34,7 +34,7 @@ def serve(update: str, rounds: bool) -> None:
 
 
 def first_module(*names: str) -> ModuleType:
-    """The first of these modules that the revision has: some were renamed."""
+    """Imports the first of these modules that the revision has, since some were renamed."""
     for name in names[:-1]:
         try:
             return importlib.import_module(name)
@@ -45,12 +45,12 @@ def first_module(*names: str) -> ModuleType:
 
 
 def benchmark() -> ModuleType:
-    """The benchmark of updates of the revision."""
+    """The revision's benchmark of updates."""
     return first_module("experiments.benchmark.updates", "experiments.benchmark.core")
 
 
 def experiment(update: str) -> Any:
-    """One run of an update of updates.py, in batches of 256."""
+    """An experiment with one run of an update in updates.py, in batches of 256."""
     import envs_jax
     from mamt_jax.algorithms import registry
     from mamt_jax.training.config import TrainingConfig
@@ -73,7 +73,7 @@ def updates(update: str) -> Callable[[int], None]:
     def step(number: jax.Array, state: Any) -> Any:
         return algorithm.update(config, state, data, jax.random.fold_in(jax.random.key(0), number))[0]
 
-    # An axis of one run, as training has it: layouts depend on it.
+    # Training has an axis of runs, which changes array layouts.
     steps = jax.vmap(step, in_axes=(None, 0))
     program = jax.jit(lambda states, count: jax.lax.fori_loop(0, count, steps, states), donate_argnums=0)
     state = [jax.jit(jax.vmap(lambda key: algorithm.init(config, key)))(jax.random.split(jax.random.key(1), 1))]
@@ -108,7 +108,7 @@ def training_rounds(update: str) -> Callable[[int], None]:
 
 
 def open_server(revision: str, folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
-    """A process that serves updates of the code of `revision`."""
+    """Starts a process that serves timings of the code of `revision`."""
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", revision], check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(folder, filter="data")
@@ -118,7 +118,7 @@ def open_server(revision: str, folder: Path, arguments: list[str]) -> subprocess
 
 
 def take_turns(servers: list[subprocess.Popen[str]], turns: int) -> list[list[float]]:
-    """Seconds per update of each, turn by turn."""
+    """Seconds per update or round of each server in each turn."""
     seconds: list[list[float]] = [[] for _ in servers]
     for turn in range(turns + 1):
         for server, taken in zip(servers, seconds, strict=True):
@@ -131,13 +131,13 @@ def take_turns(servers: list[subprocess.Popen[str]], turns: int) -> list[list[fl
 
 
 def commit(revision: str) -> str:
-    """The short name of a revision."""
+    """The short hash of a revision."""
     command = ["git", "-C", str(ROOT), "rev-parse", "--short", revision]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> None:
-    """Measures, prints, adds a row."""
+    """Measures both revisions, prints the result and adds a row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("revisions", nargs="*", metavar="REVISION", help="before and after")
     parser.add_argument("--what", help="the change, in words")

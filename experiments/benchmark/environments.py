@@ -1,10 +1,10 @@
-"""Environment steps per second with random actions: ours and JaxMARL's at several batch sizes, and the originals.
+"""Measures environment steps per second with random actions: ours and JaxMARL's by batch size, and the originals.
 
 python experiments/benchmark/environments.py [--out experiments/results/benchmark_environments.json]
 
-Run alone on the machine. An environment step is one step of all its agents. Ours reset themselves within the step, as in
-training; so does JaxMARL's Spread. A batch is split over the devices, where every core of a CPU counts as one. The originals
-play in one process and in twelve; Rover-Tower's cannot be installed beside current packages, so that it has no row of its own.
+Run it alone on the machine. An environment step is one step of all agents. Our environments and JaxMARL's Spread reset
+themselves within the step, as in training. A batch is split over the devices, and each core of a CPU is one device. The
+originals play in one process and in twelve. Rover-Tower's original is left out: it cannot be installed with current packages.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Game(NamedTuple):
 
     Attributes:
         reset: key -> state.
-        step: (state, keys (2,)) -> (state, a sum over all that the step shows, so that nothing is left out).
+        step: (state, keys (2,)) -> (state, sum of all outputs of the step, which keeps XLA from removing any).
     """
 
     reset: Callable[[jax.Array], Any]
@@ -49,7 +49,7 @@ class Game(NamedTuple):
 
 
 def our_game(env: Environment) -> Game:
-    """One of ours."""
+    """Makes a game of one of our environments."""
     env = auto_reset(env)
 
     def step(state: Any, keys: jax.Array) -> tuple[Any, jax.Array]:
@@ -61,7 +61,7 @@ def our_game(env: Environment) -> Game:
 
 
 def jaxmarl_game() -> Game:
-    """JaxMARL's Spread of three agents, with its own reset within the step and its own way to draw actions."""
+    """Makes a game of JaxMARL's Spread with three agents, with JaxMARL's own automatic reset and sampling of actions."""
     import jaxmarl
 
     env = jaxmarl.make("MPE_simple_spread_v3")
@@ -76,18 +76,18 @@ def jaxmarl_game() -> Game:
 
 
 def in_parts(batch: int) -> NamedSharding:
-    """A part of a batch on every device, as many as divide it."""
+    """The sharding that splits a batch evenly over as many devices as divide it."""
     devices = jax.devices()[: math.gcd(batch, jax.device_count())]
     return NamedSharding(Mesh(np.array(devices), ("games",)), PartitionSpec("games"))
 
 
 def draw_keys(seed: int, batch: int) -> jax.Array:
-    """A key for each game, where it is played."""
+    """Makes one key per game, on the device that plays it."""
     return jax.device_put(jax.random.split(jax.random.key(seed), batch), in_parts(batch))
 
 
 def make_steps(game: Game, batch: int) -> tuple[Callable[[Any, jax.Array, int], Any], Any]:
-    """A program that plays `batch` games for a number of steps, and where they start."""
+    """Makes a program that plays `batch` games for a number of steps; returns it with the initial states."""
     parts = in_parts(batch)
 
     def steps(state: Any, keys: jax.Array, count: jax.Array) -> Any:
@@ -104,7 +104,7 @@ def make_steps(game: Game, batch: int) -> tuple[Callable[[Any, jax.Array, int], 
 
 
 def measure(game: Game, batch: int) -> dict[str, float]:
-    """Environment steps per second, median and extremes."""
+    """Environment steps per second, median, minimum and maximum, and seconds of compilation."""
     steps, state = make_steps(game, batch)
     start = time.perf_counter()
     program = steps.lower(state, draw_keys(1, batch), 1).compile()  # pyright: ignore[reportFunctionMemberAccess]
@@ -122,7 +122,7 @@ def measure(game: Game, batch: int) -> dict[str, float]:
 
 
 def play_original(name: str, seconds: float) -> float:
-    """Environment steps per second of one process, random actions drawn by its own spaces."""
+    """Environment steps per second of the original in one process, with random actions from its own spaces."""
     env = make_original(name, **ENVIRONMENTS[name])
     env.reset(seed=0)
     steps, start = 0, time.perf_counter()
@@ -135,14 +135,14 @@ def play_original(name: str, seconds: float) -> float:
 
 
 def originals(name: str) -> dict[str, float]:
-    """One process, and the sum of twelve at once."""
+    """Environment steps per second of the original in one process, and in total of `PROCESSES` at once."""
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
         together = pool.starmap(play_original, [(name, 3 * SECONDS)] * PROCESSES)
     return {"one process": play_original(name, 3 * SECONDS), f"{PROCESSES} processes": sum(together)}
 
 
 def main() -> None:
-    """Measure what is asked for, print it, write it."""
+    """Measures the environments that are asked for, prints and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "benchmark_environments.json")
     parser.add_argument("--only", choices=tuple(ENVIRONMENTS), nargs="+", help="measure these and keep the rest of the file")

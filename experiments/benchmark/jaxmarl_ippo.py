@@ -1,10 +1,10 @@
-"""MA-PPO here beside JaxMARL's own IPPO (feed-forward, its MPE defaults), on the same environment.
+"""Compares our MA-PPO with JaxMARL's own IPPO (feed-forward, its MPE defaults) on the same environment.
 
 python experiments/benchmark/jaxmarl_ippo.py PATH/ippo_ff_mpe.py [--steps 10000000]
 
-The file is `baselines/IPPO/ippo_ff_mpe.py` of JaxMARL's repository, which its package leaves out; it needs distrax. Run alone
-on the machine. Returns are one agent's, averaged over agents: JaxMARL logs three times that. Seconds begin when all is
-compiled; the time of compiling stands beside them.
+The file is `baselines/IPPO/ippo_ff_mpe.py` of JaxMARL's repository. JaxMARL's package does not contain it. It needs distrax.
+Run the benchmark alone on the machine. Returns are per agent, averaged over agents; JaxMARL logs three times that. Seconds are
+counted from the end of compilation, and compilation time is reported separately.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from mamt_jax.training.run_folder import describe_machine
 from mamt_jax.training.vectorized import make_runs, run_keys, stack_configs
 
 ENVIRONMENT, NUM_AGENTS, EPISODE = "MPE_simple_spread_v3", 3, 26
-# Of baselines/IPPO/config/ippo_ff_mpe.yaml, all but the number of steps.
+# From baselines/IPPO/config/ippo_ff_mpe.yaml, except the number of steps.
 NUM_ENVS, NUM_STEPS = 16, 128
 THEIRS: dict[str, Any] = {"LR": 2.5e-4, "NUM_ENVS": NUM_ENVS, "NUM_STEPS": NUM_STEPS, "UPDATE_EPOCHS": 4, "NUM_MINIBATCHES": 4}
 THEIRS |= {"GAMMA": 0.99, "GAE_LAMBDA": 0.95, "CLIP_EPS": 0.2, "ENT_COEF": 0.01, "VF_COEF": 0.5, "MAX_GRAD_NORM": 0.5}
@@ -39,7 +39,7 @@ SMOOTH, GOAL, SEED = 1000, -10.0, 30
 
 
 class Curve(NamedTuple):
-    """A training run: at each point the seconds, the environment steps, and the mean return since the point before."""
+    """A training run. Each point has the seconds, the environment steps, and the mean return since the previous point."""
 
     compile_seconds: float
     seconds: np.ndarray
@@ -48,7 +48,7 @@ class Curve(NamedTuple):
 
 
 def load_theirs(path: Path) -> ModuleType:
-    """JaxMARL's script as a module, without its logging service and its command line."""
+    """Loads JaxMARL's script as a module, without its logging service and its command line."""
     for name, content in {
         "wandb": {},
         "hydra": {"main": lambda **_: lambda main: main},
@@ -65,7 +65,7 @@ def load_theirs(path: Path) -> ModuleType:
 
 
 def train_theirs(path: Path, steps: int) -> Curve:
-    """JaxMARL's IPPO; each of its updates is a point."""
+    """Trains JaxMARL's IPPO, with one point per update."""
     module, log = load_theirs(path), []
     vars(module)["wandb"] = SimpleNamespace(
         log=lambda metric: log.append((time.perf_counter(), float(metric["returned_episode_returns"])))
@@ -82,7 +82,7 @@ def train_theirs(path: Path, steps: int) -> Curve:
 
 
 def train_ours(name: str, steps: int, **options: Any) -> Curve:
-    """MA-PPO, its defaults but for `TRAINING` and `OURS`; a point is about `SMOOTH` episodes."""
+    """Trains MA-PPO with its defaults except `TRAINING` and `OURS`, with one point per about `SMOOTH` episodes."""
     env = environments.make(name, **options)
     algorithm = algorithms.make("mappo", env.spec)
     training = TrainingConfig(**{**algorithm.training, **TRAINING, "episodes": -(-steps // EPISODE), "seed": SEED})
@@ -105,7 +105,10 @@ def train_ours(name: str, steps: int, **options: Any) -> Curve:
 
 
 def summarise(curve: Curve, goals: dict[str, float]) -> dict[str, Any]:
-    """Speed, final return, and when the return of about `SMOOTH` episodes first reaches each goal; None where never."""
+    """Speed, final return, and the seconds until the return first reaches each goal; None if it never does.
+
+    Returns are means over about `SMOOTH` episodes.
+    """
     per_point = (curve.env_steps[1] - curve.env_steps[0]) / EPISODE
     window = max(1, round(SMOOTH / per_point))
     smooth = np.convolve(curve.episode_return, np.ones(window) / window, "valid")
@@ -127,7 +130,7 @@ def summarise(curve: Curve, goals: dict[str, float]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure both, print it, write it."""
+    """Trains both, prints and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ippo", type=Path, help="JaxMARL's ippo_ff_mpe.py")
     parser.add_argument("--steps", type=int, default=10_000_000, help="environment steps of each (default 10000000)")

@@ -1,10 +1,11 @@
-"""Time to a return: the default training of every task and algorithm, seed by seed, each from an empty compilation cache.
+"""Measures time to a return: default training of every task and algorithm, each seed from an empty compilation cache.
 
 python experiments/benchmark/time_to_return.py                    # every pair that is missing
 python experiments/benchmark/time_to_return.py rover_tower/mamt   # this one again
 
-Run alone on the machine. Seconds are those since the command began, imports and compiling included. Curves are kept in
-experiments/results/benchmark_time_to_return.json, runs under runs/time_to_return. experiments/figures.py draws the curves.
+Run it alone on the machine. Seconds are counted from the start of the command and include imports and compilation. Curves are
+kept in experiments/results/benchmark_time_to_return.json, runs under runs/time_to_return. experiments/figures.py draws the
+curves.
 """
 
 import argparse
@@ -33,12 +34,12 @@ SEEDS = (0, 1, 2)
 
 
 def pairs() -> list[str]:
-    """Every task and algorithm; LOLA is for two agents."""
+    """All pairs of a task and an algorithm. LOLA has a single task, since it needs two agents."""
     return [f"{task}/{algo}" for task in TASKS for algo in (*ALGORITHMS, *(["lola"] if task == "spread" else []))]
 
 
 def train(task: str, algo: str, seed: int, folder: Path) -> dict[str, Any]:
-    """One run, in a process of its own: at each evaluation the seconds since it began, the environment steps, the return."""
+    """Trains one run in a new process; returns seconds since its start, environment steps and return of each evaluation."""
     shutil.rmtree(folder, ignore_errors=True)
     options = [*TASKS[task], "--algo", algo, "--seed", str(seed), "--out", str(folder)]
     with tempfile.TemporaryDirectory() as cache:
@@ -46,7 +47,7 @@ def train(task: str, algo: str, seed: int, folder: Path) -> dict[str, Any]:
         command = [sys.executable, "-m", "mamt_jax", "train", *options, "--compilation-cache", cache]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         whole = time.time() - began
-    rows, before = read_rows(folder / METRICS), (folder / CONFIG).stat().st_mtime - began  # until the clock of rows begins
+    rows, before = read_rows(folder / METRICS), (folder / CONFIG).stat().st_mtime - began  # before the clock of the rows starts
     return {
         "seconds": [round(before + row["wall_seconds"], 2) for row in rows],
         "env_steps": [row["env_steps"] for row in rows],
@@ -56,7 +57,7 @@ def train(task: str, algo: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def measure(pair: str, work: Path) -> dict[str, Any]:
-    """All seeds of a pair."""
+    """Trains all seeds of a pair; returns their curves by seed."""
     task, algo = pair.split("/")
     curves = {str(seed): train(task, algo, seed, work / pair / str(seed)) for seed in SEEDS}
     for seed, curve in curves.items():
@@ -65,12 +66,12 @@ def measure(pair: str, work: Path) -> dict[str, Any]:
 
 
 def read_measured(path: Path) -> dict[str, Any]:
-    """What was measured so far: curves, and the machine of each, by pair."""
+    """Reads the measurements so far: curves and machines, by pair."""
     return json.loads(path.read_text()) if path.exists() else {"machines": {}, "curves": {}}
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measures the pairs that are asked for, prints and writes the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="*", metavar="TASK/ALGO", help="(default: those that are missing)")
     parser.add_argument("--out", type=Path, default=RESULT)

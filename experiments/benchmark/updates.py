@@ -1,6 +1,8 @@
-"""Seconds per update of every algorithm, alone and with many runs side by side, and of training. Run alone on the machine.
+"""Measures seconds per update of every algorithm, of one run and of many side by side, and the speed of training.
 
 python experiments/benchmark/updates.py [--out experiments/results/benchmark_updates.json]
+
+Run it alone on the machine.
 """
 
 import argparse
@@ -33,9 +35,9 @@ from mamt_jax.training.trainer import make_replay, sample_shape
 from mamt_jax.training.vectorized import make_runs, run_keys, runs_sharding, shard, stack_configs
 
 SHAPES = ((1024, 1024, 1024), (1024, 256, 128), (8192, 128, 128))
-SECONDS = 1.2  # a program's worth of updates in a row, as training makes them
-GROUPS = 8  # how often it is timed
-REPEATS = 30  # of a matrix product
+SECONDS = 1.2  # per timing, of consecutive updates in one program
+GROUPS = 8  # timings of each program
+REPEATS = 30  # timings of a matrix product
 UPDATES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "maac": ("rover_tower", "maac", {}),
     "mamd": ("rover_tower", "mamd", {}),
@@ -46,9 +48,9 @@ UPDATES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lola, 2 agents": ("spread", "lola", {}),
 }
 DEFAULTS = ("maac", "mamd", "mamt", "maddpg")
-"""Whose update is timed with the defaults on Rover-Tower, too."""
+"""Algorithms whose update is also timed with the default settings on Rover-Tower."""
 SIDE_BY_SIDE = {"maac": (1, 2, 4, 16, 64), "mappo": (1, 2, 4, 16, 64)}
-ROUNDS = {"maac": 10, "mamt": 5, "mappo": 10}  # of training, each time that it is timed
+ROUNDS = {"maac": 10, "mamt": 5, "mappo": 10}  # rounds of training per timing
 FIRST_EVALUATIONS = ("maac", "mamt")
 
 
@@ -59,7 +61,7 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 
 def timed(call: Callable[[], Any], repeats: int, parts: int = 1) -> dict[str, float]:
-    """Wall seconds of `call`, warm, or of one of its equal `parts`."""
+    """Wall-clock seconds of `call` after a warm-up, divided by the number of its equal `parts`."""
     jax.block_until_ready(call())
     seconds = []
     for _ in range(repeats):
@@ -70,7 +72,7 @@ def timed(call: Callable[[], Any], repeats: int, parts: int = 1) -> dict[str, fl
 
 
 def matmul_gflops(shape: tuple[int, int, int]) -> float:
-    """This machine's own float32 matrix product, GFLOP a second at its best."""
+    """Highest measured GFLOP per second of a float32 matrix product (m, k) x (k, n) on this machine."""
     m, k, n = shape
     multiply = jax.jit(jnp.matmul)
     left, right = jnp.ones((m, k)), jnp.ones((k, n))
@@ -78,7 +80,7 @@ def matmul_gflops(shape: tuple[int, int, int]) -> float:
 
 
 def matmul_gflop(function: Callable[..., Any], *arguments: Any) -> float:
-    """GFLOP that one call spends in matrix products, those inside loops as often as they run."""
+    """GFLOP of the matrix products in one call; those inside a scan count once per step."""
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr) / 1e9
 
 
@@ -96,12 +98,12 @@ def _count(jaxpr: Jaxpr) -> float:
 
 
 def experiment(env: str, algo: str, options: dict[str, Any], preset: str = "paper") -> Experiment:
-    """One run of an algorithm with the settings of a preset and these options."""
+    """An experiment with one run of an algorithm, with the settings of a preset and these options."""
     return make_experiment(find_settings(env, algo, preset, lambda options: {}), options)
 
 
 def random_data(algorithm: Algorithm, spec: EnvSpec, training: TrainingConfig | None = None) -> Any:
-    """Noise in the shape of what the algorithm learns from, in the paper's training if not told: a batch, or a rollout."""
+    """Random data in the shape of the algorithm's batch or rollout; `training` is by default that of the paper."""
     training = training or TrainingConfig(**dict(algorithm.training))
     schedule = make_schedule(training, spec.episode_limit, algorithm.data)
     replay = make_replay(spec, algorithm, training, schedule._replace(replay_iterations=1))
@@ -123,7 +125,7 @@ def random_data(algorithm: Algorithm, spec: EnvSpec, training: TrainingConfig | 
 def update_seconds(
     env_name: str, algo: str, options: dict[str, Any], num_runs: int = 1, preset: str = "paper"
 ) -> dict[str, Any]:
-    """Wall seconds of an update of `num_runs` runs side by side, and the GFLOP of its matrix products, of one run."""
+    """Wall-clock seconds of an update of `num_runs` runs side by side, and GFLOP of the matrix products of one run."""
     what = experiment(env_name, algo, options, preset)
     env, algorithm, (config,), _ = build(what)
     data, sharding = random_data(algorithm, env.spec, what.training), runs_sharding(num_runs)
@@ -149,7 +151,7 @@ def update_seconds(
 
 
 def end_to_end(name: str, rounds: int) -> dict[str, Any]:
-    """Rover-Tower training with the paper's settings: compile seconds, then environment steps a second."""
+    """Seconds of compilation, and environment steps per second, of training on Rover-Tower with the paper's settings."""
     what = experiment("rover_tower", name, {})
     env, algorithm, own, schedule = build(what)
     assert isinstance(env, Environment)
@@ -173,7 +175,7 @@ def end_to_end(name: str, rounds: int) -> dict[str, Any]:
 
 
 def first_evaluation(name: str, cache: Path) -> dict[str, float]:
-    """Seconds from the command to the first evaluation of a policy that has learnt, and the most memory taken, in GB."""
+    """Seconds from the command to the first evaluation after an update, and peak memory in GB."""
     with tempfile.TemporaryDirectory() as out:
         options = ["--algo", name, "--evaluation-interval", "50", "--out", f"{out}/run", "--compilation-cache", str(cache)]
         command = [sys.executable, "-m", "mamt_jax", "train", *options]
@@ -191,7 +193,7 @@ def first_evaluation(name: str, cache: Path) -> dict[str, float]:
 
 
 def first_evaluations() -> dict[str, Any]:
-    """Starts of the command, with nothing compiled before and with all of it kept."""
+    """Times to the first evaluation with an empty compilation cache (anew) and with a full one (again)."""
     with tempfile.TemporaryDirectory() as cache:
         return {
             f"{name}, {when}": first_evaluation(name, Path(cache)) for name in FIRST_EVALUATIONS for when in ("anew", "again")
@@ -199,13 +201,13 @@ def first_evaluations() -> dict[str, Any]:
 
 
 def updates() -> dict[str, Any]:
-    """One update of each kind."""
+    """Times one update of each kind."""
     defaults = {f"{algo}, defaults": update_seconds("rover_tower", algo, {}, preset="tuned") for algo in DEFAULTS}
     return {name: update_seconds(*what) for name, what in UPDATES.items()} | defaults
 
 
 def side_by_side() -> dict[str, Any]:
-    """Updates of many runs at once."""
+    """Times updates of many runs side by side."""
     return {
         name: {str(runs): update_seconds(*UPDATES[name], num_runs=runs) for runs in counts}
         for name, counts in SIDE_BY_SIDE.items()
@@ -222,7 +224,7 @@ SECTIONS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measures the sections that are asked for, prints and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "benchmark_updates.json")
     parser.add_argument("--only", choices=tuple(SECTIONS), nargs="+", help="measure only these and keep the rest of the file")

@@ -69,5 +69,5 @@ def make_optimal(spec: EnvSpec) -> Algorithm:
     """
     if spec.name not in DEPENDENT_AGENTS:
         known = ", ".join(DEPENDENT_AGENTS)
-        raise ValueError(f"mamd_op knows who depends on whom only in {known}, not in {spec.name}; use mamd there")
+        raise ValueError(f"mamd_op supports only {known}, where the dependent agents are known, not {spec.name}: use mamd")
     return mirror_descent(spec, np.isin(np.arange(spec.num_agents), DEPENDENT_AGENTS[spec.name]))

@@ -143,7 +143,7 @@ def validate(config: MAMTConfig) -> None:
     """
     base.validate(config)
     if config.epsilon_max < config.epsilon_min:
-        raise ValueError(f"epsilon_max={config.epsilon_max} must not be under epsilon_min={config.epsilon_min}.")
+        raise ValueError(f"epsilon_max={config.epsilon_max} must be at least epsilon_min={config.epsilon_min}.")
 
 
 def trust_region_parts(spec: EnvSpec, config: MAMTConfig) -> TrustRegionParts:

@@ -119,8 +119,8 @@ def update(
     total = rows.value.shape[1]
     if total < config.num_minibatches:
         raise ValueError(
-            f"num_minibatches={config.num_minibatches} is more than the {total} steps of a rollout: "
-            f"give {total} or less, or a larger update_interval."
+            f"num_minibatches={config.num_minibatches} exceeds the {total} transitions of a rollout: "
+            f"give at most {total}, or increase update_interval."
         )
     size = total // config.num_minibatches
 

@@ -33,8 +33,8 @@ class Entry(NamedTuple):
 ALGORITHMS = {
     "maac": Entry(maac.make, "MAAC: soft actor-critic with centralized attention critics", "#000000", "-", "o"),
     "mamd": Entry(mamd.make, "MAMD: MAAC with mirror descent in trust regions of fixed size", "#E69F00", "--", "s"),
-    "mamd_op": Entry(mamd.make_optimal, "MAMD-OP: MAMD that constrains dependent agents only", "#009E73", "-.", "^"),
-    "mamt": Entry(mamt.make, "MAMT: MAMD whose trust regions are learnt by decomposition", "#D55E00", "-", "D"),
+    "mamd_op": Entry(mamd.make_optimal, "MAMD-OP: MAMD with trust regions only for dependent agents", "#009E73", "-.", "^"),
+    "mamt": Entry(mamt.make, "MAMT: MAMD with trust regions learnt by decomposition", "#D55E00", "-", "D"),
     "maddpg": Entry(maddpg.make, "MADDPG: one centralized critic per agent, deterministic policies", "#CC79A7", "-.", "X"),
     "mappo": Entry(mappo.make, "MA-PPO: PPO with one centralized critic per agent", "#0072B2", "--", "v"),
     "lola": Entry(lola.make, "LOLA: learning with opponent-learning awareness, two agents", "#117733", "-", "<"),

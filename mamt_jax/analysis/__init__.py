@@ -1,1 +1,1 @@
-"""Runs read from their folders, statistics over seeds, and figures."""
+"""Reads runs from their folders, computes statistics over seeds, and draws figures."""

@@ -1,4 +1,4 @@
-"""What agents have each: divergence of policies (Fig. 5, 16-19), trust regions (Fig. 6), estimated divergence (Fig. 20-23)."""
+"""Figures per agent: divergence of policies (Fig. 5, 16-19), trust regions (Fig. 6), estimated divergence (Fig. 20-23)."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ DIVERGENCE = "kl_old"
 
 
 def of_agent(found: Curve, agent: int) -> Curve:
-    """One agent's."""
+    """The curve of one agent, (R, T)."""
     return found._replace(values=found.values[:, :, agent])
 
 
 def policy_divergence(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 5: above, KL from the old policies, mean over agents; below, D_ns of MAMT."""
+    """Fig. 5. Upper panels: KL to the old policies, mean over agents. Lower panels: D_ns of MAMT."""
     tasks = by_task(runs)
     estimated = by_task(having(runs, "non_stationarity"))
     figure, every = style.panels(len(tasks) + len(estimated), height=2.2)
@@ -41,7 +41,7 @@ def policy_divergence(runs: Sequence[Run]) -> dict[str, Figure]:
 
 
 def policy_divergence_of_agents(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 16-19: KL from the old policy, a panel for each agent; a figure for each task."""
+    """Fig. 16-19: KL to the old policy, with one figure per task and one panel per agent."""
     figures = {}
     for task, compared in by_task(runs).items():
         agents, looks = compared[0].agents, style.looks([run.label for run in compared])
@@ -62,12 +62,12 @@ def policy_divergence_of_agents(runs: Sequence[Run]) -> dict[str, Figure]:
 
 
 def estimated_divergence(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 20-23: what the decomposition network says each agent's share of the joint divergence is."""
+    """Fig. 20-23: the decomposition network's estimate of each agent's share of the joint divergence."""
     return {"": lines_of_agents(runs, "estimated_divergence", r"$\widehat{KL}_i$, nats")}
 
 
 def lines_of_agents(runs: Sequence[Run], metric: str, label: str) -> Figure:
-    """A metric of every agent over training, a panel for each run."""
+    """A figure of a metric of every agent over training, with one panel per run."""
     figure, every = style.panels(len(runs))
     for axes, run in zip(every, runs, strict=True):
         draw_agents(axes, run, metric)
@@ -77,7 +77,7 @@ def lines_of_agents(runs: Sequence[Run], metric: str, label: str) -> Figure:
 
 
 def draw_agents(axes: Axes, run: Run, metric: str) -> None:
-    """A metric of every agent over training, the agents' names below."""
+    """Draws a metric of every agent over training, with a legend below."""
     found = curve(run, metric)
     for agent, look in enumerate(style.agent_looks(len(run.agents))):
         style.draw_curve(axes, of_agent(found, agent), look, run.agents[agent])
@@ -86,7 +86,7 @@ def draw_agents(axes: Axes, run: Run, metric: str) -> None:
 
 
 def trust_regions(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 6: above, mean and deviation of every agent's epsilon over training and seeds; below, epsilon over training."""
+    """Fig. 6. Upper panels: mean and deviation of each agent's epsilon. Lower panels: epsilon over training."""
     figure, every = style.panels(2 * len(runs), height=2.3)
     for upper, lower, run in zip(every[: len(runs)], every[len(runs) :], runs, strict=True):
         draw_spread(upper, run)
@@ -99,7 +99,10 @@ def trust_regions(runs: Sequence[Run]) -> dict[str, Figure]:
 
 
 def draw_spread(axes: Axes, run: Run) -> None:
-    """Mean of every agent's epsilon and its deviation over training and seeds, on the whole range that is allowed."""
+    """Draws the mean and deviation of each agent's epsilon over training and seeds, both of its logarithm.
+
+    The axis spans the allowed range of epsilon.
+    """
     logarithms = np.log(curve(run, "epsilon").values)
     mean, deviation = (np.exp(logarithms.mean((0, 1))), logarithms.std((0, 1)))
     for agent, look in enumerate(style.agent_looks(len(run.agents))):

@@ -1,4 +1,4 @@
-"""The paper's figures by name: what each shows, the runs that it can be drawn from, and the commands for what is missing."""
+"""The paper's figures by name: what each shows, which runs it needs, and the commands that train missing runs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ class PaperFigure(NamedTuple):
     """A figure that is drawn from runs.
 
     Attributes:
-        paper: its number in the paper.
-        ingredient: what it shows, in words.
-        metrics: what runs must have recorded.
-        algo: an algorithm that records them.
-        draw: runs that have them -> figures by what is added to the file's name.
-        fewest: agents from which it shows anything.
+        paper: number of the figure or section in the paper.
+        ingredient: what the figure shows, in words.
+        metrics: metrics that the runs must have recorded.
+        algo: an algorithm that records these metrics.
+        draw: (runs with these metrics) -> figures by suffix of the file's name.
+        fewest: smallest number of agents for which the figure shows anything.
     """
 
     paper: str
@@ -56,7 +56,7 @@ def command(task: Task, algo: str) -> str:
 
 
 def folders(runs: Sequence[Run]) -> str:
-    """The folders of runs, in words."""
+    """Lists the folders of runs in words; it names at most three."""
     here = Path.cwd()
     paths = [run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder for run in runs]
     names = list(dict.fromkeys(map(str, paths)))
@@ -64,7 +64,7 @@ def folders(runs: Sequence[Run]) -> str:
 
 
 def drawn_from(name: str, runs: Sequence[Run]) -> list[Run]:
-    """Those of `runs` that a figure can show."""
+    """The runs that a figure can show."""
     found = [run for run in having(runs, *FIGURES[name].metrics) if len(run.agents) >= FIGURES[name].fewest]
     if name == "dilemma":
         return [run for run in found if run.task.env in returns.DILEMMA]
@@ -77,7 +77,7 @@ def drawn_from(name: str, runs: Sequence[Run]) -> list[Run]:
 
 
 def missing(name: str, runs: Sequence[Run]) -> list[str]:
-    """A sentence for everything that a figure lacks, with the command that makes it."""
+    """One sentence for each thing that a figure lacks, with the command that makes it."""
     if name == "dilemma":
         return missing_dilemma(runs)
     if name == "improvement":
@@ -93,7 +93,7 @@ def missing(name: str, runs: Sequence[Run]) -> list[str]:
 
 
 def missing_dilemma(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each run that App. F compares and that is not there; a single one where none is."""
+    """One sentence per missing run of the comparison in App. F, or a single one if all are missing."""
     there = {(run.task.env, run.algo) for run in drawn_from("dilemma", runs)}
     if not there:
         envs, algos = " ".join(returns.DILEMMA), " ".join(returns.DILEMMA["spread3_mix"])
@@ -108,7 +108,7 @@ def missing_dilemma(runs: Sequence[Run]) -> list[str]:
 
 
 def missing_comparison(runs: Sequence[Run]) -> list[str]:
-    """A sentence for every task without the baseline, or with nothing to compare with it."""
+    """One sentence per task that lacks the baseline, or has no other algorithm to compare with it."""
     sentences = []
     for task, each in by_task(having(runs, returns.RETURN)).items():
         labels = {run.label for run in each}
@@ -120,7 +120,7 @@ def missing_comparison(runs: Sequence[Run]) -> list[str]:
 
 
 def save_figures(names: Sequence[str], runs: Sequence[Run], out: Path, file_format: str = "png") -> list[str]:
-    """Writes those figures of `FIGURES` that can be drawn to `out`; returns a sentence for everything that is missing."""
+    """Writes the figures that can be drawn from `runs` to `out`; returns one sentence for each thing that is missing."""
     sentences = []
     for name in names:
         sentences += [f"{name}: {sentence}" for sentence in missing(name, runs)]

@@ -1,4 +1,4 @@
-"""Runs as marl-eval reads them (https://github.com/instadeepai/marl-eval, "Data Structure for Raw Experiment data")."""
+"""Converts runs for marl-eval (https://github.com/instadeepai/marl-eval, "Data Structure for Raw Experiment data")."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +11,11 @@ METRICS = {"eval_return": "return", "train_return": "training_return"}
 
 
 def to_marl_eval(runs: Sequence[Run]) -> dict[str, Any]:
-    """`{environment: {task: {algorithm: {run: {step: {step_count, metric: [value]}}}}}}`.
+    """Converts runs to `{environment: {task: {algorithm: {run: {step: {step_count, metric: [value]}}}}}}`.
 
-    A list holds an evaluation's episodes there; here it holds their mean, which is what a run's folder keeps. The
-    `absolute_metrics`, there of the best policy played again, are here those of the best evaluation: an optimistic estimate.
+    marl-eval expects the return of each episode of an evaluation. Folders of runs keep only their mean, and each list here has
+    this one value. marl-eval computes `absolute_metrics` from new episodes of the best policy. Here they are those of the best
+    evaluation, which are biased upward.
     """
     content: dict[str, Any] = {}
     for run in runs:
@@ -26,7 +27,7 @@ def to_marl_eval(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def evaluations(run: Run, number: int) -> dict[str, Any]:
-    """One seed's steps, then its absolute metrics."""
+    """The evaluations of one seed by step, and its absolute metrics."""
     there = {name: run.metrics[metric][number] for metric, name in METRICS.items() if metric in run.metrics}
     kept = np.isfinite(list(there.values())).all(0)
     there = {name: values[kept] for name, values in there.items()}

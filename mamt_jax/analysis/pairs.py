@@ -1,4 +1,4 @@
-"""What holds between two agents: coordination coefficients (Fig. 7, 14, 15) and attention weights (Fig. 11)."""
+"""Figures per pair of agents: coordination coefficients (Fig. 7, 14, 15) and attention weights (Fig. 11)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from mamt_jax.analysis import style
 from mamt_jax.analysis.runs import Curve, Run, by_task, curve, last_fifth
 
 FEW = 3
-"""Agents up to whom pairs are bars rather than a heat map."""
+"""Largest number of agents whose pairs are drawn as bars instead of a heat map."""
 READABLE = 4
-"""Agents up to whom a heat map's numbers can be read."""
+"""Largest number of agents for which a heat map shows numbers."""
 MOST_MATRICES = 9
-"""Matrices of attention weights up to which a figure fits a page."""
+"""Largest number of attention matrices that fit on a page."""
 
 
 def mean_and_deviation(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """C_ij over training, seeds and states: mean and deviation, (n, n) each."""
+    """Mean and deviation of C_ij over training, seeds and states, (n, n) each."""
     mean, variance = (curve(run, f"coordination_{moment}").values for moment in ("mean", "variance"))
     return mean.mean((0, 1)), np.sqrt(variance.mean((0, 1)) + mean.var((0, 1)))
 
 
 def coordination(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 7: mean and deviation of the coefficients of every pair; bars where agents are few, heat maps where many."""
+    """Fig. 7: mean and deviation of C_ij for every pair, as bars for at most `FEW` agents, else as heat maps."""
     many, few = ([run for run in runs if (len(run.agents) > FEW) == larger] for larger in (True, False))
     blocks = [(draw, shown) for draw, shown in ((draw_heat_maps, many), (draw_all_bars, few)) if shown]
     heights = [3.4 * len(many)] * bool(many) + [2.3 * len(rows_of(len(few)))] * bool(few)
@@ -37,7 +37,7 @@ def coordination(runs: Sequence[Run]) -> dict[str, Figure]:
 
 
 def draw_heat_maps(part: FigureBase, runs: Sequence[Run]) -> None:
-    """A row for each run: its means and its deviations."""
+    """Draws one row per run: a heat map of the means and one of the deviations."""
     every = style.place(part, [2] * len(runs))
     for row, run in enumerate(runs):
         for axes, name, matrix in zip(every[2 * row :], ("mean", "deviation"), mean_and_deviation(run), strict=False):
@@ -46,20 +46,20 @@ def draw_heat_maps(part: FigureBase, runs: Sequence[Run]) -> None:
 
 
 def draw_all_bars(part: FigureBase, runs: Sequence[Run]) -> None:
-    """A panel for each run."""
+    """Draws one panel of bars per run."""
     for axes, run in zip(style.place(part, rows_of(len(runs))), runs, strict=True):
         draw_bars(axes, run, *mean_and_deviation(run))
         style.title(axes, f"{run.task.title}, {run.label}", "mean and deviation of $C_{ij}$")
 
 
 def rows_of(count: int, columns: int = 3) -> list[int]:
-    """Numbers of panels in rows that are as even as can be, so that none stays half empty."""
+    """Splits `count` panels into the fewest rows of at most `columns`, with row lengths that differ by at most one."""
     rows = -(-count // columns)
     return [count // rows + (row < count % rows) for row in range(rows)]
 
 
 def draw_bars(axes: Axes, run: Run, mean: np.ndarray, deviation: np.ndarray) -> None:
-    """A bar for each ordered pair, in the colour of the agent that depends."""
+    """Draws one bar per ordered pair (i, j), in the colour of agent i."""
     looks = style.agent_looks(len(run.agents))
     pairs = [(i, j) for i in range(len(run.agents)) for j in range(len(run.agents)) if i != j]
     for place, (i, j) in enumerate(pairs):
@@ -72,7 +72,7 @@ def draw_bars(axes: Axes, run: Run, mean: np.ndarray, deviation: np.ndarray) -> 
 
 
 def draw_matrix(axes: Axes, matrix: np.ndarray, agents: Sequence[str], largest: float | None = None) -> None:
-    """A heat map of (n, n), light where small, its diagonal empty; numbers where they can be read."""
+    """Draws a heat map of a matrix (n, n) without its diagonal; with numbers for at most `READABLE` agents."""
     shown = np.where(np.eye(len(agents), dtype=bool), np.nan, matrix)
     top = np.nanmax(shown) if largest is None else largest
     image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=top or 1)
@@ -91,7 +91,7 @@ def draw_matrix(axes: Axes, matrix: np.ndarray, agents: Sequence[str], largest: 
 
 
 def coordination_over_time(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 14 and 15: coefficients over training; of every pair where agents are few, else each agent's mean over others."""
+    """Fig. 14 and 15: C_ij over training, for every pair of at most `FEW` agents, else each agent's mean over j."""
     figure, every = style.panels(len(runs))
     for axes, run in zip(every, runs, strict=True):
         found, few = curve(run, "coordination_mean"), len(run.agents) <= FEW
@@ -106,7 +106,7 @@ def coordination_over_time(runs: Sequence[Run]) -> dict[str, Figure]:
 
 
 def draw_pairs(axes: Axes, run: Run, found: Curve) -> None:
-    """A line for each ordered pair, in the colour of the agent that depends."""
+    """Draws one line per ordered pair (i, j), in the colour of agent i."""
     looks = style.agent_looks(len(run.agents))
     for i, look in enumerate(looks):
         for j in range(len(looks)):
@@ -116,14 +116,14 @@ def draw_pairs(axes: Axes, run: Run, found: Curve) -> None:
 
 
 def draw_means(axes: Axes, run: Run, found: Curve) -> None:
-    """A line for each agent."""
+    """Draws one line per agent i: the mean of C_ij over j."""
     for i, look in enumerate(style.agent_looks(len(run.agents))):
         mean = found.values[:, :, i].sum(-1) / (len(run.agents) - 1)
         style.draw_curve(axes, found._replace(values=mean), look, run.agents[i])
 
 
 def attention(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 11: whom each critic attends to at the end of training; an agent's weights add up to one."""
+    """Fig. 11: attention weights of each agent's critic at the end of training, which sum to one."""
     shown = few_enough(runs)
     figure, every = style.panels(len(shown), height=2.7)
     for axes, run in zip(every, shown, strict=True):
@@ -134,7 +134,7 @@ def attention(runs: Sequence[Run]) -> dict[str, Figure]:
 
 
 def few_enough(runs: Sequence[Run]) -> list[Run]:
-    """All runs, task by task; where they are more than `MOST_MATRICES`, those of the label that most of them have."""
+    """All runs, ordered by task. If they are more than `MOST_MATRICES`, only those with the most frequent label."""
     ordered = [run for compared in by_task(runs).values() for run in compared]
     if len(ordered) <= MOST_MATRICES:
         return ordered

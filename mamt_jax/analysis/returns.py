@@ -1,4 +1,4 @@
-"""What algorithms reach: learning curves (Fig. 4), the dilemma (Fig. 1a and 10), and how sure one is better (Sec. 6)."""
+"""Figures of returns: learning curves (Fig. 4), the dilemma (Fig. 1a and 10), and probabilities of improvement (Sec. 6)."""
 
 import itertools
 import textwrap
@@ -17,11 +17,11 @@ BASELINE = "maac"
 DILEMMA = {"spread3_sep": ("maac", "mamd"), "spread3_mix": ("maac", "mamd", "mamd_op"), "spread3_ful": ("maac", "mamd")}
 """The algorithms that App. F compares, by task."""
 SAME_AS_OPTIMAL = {"spread3_sep": "maac", "spread3_ful": "mamd"}
-"""The algorithm that MAMD-OP is where no agent depends on another, and where all do."""
+"""The algorithm that MAMD-OP reduces to, by task: MAAC if no agent depends on another, MAMD if all do."""
 
 
 def draw_returns(axes: Axes, runs: Sequence[Run], looks: dict[str, style.Look]) -> None:
-    """Every run's return over training, beside the reference policies'."""
+    """Draws the return of every run over training, and the returns of the reference policies."""
     for run in runs:
         style.draw_curve(axes, curve(run, RETURN), looks[run.label], run.label)
     style.draw_references(axes, runs[0].references)
@@ -29,12 +29,15 @@ def draw_returns(axes: Axes, runs: Sequence[Run], looks: dict[str, style.Look]) 
 
 
 def learning_curves(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 4: a panel for each task, and more than one where a panel would have too many lines."""
+    """Fig. 4: one panel per task, or several if one panel would have too many lines."""
     return {"": draw_tasks(runs)[0]}
 
 
 def draw_tasks(runs: Sequence[Run]) -> tuple[Figure, list[tuple[Axes, list[Run]]]]:
-    """Returns on every task, and the runs of each panel; panels of one task share the axis of returns."""
+    """Draws the returns on every task; returns the figure, and its panels with their runs.
+
+    Panels of one task share the y axis.
+    """
     tasks = in_rows([split(compared) for compared in by_task(runs).values()])
     figure, every = style.panels(sum(map(len, tasks)))
     looks = style.looks([run.label for run in runs])
@@ -53,7 +56,7 @@ def draw_tasks(runs: Sequence[Run]) -> tuple[Figure, list[tuple[Axes, list[Run]]
 
 
 def in_rows(tasks: Sequence[list[list[Run]]], columns: int = 3) -> list[list[list[Run]]]:
-    """Tasks in an order in which the panels of each are in one row, where that can be; else as they are."""
+    """Reorders tasks: where possible, all panels of a task are in one row."""
     ordered, left, room = [], list(tasks), columns
     while left:
         chosen = next((place for place, groups in enumerate(left) if len(groups) <= room), 0)
@@ -63,7 +66,12 @@ def in_rows(tasks: Sequence[list[list[Run]]], columns: int = 3) -> list[list[lis
 
 
 def split(runs: Sequence[Run], others: int | None = None) -> list[list[Run]]:
-    """Runs of a task in groups that leave a panel readable with `others` more lines: MAAC and its trust regions, the rest."""
+    """Splits the runs of a task into groups that fit one panel, and separates `FAMILY` from the rest.
+
+    Args:
+        runs: runs of one task.
+        others: number of other lines in each panel. By default it is the number of reference policies.
+    """
     others = len(runs[0].references.keys() & style.REFERENCE_LINES.keys()) if others is None else others
     room = max(1, style.MOST_LINES - others)
     if len(runs) <= room:
@@ -73,13 +81,13 @@ def split(runs: Sequence[Run], others: int | None = None) -> list[list[Run]]:
 
 
 def seeds_text(runs: Sequence[Run]) -> str:
-    """How many seeds the runs have, in words."""
+    """The number of seeds of the runs, in words."""
     fewest, most = (find(len(run.seeds) for run in runs) for find in (min, max))
     return f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' if most > 1 else ''}"
 
 
 def dilemma(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Fig. 1a and 10: MAAC, MAMD and MAMD-OP where no agent, two agents or all three depend on each other."""
+    """Fig. 1a and 10: returns of MAAC, MAMD and MAMD-OP if no agents, two agents or all three depend on each other."""
     ordered = sorted(runs, key=lambda run: list(DILEMMA).index(run.task.env))
     figure, drawn = draw_tasks(ordered)
     there = {(run.task, run.algo) for run in runs}
@@ -90,13 +98,13 @@ def dilemma(runs: Sequence[Run]) -> dict[str, Figure]:
 
 
 def normalised(run: Run) -> np.ndarray:
-    """Return over the last fifth of training, 0 where random plays and 1 where the scripted policy does; (R,)."""
+    """Return over the last fifth of training, (R,), scaled to 0 for the random and 1 for the scripted policy."""
     random, scripted = run.references["random"].value, run.references["scripted"].value
     return (last_fifth(curve(run, RETURN)) - random) / (scripted - random)
 
 
 def by_label(runs: Sequence[Run]) -> dict[str, dict[Task, Run]]:
-    """Runs of every label, by task."""
+    """Groups runs by label and task."""
     labels: dict[str, dict[Task, Run]] = {}
     for run in runs:
         labels.setdefault(run.label, {})[run.task] = run
@@ -104,17 +112,17 @@ def by_label(runs: Sequence[Run]) -> dict[str, dict[Task, Run]]:
 
 
 def common_tasks(runs: dict[Task, Run], others: dict[Task, Run]) -> list[Task]:
-    """Tasks that both have been trained on."""
+    """Tasks of `runs` that are also in `others`."""
     return [task for task in runs if task in others]
 
 
 def has_scale(run: Run) -> bool:
-    """Whether its return can be normalised."""
+    """Whether the reference returns that normalisation needs are known."""
     return {"random", "scripted"} <= run.references.keys()
 
 
 def improvement(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Each algorithm beside MAAC on the tasks that both have: normalised returns, and the probability that it ends above."""
+    """Compares each algorithm with MAAC on their common tasks: normalised returns and probability of improvement."""
     labels = by_label(runs)
     baseline = labels.pop(BASELINE)
     common = {label: tasks for label, own in labels.items() if (tasks := common_tasks(own, baseline))}
@@ -142,7 +150,7 @@ def improvement(runs: Sequence[Run]) -> dict[str, Figure]:
 def draw_score(
     axes: Axes, row: int, runs: dict[Task, Run], baseline: dict[Task, Run], tasks: Sequence[Task], look: style.Look
 ) -> list[Task]:
-    """Normalised returns over those of `tasks` that have a scale, the baseline's hollow; returns these tasks."""
+    """Draws normalised returns over the tasks that have a scale, the baseline's as a circle; returns these tasks."""
     covered = [task for task in tasks if has_scale(runs[task])]
     if covered:
         both = [bootstrap(interquartile_mean, [normalised(which[task]) for task in covered]) for which in (runs, baseline)]
@@ -154,18 +162,18 @@ def draw_score(
 def draw_chance(
     axes: Axes, row: int, runs: dict[Task, Run], baseline: dict[Task, Run], tasks: Sequence[Task], look: style.Look
 ) -> list[Task]:
-    """P(x > baseline) over all of `tasks`, which it returns."""
+    """Draws the probability of improvement over the baseline on `tasks`; returns these tasks."""
     draw_point(axes, row, chance(runs, baseline), look)
     return list(tasks)
 
 
 def chance(runs: dict[Task, Run], others: dict[Task, Run]) -> Interval:
-    """P(a run ends above one of the others on a task that both have)."""
+    """Probability that a run ends above one of the others, mean over their common tasks."""
     strata = [last_fifth(curve(which[task], RETURN)) for which in (runs, others) for task in common_tasks(runs, others)]
     return bootstrap(probability_of_improvement, strata)
 
 
 def draw_point(axes: Axes, row: int, found: Interval, look: style.Look) -> None:
-    """An estimate and its interval."""
+    """Draws an estimate and its interval."""
     axes.plot([found.low, found.high], [row, row], color=look.color, linewidth=5, alpha=0.3, solid_capstyle="butt")
     axes.plot([found.value], [row], color=look.color, marker=look.marker, markersize=6)

@@ -1,4 +1,4 @@
-"""Reads the folders of runs: what was trained, and every metric as an array."""
+"""Reads runs from their folders: what was trained, and every metric as an array."""
 
 import shlex
 from collections import Counter
@@ -24,18 +24,18 @@ TITLES = {
 }
 
 FAMILY = ("maac", "mamd", "mamd_op", "mamt")
-"""The algorithms whose old policy is that of up to `old_policy_interval` updates ago; others define theirs otherwise."""
+"""Algorithms whose old policy is a copy from at most `old_policy_interval` updates ago; others define it differently."""
 
 
 class Task(NamedTuple):
-    """An environment and its options, as (name, value) pairs; what runs may be compared on."""
+    """An environment with its options as (name, value) pairs. Runs on the same task can be compared."""
 
     env: str
     options: tuple[tuple[str, str], ...]
 
     @property
     def title(self) -> str:
-        """What figures call it."""
+        """Name of the task in figures."""
         options = ", ".join(
             f"{value} {name[4:]}" if name.startswith("num_") else f"{name.replace('_', ' ')} {value}"
             for name, value in self.options
@@ -44,32 +44,32 @@ class Task(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """What files of it are called."""
+        """Name of the task in file names."""
         text = "_".join((self.env, *(f"{name}_{value}" for name, value in self.options)))
         return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in text)
 
     @property
     def arguments(self) -> str:
-        """Its options on the command line."""
+        """Command-line options of the task."""
         options = [f" --{name.replace('_', '-')} {shlex.quote(value)}" for name, value in self.options]
         return f"--env {shlex.quote(self.env)}" + "".join(options)
 
 
 class Run(NamedTuple):
-    """One algorithm with one setting on one task, all its seeds.
+    """All seeds of one algorithm with one setting on one task.
 
     Attributes:
-        folder: where it was read.
-        task: what it was trained on.
-        algo: its algorithm.
-        label: its name in figures.
-        agents: their names.
-        references: what the reference policies earn, by name: as `reference_returns` found, else as the run itself did.
-        numbers: of its R runs in the folder.
-        seeds: of those runs.
-        episodes: (T,), of each evaluation after the first update, mean over runs.
-        env_steps: (T,).
-        metrics: (R, T, ...) by name; nan where there is no value.
+        folder: folder that was read.
+        task: the task.
+        algo: name of the algorithm.
+        label: name in figures.
+        agents: names of the agents.
+        references: returns of the reference policies by name, from `RETURNS` if it has the task, else measured by the run.
+        numbers: indices of the R runs in the folder.
+        seeds: seeds of the R runs.
+        episodes: (T,), episodes at each evaluation after the first update, mean over runs.
+        env_steps: (T,), environment steps at each of these evaluations.
+        metrics: (R, T, ...) by name; nan where a value is missing.
     """
 
     folder: Path
@@ -93,7 +93,11 @@ class Curve(NamedTuple):
 
 
 def read_folder(folder: Path) -> list[Run]:
-    """The runs of a folder, one for each setting of hyperparameters; raises FolderError where there are none."""
+    """Reads the runs of a folder, one `Run` per setting of hyperparameters.
+
+    Raises:
+        FolderError: if the folder has no runs, or no evaluation after an update.
+    """
     config = read_config(folder)
     rows = [row for row in read_rows(folder / METRICS) if row["updates"]]
     if not rows:
@@ -126,7 +130,7 @@ def read_folder(folder: Path) -> list[Run]:
 
 
 def align(rows: Sequence[Mapping[str, Any]], num_runs: int) -> list[list[Mapping[str, Any]]]:
-    """Evaluations that all of `num_runs` runs have reached, runs in order."""
+    """Groups rows by evaluation, ordered by run; drops evaluations that not all `num_runs` runs have reached."""
     points: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         points.setdefault(row["updates"], []).append(row)
@@ -134,21 +138,21 @@ def align(rows: Sequence[Mapping[str, Any]], num_runs: int) -> list[list[Mapping
 
 
 def shared_names(points: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Metrics that every row has; counters left out."""
+    """Names of the metrics that every row has, without counters."""
     every = [set(row) for point in points for row in point]
     counters = {"run", "seed", "env_steps", "episodes", "updates"}
     return sorted(set.intersection(*every) - counters) if every else []
 
 
 def gather(points: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.ndarray:
-    """A metric of every run and evaluation, (R, T, ...); null becomes nan, also where an array is meant."""
+    """A metric of every run and evaluation, (R, T, ...). A null becomes nan, broadcast to the shape of the metric."""
     values = [[np.array(row[name], float) for row in point] for point in points]
     shape = max((value.shape for point in values for value in point), key=len)
     return np.array([[np.broadcast_to(value, shape) for value in point] for point in values]).swapaxes(0, 1)
 
 
 def read_folders(folders: Sequence[Path]) -> list[Run]:
-    """The runs of many folders; those that would share a task and a label are called by their folders."""
+    """Reads the runs of several folders. Runs with the same task and label get the folder's name as label."""
     runs = [run for folder in folders for run in read_folder(folder)]
     count = Counter((run.task, run.label) for run in runs)
     return [
@@ -158,7 +162,7 @@ def read_folders(folders: Sequence[Path]) -> list[Run]:
 
 
 def by_task(runs: Sequence[Run]) -> dict[Task, list[Run]]:
-    """Runs of every task, in the order given."""
+    """Groups runs by task, in the order given."""
     tasks: dict[Task, list[Run]] = {}
     for run in runs:
         tasks.setdefault(run.task, []).append(run)
@@ -166,24 +170,24 @@ def by_task(runs: Sequence[Run]) -> dict[Task, list[Run]]:
 
 
 def having(runs: Sequence[Run], *metrics: str) -> list[Run]:
-    """Those runs that recorded all of `metrics`."""
+    """The runs that recorded all of `metrics`."""
     return [run for run in runs if all(name in run.metrics and np.isfinite(run.metrics[name]).any() for name in metrics)]
 
 
 def known(run: Run, metric: str) -> np.ndarray:
-    """(T,) bool, the evaluations at which every seed has a value of `metric`."""
+    """(T,) bool, true at evaluations where every seed has a finite value of `metric`."""
     values = run.metrics[metric]
     return np.asarray(np.isfinite(np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)).all(1))
 
 
 def curve(run: Run, metric: str) -> Curve:
-    """`metric` over training, evaluations without a value left out."""
+    """The curve of `metric` over training, without evaluations that lack a value."""
     there = known(run, metric)
     return Curve(run.episodes[there], run.metrics[metric][:, there])
 
 
 def mean_over_agents(found: Curve) -> Curve:
-    """One value per run and evaluation, (R, T)."""
+    """Averages a curve (R, T, ...) over agents or pairs, (R, T)."""
     return found._replace(values=found.values.reshape(*found.values.shape[:2], -1).mean(-1))
 
 

@@ -1,4 +1,4 @@
-"""How figures look: colours that the colour-blind tell apart, lines and markers that hold in grey."""
+"""Style of the figures: colours for colour-blind readers, and lines and markers that stay distinct in greyscale."""
 
 import io
 import itertools
@@ -23,7 +23,7 @@ from mamt_jax.training.references import Reference
 
 
 class Look(NamedTuple):
-    """Of a line."""
+    """Colour, line style and marker of a line."""
 
     color: str
     linestyle: str
@@ -39,24 +39,24 @@ VARIANTS = {
     "maddpg_shared": Look("#8C6BB1", ":", "*"),
     "lola_naive": Look("#999933", ":", ">"),
 }
-"""Looks of variants of algorithms among the committed results."""
+"""Looks of the algorithm variants in the committed results."""
 LOOKS = VARIANTS | {name: Look(each.color, each.linestyle, each.marker) for name, each in ALGORITHMS.items()}
-"""Each algorithm keeps its own look in every figure."""
+"""Looks by algorithm and variant, the same in every figure."""
 OTHERS = (("#661100", "-", "h"), ("#6699CC", "--", "p"), ("#AA4499", "-.", "d"), ("#332288", ":", "8"), ("#DDCC77", "-", "H"))
 REFERENCE_LINES = {"random": ":", "do_nothing": (0, (3, 1, 1, 1, 1, 1)), "scripted": "--"}
 WIDTH = 8.8
-"""Of a figure in inches: a page shows it about 760 pixels wide, so that a font of 8 points has about 10 pixels."""
+"""Width of a figure in inches. Pages show it about 760 pixels wide, where a font of 8 points has about 10 pixels."""
 WIDEST = 6.4
-"""Of a single panel in inches."""
+"""Largest width of a panel in inches."""
 DPI = 140
 LOG_TICKS = ((30, (1.0, 2.0, 5.0)), (300, (1.0, 3.0)))
-"""Multiples of powers of ten that logarithmic axes show, by the ratio of their ends up to which they fit."""
+"""Ticks of logarithmic axes: (largest ratio of the ends, multiples of powers of ten)."""
 MOST_LINES = 8
-"""Lines up to which a panel can be read."""
+"""Largest number of lines in a panel."""
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """Each label's look; algorithms have theirs, others get one in order of appearance."""
+    """The look of each label. Labels outside `LOOKS` get one of `OTHERS`, in order of appearance."""
     unknown = [label for label in dict.fromkeys(labels) if label not in LOOKS]
     return {
         label: LOOKS[label] if label in LOOKS else Look(*OTHERS[unknown.index(label) % len(OTHERS)])
@@ -65,7 +65,7 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
 
 
 def agent_looks(num_agents: int) -> list[Look]:
-    """Looks of agents, from dark to light."""
+    """One look per agent, with colours from dark to light."""
     shades = colormaps["viridis"](np.linspace(0, 0.88, num_agents))
     return [
         Look("#" + "".join(f"{round(255 * part):02x}" for part in shade[:3]), ("-", "--", "-.", ":")[i % 4], "osD^vPX*"[i % 8])
@@ -74,7 +74,7 @@ def agent_looks(num_agents: int) -> list[Look]:
 
 
 def panels(count: int, columns: int = 3, height: float | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels in rows of `columns`, four in two rows of two; `height` is that of a row in inches."""
+    """Makes a figure of `count` panels in rows of `columns`, four in two rows of two. Rows are `height` inches high."""
     columns = min(2 if (count, columns) == (4, 3) else columns, count)
     rows, width = -(-count // columns), min(WIDTH / columns, WIDEST)
     height = 0.6 * width + 0.65 if height is None else height
@@ -83,7 +83,7 @@ def panels(count: int, columns: int = 3, height: float | None = None) -> tuple[F
 
 
 def place(figure: FigureBase, rows: Sequence[int], count: int | None = None) -> list[Axes]:
-    """Divides a figure, or a part of one, into rows of that many panels; only the first `count` panels are made."""
+    """Divides a figure, or a part of one, into rows with the given numbers of panels; makes the first `count` panels."""
     parts = math.lcm(*rows)
     spec = figure.add_gridspec(len(rows), parts)
     cells = [(i, parts // row * j, parts // row * (j + 1)) for i, row in enumerate(rows) for j in range(row)]
@@ -97,12 +97,12 @@ def place(figure: FigureBase, rows: Sequence[int], count: int | None = None) -> 
 
 
 def title(axes: Axes, *lines: str) -> None:
-    """A panel's title."""
+    """Sets the title of a panel."""
     axes.set_title("\n".join(lines), fontsize=9)
 
 
 def draw_line(axes: Axes, x: np.ndarray, found: Interval, look: Look, label: str) -> None:
-    """A line with its interval, and markers few enough to tell lines apart in grey."""
+    """Draws a line with its interval, and with sparse markers that distinguish lines in greyscale."""
     axes.fill_between(x, found.low, found.high, color=look.color, alpha=0.18, linewidth=0)
     axes.plot(
         x, found.value, label=label, color=look.color, linestyle=look.linestyle, marker=look.marker,
@@ -111,12 +111,12 @@ def draw_line(axes: Axes, x: np.ndarray, found: Interval, look: Look, label: str
 
 
 def draw_curve(axes: Axes, found: Curve, look: Look, label: str) -> None:
-    """The interquartile mean over seeds of values (R, T), with its interval."""
+    """Draws the interquartile mean over seeds of a curve (R, T), with its interval."""
     draw_line(axes, found.episodes, over_seeds(found.values), look, label)
 
 
 def draw_references(axes: Axes, references: Mapping[str, Reference]) -> None:
-    """What the reference policies earn: grey lines, and bands of one standard error to each side."""
+    """Draws the returns of the reference policies as grey lines, with bands of one standard error to each side."""
     for name, line in REFERENCE_LINES.items():
         if name in references:
             value, error = references[name]
@@ -126,19 +126,19 @@ def draw_references(axes: Axes, references: Mapping[str, Reference]) -> None:
 
 
 def share_values(axes: Sequence[Axes]) -> None:
-    """Gives panels that are drawn one axis of values, long enough for all of them."""
+    """Gives drawn panels a common y axis that fits all of them."""
     for each in axes[1:]:
         each.sharey(axes[0])
     axes[0].autoscale(axis="y")
 
 
 def short(value: float) -> str:
-    """A number as axes show it: 2.5k, 1M; below 1 as it is, since an m there would be read as metres or millions."""
+    """Formats a number for an axis, such as 2.5k or 1M. Numbers below 1 have no prefix: m could mean metres or millions."""
     return EngFormatter(sep="")(value) if abs(value) >= 1 else f"{value:g}"
 
 
 def short_numbers(axis: Axis) -> None:
-    """Numbers of an axis as `short` writes them; a logarithmic axis of few decades has more than its powers of ten."""
+    """Formats the numbers of an axis with `short`. A logarithmic axis of few decades shows more than powers of ten."""
     low, high = axis.get_view_interval()
     if axis.get_scale() == "log":
         axis.set_major_locator(LogLocator(subs=next((subs for ratio, subs in LOG_TICKS if high < ratio * low), (1.0,))))
@@ -149,7 +149,7 @@ def short_numbers(axis: Axis) -> None:
 
 
 def episodes_axis(axes: Axes, lengths: Sequence[float]) -> None:
-    """Episodes, on a logarithmic scale where runs are of very different lengths."""
+    """Makes the x axis show episodes, with a logarithmic scale if lengths differ by more than a factor of 4."""
     axes.set_xlabel("episodes")
     if max(lengths) > 4 * min(lengths):
         axes.set_xscale("log")
@@ -158,13 +158,13 @@ def episodes_axis(axes: Axes, lengths: Sequence[float]) -> None:
 
 
 def names_axis(axis: Axis, names: Sequence[str], slanted: bool = False) -> None:
-    """Names at 0, 1, ..."""
+    """Writes names at the ticks 0, 1, ..."""
     slant: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
     axis.set_ticks(range(len(names)), names, fontsize=7.5, **slant)
 
 
 def logarithmic_values(axes: Axes) -> None:
-    """A logarithmic axis of values with plain numbers at 1, 2 and 5."""
+    """Makes the y axis logarithmic, with plain numbers at 1, 2 and 5 times the powers of ten."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
@@ -172,7 +172,7 @@ def logarithmic_values(axes: Axes) -> None:
 
 
 def labelled(axes: Sequence[Axes]) -> dict[str, Any]:
-    """What is drawn in panels, by label."""
+    """Legend handles of all panels, by label."""
     found: dict[str, Any] = {}
     for handle, label in itertools.chain(*(zip(*each.get_legend_handles_labels(), strict=True) for each in axes)):
         found.setdefault(label, handle)
@@ -180,7 +180,7 @@ def labelled(axes: Sequence[Axes]) -> dict[str, Any]:
 
 
 def legend(figure: Figure, axes: Sequence[Axes], columns: int = 6) -> None:
-    """One legend for all panels of a figure: in the cells that the last row leaves free, else below the panels."""
+    """Draws one legend for all panels of a figure: in free cells of the last row, else below the panels."""
     found = labelled(axes)
     if not found:
         return
@@ -200,7 +200,7 @@ def legend(figure: Figure, axes: Sequence[Axes], columns: int = 6) -> None:
 
 
 def legend_below(axes: Axes, columns: int = 3) -> None:
-    """A panel's own legend, below the label of its x axis."""
+    """Draws the legend of one panel below the label of its x axis."""
     found = labelled([axes])
     below = axes.transAxes + ScaledTranslation(0, -0.46, axes.figure.dpi_scale_trans)
     axes.legend(
@@ -210,14 +210,14 @@ def legend_below(axes: Axes, columns: int = 3) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure; a PNG with a palette of its own, less than half the size."""
+    """Writes a figure. A PNG gets a palette of 256 colours, which more than halves its size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix != ".png":
         figure.savefig(path)
         return
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI)
-    # This way of choosing 256 colours keeps those of thin lines, which the default one merges. kmeans keeps greys grey.
+    # MAXCOVERAGE keeps the colours of thin lines, which the default method merges. kmeans keeps greys grey.
     colors = Image.open(buffer).convert("RGB")
     palette = colors.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     palette.save(path, optimize=True)

@@ -1,4 +1,4 @@
-"""Puts runs side by side, in a table and a plot. Runs of a folder that differ in more than seeds stand apart.
+"""Compares runs in a table and a plot. Each setting of hyperparameters is one column and one curve over its seeds.
 
 mamt compare runs/A runs/B
 mamt compare runs/A runs/B --metric task/landmarks_covered --against wall_seconds --plot covered.png
@@ -30,7 +30,7 @@ UNSAID = ("seed", "episodes", "checkpoint_minutes")
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs of all folders, called by their folders from where those begin to differ, and by their settings."""
+    """Reads the runs of all folders. A label is the folder without the leading part that all share, and the setting."""
     runs = [run for folder in folders for run in read_folder(folder)]
     names = [f"{run.folder}{run.label.removeprefix(run.algo)}" for run in runs]
     common = os.path.commonprefix([*names, os.path.dirname(names[0]) + os.sep]).rpartition(os.sep)
@@ -38,7 +38,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def facts(run: Run) -> dict[str, str]:
-    """What the table says of a run: how long it was trained, and what came of it."""
+    """The cells of a run in the upper part of the table, by row: training length, returns and task metrics."""
     shown = [*RETURNS, *(name for name in run.metrics if "task/" in name)]
     return {
         "runs": str(len(run.seeds)),
@@ -51,19 +51,19 @@ def facts(run: Run) -> dict[str, str]:
 
 
 def mean_and_deviation(values: np.ndarray) -> str:
-    """Over runs, where there are several."""
+    """Formats the mean, with the standard deviation if there are several values."""
     return f"{values.mean():.4g}" + (f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else "")
 
 
 def options(run: Run) -> dict[str, Any]:
-    """What a run was trained with, defaults included."""
+    """All settings of a run by name, defaults included."""
     content = read_config(run.folder)
     task = {"env": run.task.env, "env_options": ", ".join(f"{name} {value}" for name, value in run.task.options)}
     return {**task, "algo": run.algo, **content["training"], **content["algorithm_configs"][run.numbers[0]]}
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Options that all have and in which they differ, with their values."""
+    """Settings that every run has and in which they differ: name -> one value per run. `UNSAID` is left out."""
     every = [options(run) for run in runs]
     shared = [name for name in every[0] if name not in UNSAID and all(name in each for each in every)]
     values = {name: [str(each[name]) for each in every] for name in shared}
@@ -71,7 +71,7 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def side_by_side(runs: Sequence[Run]) -> Table:
-    """A column for each."""
+    """The comparison table, with one column per run."""
     columns = [Column(run.label, overflow="fold") for run in runs]
     table = Table(Column(no_wrap=True), *columns, caption="returns and task metrics: mean over the last fifth of training")
     known = [facts(run) for run in runs]
@@ -84,7 +84,10 @@ def side_by_side(runs: Sequence[Run]) -> Table:
 
 
 def draw(runs: Sequence[Run], metric: str, against: str) -> Figure:
-    """A curve for each, interquartile mean and 95 % interval over seeds; reference returns if there is one task."""
+    """Draws one curve per run: interquartile mean and 95 % confidence interval over seeds.
+
+    Reference returns are added if `metric` is a return and all runs share one task.
+    """
     figure, (axes,) = style.panels(1, height=3.7)
     looks = style.looks([run.label for run in runs])
     for run in runs:
@@ -102,10 +105,10 @@ def draw(runs: Sequence[Run], metric: str, against: str) -> Figure:
 
 
 def check_metric(runs: Sequence[Run], metric: str) -> None:
-    """Raises OptionError unless all have `metric`."""
+    """Raises OptionError unless every run has `metric`."""
     for run in runs:
         if not having([run], metric):
-            raise OptionError(f"--metric {metric} is not in {run.label}{nearest(metric, run.metrics)}: take another.")
+            raise OptionError(f"--metric {metric} is not in {run.label}{nearest(metric, run.metrics)}: give another metric.")
 
 
 def make_parser() -> Parser:

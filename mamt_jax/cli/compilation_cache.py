@@ -1,4 +1,4 @@
-"""What XLA has compiled, kept for the next start."""
+"""Keeps compiled XLA programs on disk for the next start."""
 
 import os
 from pathlib import Path
@@ -12,9 +12,14 @@ OFF = "none"
 
 
 def use_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs in `folder`, or among the user's caches, or nowhere; raises OptionError if it cannot be written.
+    """Sets the folder in which JAX keeps compiled programs.
 
-    Where nobody named a folder JAX's own variable comes first, and none that can be written costs no more than compiling again.
+    Args:
+        folder: the folder, or `OFF` for no cache. None means JAX_COMPILATION_CACHE_DIR if set, else the user's cache. If the
+            latter cannot be written, programs are compiled at every start.
+
+    Raises:
+        OptionError: if `folder` is given and cannot be written.
     """
     if folder == OFF:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -23,11 +28,11 @@ def use_compilation_cache(folder: str | None) -> None:
         if writable(path):
             jax.config.update("jax_compilation_cache_dir", str(path))
         elif folder:
-            raise OptionError(f"--compilation-cache {folder} cannot be written: give a folder that can, or {OFF}.")
+            raise OptionError(f"--compilation-cache {folder} cannot be written: give a writable folder, or {OFF}.")
 
 
 def writable(folder: Path) -> bool:
-    """Whether `folder` is there, made if need be, and takes files."""
+    """Makes `folder` if it does not exist; returns whether files can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -1,4 +1,4 @@
-"""A CPU's cores as devices, so that runs are trained side by side on them as on several GPUs."""
+"""Turns CPU cores into JAX devices, which train runs side by side as several GPUs do."""
 
 import os
 
@@ -8,7 +8,10 @@ from mamt_jax.training.run_folder import usable_cores
 
 
 def use_every_core() -> None:
-    """Makes every core that this process may use a device; before JAX computes anything, and unless XLA_FLAGS say how many."""
+    """Makes every core that this process may use a JAX device.
+
+    Call it before JAX computes anything. A number of devices in XLA_FLAGS takes precedence.
+    """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     jax.config.update("jax_num_cpu_devices", usable_cores())

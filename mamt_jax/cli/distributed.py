@@ -1,4 +1,4 @@
-"""Several processes, on one machine or many, that train one experiment: each its share of the runs."""
+"""Distributed training: several processes, on one or more machines, each train a share of an experiment's runs."""
 
 import os
 import re
@@ -28,26 +28,29 @@ from mamt_jax.training.launch import Processes
 from mamt_jax.training.run_folder import read_config
 
 PATIENCE = 60.0
-"""Seconds that a process which was stopped waits for the checkpoints of the others."""
+"""Seconds that a stopped process waits for the checkpoints of the other processes."""
 _PAUSE = 0.2
 
 
 @contextmanager
 def joined(address: Sequence[str], folder: Path, new: bool, console: Console) -> Iterator[Processes]:
-    """Within it, this process is one of those that train together in `folder`; all leave it at the same time.
+    """Context in which this process trains in `folder` together with others. On exit it waits up to `PATIENCE` s for them.
 
-    Runs do not depend on each other, and jax ends all processes when it loses one. The processes therefore use jax to find each
-    other and then leave its service. Each holds its place in the folder's lock until its work is done or it dies.
+    Runs do not depend on each other, and JAX ends all processes when it loses one. The processes therefore use JAX only to find
+    each other, and then leave its service. Each holds its place in the folder's lock until its work is done or it dies.
 
     Args:
-        address: nothing where jax knows the cluster (Slurm, Open MPI, Kubernetes, TPUs), else "host:port" of the first process,
-            how many there are, and which this is.
-        folder: the same for all.
-        new: whether the folder is that of a new run.
-        console: where progress goes.
+        address: empty where JAX knows the cluster (Slurm, Open MPI, Kubernetes, TPUs), else "host:port" of the first process,
+            the number of processes, and the index of this one.
+        folder: folder of the results, the same for all processes.
+        new: whether a new run begins in the folder. Otherwise the run in it is resumed.
+        console: console for progress messages.
+
+    Yields:
+        The group of processes.
 
     Raises:
-        OptionError: if the address cannot be right, or the others do not come.
+        OptionError: if the address is not valid, or the other processes do not join.
         FolderError: if the folder cannot be used.
     """
     check_free(folder) if new else read_config(folder)
@@ -65,7 +68,17 @@ def joined(address: Sequence[str], folder: Path, new: bool, console: Console) ->
 
 
 def join(address: Sequence[str]) -> tuple[int, int]:
-    """Which of the processes this is, and how many there are; returns once all are there."""
+    """Joins the group of processes; returns once all have joined.
+
+    Args:
+        address: as in `joined`.
+
+    Returns:
+        The index of this process, and the number of processes.
+
+    Raises:
+        OptionError: if the address is not valid, or the processes cannot connect.
+    """
     options = {}
     if address:
         if len(address) != 3 or not (address[1].isdigit() and address[2].isdigit() and ":" in address[0]):
@@ -75,34 +88,34 @@ def join(address: Sequence[str]) -> tuple[int, int]:
         if not 0 <= index < count:
             raise OptionError(f"--distributed INDEX {index} is not valid: give a number from 0 to {count - 1}.")
         options = {"coordinator_address": address[0], "num_processes": count, "process_id": index}
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+    jax.config.update("jax_enable_preemption_service", False)  # it would handle SIGTERM itself
     try:
         jax.distributed.initialize(**options)
     except (RuntimeError, ValueError) as error:
         raise OptionError(f"--distributed cannot start ({error}): give HOST:PORT COUNT INDEX, the same port in all.") from error
-    from jax._src.distributed import global_state  # what is public would start the devices, before they are chosen
+    from jax._src.distributed import global_state  # public functions would start the devices before they are chosen
 
     return global_state.process_id, global_state.num_processes
 
 
 def part_from_service() -> None:
-    """Leaves the service by which jax brought the processes together, once all do."""
+    """Leaves JAX's coordination service once all processes do; raises OptionError if one has ended early."""
     try:
         jax.distributed.shutdown()
     except RuntimeError as error:
-        raise OptionError(f"--distributed cannot start, a process ended early ({error}): start all of them again.") from error
+        raise OptionError(f"--distributed cannot start, a process ended early ({error}): restart all processes.") from error
 
 
 def wait(held: Hold, console: Console, seconds: float | None = None) -> int | None:
-    """Returns once all other processes have written their checkpoints or died, or after `seconds`.
+    """Waits until all other processes have written their checkpoints or died, or `seconds` have passed.
 
-    Without a limit, a signal sets one.
+    Without a limit, a signal sets one of `PATIENCE` seconds.
 
     Returns:
-        The number of that signal, or None.
+        The number of the signal that arrived meanwhile, or None.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
-    if held.index:  # the first puts the parts together
+    if held.index:  # process 0 merges the parts later, and keeps its lock
         let_go(held)
 
     def announce(number: int) -> None:
@@ -117,7 +130,7 @@ def wait(held: Hold, console: Console, seconds: float | None = None) -> int | No
 
 
 def use_own_devices(index: int, hosts: Sequence[str]) -> None:
-    """Leaves GPUs to the other processes on this host, unless the cluster or CUDA_VISIBLE_DEVICES has shared them out."""
+    """Restricts this process to its share of the host's GPUs, unless the cluster or CUDA_VISIBLE_DEVICES already does."""
     free = "CUDA_VISIBLE_DEVICES" not in os.environ and jax.config.read("jax_cuda_visible_devices") == "all"
     devices = own_devices(index, hosts, num_gpus())
     if free and devices is not None:
@@ -125,9 +138,15 @@ def use_own_devices(index: int, hosts: Sequence[str]) -> None:
 
 
 def own_devices(index: int, hosts: Sequence[str], num_devices: int) -> list[int] | None:
-    """Which of its host's devices process `index` uses: an even share where there are enough, else one, in turn.
+    """The GPUs that process `index` uses: an even share of its host's, or a single one if the host has too few.
 
-    None, for all, where no other process is on its host.
+    Args:
+        index: index of the process.
+        hosts: host name of every process, empty where unknown.
+        num_devices: number of GPUs on the host.
+
+    Returns:
+        Numbers of the GPUs. None means all: no other process is on the host, the host is unknown, or it has no GPU.
     """
     host = hosts[index]
     place, sharing = hosts[:index].count(host), hosts.count(host)
@@ -137,6 +156,6 @@ def own_devices(index: int, hosts: Sequence[str], num_devices: int) -> list[int]
 
 
 def num_gpus() -> int:
-    """NVIDIA's GPUs on this machine, counted without starting them."""
+    """Counts the NVIDIA GPUs of this machine without initialising them."""
     devices = Path("/dev")
     return sum(bool(re.fullmatch(r"nvidia\d+", path.name)) for path in devices.iterdir()) if devices.is_dir() else 0

@@ -1,11 +1,14 @@
-"""Ctrl-C and SIGTERM while a command imports its modules, which takes seconds."""
+"""Handles Ctrl-C and SIGTERM while a command imports its modules, which takes seconds."""
 
 import os
 import signal
 
 
 def exit_while_importing() -> None:
-    """Makes them end the process with one line and exit code 128 + signal, until `interrupt.exit_at_once` takes over."""
+    """Makes Ctrl-C and SIGTERM end the process with one line and exit code 128 + signal.
+
+    `interrupt.exit_at_once` replaces these handlers after the imports.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
 

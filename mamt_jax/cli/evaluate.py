@@ -1,4 +1,4 @@
-"""Plays what a run has learnt: its return and task metrics, a film of one episode, an export for plain JAX.
+"""Evaluates trained policies: return and task metrics, a film of one episode, an export for plain JAX.
 
 mamt evaluate runs/NAME --gif film.gif
 mamt evaluate runs/NAME --original
@@ -36,7 +36,14 @@ EPISODES, ABSOLUTE = 100, 10
 
 
 def in_original(experiment: Experiment, spec: EnvSpec, policy: Policy, sample: bool) -> Callable[[int, int], np.ndarray]:
-    """(episodes, seed) -> (episodes,) returns in the environment that ours copies; raises ValueError if there is none."""
+    """Makes a function that plays the policy in the original environment.
+
+    Returns:
+        (episodes, seed) -> (episodes,) returns, mean over agents.
+
+    Raises:
+        ValueError: if the environment has no original.
+    """
     from envs_jax.adapters.originals import make_original
     from envs_jax.adapters.policy_in_pettingzoo import episode_returns, parallel_actor
 
@@ -50,22 +57,22 @@ def in_original(experiment: Experiment, spec: EnvSpec, policy: Policy, sample: b
 
 
 def returns_of(played: Episodes) -> np.ndarray:
-    """The return of each episode, mean over agents."""
+    """Return of each episode, mean over agents, (episodes,)."""
     return np.asarray(played.episode_return).mean(-1)
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Of the mean; nan for a single value."""
+    """Standard error of the mean; nan for a single value."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def describe(returns: np.ndarray) -> str:
-    """Mean and standard error."""
+    """Formats the mean return with its standard error and the number of episodes."""
     return f"{returns.mean():.2f} ± {standard_error(returns):.2f} over {len(returns)} episodes"
 
 
 def report(played: Episodes, sample: bool, references: Mapping[str, Reference]) -> str:
-    """Return and task metrics, a line each."""
+    """Formats the return, beside the reference returns, and the task metrics, one per line."""
     others = ", ".join(f"{name} {value}" for name, value in references.items())
     lines = [f"{'sampled' if sample else 'greedy'} return {describe(returns_of(played))} ({others})"]
     width = max(map(len, played.metrics), default=0)
@@ -74,7 +81,7 @@ def report(played: Episodes, sample: bool, references: Mapping[str, Reference]) 
 
 
 def absolute(returns: Sequence[np.ndarray]) -> str:
-    """The absolute metric of a folder's runs, those returns of their best policies."""
+    """Formats the absolute metric of each run and over runs. `returns` holds each best policy's episode returns."""
     lines = [f"absolute metric of run {number}: {describe(each)}" for number, each in enumerate(returns)]
     means = np.array([each.mean() for each in returns])
     if len(means) > 1:
@@ -83,7 +90,7 @@ def absolute(returns: Sequence[np.ndarray]) -> str:
 
 
 def check_picture(env: Environment | HostEnvironment, views: bool, size: int | None) -> None:
-    """Raises ValueError unless `env` can be drawn, with views and in a size if asked for."""
+    """Raises ValueError unless `env` can be drawn, and with the `views` and in the `size` that are asked for."""
     if isinstance(env, HostEnvironment):
         if size is not None:
             raise OptionError(f"--size {size}: {env.spec.name} draws itself in a size of its own, leave it out.")
@@ -119,7 +126,7 @@ def make_parser() -> Parser:
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """What was typed; raises OptionError."""
+    """Reads the command line; raises OptionError if it is not valid."""
     values = make_parser().parse_args(arguments)
     if (values.folder is None) == (values.pretrained is None):
         raise OptionError("give either the folder of a run or --pretrained ENV/ALGO.")
@@ -127,7 +134,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         values.folder = pretrained_folder(values.pretrained)
     values.policy = values.policy or ("best" if values.pretrained or values.absolute else "latest")
     if values.absolute and values.policy != "best":
-        raise OptionError(f"--policy {values.policy} does not go with --absolute, which is about the best.")
+        raise OptionError(f"--policy {values.policy} does not go with --absolute, which evaluates the best policies.")
     if values.episodes is not None and values.episodes < 1:
         raise OptionError(f"--episodes {values.episodes} is not valid: give a whole number of at least 1.")
     if values.gif and values.gif.suffix not in FORMATS:
@@ -154,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def evaluate(values: argparse.Namespace) -> None:
-    """Does and prints what was asked for."""
+    """Plays the policies and prints their returns; writes the film and the export if asked for."""
     policy = load_policy(values.folder, values.run, values.policy)
     content = read_config(values.folder)
     experiment = experiment_from_json(content["experiment"])

@@ -1,4 +1,4 @@
-"""Draws the paper's figures from runs. What a run has not recorded is named, with the command that makes it."""
+"""Draws the paper's figures from runs. If runs lack what a figure shows, it prints the command that makes it."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Where the tasks of a sweep are trained."""
+"""Launchers, which train the tasks of a sweep: in this process or on a Ray cluster."""
 
 import os
 import sys
@@ -19,7 +19,13 @@ RETRIES = 3
 
 
 class Task(NamedTuple):
-    """An experiment, the folder it is trained in, and names of loggers."""
+    """A part of a sweep that one process trains.
+
+    Attributes:
+        folder: folder of the results.
+        experiment: the runs to train.
+        log: names of loggers.
+    """
 
     folder: Path
     experiment: Experiment
@@ -27,11 +33,11 @@ class Task(NamedTuple):
 
 
 Launcher = Callable[[Sequence[Task], Console, float, float], dict[Path, str]]
-"""(tasks, console, CPU cores a task, GPUs a task) -> what went wrong, by folder."""
+"""(tasks, console, CPU cores per task, GPUs per task) -> error messages by folder."""
 
 
 def train_task(task: Task) -> str | None:
-    """Trains a task from wherever its folder ends; returns what went wrong, if anything did."""
+    """Starts or resumes a task; returns an error message, or None if it has finished."""
     try:
         stopped = start_or_resume(task.experiment, task.folder, plain_console(), log=task.log)
     except EXPECTED as error:
@@ -42,7 +48,7 @@ def train_task(task: Task) -> str | None:
 
 
 def launch_local(tasks: Sequence[Task], console: Console, cpus: float, gpus: float) -> dict[Path, str]:
-    """One task after another in this process, which has all its cores and GPUs; a signal stops all that is left."""
+    """Trains one task after another in this process, with all its cores and GPUs. A signal stops the remaining tasks."""
     del cpus, gpus
     failures: dict[Path, str] = {}
     for number, task in enumerate(tasks):
@@ -56,28 +62,28 @@ def launch_local(tasks: Sequence[Task], console: Console, cpus: float, gpus: flo
 
 
 def launch_ray(tasks: Sequence[Task], console: Console, cpus: float, gpus: float) -> dict[Path, str]:
-    """All tasks at once on the Ray cluster that RAY_ADDRESS names, or on this machine.
+    """Trains tasks in parallel on the Ray cluster that RAY_ADDRESS names, or on this machine.
 
-    A task whose worker dies is tried again elsewhere, and goes on from its folder's last checkpoint.
+    If a worker dies, its task is retried elsewhere and resumes from the last checkpoint.
 
     Raises:
-        OptionError: if Ray is not there.
+        OptionError: if Ray is not installed.
     """
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # the lines of tasks look alike, and each is wanted
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # print all lines, though those of tasks look alike
     try:
         import ray
         from ray.exceptions import RayError
     except ImportError as error:
         raise OptionError("--launcher ray needs Ray: pip install -e '.[ray]'.") from error
-    # Environments and algorithms of the user are found in the working directory.
+    # The user's environments and algorithms are imported from the working directory.
     paths = os.pathsep.join(os.path.abspath(path) for path in [*filter(None, sys.path), os.getcwd()])
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "os.fork", RuntimeWarning
-        )  # jax fears for its threads, but Ray's children exec at once
+        )  # JAX warns about its threads, but Ray's children exec at once
         ray.init(runtime_env={"env_vars": {"PYTHONPATH": paths}}, include_dashboard=False)
     try:
-        # A worker of its own for each try, so that nothing outlives it on a GPU.
+        # Each try gets a new worker, which frees the memory of its GPU when it ends.
         train = ray.remote(max_retries=RETRIES, max_calls=1, num_cpus=cpus, num_gpus=gpus)(train_task)
         waiting = {train.remote(task._replace(folder=task.folder.absolute())): task for task in tasks}
         failures: dict[Path, str] = {}

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def sections() -> dict[str, str]:
-    """Text by title."""
+    """The sections of the listing: title -> text."""
     factories = {name: environments.find_factory(name) for name in environments.environment_names()}
     tuned = {env: ", ".join(by_algo) for env, by_algo in TUNED.items()}
     policies: dict[str, list[str]] = {}
@@ -46,6 +46,6 @@ def purpose(function: Callable[..., Any]) -> str:
 
 
 def columns(rows: dict[str, str]) -> str:
-    """Names and what they mean, a line each."""
+    """Formats names and their descriptions in two columns."""
     width = max(map(len, rows), default=0)
     return "\n".join(f"  {name:{width}}  {text}" for name, text in rows.items())

@@ -1,4 +1,4 @@
-"""`mamt COMMAND`: the first word picks the module that does the work."""
+"""Entry point of `mamt COMMAND`, which runs the module of the command."""
 
 import importlib
 import sys
@@ -18,7 +18,7 @@ MODULES = {"list": "listing"}
 
 
 def usage() -> str:
-    """What `mamt --help` prints."""
+    """The text that `mamt --help` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
     return "\n".join(["usage: mamt COMMAND [options]", "", *lines, "", "`mamt COMMAND --help` lists a command's options."])

@@ -1,7 +1,7 @@
-"""Options on a command line: `argparse`, whose errors are OptionErrors and whose options come from `mamt_jax.options`.
+"""Command-line parser: `argparse` with OptionError as its error, and with options from `mamt_jax.options`.
 
-Not tyro, whose help is as good: it prints what is wrong in a box and exits, so that no caller gets the error as a sentence, it
-proposes nothing for `--lr`, and Python's keyword arguments would need rules of their own for the same options.
+tyro has equally good help but is not used. It prints an error in a box and exits: no caller gets it as a sentence. It proposes
+nothing for `--lr`. Keyword arguments in Python would need their own rules for the same options.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from mamt_jax.renamed import RENAMED
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises OptionError, shows its usage in one line and abbreviates nothing."""
+    """An ArgumentParser that raises OptionError, shows its usage in one line and accepts no abbreviated options."""
 
     def __init__(self, prog: str, usage: str = "[options]", **settings: Any) -> None:
-        """`usage` is what follows the command."""
+        """Makes the parser of the command `prog`; `usage` follows its name in the usage line."""
         formatter = partial(argparse.RawDescriptionHelpFormatter, max_help_position=32, width=110)
         super().__init__(prog, usage=f"{prog} {usage}", formatter_class=formatter, allow_abbrev=False, **settings)
 
@@ -32,13 +32,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def dashed(arguments: Iterable[str]) -> list[str]:
-    """Option names with dashes in place of underscores, and new names in place of old ones, about which it warns."""
+    """Replaces underscores in option names by dashes, and old names of options by new ones, with a warning."""
     typed = [re.sub(r"^--[^=]+", lambda match: match[0].replace("_", "-"), each) for each in arguments]
     return list(itertools.chain(*map(_renamed, _by_option(typed))))
 
 
 def _by_option(typed: Sequence[str]) -> list[list[str]]:
-    """Each option with the values after it."""
+    """Splits words into groups, each an option and its values."""
     parts: list[list[str]] = [[]]
     for text in typed:
         if text.startswith("--"):
@@ -50,7 +50,7 @@ def _by_option(typed: Sequence[str]) -> list[list[str]]:
 
 
 def _renamed(part: Sequence[str]) -> Sequence[str]:
-    """An option, its values in the new unit where it has a new name."""
+    """Gives a renamed option its new name and unit, and prints a warning; returns any other option as it is."""
     old = part[0][2:].replace("-", "_") if part else ""
     if old not in RENAMED:
         return part
@@ -63,12 +63,12 @@ def _renamed(part: Sequence[str]) -> Sequence[str]:
 
 
 def scaled(value: str, factor: float) -> str:
-    """A number or a range LOW..HIGH, multiplied; raises ValueError for anything else."""
+    """Multiplies a number, or both ends of a range LOW..HIGH; raises ValueError for any other text."""
     return "..".join(repr(float(end) * factor) for end in value.split(".."))
 
 
 def add_options(parser: argparse.ArgumentParser, title: str, options: Mapping[str, Option]) -> None:
-    """Adds options by flat name under a title, none with a default, so that only what was typed is seen."""
+    """Adds options by flat name under a title. They have no defaults here: the result holds only what was typed."""
     section = parser.add_argument_group(title)
     for name, option in options.items():
         section.add_argument(
@@ -90,19 +90,19 @@ def _converted(option: Option, text: str) -> Any:
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
-    """Parses; raises OptionError that proposes the nearest option for one that does not exist."""
+    """Parses arguments; for an unknown option it raises an OptionError that proposes the nearest one."""
     values, unknown = parser.parse_known_args(arguments)
     if not unknown:
         return vars(values)
     if not unknown[0].startswith("--"):
-        raise OptionError(f"{unknown[0]!r} belongs to no option: options look like --name value.")
+        raise OptionError(f"{unknown[0]!r} is not valid here: give options as --name value.")
     name = unknown[0].split("=")[0]
     known = [text for action in parser._actions for text in action.option_strings if text.startswith("--")]
     raise OptionError(f"there is no option {name}{nearest(name, known)}: --help lists all.")
 
 
 def require_known(names: Iterable[str], known: Collection[str]) -> None:
-    """Raises OptionError that proposes the nearest option for a name of `mamt sweep` that is none."""
+    """Raises OptionError if `names` has an unknown option of `mamt sweep`; the message proposes the nearest one."""
     for name in names:
         if name not in known:
             raise OptionError(f"there is no option --{name} here{nearest(name, known)}: mamt train --help lists all of a pair.")

@@ -2,7 +2,7 @@
 
 Optuna proposes the trials and keeps them in a journal in the folder of the sweep. Trials that are proposed together and differ
 only in float fields of the algorithm are trained side by side, in one folder. The study records which trials a folder holds.
-The same command again resumes the folders in which a trial has no score yet.
+Repeating the command resumes the folders in which a trial has no score yet.
 """
 
 import argparse
@@ -42,32 +42,32 @@ if TYPE_CHECKING:
 SAMPLERS = ("random", "tpe")
 JOURNAL = "study.journal"
 FOLDERS = "trials/"
-"""Begins the names of folders, relative to that of the sweep, and so the study's attributes that hold their trials' numbers."""
+"""Prefix of the trials' folders in the sweep's folder. The study has one attribute per folder, with its trial numbers."""
 OPTIONS = "options"
-"""The study's attribute that holds what was typed."""
+"""The study's attribute that holds the options of the command line."""
 SHARED = ("env", "algo", "preset", "seeds", "seed")
 """Options that have one value for all trials."""
 LOG_FACTOR = 10
 LAST = 5
-"""A trial's score is about one in so many of its evaluations, the last ones."""
+"""A trial's score is the mean over the last 1 / LAST of its evaluations."""
 SHOWN = 10
 
 
 class Range(NamedTuple):
-    """An option's values from `low` to `high`: whole numbers where both are."""
+    """A range of option values from `low` to `high`; whole numbers if both ends are."""
 
     low: float
     high: float
 
 
 class Search(NamedTuple):
-    """What is searched.
+    """The options that a search varies, and those that it keeps fixed.
 
     Attributes:
         fixed: arguments of `mamt train` that all trials share.
-        space: the values of each searched option, by its name on the command line: a range, or texts to choose from.
-        own: the searched float fields of the algorithm's config, which runs have for themselves.
-        seed: of the sampler.
+        space: for each searched option, by its name on the command line, a range or texts to choose from.
+        own: the searched float fields of the algorithm's config, in which runs side by side may differ.
+        seed: seed of the sampler.
     """
 
     fixed: list[str]
@@ -77,12 +77,12 @@ class Search(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs of trials that are trained side by side.
+    """Trials whose runs are trained side by side.
 
     Attributes:
-        folder: where.
-        experiment: what they are.
-        runs: by the number of each trial that has no score yet, its runs.
+        folder: folder of the results.
+        experiment: the runs of all trials in the folder.
+        runs: for each trial without a score, by its number, the indices of its runs.
     """
 
     folder: Path
@@ -91,7 +91,7 @@ class Group(NamedTuple):
 
 
 def run_search(axes: Mapping[str, list[str]], asked: argparse.Namespace, launch: Launcher, console: Console) -> int:
-    """Trains until there are as many trials as asked for; returns the command's exit code."""
+    """Runs or resumes a search until it has `asked.trials` trials or tasks fail; returns the exit code of the command."""
     require_optuna(asked.sampler)
     search, out = read_search(axes, asked.sampler), Path(asked.out)
     check_values(search, out)
@@ -102,7 +102,7 @@ def run_search(axes: Mapping[str, list[str]], asked: argparse.Namespace, launch:
 
 
 def check_asked(asked: argparse.Namespace, axes: Mapping[str, Sequence[str]]) -> None:
-    """Raises OptionError if the sampler and what else is asked for do not fit together."""
+    """Raises OptionError if the sampler does not accept the other options."""
     if asked.sampler in SAMPLERS:
         if asked.trials is None:
             raise OptionError(f"--sampler {asked.sampler} has no --trials: give the number of trials.")
@@ -123,7 +123,7 @@ def check_asked(asked: argparse.Namespace, axes: Mapping[str, Sequence[str]]) ->
 
 
 def require_optuna(sampler: str) -> None:
-    """Raises OptionError if Optuna is not there."""
+    """Raises OptionError if Optuna is not installed; limits its log to warnings otherwise."""
     try:
         import optuna
     except ImportError as error:
@@ -132,7 +132,7 @@ def require_optuna(sampler: str) -> None:
 
 
 def read_search(axes: Mapping[str, list[str]], sampler: str) -> Search:
-    """What the typed options ask for; raises OptionError for what is no option, and for values that cannot be searched."""
+    """Reads the search from options and values; raises OptionError for unknown options and values that cannot be searched."""
     env, algo = axes.get("env", [train.DEFAULT_ENV])[0], axes.get("algo", [train.DEFAULT_ALGO])[0]
     first = [text for name, values in axes.items() if name not in ("env", "algo") for text in typed(name, begin_of(values[0]))]
     places = find_settings(env, algo, "tuned", train.reader(first)).places
@@ -155,7 +155,7 @@ def read_search(axes: Mapping[str, list[str]], sampler: str) -> Search:
 
 
 def read_values(name: str, option: Option, values: Sequence[str]) -> Range | Sequence[str] | None:
-    """The values among which an option is searched; None where there is only one."""
+    """The range or the values to search for an option; None if it has a single value."""
     ranges = [found for found in (read_range(name, option, text) for text in values) if found]
     if ranges and len(values) > 1:
         raise OptionError(f"--{name} {' '.join(values)} is not valid: give one range LOW..HIGH, or values one by one.")
@@ -163,7 +163,7 @@ def read_values(name: str, option: Option, values: Sequence[str]) -> Range | Seq
 
 
 def read_range(name: str, option: Option, text: str) -> Range | None:
-    """The range that a text is, unless it is a value; raises OptionError for a range that cannot be."""
+    """Reads a text as a range; None if it is not one. Raises OptionError for a range that is not valid."""
     low, dots, high = text.partition("..")
     try:
         convert(option, text)
@@ -193,17 +193,17 @@ def begin_of(text: str) -> str:
 
 
 def typed(name: str, value: str) -> list[str]:
-    """An option and its value, which may begin with a minus."""
+    """The command-line words of an option and its value, which may begin with a minus."""
     return [f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value]
 
 
 def arguments_of(search: Search, params: Mapping[str, Any]) -> list[str]:
-    """The arguments of `mamt train` that make the runs of a trial with these values."""
+    """The arguments of `mamt train` for a trial with these values."""
     return search.fixed + [text for name, value in params.items() for text in typed(name, str(value))]
 
 
 def experiment_of(search: Search, params: Mapping[str, Any]) -> Experiment:
-    """The runs of a trial with these values, one for each seed; raises OptionError if there can be none."""
+    """The experiment of a trial with these values, one run per seed; raises OptionError if it is not valid."""
     experiment = train.read_arguments(arguments_of(search, params)).experiment
     assert experiment is not None
     own = {name: experiment.algo_options[name] for name in search.own}
@@ -212,21 +212,25 @@ def experiment_of(search: Search, params: Mapping[str, Any]) -> Experiment:
 
 
 def check_values(search: Search, out: Path) -> None:
-    """Raises OptionError if a value or an end of a range does not work with the first ones of the other options."""
+    """Checks each value, and both ends of each range, with the first values of the other options; raises OptionError."""
     first = {name: values[0] for name, values in search.space.items()}
     for params in [first, *({**first, name: value} for name, values in search.space.items() for value in values[1:])]:
         prepare(experiment_of(search, params), out, {})
 
 
 def open_study(out: Path, axes: Mapping[str, list[str]]) -> "Study":
-    """The study in the folder of a sweep, which is held; raises FolderError if it is about other options, or cannot be used."""
+    """Opens or creates the study in the folder of a sweep, which this process must hold.
+
+    Raises:
+        FolderError: if the study has other options, or cannot be read.
+    """
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     path = out / JOURNAL
     with writing(out):
         cut_unfinished_line(path)
-        Path(f"{path}.lock").unlink(missing_ok=True)  # of a process that was killed
+        Path(f"{path}.lock").unlink(missing_ok=True)  # left by a killed process
         try:
             storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
             study = optuna.create_study(study_name=JOURNAL, storage=storage, direction="maximize", load_if_exists=True)
@@ -242,7 +246,7 @@ def open_study(out: Path, axes: Mapping[str, list[str]]) -> "Study":
 
 
 def cut_unfinished_line(path: Path) -> None:
-    """Removes the end of a journal that was cut short when its process was killed, after which Optuna could not read on."""
+    """Removes the incomplete last line that a killed process leaves in a journal, which Optuna could not read."""
     content = path.read_bytes() if path.exists() else b""
     if not content.endswith(b"\n") and content:
         path.write_bytes(content[: content.rfind(b"\n") + 1])
@@ -251,7 +255,11 @@ def cut_unfinished_line(path: Path) -> None:
 def train_trials(
     study: "Study", search: Search, asked: argparse.Namespace, launch: Launcher, console: Console
 ) -> dict[Path, str]:
-    """Trains until there are as many trials as asked for, or some have not come to their end; returns what went wrong then."""
+    """Trains until the study has `asked.trials` trials, or some trials do not finish.
+
+    Returns:
+        Error messages by folder if some trials did not finish, else nothing.
+    """
     out, batch = Path(asked.out), asked.batch or (1 if asked.sampler == "tpe" else asked.trials)
     while groups := next_groups(study, search, asked, batch, console):
         say(console, f"{len(waiting(study))} trials in {len(groups)} tasks to do, of {asked.trials} in all, in {out}")
@@ -268,7 +276,7 @@ def train_trials(
 
 
 def next_groups(study: "Study", search: Search, asked: argparse.Namespace, batch: int, console: Console) -> list[Group]:
-    """What is to be trained for trials without a score, or for a new batch of them; nothing once all have one."""
+    """The groups of trials without a score, or of a new batch of trials; empty once all trials have a score."""
     out = Path(asked.out)
     with writing(out):
         place_trials(study, search, out, console)
@@ -286,7 +294,7 @@ def waiting(study: "Study") -> list["FrozenTrial"]:
 
 
 def ask(study: "Study", search: Search, sampler: str, numbers: Iterable[int]) -> None:
-    """Adds trials with these numbers."""
+    """Adds trials with these numbers, whose values the sampler proposes."""
     space = {name: distribution(values) for name, values in search.space.items()}
     for number in numbers:
         study.sampler = make_sampler(sampler, search.seed, number)
@@ -294,7 +302,7 @@ def ask(study: "Study", search: Search, sampler: str, numbers: Iterable[int]) ->
 
 
 def make_sampler(name: str, seed: int, number: int) -> "BaseSampler":
-    """What proposes the trial of a number: from a seed of its own, so that a resumed search does not repeat trials."""
+    """Makes the sampler of one trial. Its seed depends on the trial's number: a resumed search does not repeat trials."""
     from optuna.samplers import RandomSampler, TPESampler
 
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
@@ -302,7 +310,7 @@ def make_sampler(name: str, seed: int, number: int) -> "BaseSampler":
 
 
 def distribution(values: Range | Sequence[str]) -> "BaseDistribution":
-    """The values as Optuna takes them: a range of positive numbers over a decade or more on a log scale."""
+    """The values as an Optuna distribution. A positive range of a decade or more has a log scale."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if not isinstance(values, Range):
@@ -315,14 +323,14 @@ def distribution(values: Range | Sequence[str]) -> "BaseDistribution":
 
 
 def placed(study: "Study") -> dict[str, list[int]]:
-    """The numbers of the trials in each folder, by its name."""
+    """The numbers of the trials in each folder, by the folder's name."""
     return {name: numbers for name, numbers in study.user_attrs.items() if name.startswith(FOLDERS)}
 
 
 def place_trials(study: "Study", search: Search, out: Path, console: Console) -> None:
-    """Gives each new trial a folder: that of an earlier one with the same values, else one with all that fit beside it.
+    """Assigns each new trial to a folder; trials that cannot be built fail.
 
-    Trials that cannot be built fail.
+    A trial with the values of an earlier one shares its folder. Other new trials share a folder if they can train side by side.
     """
     params = {trial.number: trial.params for trial in study.get_trials(deepcopy=False)}
     folders = placed(study)
@@ -350,17 +358,17 @@ def place_trials(study: "Study", search: Search, out: Path, console: Console) ->
 
 
 def point_key(params: Mapping[str, Any]) -> str:
-    """The same for trials with the same values."""
+    """A key that is equal for trials with the same values."""
     return json.dumps(params, sort_keys=True)
 
 
 def group_key(experiment: Experiment) -> str:
-    """The same for experiments that differ only in their runs."""
+    """A key that is equal for experiments that differ only in their runs."""
     return json.dumps(experiment_to_json(dataclasses.replace(experiment, runs=())), sort_keys=True)
 
 
 def open_groups(study: "Study", search: Search, out: Path) -> list[Group]:
-    """The folders in which a trial has no score yet, and all runs that belong there."""
+    """The groups of all folders in which a trial has no score yet."""
     trials, missing = study.get_trials(deepcopy=False), {trial.number for trial in waiting(study)}
     return [
         make_group(out / name, search, {number: trials[number].params for number in numbers}, missing)
@@ -370,21 +378,31 @@ def open_groups(study: "Study", search: Search, out: Path) -> list[Group]:
 
 
 def make_group(folder: Path, search: Search, params: Mapping[int, Mapping[str, Any]], missing: Collection[int]) -> Group:
-    """The group of trials with these values by number; raises FolderError if their folder holds something else."""
+    """Makes the group of a folder.
+
+    Args:
+        folder: the folder.
+        search: the search.
+        params: values of all trials in the folder, by trial number.
+        missing: numbers of the trials without a score.
+
+    Raises:
+        FolderError: if the folder holds other runs.
+    """
     experiments = {point_key(point): experiment_of(search, point) for point in params.values()}
     first, seeds = next(iter(experiments.values())), len(next(iter(experiments.values())).runs)
     whole = dataclasses.replace(first, runs=tuple(run for each in experiments.values() for run in each.runs))
     if (folder / CONFIG).exists():
         there = read_experiment(folder)
         if not same_but_for_runs(there, whole) or there.runs != whole.runs:
-            raise FolderError(f"{folder} trained something else with the same name: give another --out.")
+            raise FolderError(f"{folder} holds other runs: give another --out.")
     places = {key: seeds * place for place, key in enumerate(experiments)}
     begin = {number: places[point_key(point)] for number, point in params.items() if number in missing}
     return Group(folder, whole, {number: range(place, place + seeds) for number, place in begin.items()})
 
 
 def tell_scores(study: "Study", group: Group, failure: str | None) -> None:
-    """Gives trials their scores if their training has ended; those that could not even begin fail."""
+    """Reports the scores of a group's trials if their training has finished. Trials that could not begin fail."""
     finished, rows = is_finished(group.folder), read_rows(group.folder / METRICS)
     never = failure is not None and not failure.startswith("stopped") and not (group.folder / CONFIG).exists()
     for number, runs in group.runs.items():
@@ -393,7 +411,7 @@ def tell_scores(study: "Study", group: Group, failure: str | None) -> None:
 
 
 def tell(study: "Study", number: int, value: float) -> None:
-    """Gives a trial its score; it fails if that is nan."""
+    """Reports the score of a trial; with nan the trial fails."""
     from optuna.trial import TrialState
 
     if math.isnan(value):
@@ -403,7 +421,7 @@ def tell(study: "Study", number: int, value: float) -> None:
 
 
 def score(rows: Sequence[Mapping[str, Any]], runs: Iterable[int]) -> float:
-    """The mean over `runs` of their mean `eval_return` in the last evaluations; nan if one of them stopped or has none."""
+    """Mean `eval_return` of `runs` over the last evaluations; nan if a run has stopped, or lacks one of these returns."""
     means = []
     for run in runs:
         own = [row for row in rows if row["run"] == run]
@@ -414,7 +432,7 @@ def score(rows: Sequence[Mapping[str, Any]], runs: Iterable[int]) -> float:
 
 
 def report(study: "Study", search: Search, failures: Mapping[Path, str], console: Console) -> int:
-    """Shows the best trials and what went wrong; returns the command's exit code."""
+    """Prints the best trials and the errors; returns the exit code of the command."""
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
@@ -434,7 +452,7 @@ def report(study: "Study", search: Search, failures: Mapping[Path, str], console
 
 
 def table(trials: Iterable["FrozenTrial"]) -> Table:
-    """Trials with their scores and values."""
+    """A table of trials with their scores and values."""
     shown = Table("score", "trial", Column("options", overflow="fold"))
     for trial in trials:
         values = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in trial.params.items()}

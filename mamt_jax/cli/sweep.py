@@ -1,9 +1,8 @@
-"""Trains every combination of environments, algorithms, seeds and options, and leaves a folder of results for each group.
+"""Trains every combination of environments, algorithms, seeds and options. Each group of runs gets a folder of results.
 
-All options of `mamt train`, each with as many values as you like. Runs that differ only in seeds and in float fields of the
-algorithm are trained side by side, as one group. All else makes groups of their own, one after another or, with
-`--launcher ray`, wherever a Ray cluster has room. The same command again resumes what was stopped. With more values it trains
-those that are missing.
+Options of `mamt train` may have several values. Runs that differ only in seeds and in float fields of the algorithm form one
+group and are trained side by side. Groups are trained one after another, or with `--launcher ray` in parallel on a Ray
+cluster. Repeating the command resumes what was stopped. With more values it trains only those that are missing.
 
 With `--sampler random` or `tpe` Optuna chooses `--trials` combinations instead. An option may then be a range LOW..HIGH.
 """
@@ -38,7 +37,12 @@ APPLY_TO_ALL = ("seeds", "preset")
 
 
 class Group(NamedTuple):
-    """Runs that are trained side by side: their folder and what they are."""
+    """Runs that are trained side by side.
+
+    Attributes:
+        folder: folder of the results.
+        experiment: the runs.
+    """
 
     folder: Path
     experiment: Experiment
@@ -76,13 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def merge_into(out: Path, folders: Sequence[Path]) -> None:
-    """Puts the runs of folders together in `out`, where nobody trains meanwhile."""
+    """Merges the runs of `folders` into `out`, which is locked meanwhile."""
     with hold_folder(out, make=True):
         merge_folders(folders, out)
 
 
 def own_parser() -> Parser:
-    """The options of the sweep itself."""
+    """The parser of the sweep's own options; the others are those of `mamt train`."""
     parser = Parser("mamt sweep", "--out DIR [options, each with one or more values]", description=__doc__)
     parser.add_argument(
         "--out",
@@ -109,15 +113,19 @@ def own_parser() -> Parser:
 
 
 def read_axes(arguments: Sequence[str]) -> dict[str, list[str]]:
-    """Option name -> its values; raises OptionError for what is no option or has none."""
+    """Reads options and their values: name -> values.
+
+    Raises:
+        OptionError: if a word belongs to no option, an option has no value, or it is one of `mamt train` alone.
+    """
     axes: dict[str, list[str]] = {}
     for text in arguments:
         if text.startswith("--"):
             name, *value = text[2:].split("=", 1)
-            axes.pop(name, None)  # given twice the last one counts, as in `mamt train`
+            axes.pop(name, None)  # the last one counts, as in `mamt train`
             axes[name] = value
         elif not axes:
-            raise OptionError(f"{text!r} belongs to no option: options look like --name value.")
+            raise OptionError(f"{text!r} is not valid here: give options as --name value.")
         else:
             axes[next(reversed(axes))].append(text)
     for name, values in axes.items():
@@ -132,7 +140,7 @@ def read_axes(arguments: Sequence[str]) -> dict[str, list[str]]:
 
 
 def make_groups(axes: Mapping[str, list[str]], out: Path) -> list[Group]:
-    """Every group there is; raises OptionError before anything is trained if one cannot be."""
+    """Makes all groups, before any training; raises OptionError if one of them is not valid."""
     pairs = list(itertools.product(axes.get("env", [train.DEFAULT_ENV]), axes.get("algo", [train.DEFAULT_ALGO])))
     options = {pair: options_of(*pair, axes) for pair in pairs}
     known = {name for each in options.values() for name in each} | {"env", "algo", *APPLY_TO_ALL}
@@ -141,7 +149,7 @@ def make_groups(axes: Mapping[str, list[str]], out: Path) -> list[Group]:
 
 
 def options_of(env: str, algo: str, axes: Mapping[str, list[str]]) -> dict[str, bool]:
-    """The options of an environment with an algorithm: whether runs that differ in it train side by side."""
+    """The options of an environment and an algorithm: name -> whether runs that differ in it train side by side."""
     first = [text for name, values in axes.items() if name not in ("env", "algo") for text in (f"--{name}", values[0])]
     places = find_settings(env, algo, "tuned", train.reader(first)).places
     return {name.replace("_", "-"): option.several for name, (_, option) in places.items()}
@@ -167,11 +175,15 @@ def groups_of_pair(
 
 
 def open_tasks(group: Group, runs_per_task: int | None) -> list[Task]:
-    """What is left to do in a group: parts that were begun, and runs that are in none; raises FolderError for strange parts."""
+    """The tasks that a group still needs: its unfinished parts, and new parts for the runs that are in none.
+
+    Raises:
+        FolderError: if the folder of a part holds other runs.
+    """
     begun = [Task(folder, read_experiment(folder)) for folder in parts_of(group)]
     for task in begun:
         if not same_but_for_runs(task.experiment, group.experiment):
-            raise FolderError(f"{task.folder} trained something else with the same name: give another --out.")
+            raise FolderError(f"{task.folder} holds other runs: give another --out.")
     there = [run for task in begun for run in task.experiment.runs]
     missing = dataclasses.replace(group.experiment, runs=tuple(each for each in group.experiment.runs if each not in there))
     sizes = even_sizes(len(missing.runs), runs_per_task or max(1, len(missing.runs)))
@@ -182,19 +194,19 @@ def open_tasks(group: Group, runs_per_task: int | None) -> list[Task]:
 
 
 def parts_of(group: Group) -> list[Path]:
-    """The folders of a group's parts that were begun."""
+    """The folders of the parts of a group that have begun."""
     return sorted(path.parent for path in (group.folder / PARTS).glob(f"*/{CONFIG}"))
 
 
 def merge_group(group: Group) -> None:
-    """Puts a group's parts together, if all are done."""
+    """Merges the parts of a group if all are finished."""
     parts = parts_of(group)
     if parts and all(is_finished(part) for part in parts):
         merge_folders(parts, group.folder)
 
 
 def summary(groups: Iterable[Group]) -> Table:
-    """The last evaluation of every group, the seeds of each setting together."""
+    """A table of every group's last evaluation: greedy return of each setting, mean and deviation over seeds."""
     group_column = Column("group", overflow="fold")
     table = Table(group_column, "setting", "seeds", "episodes", "greedy return ± deviation")
     for group in groups:

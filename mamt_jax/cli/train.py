@@ -29,17 +29,17 @@ from mamt_jax.training.settings import MAX_RUNS, Read, Settings, find_settings, 
 
 DEFAULT_ENV, DEFAULT_ALGO = "rover_tower", "mamt"
 NEUTRAL = "paper"
-"""The preset for what a config.json from before an option was there does not say."""
+"""The preset for options that the config.json of an earlier version lacks."""
 
 
 class Asked(NamedTuple):
-    """What was asked for.
+    """The command line as it was read.
 
     Attributes:
-        values: of the options of every environment and algorithm.
-        experiment: what to train; None with --resume, whose folder says it.
-        source: the folder whose parameters runs begin from, if they do.
-        minutes: how long that takes, where it was measured.
+        values: values of the options, by name.
+        experiment: what to train; None with --resume, whose folder defines it.
+        source: the folder whose parameters the runs begin with, if any.
+        minutes: duration of the training, if it was measured.
     """
 
     values: dict[str, Any]
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def processes_of(arguments: Sequence[str], console: Console) -> AbstractContextManager[Processes]:
-    """The processes that --distributed asks for; within it, this one is one of them."""
+    """Context in which this process is one of those that --distributed asks for; without that option, the only one."""
     common = common_parser(add_help=False).parse_known_args(arguments)[0]
     if common.distributed is None:
         return nullcontext(ALONE)
@@ -76,7 +76,7 @@ def processes_of(arguments: Sequence[str], console: Console) -> AbstractContextM
 
 
 def run(arguments: Sequence[str], console: Console, processes: Processes = ALONE) -> tuple[Path, int | None]:
-    """Trains what is asked for; returns its folder and the number of the signal that stopped it, if one did."""
+    """Starts or resumes training; returns its folder, and the number of the signal that stopped it or None."""
     asked = read_arguments(arguments)
     use_compilation_cache(asked.values["compilation_cache"])
     if asked.experiment is None:
@@ -88,7 +88,7 @@ def run(arguments: Sequence[str], console: Console, processes: Processes = ALONE
 
 
 def read_arguments(arguments: Sequence[str]) -> Asked:
-    """Reads the command line; raises OptionError for what cannot be right."""
+    """Reads the command line; raises OptionError if it is not valid."""
     chosen = common_parser(add_help=False).parse_known_args(arguments)[0]
     if chosen.resume:
         return Asked(read_resuming(arguments))
@@ -111,7 +111,12 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
 
 
 def reader(arguments: Sequence[str], before: Mapping[str, Any] = MappingProxyType({})) -> Read:
-    """Reads only the options it is asked for from a command line, which goes first, and from the values of those `before`."""
+    """Makes a function that reads the values of the options it is given.
+
+    Args:
+        arguments: the command line.
+        before: values by option name, for options that the command line does not have.
+    """
 
     def read(options: Any) -> dict[str, Any]:
         parser = common_parser(add_help=False)
@@ -124,7 +129,7 @@ def reader(arguments: Sequence[str], before: Mapping[str, Any] = MappingProxyTyp
 
 
 def add_settings(parser: Parser, settings: Settings) -> None:
-    """Adds all options of a pair of environment and algorithm."""
+    """Adds the options of training, of the environment and of the algorithm."""
     titles = {
         "training": "training",
         "env": f"environment {settings.env}",
@@ -135,7 +140,7 @@ def add_settings(parser: Parser, settings: Settings) -> None:
 
 
 def read_resuming(arguments: Sequence[str]) -> dict[str, Any]:
-    """What was typed with --resume; raises OptionError for an option that may not go with it."""
+    """Reads --resume and the options that may go with it; raises OptionError for any other option."""
     parser = Parser("mamt train", add_help=False)
     add_resuming(parser.add_argument)
     add_options(parser, "", {"episodes": next(each for each in config_options(TrainingConfig) if each.name == "episodes")})
@@ -149,7 +154,7 @@ def read_resuming(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def common_parser(add_help: bool) -> Parser:
-    """The options that are there for every environment and algorithm."""
+    """The parser of the options that every environment and algorithm has."""
     parser = Parser("mamt train", "[--env NAME] [--algo NAME] [options]", add_help=add_help, description=__doc__)
     env_names = ", ".join([*environments.environment_names(), *(f"{each}/NAME" for each in environments.external_libraries())])
     algo_names = ", ".join(algorithms.algorithm_names())
@@ -170,7 +175,7 @@ def common_parser(add_help: bool) -> Parser:
 
 
 def add_resuming(add: Any) -> None:
-    """The options that may go with --resume, itself included, but for --episodes."""
+    """Adds --resume and the options that may go with it, except --episodes."""
     add("--resume", type=folder, metavar="DIR", help="continue the run in DIR; --episodes gives it another length")
     where = f"folder that keeps compiled programs for the next start, or {OFF} (default: one among the user's caches)"
     add("--compilation-cache", metavar="DIR", help=where)
@@ -182,13 +187,13 @@ def add_resuming(add: Any) -> None:
 
 
 def add_log(add: Any) -> None:
-    """The option --log."""
+    """Adds the option --log."""
     where = f"{', '.join(LOGGERS)}: loggers besides metrics.jsonl, with curves and films; each needs the extra of its name"
     add("--log", nargs="+", default=[], type=logger_name, metavar="NAME", help=where)
 
 
 def logger_name(text: str) -> str:
-    """A logger that can be used."""
+    """Returns the name of a logger; raises ArgumentTypeError if it is unknown or not installed."""
     try:
         check_logger(text)
     except ValueError as error:
@@ -197,7 +202,7 @@ def logger_name(text: str) -> str:
 
 
 def folder(text: str) -> str:
-    """A folder's name that can be shown."""
+    """Returns the name of a folder; raises ArgumentTypeError if it is empty or has control characters."""
     try:
         return str(folder_name(text))
     except FolderError as error:
@@ -205,12 +210,12 @@ def folder(text: str) -> str:
 
 
 def positive(largest: int) -> Any:
-    """(text) -> a whole number from 1 to `largest`."""
+    """Makes a function that converts a text to a whole number from 1 to `largest`."""
 
     def convert(text: str) -> int:
         if not text.isascii() or not text.isdigit() or not 1 <= len(text.lstrip("0")) <= len(str(largest)):
             raise argparse.ArgumentTypeError(
-                f"{text!r} is not valid: give a whole number of at least 1, and at most {largest}."
+                f"{text!r} is not valid: give a whole number from 1 to {largest}."
             )
         return int(text)
 
