@@ -1,4 +1,4 @@
-"""Multi-agent environments as pure JAX functions. It knows nothing of the algorithms that learn in them."""
+"""Multi-agent environments as pure JAX functions. The package does not depend on any learning algorithm."""
 
 from envs_jax.conformance import check_environment
 from envs_jax.environment import (

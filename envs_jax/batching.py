@@ -1,4 +1,4 @@
-"""Functions of a whole batch called like those of a single element, and formulas that XLA is to compile apart."""
+"""Helpers for `vmap` and XLA: functions that see the whole batch, and computations that are compiled separately."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -9,16 +9,16 @@ import jax.numpy as jnp
 
 
 def batchwise(function: Callable[..., Any]) -> Callable[..., Any]:
-    """From a function whose arguments and results all have a leading batch axis to one without, for use under `vmap`.
+    """Turns a function of batches into a function of single elements, for use under `vmap`.
 
-    Every `vmap` around the result is folded into that one axis, so that `function` can see the batch as a whole: branch once
-    for all of it, or lay it out in memory as it likes.
+    All arguments and results of `function` have a leading batch axis. Every `vmap` around the new function is folded into that
+    axis. `function` therefore sees the whole batch: it can branch once for the batch, or choose its layout in memory.
     """
 
     def of_batches(axis_size: int, is_batched: Any, *arguments: Any) -> tuple[Any, Any]:
         def fold(leaf: jax.Array, batched: bool) -> jax.Array:
             leaf = leaf if batched else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
-            return leaf.reshape(axis_size * leaf.shape[1], *leaf.shape[2:])  # no -1, which arrays without entries lack
+            return leaf.reshape(axis_size * leaf.shape[1], *leaf.shape[2:])  # -1 is ambiguous for empty arrays
 
         result = of_batch(*jax.tree.map(fold, arguments, tuple(is_batched)))
         result = jax.tree.map(lambda leaf: leaf.reshape(axis_size, leaf.shape[0] // axis_size, *leaf.shape[1:]), result)
@@ -35,9 +35,9 @@ def batchwise(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def batch_last(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`batchwise` of a function whose arrays have the batch as their last axis, where elementwise work runs in step.
+    """As `batchwise`, for a function whose arrays have the batch as their last axis, where elementwise work vectorises.
 
-    In it arrays of different ranks meet at their ends, which is where they agree: rank promotion is allowed.
+    Rank promotion is allowed inside `function`: arrays of different ranks align at their last axes, which agree.
     """
 
     def of_batch(*arguments: Any) -> Any:
@@ -50,11 +50,11 @@ def batch_last(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def separately(function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function(*arguments)`, compiled apart from what is around it.
+    """Returns `function(*arguments)`, compiled separately from the surrounding program.
 
-    XLA computes sums and products anew for each of their uses, and again for each use of those: what follows a long formula
-    may cost, and take to compile, many times what it should. A branch, here one that is always taken, ends that. Its
-    condition is a constant behind an optimization barrier, so XLA keeps the branch and no data can change it.
+    XLA recomputes a sum or product for each use, and again for each use of that result. After a long formula this can multiply
+    the run time and the compile time. A conditional prevents it. This one is always taken: its predicate is a constant behind
+    an optimization barrier, which XLA does not remove and data cannot change.
     """
     shapes = jax.eval_shape(function, *arguments)
 
@@ -65,8 +65,8 @@ def separately(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def fold(function: Callable[[jax.Array, jax.Array], jax.Array], values: Iterable[jax.Array]) -> jax.Array:
-    """The sum, least or greatest of a few `values`, or of the rows of an array, one after the other.
+    """Reduces a few `values`, or the rows of an array, one after another with a sum, minimum or maximum.
 
-    XLA's own reductions over an axis of few entries cost many times as much.
+    XLA's own reductions over a short axis are many times slower.
     """
     return functools.reduce(function, values)

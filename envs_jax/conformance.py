@@ -1,4 +1,4 @@
-"""Does an environment keep the contract of `envs_jax.environment`? Says in sentences where it does not."""
+"""Checks whether an environment keeps the contract of `envs_jax.environment`, and reports every fault as a sentence."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,25 +17,25 @@ Step = Callable[[jax.Array, Any, jax.Array], tuple[Any, TimeStep]]
 
 
 def check_environment(env: Environment, key: jax.Array | None = None, steps: int | None = None) -> list[str]:
-    """Plays random actions and looks at everything the contract promises; for the tests of whoever writes an environment.
+    """Checks an environment against the contract with random actions; intended for the tests of an environment.
 
-    Static facts first, then shapes and types, then two rollouts under `jit`, one of them under `vmap`: the later ones are not
-    begun where the earlier find faults, which they would only repeat.
+    The checks are the spec, then shapes and types, then rollouts under `jit`, with and without `vmap`. Each of the three stages
+    runs only if the stage before finds no fault.
 
     Args:
-        env: bare or wrapped.
-        key: a typed key; `jax.random.key(0)` when omitted.
-        steps: length of the rollout; a little over the episode limit when omitted.
+        env: the environment, bare or wrapped.
+        key: a typed key; None for `jax.random.key(0)`.
+        steps: length of the rollout; None for the episode limit plus 2.
 
     Returns:
-        One sentence a fault, an empty list for a sound environment: `assert not check_environment(env)`.
+        One sentence per fault, an empty list for a valid environment: `assert not check_environment(env)`.
     """
     faults = _spec_faults(env)
     if faults:
         return faults
     steps = env.spec.episode_limit + STEPS_AFTER_THE_END if steps is None else steps
     keys = jax.random.split(jax.random.key(0) if key is None else key, 2)
-    with jax.debug_key_reuse(False):  # the same keys again are the point here
+    with jax.debug_key_reuse(False):  # the checks reuse keys on purpose
         return _type_faults(env, keys[0]) or _repeat_faults(env, keys, steps)
 
 
@@ -70,7 +70,7 @@ def _spec_faults(env: Environment) -> list[str]:
 
 
 def _type_faults(env: Environment, key: jax.Array) -> list[str]:
-    """Traces reset, step and the scripted policy without running them."""
+    """Checks the shapes and dtypes of reset, step and the scripted policy by tracing them."""
     any_key, action = jax.ShapeDtypeStruct((), key.dtype), _action_shape(env.spec)
     opened, faults = _traced("reset(key)", env.reset, any_key)
     faults = faults or _result_faults(env.spec, opened, "reset(key)")
@@ -91,7 +91,7 @@ def _type_faults(env: Environment, key: jax.Array) -> list[str]:
 
 
 def _traced(name: str, function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[str]]:
-    """The shapes of a function's result, and why there are none."""
+    """Traces a function; returns (shapes of its result, []), or (None, [fault])."""
     try:
         with jax.debug_key_reuse(True):
             return jax.eval_shape(function, *arguments), []
@@ -132,7 +132,7 @@ def _result_faults(spec: EnvSpec, result: Any, source: str) -> list[str]:
 
 
 def _mismatches(leaves: dict[str, tuple[Any, tuple[int, ...], Any]]) -> list[str]:
-    """What is not as expected of leaves given as (found, shape, dtype)."""
+    """Faults of leaves, which are given as name -> (leaf, expected shape, expected dtype)."""
     found = {name: (getattr(leaf, "shape", None), getattr(leaf, "dtype", None)) for name, (leaf, _, _) in leaves.items()}
     return [
         f"{name} is {found[name][1]} {found[name][0]} where {dtype} {shape} was expected."
@@ -142,7 +142,7 @@ def _mismatches(leaves: dict[str, tuple[Any, tuple[int, ...], Any]]) -> list[str
 
 
 def _change_faults(what: str, before: Any, after: Any) -> list[str]:
-    """A scan needs what comes out of a step to look like what went in."""
+    """Faults where a step changes the tree structure, a shape or a dtype, which `jax.lax.scan` does not allow."""
     if jax.tree.structure(before) != jax.tree.structure(after):
         return [f"The {what} has another tree structure after a step than after reset."]
     paths = jax.tree_util.tree_flatten_with_path(before)[0]
@@ -154,7 +154,11 @@ def _change_faults(what: str, before: Any, after: Any) -> list[str]:
 
 
 def _rollout(env: Environment, step: Step, steps: int) -> Callable[[jax.Array], tuple[Any, Any, jax.Array]]:
-    """A function from a key to the (state, timestep) of reset, those of each random step (leading axis), and an action."""
+    """Returns a function from a key to a random rollout.
+
+    Its result is the (state, timestep) of reset, the (state, timestep) of all steps with a leading axis, and an action: the
+    scripted one after reset, or the idle one if there is no scripted policy.
+    """
 
     def advance(carry: tuple[Any, jax.Array, jax.Array], _: None) -> tuple[tuple[Any, jax.Array, jax.Array], Any]:
         state, action_mask, key = carry
@@ -174,7 +178,7 @@ def _rollout(env: Environment, step: Step, steps: int) -> Callable[[jax.Array], 
 
 
 def _run(function: Callable[[jax.Array], Any], argument: jax.Array) -> Any:
-    """Traced anew, compiled fast rather than well, run; numpy arrays with keys as integers."""
+    """Traces and compiles a function anew, without optimization, and runs it; returns numpy arrays, with keys as integers."""
 
     def numbers(leaf: jax.Array) -> jax.Array:
         return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
@@ -184,19 +188,22 @@ def _run(function: Callable[[jax.Array], Any], argument: jax.Array) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal up to what a compiler may do to float32."""
+    """Whether two trees are equal, within a tolerance for float32 rounding, which differs between compiled programs."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return all(np.allclose(np.float64(x), np.float64(y), TOLERANCE, TOLERANCE, equal_nan=True) for x, y in pairs)
 
 
 def _repeat_faults(env: Environment, keys: jax.Array, steps: int) -> list[str]:
-    """Compares `step` under vmap with noise and law apart, alone; each traced for itself, so that host draws would differ."""
+    """Compares `step` under `vmap` with `transition` and `sample_noise` without it, then checks the values of the rollout.
+
+    Each program is traced separately. Random numbers from the host then differ between the programs, which reveals them.
+    """
 
     def by_law(key: jax.Array, state: Any, action: jax.Array) -> Any:
         return env.transition(state, action, env.sample_noise(key, state))
 
     def opening(rollout: Any) -> Any:
-        """Reset and the first step: later ones may drift apart by rounding."""
+        """Reset and the first step only, because rounding differences grow in later steps."""
         return rollout[0], jax.tree.map(lambda leaf: leaf[0], rollout[1])
 
     try:
@@ -222,7 +229,7 @@ def _when(bad: np.ndarray) -> str:
 
 
 def _rollout_faults(spec: EnvSpec, first: TimeStep, later: TimeStep) -> list[str]:
-    """What is wrong with the numbers of reset and of the steps after it, and when first."""
+    """Faults in the values of reset and of the steps after it, each with the step at which it first occurs."""
     timestep = jax.tree.map(lambda a, b: np.concatenate([a[None], b]), first, later)
     padding = ~spec.observation_mask
     done = timestep.truncated | timestep.terminated.all(-1)

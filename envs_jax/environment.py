@@ -15,16 +15,16 @@ from envs_jax.scene import Scene
 EnvState = Any
 Noise = Any
 Policy = Callable[..., jax.Array]
-"""(observation (..., n, d), key) -> action (..., n) int32 or (..., n, k) float32.
+"""A policy: (observation (..., n, d), key) -> action (..., n) int32 or (..., n, k) float32.
 
-A policy with a parameter `action_mask` is also given that, (..., n, A) bool, where the environment masks actions. A policy with
-a parameter `state` is also given the environment's state.
+A policy with a parameter `action_mask` also receives it, (..., n, A) bool, if the environment masks actions. A policy with a
+parameter `state` also receives the environment's state.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
-    """Actions 0 to `num_actions` - 1, int32; `idle` is the one that does nothing, where there is one."""
+    """Integer actions from 0 to `num_actions` - 1, int32. `idle` is the action that does nothing, if there is one."""
 
     num_actions: int
     idle: int = 0
@@ -32,7 +32,7 @@ class Discrete:
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """Real actions of shape (`size`,), each between `low` and `high`, float32."""
+    """Real actions of shape (`size`,), float32, with every component between `low` and `high`."""
 
     size: int
     low: float = -1.0
@@ -41,23 +41,25 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class EnvSpec:
-    """What is fixed about an environment. Hashable, so it may be a static argument.
+    """Static description of an environment. It is hashable and may be a static argument of `jax.jit`.
 
     Attributes:
-        name: the name under which results are filed.
-        agent_names: one name an agent, `word_0`-like.
-        observation_sizes: each agent's own observation width, before padding.
-        action_spaces: each agent's own action space; all discrete or all boxes.
-        episode_limit: steps after which an episode is truncated.
-        observation_dtype: the narrowest type that holds every observation exactly, for whoever stores many. What
-            environments show is float32 all the same.
-        has_action_masks: whether `TimeStep.action_mask` may differ from `action_mask` below. Training finds this out by
-            itself for environments that run in JAX; adapters declare it.
+        name: name of the environment in results.
+        agent_names: one name per agent, such as "agent_0".
+        observation_sizes: observation width of each agent, before padding.
+        action_spaces: action space of each agent; all discrete or all boxes.
+        episode_limit: number of steps after which an episode is truncated.
+        observation_dtype: the narrowest dtype that holds every observation exactly, for replay memories. Environments return
+            float32 observations in any case.
+        has_action_masks: whether `TimeStep.action_mask` may differ from the property `action_mask`. Training infers this for
+            environments that run in JAX. Adapters declare it.
         ends_together: whether all agents act until the episode ends. Then all entries of `TimeStep.terminated` are the same,
             and `TimeStep.active` is None. Training infers this from the programs of environments that run in JAX.
-        native_action_spaces: the action space of each agent as an environment outside JAX has it, () for any other.
-        native_observation_spaces: likewise of observations.
-        last_metrics: names of the metrics of which an episode reports the last value. Of all others it reports the mean over
+        native_action_spaces: action space of each agent in the original library, for an environment outside JAX; () for any
+            other environment.
+        native_observation_spaces: observation space of each agent in the original library, for an environment outside JAX; ()
+            for any other environment.
+        last_metrics: names of the metrics whose last value an episode reports. For all other metrics it reports the mean over
             its steps.
     """
 
@@ -80,7 +82,7 @@ class EnvSpec:
 
     @property
     def discrete(self) -> bool:
-        """Whether actions are integers (else real vectors)."""
+        """Whether actions are integers; otherwise they are real vectors."""
         return isinstance(self.action_spaces[0], Discrete)
 
     @property
@@ -90,41 +92,42 @@ class EnvSpec:
 
     @property
     def action_sizes(self) -> tuple[int, ...]:
-        """Each agent's number of actions (discrete) or action width (box)."""
+        """Number of actions (discrete) or action width (box) of each agent."""
         return tuple(s.num_actions if isinstance(s, Discrete) else s.size for s in self.action_spaces)
 
     @property
     def action_size(self) -> int:
-        """The largest of `action_sizes`: A."""
+        """Largest entry of `action_sizes`, A."""
         return max(self.action_sizes)
 
     @property
     def observation_mask(self) -> np.ndarray:
-        """(n, d) bool: which observation entries are real."""
+        """Which observation entries are not padding, (n, d) bool."""
         return np.arange(self.observation_size) < np.array(self.observation_sizes)[:, None]
 
     @property
     def action_mask(self) -> np.ndarray:
-        """(n, A) bool: which actions (or action components) an agent has."""
+        """Which actions, or components of a box, each agent has, (n, A) bool."""
         return np.arange(self.action_size) < np.array(self.action_sizes)[:, None]
 
 
 class TimeStep(NamedTuple):
-    """What a step shows to the agents.
+    """Result of a reset or a step for the agents.
 
     Attributes:
         observation: (n, d) float32, zero beyond an agent's own width.
-        reward: (n,) float32; zeros at reset.
-        terminated: (n,) bool, the task has ended for that agent: nothing to bootstrap from. It stays True to the end of the
-            episode; what the agent does and earns after its own end counts for nothing.
-        truncated: () bool, the time limit cut the episode: bootstrap from `final_observation`.
-        action_mask: (n, A) bool, the actions allowed now.
-        final_observation: (n, d), what this step led to. Equals `observation`, except after an automatic reset, where
-            `observation` opens the next episode and this still closes the last one.
+        reward: (n,) float32, zeros at reset.
+        terminated: (n,) bool, whether the agent's task has ended, in which case there is no value to bootstrap from. It stays
+            True until the episode ends. Actions and rewards of an agent after its own end are ignored.
+        truncated: () bool, whether the time limit ended the episode, in which case learners bootstrap from
+            `final_observation`.
+        action_mask: (n, A) bool, the actions that are allowed now.
+        final_observation: (n, d) float32, the observation to which this step led. It equals `observation` except after an
+            automatic reset: then `observation` starts the next episode, and `final_observation` ends the old one.
         metrics: task metrics of this step, a dict of scalars.
-        final_action_mask: (n, A) bool, to `action_mask` what `final_observation` is to `observation`. None is `action_mask`.
-        active: (n,) bool, the agents that act in the next step. None: all at the start of an episode, and from then on those
-            that have not terminated. An environment in which agents are born during an episode has to say it.
+        final_action_mask: (n, A) bool, the action mask that belongs to `final_observation`. None means `action_mask`.
+        active: (n,) bool, the agents that act in the next step. None means all agents at the start of an episode, and then
+            those that have not terminated. It is required if agents can appear during an episode.
     """
 
     observation: jax.Array
@@ -139,11 +142,11 @@ class TimeStep(NamedTuple):
 
     @property
     def done(self) -> jax.Array:
-        """() bool: the episode is over, for every agent or by the clock."""
+        """Whether the episode is over, () bool: all agents have terminated, or the time limit is reached."""
         return self.truncated | self.terminated.all(-1)
 
     def next_active(self, active: Any) -> Any:
-        """(..., n) bool: who acts in the next step, after one in which `active` did; arrays of JAX or of numpy."""
+        """Agents that act in the next step, (..., n) bool, given those that acted in this one, in JAX or numpy arrays."""
         return self.done[..., None] | (active & ~self.terminated) if self.active is None else self.active
 
 
@@ -156,7 +159,7 @@ def make_timestep(
     action_mask: jax.Array | None = None,
     metrics: dict[str, jax.Array] | None = None,
 ) -> TimeStep:
-    """A TimeStep whose omitted fields are those of a running episode: no reward, no end, every own action allowed."""
+    """Makes a TimeStep. Omitted fields default to a running episode: zero reward, no end, all own actions allowed."""
     n = spec.num_agents
     return TimeStep(
         observation=observation,
@@ -170,7 +173,7 @@ def make_timestep(
 
 
 def check_action(spec: EnvSpec, action: jax.Array) -> None:
-    """Raises ValueError unless `action` is (n,) integers, or (n, k) real numbers where actions are continuous."""
+    """Raises ValueError unless `action` is (n,) integers, or (n, k) real numbers if actions are continuous."""
     shape, dtype = jnp.shape(action), jnp.result_type(action)
     expected = (spec.num_agents,) if spec.discrete else (spec.num_agents, spec.action_size)
     kinds = (jnp.integer,) if spec.discrete else (jnp.integer, jnp.floating)
@@ -182,7 +185,7 @@ def check_action(spec: EnvSpec, action: jax.Array) -> None:
 
 
 def describe(kind: str, spec: EnvSpec) -> str:
-    """An environment in one line: its name and sizes."""
+    """One-line description of an environment: its name and sizes."""
     actions = f"{_span(spec.action_sizes)} {'' if spec.discrete else 'continuous '}actions"
     sizes = f"{_span(spec.observation_sizes)} observations, {spec.episode_limit} steps"
     return f'{kind}("{spec.name}": {spec.num_agents} agents, {actions}, {sizes})'
@@ -198,27 +201,27 @@ def takes(function: Callable[..., Any], name: str) -> bool:
 
 
 def takes_action_mask(function: Callable[..., Any]) -> bool:
-    """Whether a function has a parameter called `action_mask`, or takes any."""
+    """Whether a function has a parameter `action_mask`, `*args` or `**kwargs`."""
     parameters = inspect.signature(function).parameters.values()
     return any(each.name == "action_mask" or each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL) for each in parameters)
 
 
 def no_noise(key: jax.Array, state: EnvState) -> tuple[()]:
-    """`sample_noise` of an environment whose steps draw nothing."""
+    """`sample_noise` of an environment whose steps are deterministic."""
     del key, state
     return ()
 
 
 class Environment(NamedTuple):
-    """A stochastic game as a tuple of pure functions; chance (`sample_noise`) apart from law (`transition`).
+    """A stochastic game as a tuple of pure functions. Randomness (`sample_noise`) is separated from dynamics (`transition`).
 
     Attributes:
-        spec: static facts.
+        spec: static description.
         reset: key -> (state, timestep).
-        transition: (state, action (n,) int32 or (n, k), noise) -> (state, timestep). No automatic reset inside.
-        sample_noise: (key, state) -> noise.
-        scripted: (key, state) -> action, a reference policy that sees the state; None where nobody wrote one.
-        scene: state -> Scene, what there is to see, on the host; None where nobody drew it. May take options.
+        transition: (state, action (n,) int32 or (n, k) float32, noise) -> (state, timestep), without automatic reset.
+        sample_noise: (key, state) -> noise, all random numbers of a step.
+        scripted: (key, state) -> action, a reference policy that sees the state; None if there is none.
+        scene: state -> Scene, a drawing of the state, computed on the host. It may take options. None if there is no drawing.
     """
 
     spec: EnvSpec
@@ -233,18 +236,18 @@ class Environment(NamedTuple):
         return describe("Environment", self.spec)
 
     def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, TimeStep]:
-        """`transition` under noise drawn with `key`; raises ValueError for an action of another shape or dtype."""
+        """Draws noise with `key` and applies `transition`; raises ValueError for an action of another shape or dtype."""
         check_action(self.spec, action)
         return self.transition(state, action, self.sample_noise(key, state))
 
 
 class HostBatch(NamedTuple):
-    """E opened environments outside JAX, which reset themselves as `wrappers.auto_reset` does; arrays are numpy's.
+    """E open environments outside JAX, with numpy arrays and automatic reset as in `wrappers.auto_reset`.
 
     Attributes:
-        reset: (E,) seeds -> TimeStep with a leading axis E; every environment begins anew.
+        reset: (E,) seeds -> TimeStep with a leading axis E; starts a new episode in every environment.
         step: action (E, n) or (E, n, k) -> TimeStep with a leading axis E.
-        close: () -> None; what they take is given back.
+        close: () -> None; releases all resources.
     """
 
     reset: Callable[[np.ndarray], TimeStep]
@@ -253,14 +256,14 @@ class HostBatch(NamedTuple):
 
 
 class HostEnvironment(NamedTuple):
-    """An environment outside JAX, which the host steps.
+    """An environment outside JAX, which is stepped on the host.
 
     Attributes:
-        spec: static facts.
+        spec: static description.
         open: number of environments -> HostBatch.
-        metrics: names of the task metrics of its time steps.
-        with_pictures: () -> the environment itself, of its own library, whose `render()` returns (height, width, 3) uint8;
-            raises ValueError if it draws none. None where nobody can draw it.
+        metrics: names of the task metrics in its time steps.
+        with_pictures: () -> the environment of the original library, whose `render()` returns (height, width, 3) uint8. It
+            raises ValueError if the environment cannot draw. None if no drawing is available.
     """
 
     spec: EnvSpec
@@ -274,7 +277,7 @@ class HostEnvironment(NamedTuple):
 
 
 class HostError(RuntimeError):
-    """An environment outside JAX that broke; says what it said last."""
+    """Raised if an environment outside JAX fails; the message contains the cause."""
 
 
 EnvironmentFactory = Callable[..., Environment | HostEnvironment]

@@ -1,4 +1,4 @@
-"""Objects that a user names as "package.module:name", imported from wherever Python looks, then from the working directory."""
+"""Imports objects that are named as "package.module:name", from Python's search path or else from the working directory."""
 
 import importlib
 import multiprocessing
@@ -15,41 +15,41 @@ from envs_jax.validation import nearest, one_line
 
 
 class _WorkingDirectory:
-    """A finder, as `sys.meta_path` wants it, of modules in the working directory that are found nowhere else."""
+    """Finder for `sys.meta_path` that finds modules in the working directory."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The module's spec, None if there is none."""
+        """The spec of a module, or None if the working directory does not contain it."""
         del target
-        if path is not None:  # within a package, which knows where its modules are
+        if path is not None:  # a submodule, which its package finds
             return None
-        with suppress(OSError):  # of a working directory that was removed
+        with suppress(OSError):  # the working directory may have been removed
             spec = PathFinder.find_spec(name, [os.getcwd()])
-            # A folder without an __init__.py is a package only if it holds modules: one called wandb may have another purpose.
+            # A folder without __init__.py counts as a package only if it contains modules: it may be data.
             folders = map(Path, (spec and spec.submodule_search_locations) or ())
             return spec if spec and (spec.loader or any(any(folder.glob("*.py")) for folder in folders)) else None
         return None
 
 
 def search_working_directory() -> None:
-    """Lets imports find modules in the working directory, after all other places."""
+    """Makes modules in the working directory importable, after all other places."""
     if _WorkingDirectory not in sys.meta_path:
         sys.meta_path.append(_WorkingDirectory)
 
 
-if multiprocessing.current_process().name != "MainProcess":  # what a child is sent may be of such a module
+if multiprocessing.current_process().name != "MainProcess":  # pickled objects may come from such a module
     search_working_directory()
 
 
 def import_object(name: str, what: str) -> Any:
-    """The object that "package.module:name" names; a callable.
+    """Imports the callable that "package.module:name" names.
 
     Args:
-        name: as typed.
-        what: what it is said to be, with which error messages begin, as "Environment".
+        name: the name, as the user gave it.
+        what: kind of object, with which error messages begin, such as "Environment".
 
     Raises:
-        ValueError: if the module cannot be imported, or has no function of that name.
+        ValueError: if the module cannot be imported, or has no callable of that name.
     """
     module_name, _, attribute = name.partition(":")
     search_working_directory()

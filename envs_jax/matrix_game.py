@@ -1,4 +1,4 @@
-"""Matrix games of two players with memory of the last round: the smallest tasks where learning shapes learning."""
+"""Repeated matrix games of two players with memory of the last round, the smallest tasks for opponent shaping."""
 
 import functools
 from typing import Literal, NamedTuple, get_args
@@ -13,7 +13,7 @@ from envs_jax.validation import require_count
 
 Game = Literal["prisoners_dilemma", "stag_hunt", "matching_pennies"]
 
-# payoff[own action, the other's]: what the first player earns; the second earns the transposed, or minus that in zero sum.
+# Tables are indexed by [own action, other player's action]. In the zero-sum game player 1 has minus the table of player 0.
 PRISONERS_DILEMMA = ((-1.0, -3.0), (0.0, -2.0))
 STAG_HUNT = ((4.0, 0.0), (3.0, 2.0))
 MATCHING_PENNIES = ((1.0, -1.0), (-1.0, 1.0))
@@ -26,11 +26,11 @@ NUM_ACTIONS = 2
 
 
 class MatrixGameState(NamedTuple):
-    """One game.
+    """State of a matrix game.
 
     Attributes:
-        action: (2,) int32, what both did last; -1 before the first round.
-        step: () int32, rounds played.
+        action: (2,) int32, last action of each player; -1 before the first round.
+        step: () int32, number of rounds played.
     """
 
     action: jax.Array
@@ -38,7 +38,7 @@ class MatrixGameState(NamedTuple):
 
 
 def observe(state: MatrixGameState) -> jax.Array:
-    """(2, 5): each player sees one-hot whether this is the first round, or which of four pairs (own, other's) was played."""
+    """Observations of both players, (2, 5) one-hot: the first round, or the last round's pair (own action, other's action)."""
     own, other = state.action, state.action[::-1]
     return jax.nn.one_hot(jnp.where(own < 0, 0, 1 + NUM_ACTIONS * own + other), 1 + NUM_ACTIONS**2)
 
@@ -69,13 +69,13 @@ def _transition(
 
 
 def _tit_for_tat(key: jax.Array, state: MatrixGameState) -> jax.Array:
-    """The first action first, then what the other did last."""
+    """Tit for tat: action 0 in the first round, then the other player's last action."""
     del key
     return jnp.maximum(state.action[::-1], 0)
 
 
 def _scene(state: MatrixGameState, game: str) -> Scene:
-    """Two players, each with the number of its last action."""
+    """Draws two players, each labelled with its last action."""
     said = [str(action) if action >= 0 else "" for action in np.asarray(state.action)]
     players = [Shape("disc", x, 0.0, 0.6, colour(player), said[player]) for player, x in enumerate((-0.8, 0.8))]
     table = Shape("square", 0.0, 0.0, 0.05, INK)
@@ -83,20 +83,22 @@ def _scene(state: MatrixGameState, game: str) -> Scene:
 
 
 def matrix_game(game: Game = "prisoners_dilemma", episode_limit: int = 25) -> Environment:
-    """A matrix game of two players and two actions, played again and again with memory of the last round.
+    """Matrix game: two players repeat a game of two actions and remember the last round.
 
-    - observation: 5, one-hot: the first round, or the last round's (own action, the other's) as 1 + 2 own + other.
-    - action: 0 or 1, int32. In the prisoner's dilemma 0 cooperates, in the stag hunt it hunts the stag.
-    - reward, by (own, other's) action: prisoner's dilemma -1, -3 / 0, -2 (Foerster et al. 2018); stag hunt 4, 0 / 3, 2;
-      matching pennies 1, -1 / -1, 1 for player 0, who wants both alike, and minus that for player 1.
+    - observation: one-hot vector of 5. Entry 0 is the first round, entry 1 + 2 own + other is the pair of actions in the last
+      round.
+    - action: 0 or 1, int32. In the prisoner's dilemma 0 cooperates, in the stag hunt 0 hunts the stag.
+    - reward for the (own, other's) actions (0, 0), (0, 1), (1, 0), (1, 1): prisoner's dilemma -1, -3, 0, -2 (Foerster et al.,
+      2018); stag hunt 4, 0, 3, 2; matching pennies 1, -1, -1, 1 for player 0, who wants equal actions, and -1, 1, 1, -1 for
+      player 1.
     - termination: never; truncated after `episode_limit` rounds.
     - state: `MatrixGameState`.
 
     The metric `first_action` is the share of players that chose action 0. The scripted policy plays tit for tat.
 
     Args:
-        game: the payoffs.
-        episode_limit: rounds in an episode.
+        game: name of the game, which determines the rewards.
+        episode_limit: number of rounds in an episode.
 
     Raises:
         ValueError: if there is no such game, or `episode_limit` is not a positive integer.

@@ -1,6 +1,6 @@
-"""Spaces of environments outside JAX as plain data, which an `EnvSpec` holds and config.json stores.
+"""Spaces of environments outside JAX as plain data, for `EnvSpec` and config.json.
 
-`envs_jax.adapters.space_codec` converts between them and the arrays that policies see.
+`envs_jax.adapters.space_codec` converts between values of these spaces and the arrays of policies.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class NativeBox:
-    """An array of numbers. `low` and `high` are flat, one number where all are equal, empty where one is not finite."""
+    """An array of numbers. `low` and `high` are flat: one number if all bounds are equal, empty if a bound is not finite."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
@@ -20,7 +20,7 @@ class NativeBox:
 
 @dataclasses.dataclass(frozen=True)
 class NativeDiscrete:
-    """An integer from `start` to `start + n - 1`. `masked`: the environment says which of them are allowed."""
+    """An integer from `start` to `start + n - 1`. `masked` says whether the environment provides action masks."""
 
     n: int
     start: int = 0
@@ -29,7 +29,7 @@ class NativeDiscrete:
 
 @dataclasses.dataclass(frozen=True)
 class NativeMultiDiscrete:
-    """An array of integers, each from its `start`, `nvec` of them (both flat); `masked` as above."""
+    """An array of integers: entry i has `nvec[i]` values from `start[i]` on (both flat). `masked` is as in `NativeDiscrete`."""
 
     shape: tuple[int, ...]
     nvec: tuple[int, ...]
@@ -40,7 +40,7 @@ class NativeMultiDiscrete:
 
 @dataclasses.dataclass(frozen=True)
 class NativeMultiBinary:
-    """An array of zeros and ones; `masked` as above."""
+    """An array of zeros and ones. `masked` is as in `NativeDiscrete`."""
 
     shape: tuple[int, ...]
     masked: bool = False
@@ -48,7 +48,7 @@ class NativeMultiBinary:
 
 @dataclasses.dataclass(frozen=True)
 class NativeText:
-    """At most `max_length` of `characters`, in the order in which Gymnasium numbers them."""
+    """A string of at most `max_length` of the `characters`, which are in Gymnasium's order."""
 
     max_length: int
     characters: str
@@ -56,7 +56,7 @@ class NativeText:
 
 @dataclasses.dataclass(frozen=True)
 class NativeDict:
-    """A space for each key."""
+    """A dict with one space per key."""
 
     keys: tuple[str, ...]
     spaces: tuple["NativeSpace", ...]
@@ -64,7 +64,7 @@ class NativeDict:
 
 @dataclasses.dataclass(frozen=True)
 class NativeTuple:
-    """A space for each place."""
+    """A tuple with one space per entry."""
 
     spaces: tuple["NativeSpace", ...]
 
@@ -77,7 +77,7 @@ KINDS = {
 
 
 def space_to_json(space: NativeSpace) -> dict[str, Any]:
-    """A space as JSON takes it."""
+    """Converts a space to a dict for JSON."""
     content: dict[str, Any] = {"kind": type(space).__name__.removeprefix("Native")} | vars(space)
     if isinstance(space, NativeDict | NativeTuple):
         content["spaces"] = [space_to_json(each) for each in space.spaces]
@@ -85,7 +85,7 @@ def space_to_json(space: NativeSpace) -> dict[str, Any]:
 
 
 def space_from_json(content: Mapping[str, Any]) -> NativeSpace:
-    """The space that `space_to_json` wrote."""
+    """Converts a dict from `space_to_json` back to a space."""
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in content.items() if name != "kind"
     }

@@ -12,18 +12,18 @@ from envs_jax.environment import Discrete, Environment, EnvSpec, TimeStep, make_
 from envs_jax.scene import INK, WALL, Scene, colour, shape_at
 from envs_jax.validation import require_count, require_each, require_number, require_share, require_size, require_switch
 
-# What actions 0 to 4 do to (x, y). The first four also are the sides from which an evader is caught.
+# Change of (x, y) by actions 0 to 4. The first four are also the sides from which an evader is caught.
 MOVES = np.array([[-1, 0], [1, 0], [0, 1], [0, -1], [0, 0]], np.int32)
 SIDES, STAY = MOVES[:4], 4
 
 
 @flax.struct.dataclass
 class PursuitState:
-    """Everything that Pursuit remembers. Positions are cells (x, y).
+    """State of Pursuit. Positions are cells (x, y).
 
     Attributes:
         pursuer_position: (n, 2) int32.
-        evader_position: (m, 2) int32; a caught evader's means nothing.
+        evader_position: (m, 2) int32, meaningless for caught evaders.
         evader_alive: (m,) bool.
         step: () int32.
     """
@@ -35,13 +35,13 @@ class PursuitState:
 
 
 class Rules(NamedTuple):
-    """The options of `pursuit`, and what follows from them.
+    """Options of `pursuit`, and constants that are derived from them.
 
     Attributes:
         spec: the environment's spec.
-        building: (X, Y) bool, the block in the middle that nobody enters.
-        needed: (X, Y) int32, how many sides of an evader must be held to catch it there.
-        num_evaders, observation_range, ...: as `pursuit` says.
+        building: (X, Y) bool, the block in the middle that agents cannot enter.
+        needed: (X, Y) int32, number of sides that pursuers must hold to catch an evader on the cell.
+        num_evaders, observation_range, ...: options of `pursuit`.
     """
 
     spec: EnvSpec
@@ -60,37 +60,37 @@ class Rules(NamedTuple):
 
 
 def block(x_size: int, y_size: int) -> np.ndarray:
-    """(X, Y) bool: the building."""
+    """Cells of the building, (X, Y) bool."""
     x, y = np.arange(x_size) / x_size, np.arange(y_size) / y_size
     return np.outer((x > 0.3) & (x < 1.0 - 0.3), (y > 0.2) & (y < 1.0 - 0.2))
 
 
 def sides_to_hold(building: np.ndarray) -> np.ndarray:
-    """(X, Y) int32: of a cell's four sides, those that are neither the map's edge nor building."""
+    """Number of sides of each cell that are neither outside the map nor building, (X, Y) int32."""
     inner = building.copy()
-    inner[0] = inner[:, 0] = False  # the original forgets buildings in the first row and column
+    inner[0] = inner[:, 0] = False  # the original ignores buildings in the first row and column
     on_edge = [np.isin(np.arange(size), (0, size - 1)).astype(np.int32) for size in building.shape]
     return 4 - np.add.outer(*on_edge) - np.asarray(sum_of_sides(np.pad(inner.astype(np.int32), 1)))
 
 
 def sum_of_sides(padded: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-    """(X + 2, Y + 2) -> (X, Y): the sum over each cell's four sides, padding included."""
+    """Sum over the four sides of each cell, from (X + 2, Y + 2) with padding to (X, Y)."""
     return padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, 2:] + padded[1:-1, :-2]
 
 
 def count(position: jax.Array, weight: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """(X, Y) int32: the summed weights (k,) of those whose position (k, 2) is a cell."""
+    """Sum of the weights on each cell, (X, Y) int32, from positions (k, 2) and weights (k,)."""
     x, y = position.T
     return jnp.zeros(size, jnp.int32).at[x, y].add(weight.astype(jnp.int32), mode="promise_in_bounds")
 
 
 def look_up(layer: jax.Array | np.ndarray, position: jax.Array) -> jax.Array:
-    """(..., 2) cells -> what `layer` (X, Y) holds there."""
+    """Values of `layer` (X, Y) at the cells (..., 2)."""
     return jnp.asarray(layer)[position[..., 0], position[..., 1]]
 
 
 def move(building: np.ndarray, position: jax.Array, action: jax.Array) -> jax.Array:
-    """One step of each, (k, 2); whoever would leave the map or enter the building stays. Any number may share a cell."""
+    """Positions (k, 2) after one action each. Moves off the map or into the building have no effect. Agents may share cells."""
     moved = position + jnp.asarray(MOVES)[action]
     inside = jnp.clip(moved, 0, np.array(building.shape, np.int32)[None] - 1)
     free = (inside == moved).all(-1) & ~look_up(building, inside)
@@ -98,16 +98,16 @@ def move(building: np.ndarray, position: jax.Array, action: jax.Array) -> jax.Ar
 
 
 def catch(rules: Rules, pursuers: jax.Array, evader_position: jax.Array, alive: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Who is caught, all evaders tested against the same pursuers.
+    """Finds the evaders that are caught. All evaders are tested against the same pursuers.
 
     Args:
         rules: the rules.
-        pursuers: (X, Y), how many stand in each cell.
+        pursuers: (X, Y), number of pursuers on each cell.
         evader_position: (m, 2).
-        alive: (m,).
+        alive: (m,) bool, evaders that have not been caught before.
 
     Returns:
-        (m,) bool, the evaders caught; (X, Y) bool, the cells from which pursuers took part.
+        (m,) bool, the caught evaders; (X, Y) bool, the cells from which pursuers took part.
     """
     if not rules.surround:
         caught = alive & (look_up(pursuers, evader_position) >= rules.num_catch)
@@ -118,15 +118,15 @@ def catch(rules: Rules, pursuers: jax.Array, evader_position: jax.Array, alive: 
 
 
 def tags(rules: Rules, evaders: jax.Array, position: jax.Array) -> jax.Array:
-    """(n,): for each pursuer the evaders on its four sides; beyond the map's edge its own cell counts instead."""
+    """Number of evaders on the four sides of each pursuer, (n,). For a side outside the map, its own cell counts."""
     return look_up(jnp.asarray(sum_of_sides(jnp.pad(evaders, 1, mode="edge"))), position)
 
 
 def reward(rules: Rules, tags_before: jax.Array, tags_after: jax.Array, involved: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The sum of the rewards of a cycle, (n,).
+    """Reward of each pursuer for a step in which all pursuers move, (n,).
 
-    The original moves pursuers one after another and pays a share of the tags after every move: pursuer j has been paid j
-    times for where it stood and n - j times for where it stands.
+    The original moves pursuers one after another and pays 1 / n of the tag reward after every move. Pursuer j is therefore
+    paid j times for its position before its move and n - j times for its position after it.
     """
     n = rules.spec.num_agents
     moves_before = jnp.arange(n)
@@ -136,11 +136,14 @@ def reward(rules: Rules, tags_before: jax.Array, tags_after: jax.Array, involved
 
 
 def observe(rules: Rules, pursuer_position: jax.Array, pursuers: jax.Array, evaders: jax.Array) -> jax.Array:
-    """What each pursuer sees around itself, (n, w * w * 3): [y, x, (building or outside, pursuers, evaders)], flattened."""
+    """Observations, (n, w * w * 3): the window around each pursuer, flattened from [y, x, layer].
+
+    The layers are: building or outside the map, number of pursuers, number of evaders.
+    """
     width = rules.observation_range
     offset = (width - 1) // 2
     seen, unseen = 2 * offset + 1, width - (2 * offset + 1)
-    # The three layers share an integer, so that a window is cut once: two thirds of the time of three cuts.
+    # The three layers share an integer. One cut per window takes two thirds of the time of three cuts.
     layers = jnp.pad(rules.building.astype(np.int32), offset, constant_values=1)
     layers += jnp.pad(pursuers << 1, offset) + jnp.pad(evaders << 16, offset)
     cut = jax.vmap(lambda position: jax.lax.dynamic_slice(layers.T, (position[1], position[0]), (seen, seen)))
@@ -150,7 +153,7 @@ def observe(rules: Rules, pursuer_position: jax.Array, pursuers: jax.Array, evad
 
 
 def windows(size: int, share: float) -> set[tuple[int, int]]:
-    """All [low, high) of a window of `share` of an axis of `size` cells that starts anywhere."""
+    """All intervals [low, high) that a random window of `share` of an axis of `size` cells can cover."""
     cells = np.arange(size + 1) / size
     ends = np.unique(np.clip(np.concatenate([cells, cells - share]), 0.0, 1.0 - share))
     starts = (ends[:-1] + ends[1:]) / 2 if share < 1.0 else np.zeros(1)
@@ -158,7 +161,7 @@ def windows(size: int, share: float) -> set[tuple[int, int]]:
 
 
 def require_room(building: np.ndarray, share: float, crowd: int) -> None:
-    """Raises ValueError if some window cannot hold `crowd` agents of which no two share a side."""
+    """Raises ValueError if some start window has no room for `crowd` agents without two of them side by side."""
     parity = np.add.outer(*map(np.arange, building.shape)) % 2
     rooms = [
         max((~building[x0:x1, y0:y1] & (parity[x0:x1, y0:y1] == side)).sum() for side in (0, 1))
@@ -174,13 +177,13 @@ def require_room(building: np.ndarray, share: float, crowd: int) -> None:
 
 
 def place(key: jax.Array, allowed: jax.Array, num: int) -> jax.Array:
-    """(num, 2): cells drawn one after another, each uniform over those `allowed` (X, Y) that touch no earlier one.
+    """Draws start cells one after another, (num, 2), each uniform over the `allowed` cells (X, Y) not beside earlier ones.
 
-    Each cell draws its rank once: the best of what is left is uniform over it. Where nothing is left, and the original would
-    search for ever, cells beside earlier ones are taken.
+    Every cell draws a random rank once. The cell of highest rank among the remaining ones is then uniform over them. If no cell
+    remains, cells on or beside earlier ones are taken. The original would search forever.
     """
     x, y = (jnp.arange(size) for size in allowed.shape)
-    # Rank and cell share an int32, so that finding the best is one maximum: a reset stands in every step.
+    # Rank and cell share an int32, which makes the search one maximum. With automatic reset, every step contains a reset.
     cell_bits = (allowed.size - 1).bit_length()
     rank = jax.random.bits(key, allowed.shape).astype(jnp.uint32) >> (cell_bits + 2) << cell_bits
     rank = rank.astype(jnp.int32) + jnp.arange(allowed.size, dtype=jnp.int32).reshape(allowed.shape)
@@ -196,7 +199,7 @@ def place(key: jax.Array, allowed: jax.Array, num: int) -> jax.Array:
 
 
 def in_window(key: jax.Array, size: int, share: float) -> jax.Array:
-    """(size,) bool: the cells along one axis of a window of `share` of it that starts anywhere."""
+    """Cells of one axis inside a random window that covers `share` of the axis, (size,) bool."""
     start = jax.random.uniform(key, maxval=1.0 - share) if share < 1.0 else 0.0
     cell = jnp.arange(size)
     return (cell >= jnp.floor(size * start)) & (cell < jnp.floor(size * (start + share)))
@@ -263,7 +266,7 @@ def _transition(state: PursuitState, action: jax.Array, noise: jax.Array, rules:
 
 
 def _scripted(key: jax.Array, state: PursuitState, rules: Rules) -> jax.Array:
-    """Four by four, pursuers take the sides of the evader that is nearest to their group."""
+    """Groups of four pursuers take the four sides of the evader that is nearest to their group."""
     del key
     position = state.pursuer_position
     index = np.arange(rules.spec.num_agents)
@@ -276,7 +279,7 @@ def _scripted(key: jax.Array, state: PursuitState, rules: Rules) -> jax.Array:
 
 
 def _side_by_side(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where discs stand that share the cells (n, 2), in a circle within their cell, (n, 2), and their radii (n,)."""
+    """Positions (n, 2) and radii (n,) of discs on the cells (n, 2). Discs that share a cell form a circle within it."""
     together = (cells[:, None] == cells[None]).all(-1)
     count = together.sum(1)
     angle = 2 * np.pi * np.tril(together, -1).sum(1) / count
@@ -285,7 +288,7 @@ def _side_by_side(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scene(state: PursuitState, rules: Rules, views: bool = False) -> Scene:
-    """Pursuers are discs, evaders rings; `views` lays over the map what each pursuer sees."""
+    """Draws pursuers as discs and evaders as rings. `views` also draws the window that each pursuer sees."""
     low, high = (-0.5, -0.5), tuple(size - 0.5 for size in rules.building.shape)
     reach = (rules.observation_range - 1) // 2 + 0.5
     seen = [shape_at("square", at, reach, colour(i) + "30") for i, at in enumerate(state.pursuer_position)]
@@ -325,34 +328,39 @@ def pursuit(
     surround: bool = True,
     constraint_window: float = 1.0,
 ) -> Environment:
-    """Pursuit: pursuers catch evaders, which move at random, by surrounding them; the original (pursuit_v5) move for move.
+    """Pursuit: pursuers on a grid surround evaders, which move at random, as in PettingZoo's pursuit_v5.
 
-    - observation: the cells around oneself, [y, x, layer] flattened: building or beyond the map, pursuers, evaders there.
-    - action: five, int32: to x - 1, x + 1, y + 1, y - 1, or stay. Walls and the building stop a move; agents share cells.
-    - reward: `catch_reward` for having a part in a catch, `tag_reward` for each evader beside oneself, `urgency_reward` each
-      step; the mean over pursuers where `shared_reward`.
+    - observation: a window of `observation_range` x `observation_range` cells around the pursuer, flattened from
+      [y, x, layer]. The layers are: building or outside the map, number of pursuers, number of evaders.
+    - action: 0 to 4, int32: x - 1, x + 1, y + 1, y - 1, stay. A move off the map or into the building has no effect. Agents
+      may share cells.
+    - reward: `catch_reward` for taking part in a catch, `tag_reward` for each evader on one of the pursuer's four sides, and
+      `urgency_reward` in every step. With `shared_reward` all pursuers receive the mean.
     - termination: no evader is left; truncated after `episode_limit` steps.
-    - state: `PursuitState`. Noise: the evaders' actions (num_evaders,) int32, so that `env._replace(sample_noise=...)` gives
-      them another controller.
+    - state: `PursuitState`. The noise is the evaders' actions, (num_evaders,) int32. `env._replace(sample_noise=...)` replaces
+      their controller.
 
-    Metrics: `catches`, the evaders caught in a step; `evaders_left`, the share of evaders not caught yet; `all_caught`, whether
-    none is left, of an episode its last value.
+    Dynamics and rewards equal those of the original in every step.
+
+    Metrics: `catches`, the number of evaders caught in a step; `evaders_left`, the share of evaders not caught yet;
+    `all_caught`, 1 if no evader is left, else 0, of which an episode reports the last value.
 
     Args:
-        num_pursuers: pursuers, the agents.
-        num_evaders: evaders at the start.
+        num_pursuers: number of pursuers, which are the agents.
+        num_evaders: number of evaders at the start.
         x_size: width of the map in cells.
         y_size: height of the map in cells.
-        episode_limit: steps before truncation.
-        shared_reward: whether all pursuers receive the mean of their rewards; else each receives its own.
-        observation_range: width of what a pursuer sees, in cells; of an even one the last row and column stay empty.
-        num_catch: pursuers on an evader's cell that catch it, where `surround` is False.
+        episode_limit: number of steps after which an episode is truncated.
+        shared_reward: whether all pursuers receive the mean of the individual rewards.
+        observation_range: width of a pursuer's window in cells. With an even width the last row and column hold no
+            information.
+        num_catch: number of pursuers on an evader's cell that catch it, if `surround` is False.
         freeze_evaders: whether evaders stay where they are.
-        tag_reward: reward per step for each evader beside a pursuer.
+        tag_reward: reward in each step for each evader on one of a pursuer's four sides.
         catch_reward: reward of each pursuer that takes part in a catch.
-        urgency_reward: reward of every step.
+        urgency_reward: reward of each pursuer in every step.
         surround: whether pursuers must hold all free sides of an evader to catch it.
-        constraint_window: share of the map's width and height in which a random window holds everybody at the start.
+        constraint_window: share of the map's width and height that a random window covers. All agents and evaders start in it.
 
     Raises:
         ValueError: if an option has a value that is not allowed, or a window cannot hold the agents.

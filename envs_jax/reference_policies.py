@@ -1,4 +1,4 @@
-"""Policies to compare with: random, do-nothing, and scripted where an environment has one."""
+"""Reference policies: random, do-nothing and, if the environment has one, scripted."""
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +8,15 @@ from envs_jax.environment import Box, Discrete, Environment, EnvSpec, EnvState, 
 
 
 def sample_action(spec: EnvSpec, key: jax.Array, action_mask: jax.Array) -> jax.Array:
-    """A uniformly random action of every agent among those allowed: (..., n) int32, or (..., n, k) in each agent's own box.
+    """Draws a uniformly random allowed action per agent: (..., n) int32, or (..., n, k) float32 within each agent's box.
 
     Args:
         spec: the environment's spec.
-        key: consumed.
-        action_mask: (..., n, A) bool; components of a box that it excludes are zero.
+        key: random key, consumed.
+        action_mask: (..., n, A) bool, allowed actions. Excluded components of a box are zero.
     """
     if spec.discrete:
-        number = jnp.cumsum(action_mask, axis=-1)  # the k-th allowed action, k uniform
+        number = jnp.cumsum(action_mask, axis=-1)  # take the k-th allowed action, with uniform k
         k = jnp.floor(jax.random.uniform(key, action_mask.shape[:-1], jnp.float32) * number[..., -1])
         return jnp.argmax(action_mask & (number == k[..., None] + 1), axis=-1).astype(jnp.int32)
     uniform = jax.random.uniform(key, action_mask.shape, jnp.float32)
@@ -25,14 +25,14 @@ def sample_action(spec: EnvSpec, key: jax.Array, action_mask: jax.Array) -> jax.
 
 
 def idle_action(spec: EnvSpec) -> np.ndarray:
-    """The idle action of each discrete space, (n,) int32, or the vector of each box that is nearest to zero, (n, k) float32."""
+    """Idle action of each discrete space, (n,) int32, or the vector in each box that is nearest to zero, (n, k) float32."""
     if spec.discrete:
         return np.array([space.idle for space in spec.action_spaces if isinstance(space, Discrete)], np.int32)
     return np.where(spec.action_mask, np.clip(np.float32(0.0), *_bounds(spec)), np.float32(0.0))
 
 
 def _bounds(spec: EnvSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest action, (n, k) float32 each."""
+    """Lower and upper bounds of all boxes, (n, k) float32 each."""
     boxes = [space for space in spec.action_spaces if isinstance(space, Box)]
     low, high = (np.array([getattr(box, side) for box in boxes], np.float32)[:, None] for side in ("low", "high"))
     shape = (spec.num_agents, spec.action_size)
@@ -40,7 +40,7 @@ def _bounds(spec: EnvSpec) -> tuple[np.ndarray, np.ndarray]:
 
 
 def random_policy(env: Environment | HostEnvironment) -> Policy:
-    """Uniform over the actions that each agent is allowed, or over all of its own where nothing is masked."""
+    """Policy that is uniform over the allowed actions of each agent, or over all its actions if no mask is given."""
     spec = env.spec
 
     def act(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
@@ -51,7 +51,7 @@ def random_policy(env: Environment | HostEnvironment) -> Policy:
 
 
 def do_nothing_policy(env: Environment | HostEnvironment) -> Policy:
-    """The idle action of a discrete space, or the first one allowed where it is masked; of a box the vector nearest to zero."""
+    """Policy that takes the idle action, or the first allowed one if idle is masked; in a box, the vector nearest to zero."""
     spec = env.spec
     idle = idle_action(spec)
 
@@ -67,7 +67,7 @@ def do_nothing_policy(env: Environment | HostEnvironment) -> Policy:
 
 
 def scripted_policy(env: Environment) -> Policy:
-    """The environment's own `scripted`, which sees the state; raises ValueError where there is none."""
+    """Policy of the environment's `scripted`, which sees the state; raises ValueError if there is none."""
     scripted = env.scripted
     if scripted is None:
         raise ValueError(f"{env.spec.name} has no scripted policy: give its Environment a `scripted`, (key, state) -> action.")
@@ -85,7 +85,7 @@ def scripted_policy(env: Environment) -> Policy:
 
 
 def reference_policies(env: Environment | HostEnvironment) -> dict[str, Policy]:
-    """The policies every table shows: `random`, `do_nothing`, and `scripted` where the environment has one."""
+    """All reference policies by name: `random`, `do_nothing` and, if the environment has one, `scripted`."""
     policies = {"random": random_policy(env), "do_nothing": do_nothing_policy(env)}
     if isinstance(env, HostEnvironment) or env.scripted is None:
         return policies

@@ -1,4 +1,4 @@
-"""From a name to an environment: our own, another library's as "library/name", anybody's as "package.module:Factory"."""
+"""Builds environments by name: built-in ones, "library/name" of other libraries, and any "package.module:Factory"."""
 
 import importlib
 import inspect
@@ -27,20 +27,20 @@ _EXTERNAL_LIBRARIES = {"jaxmarl": "envs_jax.adapters.from_jaxmarl", "pettingzoo"
 
 
 def environment_names() -> tuple[str, ...]:
-    """The names that `make` knows by itself."""
+    """Names of the built-in environments."""
     return tuple(_FACTORIES)
 
 
 def external_libraries() -> tuple[str, ...]:
-    """The libraries whose environments `make` builds as "library/name"; each is also the name of the extra that it needs."""
+    """Libraries whose environments `make_any` builds as "library/name". Each needs the extra of the same name."""
     return tuple(_EXTERNAL_LIBRARIES)
 
 
 def make(env: str | EnvironmentFactory | Environment, **options: Any) -> Environment:
-    """Builds an environment that runs in JAX; `make_any` says how.
+    """Builds an environment that runs in JAX, with the arguments of `make_any`.
 
     Raises:
-        ValueError: as `make_any`, or if it runs outside JAX.
+        ValueError: if `make_any` raises it, or if the environment runs outside JAX.
     """
     made = make_any(env, **options)
     if isinstance(made, HostEnvironment):
@@ -49,17 +49,16 @@ def make(env: str | EnvironmentFactory | Environment, **options: Any) -> Environ
 
 
 def make_any(env: str | EnvironmentFactory | Environment | HostEnvironment, **options: Any) -> Environment | HostEnvironment:
-    """Builds an environment.
+    """Builds an environment, which runs in JAX or outside it.
 
     Args:
-        env: one of `environment_names()`; or "library/name" for an environment of one of `external_libraries()`; or
-            "package.module:Factory", a function from options to an Environment, which is also found in the working directory;
-            or such a function; or an environment, which is returned as it is.
-        **options: passed to the factory; its docstring describes them.
+        env: a name from `environment_names()`; "library/name" with a library from `external_libraries()`;
+            "package.module:Factory", where the module may be in the working directory; a factory, which is a function from
+            options to an environment; or an environment, which is returned unchanged.
+        **options: options of the factory, which its docstring describes.
 
     Raises:
-        ValueError: if there is no such environment or option, or an option has a value that is not allowed; also for whatever
-            a factory raises.
+        ValueError: if there is no such environment or option, if a value is not allowed, or if the factory raises an error.
     """
     if isinstance(env, Environment | HostEnvironment):
         if options:
@@ -74,7 +73,7 @@ def make_any(env: str | EnvironmentFactory | Environment | HostEnvironment, **op
         made = factory(**options)
     except Exception as error:
         if isinstance(error, ValueError) and isinstance(env, str) and ":" not in env:
-            raise  # a sentence of ours
+            raise  # built-in factories raise complete sentences
         raise ValueError(f"Environment {name!r} cannot be made with {_described(options)}: {one_line(error)}.") from error
     if not isinstance(made, Environment | HostEnvironment):
         raise ValueError(f"{name!r} returned {type(made).__name__} where an envs_jax.Environment was expected{_advice(made)}.")
@@ -90,7 +89,7 @@ def _described(options: dict[str, Any]) -> str:
 
 
 def _advice(env: Any) -> str:
-    """What to do with an environment of PettingZoo, which need not be installed; empty for anything else."""
+    """End of an error message that says how to wrap a PettingZoo environment; empty for other objects."""
     kinds = {kind.__name__ for kind in type(env).__mro__ if kind.__module__.startswith("pettingzoo")}
     wrapped = "envs_jax.adapters.from_pettingzoo.from_pettingzoo(make_env, episode_limit)"
     if "AECEnv" in kinds:
@@ -99,7 +98,7 @@ def _advice(env: Any) -> str:
 
 
 def find_factory(name: str) -> EnvironmentFactory:
-    """The function that builds the environment called `name`; raises ValueError if there is none."""
+    """Returns the factory of the environment called `name`; raises ValueError if there is none."""
     if ":" in name:
         return import_object(name, "Environment")
     library, slash, inner = name.partition("/")

@@ -1,4 +1,4 @@
-"""Pictures of states: frames as arrays, GIF and MP4 files. Drawn on the host, never inside jit."""
+"""Draws states as arrays, GIF files and MP4 files. Drawing runs on the host, never inside `jit`."""
 
 import base64
 import io
@@ -22,11 +22,11 @@ PAUSE = 1.5
 
 
 class Film(NamedTuple):
-    """Frames that a notebook shows as a film.
+    """Frames of a film, which a notebook shows as an animation.
 
     Attributes:
         frames: (time, height, width, 3) uint8.
-        frames_per_second: how fast they follow each other.
+        frames_per_second: playback speed.
     """
 
     frames: np.ndarray
@@ -38,7 +38,7 @@ class Film(NamedTuple):
         return f"Film({time} frames of {width} x {height})"
 
     def _repr_html_(self) -> str:
-        """What Jupyter shows."""
+        """HTML for Jupyter: the film as an embedded GIF."""
         file = io.BytesIO()
         _write_gif(self.frames, file, self.frames_per_second)
         return f'<img src="data:image/gif;base64,{base64.b64encode(file.getvalue()).decode()}">'
@@ -52,18 +52,18 @@ def render(
     size: int = SIZE,
     **options: Any,
 ) -> Film | None:
-    """Films states, as `rollout` returns them.
+    """Renders states, as `rollout` returns them, as a film.
 
     Args:
-        env: the environment of the states.
-        states: stacked along a leading axis, time.
-        path: a GIF or MP4 file to write; without it the film is returned, and a notebook shows it.
-        frames_per_second: how fast states follow each other; by default what the environment's `scene` says.
-        size: the longer side in pixels, at most.
-        **options: of the environment's own `scene`, as `views=True` for what Pursuit's pursuers see.
+        env: environment of the states.
+        states: states stacked along a leading time axis.
+        path: GIF or MP4 file to write. If None, the film is returned, and a notebook shows it.
+        frames_per_second: playback speed; None for the speed in the environment's `scene`.
+        size: largest allowed length of the longer side, in pixels.
+        **options: options of the environment's `scene`, such as `views=True` for the windows of Pursuit's pursuers.
 
     Raises:
-        ValueError: if the environment does not say how it looks, or the name of the file ends otherwise.
+        ValueError: if the environment has no `scene`, or if `path` has another extension.
     """
     made = film(env, states, frames_per_second, size, **options)
     if path is None:
@@ -73,7 +73,7 @@ def render(
 
 
 def film(env: Environment, states: EnvState, frames_per_second: float | None = None, size: int = SIZE, **options: Any) -> Film:
-    """What `render` writes: all frames show one place, or each the place that a moving camera shows."""
+    """Renders states as a Film. All frames show the same region, unless the scenes have a moving camera."""
     states = jax.device_get(states)
     length = len(jax.tree.leaves(states)[0])
     views = [scenes(env)(jax.tree.map(lambda leaf, t=t: leaf[t], states), **options) for t in range(length)]
@@ -85,30 +85,30 @@ def film(env: Environment, states: EnvState, frames_per_second: float | None = N
 
 
 def frame(env: Environment, state: EnvState, size: int = SIZE, **options: Any) -> np.ndarray:
-    """A picture of one state, (height, width, 3) uint8, height and width even and the longer side `size` or less.
+    """Draws one state, (height, width, 3) uint8. Height and width are even, and the longer side is at most `size`.
 
-    `options` go to the environment's own `scene`, as `views=True` for what Pursuit's pursuers see.
+    `options` are passed to the environment's `scene`, such as `views=True` for the windows of Pursuit's pursuers.
 
     Raises:
-        ValueError: if the environment does not say how it looks.
+        ValueError: if the environment has no `scene`.
     """
     return draw(scenes(env)(jax.device_get(state), **options), size)
 
 
 def frames(env: Environment, states: EnvState, size: int = SIZE, **options: Any) -> np.ndarray:
-    """Pictures of states stacked along a leading axis, (time, height, width, 3) uint8; as `frame`."""
+    """Draws states that are stacked along a leading axis, (time, height, width, 3) uint8; see `frame`."""
     return film(env, states, size=size, **options).frames
 
 
 def scenes(env: Environment) -> Callable[..., Scene]:
-    """The environment's own `scene`; raises ValueError if it has none."""
+    """Returns the environment's `scene`; raises ValueError if it has none."""
     if env.scene is None:
         raise ValueError(f"{env.spec.name} cannot be drawn: give its Environment a `scene`, a function from states to a Scene.")
     return env.scene
 
 
 def draw(scene: Scene, size: int) -> np.ndarray:
-    """`scene` as a picture, (height, width, 3) uint8."""
+    """Draws a scene, (height, width, 3) uint8."""
     extent = np.subtract(scene.high, scene.low)
     scale = (size - CAPTION_HEIGHT) / extent.max()
     width, height = (2 * round(length * scale / 2) for length in extent)
@@ -123,7 +123,7 @@ def draw(scene: Scene, size: int) -> np.ndarray:
 
 
 def draw_shape(pen: ImageDraw.ImageDraw, shape: Shape, scene: Scene, scale: float) -> None:
-    """One shape, and its label in black or white, whichever can be read on it."""
+    """Draws one shape and its label, which is black on light colours and white on dark ones."""
     x, y = (shape.x - scene.low[0]) * scale, (scene.high[1] - shape.y) * scale + CAPTION_HEIGHT
     radius = max(shape.radius * scale, 2.0)
     box = (x - radius, y - radius, x + radius, y + radius)
@@ -143,10 +143,10 @@ def draw_shape(pen: ImageDraw.ImageDraw, shape: Shape, scene: Scene, scale: floa
 
 
 def save(pictures: Sequence[np.ndarray] | np.ndarray, path: str | Path, frames_per_second: float = 10.0) -> None:
-    """Write frames as a film that pauses at its end: a GIF that repeats, or an MP4 (which needs the extra `video`).
+    """Writes frames as a film that pauses at its end: a GIF that repeats, or an MP4, which needs the extra `video`.
 
     Raises:
-        ValueError: if the name ends otherwise, or there are no frames.
+        ValueError: if `path` has another extension, if there are no frames, or if the extra is missing.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
@@ -166,12 +166,12 @@ def _write_gif(pictures: Sequence[np.ndarray] | np.ndarray, file: str | Path | i
 
 
 def paused(pictures: Sequence[np.ndarray] | np.ndarray, frames_per_second: float) -> list[np.ndarray]:
-    """The frames, and the last one again for the length of the pause."""
+    """The frames, followed by copies of the last one for the pause."""
     return [*pictures, *[pictures[-1]] * round(PAUSE * frames_per_second)]
 
 
 def save_mp4(pictures: np.ndarray, path: Path, frames_per_second: float) -> None:
-    """H.264 in MP4, by the ffmpeg that imageio-ffmpeg brings along."""
+    """Writes H.264 video in an MP4 file with the ffmpeg of imageio-ffmpeg; raises ValueError if that is missing."""
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Plays episodes: `rollout` and `play_episodes` on the device, `play_host_episodes` where the host steps the environment."""
+"""Plays episodes: `rollout` and `play_episodes` in JAX, `play_host_episodes` in environments outside JAX."""
 
 import functools
 import math
@@ -15,16 +15,17 @@ from envs_jax.validation import require_count
 from envs_jax.wrappers import EpisodeStatistics, auto_reset, episode_statistics, infer_spec
 
 HOST_ENVS = 12
-"""How many environments outside JAX `play` opens at most."""
+"""Largest number of environments outside JAX that `play` opens."""
 
 
 class Episodes(NamedTuple):
-    """Whole episodes, with any leading axes.
+    """Results of whole episodes, with any leading axes.
 
     Attributes:
-        episode_return: (..., n), the sum of each agent's rewards up to its own end.
-        episode_length: (...), steps.
-        metrics: each task metric, reduced over the episode as its `EnvSpec` says, a dict of (...).
+        episode_return: (..., n), sum of each agent's rewards up to its own end.
+        episode_length: (...), number of steps.
+        metrics: dict of (...), the last value of each task metric in `EnvSpec.last_metrics`, and the mean over the steps of
+            all others.
     """
 
     episode_return: Any
@@ -33,18 +34,18 @@ class Episodes(NamedTuple):
 
 
 def rollout(env: Environment, policy: Policy, key: jax.Array, num_steps: int) -> tuple[EnvState, TimeStep]:
-    """Resets `env` and takes `num_steps` steps; may be jitted and vmapped.
+    """Resets `env` and takes `num_steps` steps. It may be jitted and vmapped.
 
-    It goes on after the end of an episode as `env` does: give it `auto_reset(env)` for one episode after the other.
+    It does not reset `env` at the end of an episode. Use `auto_reset(env)` to play several episodes in a row.
 
     Args:
         env: an environment that runs in JAX.
         policy: (observation (n, d), key) -> action; see `envs_jax.environment.Policy`.
-        key: consumed.
-        num_steps: T.
+        key: random key, consumed.
+        num_steps: number of steps, T.
 
     Returns:
-        States and time steps with a leading axis T + 1: entry 0 is the reset, entry t what step t led to.
+        States and time steps with a leading axis T + 1. Entry 0 is the reset, entry t is the result of step t.
     """
     reset_key, steps_key = jax.random.split(key)
     first, choose = env.reset(reset_key), _chooser(env, policy)
@@ -59,13 +60,13 @@ def rollout(env: Environment, policy: Policy, key: jax.Array, num_steps: int) ->
 
 
 def play_episodes(env: Environment, policy: Policy, key: jax.Array, episodes: int) -> Episodes:
-    """One whole episode of each of E environments, side by side; may be jitted and vmapped.
+    """Plays one whole episode in each of E parallel environments. It may be jitted and vmapped.
 
     Args:
-        env: without automatic reset.
-        policy: as in `rollout`; it is given all E environments at once, observation (E, n, d), and one key.
-        key: consumed.
-        episodes: E.
+        env: an environment without automatic reset.
+        policy: as in `rollout`, but it receives the observations of all E environments, (E, n, d), and one key.
+        key: random key, consumed.
+        episodes: number of episodes, E.
 
     Returns:
         Episodes with a leading axis E.
@@ -87,12 +88,12 @@ def play_episodes(env: Environment, policy: Policy, key: jax.Array, episodes: in
 
 
 def _keep_first(first: EpisodeStatistics, new: EpisodeStatistics) -> EpisodeStatistics:
-    """`first` once it is done, else `new`: the episode in progress."""
+    """Returns `first` if its episode is done, else `new`."""
     return jax.tree.map(lambda old, new: jnp.where(first.done, old, new), first, new)
 
 
 def _chooser(env: Environment, policy: Policy) -> Callable[[EnvState, TimeStep, jax.Array], jax.Array]:
-    """(state, timestep, key) -> action, by a policy that is given what its parameters ask for."""
+    """Returns (state, timestep, key) -> action, which passes the optional arguments that the policy takes."""
     with_state, spec = takes(policy, "state"), env.spec
     with_mask = takes(policy, "action_mask") and spec.discrete
     with_mask = with_mask and (spec.has_action_masks or infer_spec(env).spec.has_action_masks)
@@ -107,21 +108,23 @@ def _chooser(env: Environment, policy: Policy) -> Callable[[EnvState, TimeStep, 
 def play_host_episodes(
     spec: EnvSpec, batch: HostBatch, act: Callable[[TimeStep, int], np.ndarray], seeds: np.ndarray, episodes: int
 ) -> Episodes:
-    """The first K episodes of each of E environments outside JAX, so that short ones do not count more often.
+    """Plays the first K episodes in each of E environments outside JAX.
+
+    The same number from each environment avoids a bias toward short episodes.
 
     Args:
-        spec: of the environments.
-        batch: E environments; they begin anew.
-        act: (what they show, number of the step) -> action (E, n) or (E, n, k).
-        seeds: (E,).
-        episodes: K.
+        spec: spec of the environments.
+        batch: E open environments, which are reset first.
+        act: (time step, number of the step) -> action (E, n) or (E, n, k).
+        seeds: (E,), seeds of the environments.
+        episodes: number of episodes per environment, K.
 
     Returns:
         Episodes with leading axes (E, K).
     """
     timestep, everyone = batch.reset(seeds), np.arange(len(seeds))
     active = np.ones_like(timestep.terminated) if timestep.active is None else np.asarray(timestep.active)
-    total = np.zeros((len(seeds), episodes + 1, active.shape[1]))  # the last place takes what comes after
+    total = np.zeros((len(seeds), episodes + 1, active.shape[1]))  # the last entry collects the steps after episode K
     length, metrics = np.zeros(total.shape[:2]), {}
     number, step = np.zeros(len(seeds), int), 0
     while (number < episodes).any():
@@ -139,13 +142,13 @@ def play_host_episodes(
 
 
 def play(env: Environment | HostEnvironment, policy: Policy, key: jax.Array, episodes: int) -> Episodes:
-    """Whole episodes of an environment in JAX or outside it, as numpy arrays.
+    """Plays whole episodes in an environment in JAX or outside it; returns numpy arrays.
 
     Args:
-        env: without automatic reset.
+        env: an environment without automatic reset.
         policy: as in `play_episodes`.
-        key: consumed.
-        episodes: E. Environments outside JAX may play a few more, equally many in each.
+        key: random key, consumed.
+        episodes: number of episodes. Outside JAX it is rounded up to the same number in every parallel environment.
 
     Raises:
         ValueError: if `episodes` is not a positive integer.
@@ -160,10 +163,10 @@ _play = functools.partial(jax.jit, static_argnames=("env", "policy", "episodes")
 
 
 def _play_outside(env: HostEnvironment, policies: Mapping[str, Policy], key: jax.Array, episodes: int) -> dict[str, Episodes]:
-    """`play` of several policies in the same processes."""
+    """As `play`, for several policies that use the same processes."""
     num_envs = min(episodes, HOST_ENVS)
     words = np.asarray(jax.random.key_data(key)).ravel().tolist()
-    entropy = functools.reduce(lambda number, word: number << 32 | word, words)  # of jax.random.key(7) that is 7
+    entropy = functools.reduce(lambda number, word: number << 32 | word, words)  # jax.random.key(7) gives 7
     seeds = np.random.SeedSequence(entropy).generate_state(len(policies) * num_envs)
 
     def play_out(policy: Policy, seeds: np.ndarray) -> Episodes:
@@ -185,17 +188,18 @@ def _play_outside(env: HostEnvironment, policies: Mapping[str, Policy], key: jax
 
 
 def evaluate_policy(env: Environment | HostEnvironment, policy: Policy, key: jax.Array, episodes: int) -> dict[str, Any]:
-    """What a policy earns in whole episodes.
+    """Evaluates a policy in whole episodes.
 
     Args:
-        env: without automatic reset.
+        env: an environment without automatic reset.
         policy: as in `play_episodes`.
-        key: consumed.
-        episodes: how many, as in `play`.
+        key: random key, consumed.
+        episodes: number of episodes, as in `play`.
 
     Returns:
-        `return`, the sum over an episode of one agent's reward, averaged over agents and episodes; `return_std_error` over
-        episodes (nan for one episode); `return_per_agent` (n,) list; `episode_length`; `metrics`, the mean of each task metric.
+        A dict: `return`, the sum of one agent's rewards over an episode, averaged over agents and episodes; `return_std_error`,
+        its standard error over episodes (nan for one episode); `return_per_agent`, a list of n numbers; `episode_length`;
+        `metrics`, the mean of each task metric.
 
     Raises:
         ValueError: if `episodes` is not a positive integer.
@@ -206,7 +210,7 @@ def evaluate_policy(env: Environment | HostEnvironment, policy: Policy, key: jax
 def evaluate_policies(
     env: Environment | HostEnvironment, policies: Mapping[str, Policy], key: jax.Array, episodes: int
 ) -> dict[str, dict[str, Any]]:
-    """Name -> what `evaluate_policy` returns, all policies in one program; each plays `episodes` episodes of its own."""
+    """Evaluates several policies in one program, each in its own `episodes` episodes; name -> result of `evaluate_policy`."""
     require_count("episodes", episodes)
     if isinstance(env, HostEnvironment):
         played = _play_outside(env, policies, key, episodes)
@@ -218,13 +222,13 @@ def evaluate_policies(
 
 @functools.partial(jax.jit, static_argnames=("env", "policies", "episodes"))
 def _play_all(env: Environment, policies: tuple[Policy, ...], keys: jax.Array, episodes: int) -> Episodes:
-    """`play_episodes` of each policy, leading axes (policies, E); the environment is compiled once for all."""
+    """As `play_episodes`, for several policies: leading axes (policies, E). The environment is compiled once."""
 
     def play_one(which: jax.Array, key: jax.Array) -> Episodes:
         def choose(observation: jax.Array, key: jax.Array, state: EnvState, action_mask: jax.Array | None = None) -> jax.Array:
             optional = {"action_mask": action_mask, "state": state}
             given = [{name: value for name, value in optional.items() if takes(policy, name)} for policy in policies]
-            # One of the choices is used, so that they may share a key.
+            # Only one of the choices is used, therefore they may share a key.
             choices = [policy(observation, jax.random.clone(key), **each) for policy, each in zip(policies, given, strict=True)]
             return jnp.stack(choices)[which]
 

@@ -1,4 +1,4 @@
-"""Validation of options and names: one sentence that says what is wrong and what would be right."""
+"""Validates options and names. An error message is one sentence that says what is wrong and what would be right."""
 
 import difflib
 import re
@@ -23,7 +23,7 @@ def require_count(option: str, value: Any, most: int = _LARGEST) -> None:
 
 
 def require_size(option: str, value: Any) -> None:
-    """As `require_count`, of what is there all at once: agents, or the sides of a map."""
+    """Raises ValueError unless `value` is an integer from 1 to 1000, such as a number of agents or the side of a map."""
     require_count(option, value, _MOST)
 
 
@@ -53,22 +53,22 @@ def require_choice(option: str, value: Any, known: Iterable[str]) -> None:
 
 
 def require_each(require: Callable[[str, Any], None], **options: Any) -> None:
-    """`require` of every one of `options`."""
+    """Calls `require` for each of the `options`."""
     for option, value in options.items():
         require(option, value)
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, in one line without a full stop; its type comes first unless it is a ValueError."""
+    """Message of an exception in one line without a full stop. Its type comes first, unless it is a ValueError."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".")
     kind = "" if isinstance(error, ValueError) and text else type(error).__name__
     return ": ".join(part for part in (kind, text) if part)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known names that a misspelt or abbreviated `name` may mean, as a question in brackets after a space; else empty.
+    """Suggests known names for a misspelt or abbreviated `name`, such as " (did you mean 'spread'?)"; empty if none fits.
 
-    The letters "lr" stand for the last words of `policy_learning_rate`.
+    An abbreviation has the initials of a name's last words: "lr" fits `policy_learning_rate`.
     """
     letters, known = re.sub(r"[^a-z]", "", name.lower()), list(known)
     meant = [each for each in known if len(letters) > 1 and _initials(each).endswith(letters)]
@@ -77,5 +77,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _initials(name: str) -> str:
-    """The first letters of the words in a name."""
+    """First letters of the words in a name."""
     return "".join(word[0] for word in re.findall(r"[a-z]+", name.lower()))

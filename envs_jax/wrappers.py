@@ -1,6 +1,7 @@
-"""Wrappers: functions from an Environment to an Environment. Each keeps `spec` and `scripted`.
+"""Wrappers: functions from an Environment to an Environment.
 
-Compose them as `episode_statistics(auto_reset(env))`: statistics outermost, so that they outlive the reset.
+Compose them as `episode_statistics(auto_reset(env))`: the statistics must be outermost to survive the reset. Both wrappers keep
+the spec and the scripted policy.
 """
 
 import dataclasses
@@ -17,29 +18,29 @@ from jax.extend.core.primitives import broadcast_in_dim_p
 from envs_jax.batching import batchwise
 from envs_jax.environment import Environment, EnvState, Noise, TimeStep
 
-FEW = 16  # a sixteenth of a batch
+FEW = 16  # parts into which a batch is split
 
 
 class AutoResetNoise(NamedTuple):
-    """The draws of a step that may open a new episode: the inner environment's, and the key that `reset_key` makes one of."""
+    """Noise of a step that may start a new episode: the inner environment's noise, and the key for `reset_key`."""
 
     noise: Noise
     key: jax.Array
 
 
 def reset_key(key: jax.Array) -> jax.Array:
-    """The key with which the next episode opens; made only where one does."""
+    """Key of the next episode's reset. It is derived only if an episode starts."""
     return jax.random.fold_in(key, 1)
 
 
 def auto_reset(env: Environment) -> Environment:
-    """Opens the next episode in the step that ends the last one.
+    """Adds automatic reset: the step that ends an episode also starts the next one.
 
-    At the end of an episode `observation`, `action_mask` and `active` are those of the next episode's start, while
-    `final_observation`, `final_action_mask`, `reward`, `terminated`, `truncated` and `metrics` close the old one. The state is
-    the inner one's.
+    After such a step `observation`, `action_mask` and `active` belong to the start of the next episode. `final_observation`,
+    `final_action_mask`, `reward`, `terminated`, `truncated` and `metrics` belong to the old one. The state is that of the inner
+    environment.
 
-    Under `vmap`, however deep, a step in which no environment is done resets none.
+    Under any number of nested `vmap`s, a step in which no environment is done computes no reset.
     """
 
     def reset(key: jax.Array) -> tuple[EnvState, TimeStep]:
@@ -65,11 +66,11 @@ def auto_reset(env: Environment) -> Environment:
 
 
 def replace_where(make: Callable[[jax.Array], Any], wanted: jax.Array, key: jax.Array, old: Any) -> Any:
-    """`make(key)` where `wanted`, else `old`; a batch makes nothing while nobody wants it, and few at a time.
+    """Returns `make(key)` where `wanted`, else `old`. In a batch, `make` runs only for wanted elements, a few at a time.
 
-    `vmap` turns a `cond` into both its branches. So the batch is carried along as one leading axis instead, into which each
-    further `vmap` is folded. What two programs make, or two rows of one, may differ in its last bits: each element is made by
-    one row of one program, so that it does not depend on who else is made.
+    Under `vmap` a `cond` would compute both branches. Instead, every `vmap` is folded into one leading batch axis. Two
+    programs, or two rows of one program, may give results that differ in the last bits. Each element is therefore always made
+    by the same row of the same program, and does not depend on which other elements are wanted.
     """
 
     def of_batch(wanted: jax.Array, key: jax.Array, old: Any) -> Any:
@@ -91,10 +92,10 @@ def replace_where(make: Callable[[jax.Array], Any], wanted: jax.Array, key: jax.
 
 
 def infer_spec(env: Environment) -> Environment:
-    """Completes the spec by what the traced programs of `env` show: `has_action_masks` and `ends_together`.
+    """Infers `has_action_masks` and `ends_together` from the traced programs of `env`, and completes the spec with them.
 
-    An environment without action masks needs none in rollouts, memories and networks. An environment whose agents end together
-    needs no `active`. Where the programs do not show that all agents end together, they are assumed to end one by one.
+    Without action masks, rollouts, memories and networks omit them. If all agents end together, they omit `active`. If the
+    programs do not prove that all agents end together, the agents are assumed to end individually.
     """
     spec = env.spec
 
@@ -126,15 +127,15 @@ def infer_spec(env: Environment) -> Environment:
 
 @flax.struct.dataclass
 class EpisodeStatistics:
-    """The current episode so far, its last step included.
+    """Statistics of the current episode, including its last step.
 
     Attributes:
-        done: () bool, the last step ended the episode, so the fields below describe all of it.
-        episode_return: (n,) sum of each agent's rewards up to its own end.
-        episode_length: () int32, steps taken.
-        metrics: each task metric, a dict of scalars: its last value if `EnvSpec.last_metrics` names it, else its mean over the
-            steps taken.
-        active: (n,) bool, the agents that act in the next step, which after a `done` is the first of the next episode.
+        done: () bool, whether the last step ended the episode. The other fields then describe the whole episode.
+        episode_return: (n,), sum of each agent's rewards up to its own end.
+        episode_length: () int32, number of steps.
+        metrics: dict of scalars, each task metric: its last value if `EnvSpec.last_metrics` names it, else its mean over the
+            steps.
+        active: (n,) bool, agents that act in the next step. If `done`, this is the first step of the next episode.
     """
 
     done: jax.Array
@@ -146,14 +147,14 @@ class EpisodeStatistics:
 
 @flax.struct.dataclass
 class StatisticsState:
-    """State of `episode_statistics`: the inner state and the statistics of the episode it belongs, or just belonged, to."""
+    """State of `episode_statistics`: the inner state, and the statistics of the current or just completed episode."""
 
     env_state: EnvState
     statistics: EpisodeStatistics
 
 
 def no_statistics(timestep: TimeStep) -> EpisodeStatistics:
-    """An episode that has not begun."""
+    """Statistics of an episode before its first step."""
     zero = jnp.zeros((), timestep.reward.dtype)
     return EpisodeStatistics(
         done=jnp.zeros((), bool),
@@ -165,11 +166,11 @@ def no_statistics(timestep: TimeStep) -> EpisodeStatistics:
 
 
 def add_step(statistics: EpisodeStatistics, timestep: TimeStep, last_metrics: tuple[str, ...] = ()) -> EpisodeStatistics:
-    """The statistics with one more step, which after a `done` is the first of the next episode.
+    """Adds a step to the statistics. If they are `done`, the new step is the first of the next episode.
 
     Args:
-        statistics: of the steps before.
-        timestep: the step.
+        statistics: statistics of the steps before.
+        timestep: result of the new step.
         last_metrics: as in `EnvSpec`.
     """
     started = jax.tree.map(lambda new, old: jnp.where(statistics.done, new, old), no_statistics(timestep), statistics)
@@ -188,9 +189,9 @@ def add_step(statistics: EpisodeStatistics, timestep: TimeStep, last_metrics: tu
 
 
 def episode_statistics(env: Environment) -> Environment:
-    """Keeps `state.statistics`, an `EpisodeStatistics`, which is complete whenever its `done` is set.
+    """Adds `state.statistics`, an `EpisodeStatistics` that describes a whole episode whenever its `done` is True.
 
-    The first step after a `done` starts from nothing. A training scan sums what it wants over the steps where `done` holds:
+    The first step after that starts new statistics. A training scan sums over the steps with `done`, for example
     `jnp.where(statistics.done, statistics.episode_return.mean(), 0)`. The inner state is `state.env_state`.
     """
 

@@ -63,7 +63,7 @@ def folder(finished_run: Path) -> Path:
         ),
         ([*PROBE, "--num-envs"], "--num-envs: expected one argument"),
         ([*PROBE, "--log", "tensorbord"], "--log: 'tensorbord' is not valid: give one or more of tensorboard, wandb"),
-        ([*PROBE, "surplus"], "'surplus' belongs to no option"),
+        ([*PROBE, "surplus"], "'surplus' is not valid here: give options"),
         ([*PROBE, "--size", "1000000000"], "A run needs 432 GB of memory"),
         (["--env", "spread", "--algo", "maac", "--num-heads", "0"], "num_heads=0 is not valid: give a number above 0"),
         (["--env", "spread", "--algo", "mamd_op"], "mamd_op supports only spread3_sep"),
@@ -76,7 +76,7 @@ def folder(finished_run: Path) -> Path:
         (["--resume", "absent", "--compilation-cache", "none"], "absent is no run's folder, it has no config.json"),
         (["--resume", ""], "--resume: The folder '' is not valid, it is empty"),
         ([*PROBE, "--out", "two\nlines"], r"--out: The folder 'two\nlines' is not valid, it has '\n'"),
-        ([*PROBE, "--compilation-cache", os.devnull + "/in"], "/in cannot be written: give a folder that can, or none"),
+        ([*PROBE, "--compilation-cache", os.devnull + "/in"], "/in cannot be written: give a writable folder, or none"),
     ],
 )
 def test_what_is_wrong_is_named_once(arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys):

@@ -364,7 +364,7 @@ def test_a_folder_of_another_search_is_refused(trained, tmp_path: Path, capsys):
     write_json(folder / "config.json", {"experiment": experiment_to_json(dataclasses.replace(first, runs=first.runs[:1]))})
     cut_journal(tmp_path, '"values":[')
     assert sweep.main([*RANDOM, *RATES, "--trials", "3", "--out", str(tmp_path)]) == 2
-    assert f"{folder} trained something else with the same name" in capsys.readouterr().err
+    assert f"{folder} holds other runs" in capsys.readouterr().err
     assert len(experiments(trained)) == 2
 
 

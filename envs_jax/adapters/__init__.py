@@ -1,1 +1,1 @@
-"""Doors to and from other libraries' environments; each needs the extra of its library."""
+"""Adapters from and to environments of other libraries. Each adapter needs the extra of its library."""

@@ -1,4 +1,4 @@
-"""JaxMARL's environments as ours: pure functions still, so that they compile and train like our own."""
+"""Converts JaxMARL environments to an `Environment`, whose functions remain pure and compile like built-in ones."""
 
 import dataclasses
 import math
@@ -33,11 +33,11 @@ from envs_jax.validation import nearest, one_line, require_count
 
 @flax.struct.dataclass
 class JaxMARLState:
-    """What an adapted environment remembers.
+    """State of a converted environment.
 
     Attributes:
-        inner: JaxMARL's own state.
-        ended: (n,) bool, the agents whose task had ended.
+        inner: JaxMARL's state.
+        ended: (n,) bool, agents whose task has ended.
         step: () int32.
     """
 
@@ -47,7 +47,7 @@ class JaxMARLState:
 
 
 def find_factory(name: str) -> EnvironmentFactory:
-    """The function that builds what `jaxmarl.make` calls `name`; raises ValueError if there is none."""
+    """Returns the factory of the environment that `jaxmarl.make` calls `name`; raises ValueError if there is none."""
     names = jaxmarl.registered_envs
     if name not in names:
         some = ", ".join([*names[:9], "switch_riddle", "SMAX", "hanabi", "overcooked_v2", "coin_game"])
@@ -57,8 +57,8 @@ def find_factory(name: str) -> EnvironmentFactory:
         """Builds the environment.
 
         Args:
-            episode_limit: steps after which an episode is truncated; None for as many as JaxMARL plays.
-            options: passed to jaxmarl.make, as {'num_agents': 5}.
+            episode_limit: number of steps after which an episode is truncated. None means the limit of JaxMARL.
+            options: keyword arguments of jaxmarl.make, such as {'num_agents': 5}.
         """
         try:
             inner = jaxmarl.make(name, **({} if options is None else options))
@@ -71,21 +71,24 @@ def find_factory(name: str) -> EnvironmentFactory:
 
 
 def from_jaxmarl(env: MultiAgentEnv, episode_limit: int | None = None) -> Environment:
-    """`env` with arrays over agents: observations flattened and zero-padded, actions all discrete or all boxes.
+    """Converts a JaxMARL environment to an `Environment`, with arrays over agents instead of dicts.
 
-    A MultiDiscrete action becomes one Discrete over all combinations, a Box with bounds of several sizes one from -1 to 1.
-
-    JaxMARL's `dones` do not say why: an episode that it ends in the step of its time limit is truncated, an earlier end
-    terminates. Its MPE environments and SMAX look at the clock before they advance it, so that max_steps of 25 are 26 here.
-    Dead agents stay, with their observations. The noise of a step is the key that JaxMARL's `step_env` takes.
+    - Observations are flattened and zero-padded to the widest agent.
+    - Actions are all discrete or all boxes. A MultiDiscrete action becomes one Discrete over all combinations. A Box whose
+      components differ in their bounds becomes a Box from -1 to 1.
+    - JaxMARL's `dones` do not distinguish termination from truncation. An episode that ends in the step of its time limit is
+      truncated. An episode that ends earlier is terminated.
+    - The MPE environments and SMAX test the time limit before they count the step. Their max_steps=25 is 26 steps here.
+    - Dead agents stay, with their observations.
+    - The noise of a step is the key of JaxMARL's `step_env`.
 
     Args:
-        env: of JaxMARL, not wrapped.
-        episode_limit: steps after which an episode is truncated; None for as many as `env` plays.
+        env: a JaxMARL environment, not wrapped.
+        episode_limit: number of steps after which an episode is truncated; None for the environment's own limit.
 
     Raises:
-        ValueError: if the limit is no positive integer, or beyond the environment's own, or missing where the environment
-            keeps it to itself; if there is not one observation an agent, or an action space is of another kind.
+        ValueError: if `episode_limit` is not a positive integer, exceeds the environment's own limit, or is None and that limit
+            is unknown; if there is not one observation per agent; if an action space is not supported.
     """
     spec = _make_spec(env, episode_limit)
     legal_actions = _legal_actions(env, spec)
@@ -159,7 +162,7 @@ def _native_space(env: MultiAgentEnv, agent: str) -> NativeSpace:
 
 
 def _decoder(space: NativeSpace) -> Callable[[jax.Array], jax.Array]:
-    """`space_codec.decoder` in JAX: from an action with padding to the environment's own."""
+    """JAX version of `space_codec.decoder`: returns a function from a padded action to the environment's own action."""
     if isinstance(space, NativeMultiDiscrete):
         return lambda action: jnp.stack(jnp.unravel_index(action, space.nvec)).astype(jnp.int32)
     if not isinstance(space, NativeBox):
@@ -181,7 +184,7 @@ def _decoder(space: NativeSpace) -> Callable[[jax.Array], jax.Array]:
 
 
 def _idle(env: MultiAgentEnv) -> int:
-    """The action that does nothing; 0 where there is none."""
+    """The action that does nothing, or 0 if there is none."""
     match env:
         case SMAX() | HeuristicEnemySMAX() | LearnedPolicyEnemySMAX() | CoinGame() | Overcooked() | OvercookedV2():
             return 4
@@ -193,7 +196,7 @@ def _idle(env: MultiAgentEnv) -> int:
 
 
 def _own_limit(env: MultiAgentEnv) -> int | None:
-    """Steps after which JaxMARL ends an episode; None where that is not known."""
+    """Number of steps after which JaxMARL ends an episode, or None if that is unknown."""
     match env:
         case SimpleMPE() | SMAX() | HeuristicEnemySMAX() | LearnedPolicyEnemySMAX():
             return env.max_steps + 1
@@ -219,13 +222,14 @@ def _episode_limit(env: MultiAgentEnv, asked: int | None) -> int:
 
 
 def _legal_actions(env: MultiAgentEnv, spec: EnvSpec) -> Callable[[Any], list[jax.Array]] | None:
-    """A function from a state to what each agent may do, (number of its actions,) bool; None where it may do anything.
+    """Returns a function from a state to the allowed actions of each agent, (number of its actions,) bool.
 
-    Who may do nothing may do anything: in Hanabi that is all of them once the game is over.
+    Returns None if the environment does not mask actions. If a mask allows no action, all are allowed. In Hanabi this happens
+    for all agents when the game is over.
     """
     if not spec.discrete:
         return None
-    known = getattr(env, "get_legal_moves", env.get_avail_actions)  # the former is Hanabi's
+    known = getattr(env, "get_legal_moves", env.get_avail_actions)  # only Hanabi has get_legal_moves
 
     def legal_actions(inner: Any) -> list[jax.Array]:
         legal = known(inner)
@@ -237,14 +241,14 @@ def _legal_actions(env: MultiAgentEnv, spec: EnvSpec) -> Callable[[Any], list[ja
     except NotImplementedError:
         return None
     fits = [each.shape for each in shapes] == [(size,) for size in spec.action_sizes]
-    return legal_actions if fits else None  # JaxNav speaks of two actions where it has fifteen
+    return legal_actions if fits else None  # JaxNav masks two actions but has fifteen
 
 
 def _over_agents(env: MultiAgentEnv, values: dict[str, jax.Array], dtype: Any) -> jax.Array:
-    """(n,) from a scalar an agent."""
+    """Stacks one scalar per agent, (n,)."""
     return jnp.stack([jnp.asarray(values[agent], dtype).reshape(()) for agent in env.agents])
 
 
 def _padded(rows: list[jax.Array], width: int) -> jax.Array:
-    """(n, width), zero or False beyond each row's own width."""
+    """Stacks rows into (n, width), padded with zero or False."""
     return jnp.stack([jnp.pad(row, (0, width - row.size)) for row in rows])

@@ -1,4 +1,4 @@
-"""PettingZoo's parallel environments as environments that the host steps, in processes of their own."""
+"""Converts PettingZoo's parallel environments to a `HostEnvironment`, which runs them in separate processes."""
 
 import dataclasses
 import inspect
@@ -36,39 +36,39 @@ def from_pettingzoo(
     processes: int | None = None,
     last_metrics: Sequence[str] = (),
 ) -> HostEnvironment:
-    """Any PettingZoo parallel environment as one that `mamt_jax.train` trains in.
+    """Converts a PettingZoo parallel environment to an environment for `mamt_jax.train`.
 
     Spaces:
 
     - Observations are flattened as by `gymnasium.spaces.utils.flatten` and zero-padded to the widest agent.
-    - Actions are Discrete, MultiDiscrete, MultiBinary or a Box with bounds. MultiDiscrete and MultiBinary become one Discrete
-      over all combinations. A Box with bounds of several sizes becomes one from -1 to 1. An integer Box gives each integer an
-      equal part of the interval.
+    - Actions are Discrete, MultiDiscrete, MultiBinary or a bounded Box. MultiDiscrete and MultiBinary become one Discrete over
+      all combinations. A Box whose components differ in their bounds becomes a Box from -1 to 1. An integer Box divides the
+      interval into equal parts, one per integer.
     - `action_mask` in an observation dict, or in the infos from reset on, says which actions are allowed. In an observation
-      dict it is not observed.
+      dict it is not a part of the flattened observation.
 
-    Episodes, of which the environment has to show the following:
+    Rules for episodes:
 
-    - `agents` lists, after reset and each step, the agents that act in the next step. It may be any of `possible_agents`:
-      agents may leave early and may appear, or appear again, during an episode.
-    - An agent leaves in a step that terminates or truncates it. If it stays in `agents` all the same, it has ended until it
-      has left them.
-    - An episode is over when all agents have ended, whether or not `agents` is empty then. It is truncated if one of them was
-      truncated in its last step, and after `episode_limit` steps in any case.
-    - An agent that was truncated in the last step must have an observation of that step, as must all agents that act next.
-      An agent that is truncated while others go on counts as terminated.
+    - After reset and each step, `agents` lists the agents that act in the next step. They may be any of `possible_agents`:
+      agents may leave early, and they may appear or return during an episode.
+    - An agent leaves in a step that terminates or truncates it. If it stays in `agents`, it counts as ended until it leaves.
+    - An episode is over when all agents have ended, even if `agents` is not empty. It is truncated if an agent was truncated in
+      the last step, and if agents are still alive after `episode_limit` steps.
+    - All agents that act next, and all agents that were truncated in the last step of an episode, must have an observation of
+      that step. An agent that is truncated while others continue counts as terminated.
     - An agent that does not act observes zeros and counts as terminated.
-    - `reset(seed=...)` gets a seed for every episode, derived from the environment's first seed and the episode's number.
+    - `reset(seed=...)` receives a seed for every episode, derived from the environment's first seed and the episode's number.
 
-    What contradicts this raises HostError with one sentence in the step that shows it; `check_pettingzoo` says it beforehand.
+    A violation raises HostError with one sentence, in the step that reveals it. `check_pettingzoo` checks the first step before
+    training.
 
     Args:
-        make_env: () -> ParallelEnv, called in each process; it is sent there by cloudpickle. For films it is called with
-            `render_mode="rgb_array"`, if it takes a `render_mode`.
-        episode_limit: steps after which an episode is truncated, if it is not over before.
-        metrics: names of numbers in the agents' `infos` that are reported as task metrics, their mean over agents.
-        processes: processes to share out the environments among, the CPU cores if None.
-        last_metrics: those of `metrics` of which an episode reports the last value, and not the mean over its steps.
+        make_env: () -> ParallelEnv, sent to each process by cloudpickle and called there. For films it is called with
+            `render_mode="rgb_array"`, if it has a parameter `render_mode`.
+        episode_limit: number of steps after which an episode is truncated, if it is not over before.
+        metrics: names of numbers in the agents' `infos` to report as task metrics, averaged over agents.
+        processes: number of processes that share the environments; None for the number of CPU cores.
+        last_metrics: those of `metrics` whose last value an episode reports, instead of the mean over its steps.
 
     Raises:
         ValueError: if an option or a space is not valid, or the environment is not a ParallelEnv.
@@ -88,17 +88,17 @@ def from_pettingzoo(
 
 
 def check_pettingzoo(env: ParallelEnv, episode_limit: int = 1000, metrics: Sequence[str] = ()) -> None:
-    """Inspects the spaces of an environment, its first reset and its first step under the first action of each agent.
+    """Checks the spaces of an environment, its first reset, and its first step with the first allowed action of each agent.
 
-    Training inspects the same. `env` is reset and stepped, and not closed.
+    Training makes the same checks. `env` is reset and stepped, but not closed.
 
     Args:
-        env: to inspect.
+        env: the environment to check.
         episode_limit: as in `from_pettingzoo`.
         metrics: as in `from_pettingzoo`.
 
     Raises:
-        ValueError: with one sentence that says what is wrong: which agent, what is expected, and what there is.
+        ValueError: if a check fails; one sentence with the agent, the expected value and the actual value.
     """
     spec = pettingzoo_spec(env, episode_limit)
     episodes = Episodes(env, make_codec(spec), tuple(metrics))
@@ -110,7 +110,7 @@ def check_pettingzoo(env: ParallelEnv, episode_limit: int = 1000, metrics: Seque
 
 
 def pettingzoo_spec(env: ParallelEnv, episode_limit: int) -> EnvSpec:
-    """What is fixed about `env`, which may be reset to see whether its infos have action masks; raises SpaceError."""
+    """Makes the EnvSpec of `env`; raises SpaceError. It may reset `env` to look for action masks in the infos."""
     check_environment_type(env)
     agents = tuple(env.possible_agents)
     described = [_describe(env, agent) for agent in agents]
@@ -135,7 +135,7 @@ def pettingzoo_spec(env: ParallelEnv, episode_limit: int) -> EnvSpec:
 
 
 def _describe(env: ParallelEnv, agent: str) -> tuple[NativeSpace, NativeSpace]:
-    """An agent's spaces of observations and of actions; an action mask among the observations is told by the latter."""
+    """Observation space and action space of an agent. A mask in the observation dict sets `masked` of the action space."""
     what, space = "observation", env.observation_space(agent)
     try:
         observation = native_space(space)
@@ -157,13 +157,13 @@ def _masked(action: NativeSpace, masked: bool) -> NativeSpace:
 
 
 def _masked_in_infos(env: ParallelEnv) -> set[str]:
-    """The agents whose infos have an action mask after reset."""
+    """Agents whose infos have an action mask after reset."""
     _, infos = check_reset(env.reset(seed=0))
     return {agent for agent in env.possible_agents if find_mask(None, infos.get(agent)) is not None}
 
 
 def _with_pictures(make_env: MakeEnv) -> ParallelEnv:
-    """The environment with render_mode "rgb_array"; raises ValueError if it has none."""
+    """Makes the environment with render_mode "rgb_array"; raises ValueError if it does not support that."""
     parameters = inspect.signature(make_env).parameters.values()
     takes = any(each.name == "render_mode" or each.kind is each.VAR_KEYWORD for each in parameters)
     try:

@@ -1,4 +1,4 @@
-"""The environments that ours copy, with the same options: Spread in mpe2, Pursuit and Multi-Walker in pettingzoo."""
+"""Original environments with the options of ours: Spread in mpe2, Pursuit and Multi-Walker in PettingZoo."""
 
 import importlib
 import inspect
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class Original(NamedTuple):
-    """Where an original is, and how its options are called.
+    """Module and options of an original environment.
 
     Attributes:
-        module: that makes it.
-        names: its names of those of our options that it calls differently.
-        fixed: our options that it lacks, and what it does always.
-        ours: our options that it lacks and that do not change what agents can do.
+        module: name of the module that has its `parallel_env`.
+        names: our name -> the original's name, for options whose names differ.
+        fixed: our options that the original lacks, with the only value that corresponds to it.
+        ours: our options that the original lacks and that do not change what agents can do. They are ignored.
     """
 
     module: str
@@ -64,10 +64,10 @@ ORIGINALS = {
 
 
 def make_original(name: str, **options: Any) -> "ParallelEnv":
-    """The original of the environment that `envs_jax.make(name, **options)` builds.
+    """Makes the original of the environment that `envs_jax.make(name, **options)` builds.
 
     Raises:
-        ValueError: if there is no original, it is not installed, or it lacks what an option asks for.
+        ValueError: if there is no original, if it is not installed, or if it does not support the value of an option.
     """
     arguments = original_options(name, **options)
     try:
@@ -78,10 +78,10 @@ def make_original(name: str, **options: Any) -> "ParallelEnv":
 
 
 def original_options(name: str, **options: Any) -> dict[str, Any]:
-    """The original's options for those of ours, defaults included; raises ValueError as `make_original` does."""
+    """Converts our options, including defaults, to those of the original; raises ValueError as `make_original` does."""
     if name not in ORIGINALS:
         raise ValueError(f"{name} has no original in PettingZoo: there are those of {', '.join(ORIGINALS)}.")
-    make(name, **options)  # for its refusals
+    make(name, **options)  # raises ValueError for options that are not valid
     original = ORIGINALS[name]
     bound = inspect.signature(find_factory(name)).bind(**options)
     bound.apply_defaults()

@@ -1,4 +1,4 @@
-"""PettingZoo's environments by name: Multi-Walker, and whatever a module makes with its `parallel_env`."""
+"""PettingZoo environments by name: Multi-Walker, and any module with a `parallel_env`."""
 
 import importlib
 from functools import partial
@@ -15,10 +15,10 @@ from envs_jax.validation import one_line, require_count, require_each, require_n
 
 
 def find_factory(name: str) -> EnvironmentFactory:
-    """Multi-Walker for "multiwalker", else what the module `name` makes with its `parallel_env`.
+    """Returns the factory of Multi-Walker for "multiwalker", else a factory that calls `parallel_env` of the module `name`.
 
     Raises:
-        ValueError: if there is no such module, or it makes no parallel environment.
+        ValueError: if the module cannot be imported, or has no `parallel_env`.
     """
     if name == "multiwalker":
         return multiwalker
@@ -36,9 +36,10 @@ def find_factory(name: str) -> EnvironmentFactory:
         """Builds the environment.
 
         Args:
-            episode_limit: steps after which an episode is truncated, if it is not over before; None for its own max_cycles.
-            options: passed to its parallel_env, as {'N': 5}.
-            processes: processes to share out the environments among, the CPU cores if None.
+            episode_limit: number of steps after which an episode is truncated, if it is not over before. None means the
+                environment's own max_cycles or max_steps.
+            options: keyword arguments of parallel_env, such as {'N': 5}.
+            processes: number of processes that share the environments. None means the number of CPU cores.
         """
         make_env = partial(_make, name, options or {})
         try:
@@ -57,7 +58,7 @@ def _make(module: str, options: dict[str, Any], **more: Any) -> ParallelEnv:
 
 
 def _max_cycles(env: ParallelEnv) -> int:
-    """The time limit that an environment, or the simulator inside, says it has."""
+    """Time limit of an environment, or of the simulator inside, which is closed; raises ValueError if there is none."""
     check_environment_type(env)
     inner = [env.unwrapped, getattr(env.unwrapped, "env", None)]
     found = [getattr(each, limit) for each in inner for limit in ("max_cycles", "max_steps") if hasattr(each, limit)]
@@ -68,25 +69,25 @@ def _max_cycles(env: ParallelEnv) -> int:
 
 
 class TellsTimeLimit(BaseParallelWrapper):
-    """multiwalker_v9 that truncates at its time limit, where the original terminates, and reports `displacement`.
+    """Wraps multiwalker_v9: truncates at the time limit, where the original terminates, and reports `displacement`.
 
-    That is how far the package has come, in metres.
+    `displacement` is the distance by which the package has moved, in metres.
     """
 
     def __init__(self, env: ParallelEnv) -> None:
-        """Wraps the parallel form."""
+        """Wraps `env`, the ParallelEnv of multiwalker_v9."""
         super().__init__(env)
         self._world: Any = env.unwrapped.env  # pyright: ignore[reportAttributeAccessIssue]
         self._start = 0.0
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
-        """A new episode."""
+        """Starts a new episode."""
         shown = super().reset(seed, options)
         self._start = self._world.package.position.x
         return shown
 
     def step(self, actions: dict[str, np.ndarray]) -> tuple[dict, dict, dict, dict, dict]:
-        """A step of all."""
+        """Steps all agents."""
         agents = list(self.agents)
         observations, rewards, terminations, truncations, infos = super().step(actions)
         over = dict(zip(self.possible_agents, self._world.get_last_dones().values(), strict=True))
@@ -100,7 +101,7 @@ class TellsTimeLimit(BaseParallelWrapper):
 
 
 def _make_multiwalker(options: dict[str, Any], render_mode: str | None = None) -> ParallelEnv:
-    # Imported late: it needs Box2D, which has no wheels for the newest Pythons.
+    # Imported here because it needs Box2D, which has no wheels for the newest Pythons.
     from pettingzoo.sisl.multiwalker.multiwalker import parallel_env
 
     return TellsTimeLimit(parallel_env(**options, render_mode=render_mode))
@@ -120,27 +121,28 @@ def multiwalker(
     terrain_length: int = 200,
     processes: int | None = None,
 ) -> HostEnvironment:
-    """Multi-Walker: bipedal walkers carry a package over rough ground; PettingZoo's multiwalker_v9 in processes.
+    """Multi-Walker: bipedal walkers carry a package over rough ground; PettingZoo's multiwalker_v9 in separate processes.
 
-    - observation: 31 each: hull, joints, feet, ten rays of lidar, neighbours, package.
-    - action: torques of two hips and two knees, each from -1 to 1.
+    - observation: 31 entries per walker: hull, joints, feet, ten lidar rays, neighbours, package.
+    - action: 4 numbers from -1 to 1, torques of two hips and two knees.
     - termination: a walker or the package falls, or the package reaches the end; truncated after `episode_limit` steps.
 
-    The metric `displacement` is how far the package was carried, in metres, of an episode its last value.
+    Metric: `displacement`, the distance in metres by which the package has moved, of which an episode reports the last value.
 
     Args:
-        num_walkers: walkers, the agents.
-        episode_limit: steps before truncation.
+        num_walkers: number of walkers, which are the agents.
+        episode_limit: number of steps after which an episode is truncated.
         position_noise: standard deviation of the noise of observed positions.
         angle_noise: standard deviation of the noise of the package's observed angle.
-        forward_reward: reward for the package's way forward.
-        terminate_reward: reward of each walker for ending the episode by a fall.
-        fall_reward: reward of a walker for falling.
-        shared_reward: whether all walkers get the mean of their rewards.
-        terminate_on_fall: whether one walker's fall ends the episode for all.
-        remove_on_fall: whether a fallen walker is taken away where its fall does not end the episode.
+        forward_reward: weight of the package's forward movement in the reward.
+        terminate_reward: reward of all walkers when the episode fails, by a fall or by the package. If falls do not end the
+            episode, a fallen walker also receives it for its fall.
+        fall_reward: reward of a walker for a fall.
+        shared_reward: whether all walkers receive the mean of the individual rewards.
+        terminate_on_fall: whether a fall of one walker ends the episode for all.
+        remove_on_fall: whether a fallen walker is removed, if its fall does not end the episode.
         terrain_length: length of the ground in steps of 0.47 m.
-        processes: processes to share out the environments among, the CPU cores if None.
+        processes: number of processes that share the environments. None means the number of CPU cores.
 
     Raises:
         ValueError: if an option has a value that is not allowed, or Box2D is not installed.

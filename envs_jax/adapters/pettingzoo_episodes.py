@@ -1,6 +1,6 @@
-"""One PettingZoo environment, episode after episode, in the words of a TimeStep.
+"""Plays episodes of one PettingZoo environment and converts its steps to the fields of a TimeStep.
 
-What it has to show to be understood is checked: each check raises SpaceError with one sentence.
+Everything that the environment returns is checked. A failed check raises SpaceError with one sentence.
 """
 
 import inspect
@@ -12,16 +12,16 @@ import numpy as np
 from envs_jax.adapters.space_codec import Codec, SpaceError, joint_mask, joint_observation, own_actions
 
 Row = dict[str, Any]
-"""A TimeStep of one environment as a dict of arrays."""
+"""Fields of a TimeStep of one environment, as a dict of arrays."""
 _RESULTS = ("observations", "rewards", "terminations", "truncations", "infos")
 
 
 class Agents(NamedTuple):
-    """Who takes part.
+    """Agents that take part.
 
     Attributes:
-        listed: `env.agents`, in its order: an action is due for each of them.
-        ended: those of them that have terminated or been truncated and are listed all the same.
+        listed: `env.agents`, in its order. The environment needs an action for each of them.
+        ended: agents in `listed` that have terminated or been truncated.
     """
 
     listed: tuple[str, ...]
@@ -29,17 +29,17 @@ class Agents(NamedTuple):
 
     @property
     def living(self) -> tuple[str, ...]:
-        """Those whose task goes on."""
+        """Agents in `listed` that have not ended."""
         return tuple(agent for agent in self.listed if agent not in self.ended) if self.ended else self.listed
 
 
 class Change(NamedTuple):
-    """What a step does to the agents.
+    """Effect of a step on the agents.
 
     Attributes:
-        after: who takes part from now on.
-        terminated: those living before whom it terminated.
-        truncated: those living before whom it truncated, and did not terminate.
+        after: agents that take part after the step.
+        terminated: agents that the step terminated.
+        truncated: agents that the step truncated and did not terminate.
     """
 
     after: Agents
@@ -48,14 +48,14 @@ class Change(NamedTuple):
 
 
 def episode_seed(seed: int, episode: int) -> int:
-    """The seed with which an environment that began with `seed` resets for its episode of that number, from 0."""
+    """Reset seed of an episode, numbered from 0, in an environment whose first seed is `seed`."""
     return int(seed if episode == 0 else np.random.SeedSequence(seed, spawn_key=(episode,)).generate_state(1)[0])
 
 
 def change_agents(
     before: Agents, terminations: Mapping[str, Any], truncations: Mapping[str, Any], listed: tuple[str, ...]
 ) -> Change:
-    """Reads the flags of the agents that lived before a step; raises SpaceError if one left without an end."""
+    """Reads the flags of the agents that were alive before a step; raises SpaceError if one left without an end."""
     living = before.living
     terminated = frozenset([agent for agent in living if flag_of(agent, "termination", terminations)])
     truncated = frozenset([agent for agent in living if flag_of(agent, "truncation", truncations)]) - terminated
@@ -67,20 +67,20 @@ def change_agents(
 
 
 class Episodes:
-    """An environment that begins anew by itself.
+    """An environment with automatic reset. Each method returns a Row.
 
-    Each method returns a Row. The first reset and step are checked for values that are not finite, too.
+    The values of the first reset and the first step must also be finite.
     """
 
     def __init__(self, env: Any, codec: Codec, metrics: tuple[str, ...]) -> None:
-        """Takes the environment over; nothing is played yet."""
+        """Stores the environment, which is not reset yet."""
         self.env, self._codec, self._spec, self._metrics = env, codec, codec.spec, metrics
         self._seed = self._episode = self._steps = 0
         self._agents = Agents(())
         self._checked = False
 
     def reset(self, seed: int) -> Row:
-        """The first episode of a seed."""
+        """Starts the first episode of a seed."""
         self._seed, self._episode = seed, -1
         shown = self._begin()
         if not self._checked:
@@ -91,7 +91,7 @@ class Episodes:
         return shown | final | rest
 
     def step(self, action: np.ndarray) -> Row:
-        """A step of all, (n,) or (n, k); the next episode begins where it ends one."""
+        """Steps all agents with the action (n,) or (n, k). If this ends the episode, the next one starts."""
         before, names = self._agents, self._spec.agent_names
         acting = before.living
         result = self.env.step(own_actions(self._codec, action, before.listed))
@@ -124,7 +124,7 @@ class Episodes:
         return row | now | {"active": self._active()}
 
     def _begin(self) -> Row:
-        """Resets; what the episode's first observation shows."""
+        """Starts the next episode; returns its first observation, action mask and active agents."""
         self._episode, self._steps = self._episode + 1, 0
         observations, infos = check_reset(self.env.reset(seed=episode_seed(self._seed, self._episode)))
         self._agents = Agents(check_agents(self.env, self._spec.agent_names))
@@ -150,7 +150,7 @@ def _mean(name: str, infos: Mapping[str, Any], agents: tuple[str, ...]) -> float
 
 
 def check_environment_type(env: Any) -> None:
-    """Raises SpaceError unless `env` has what PettingZoo's ParallelEnv has."""
+    """Raises SpaceError unless `env` has the interface of PettingZoo's ParallelEnv."""
     kind = type(env).__name__
     if any(each.__name__ == "AECEnv" for each in type(env).__mro__):
         raise SpaceError(f"{kind} is turn-based (an AECEnv): wrap it in pettingzoo.utils.aec_to_parallel.")
@@ -173,14 +173,14 @@ def check_environment_type(env: Any) -> None:
 
 
 def check_reset(result: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Observations and infos from what `reset` returned."""
+    """Checks the result of `reset`; returns observations and infos."""
     if not isinstance(result, tuple) or len(result) != 2:
         raise SpaceError(f"reset must return two values (observations, infos), it returned {_count(result)}.")
     return _dicts(("observations", "infos"), result)
 
 
 def check_step(result: Any) -> tuple[Mapping[str, Any], ...]:
-    """Observations, rewards, terminations, truncations and infos from what `step` returned."""
+    """Checks the result of `step`; returns observations, rewards, terminations, truncations and infos."""
     if not isinstance(result, tuple) or len(result) != 5:
         raise SpaceError(f"step must return five values ({', '.join(_RESULTS)}), it returned {_count(result)}.")
     return _dicts(_RESULTS, result)
@@ -198,7 +198,7 @@ def _dicts(names: tuple[str, ...], result: tuple) -> tuple:
 
 
 def check_agents(env: Any, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The agents that `env` lists now."""
+    """Checks and returns the agents that `env` lists now."""
     listed = getattr(env, "agents", None)
     if not isinstance(listed, list | tuple):
         raise SpaceError(f"agents={listed!r} is not valid: the environment must list the agents that act in the next step.")
@@ -209,7 +209,7 @@ def check_agents(env: Any, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def reward_of(agent: str, rewards: Mapping[str, Any], required: bool) -> float:
-    """One agent's reward, 0 where it is missing and not required."""
+    """Reward of one agent, 0 if it is missing and not required; raises SpaceError if it is not a number."""
     if agent not in rewards and not required:
         return 0.0
     value = rewards.get(agent)
@@ -222,7 +222,7 @@ def reward_of(agent: str, rewards: Mapping[str, Any], required: bool) -> float:
 
 
 def flag_of(agent: str, name: str, flags: Mapping[str, Any]) -> bool:
-    """Whether one agent has terminated or been truncated."""
+    """Termination or truncation flag of one agent; raises SpaceError if it is neither True nor False."""
     value = flags.get(agent)
     if value is True or value is False:
         return value
@@ -233,7 +233,7 @@ def flag_of(agent: str, name: str, flags: Mapping[str, Any]) -> bool:
 
 
 def check_finite(what: str, agents: tuple[str, ...], values: np.ndarray) -> None:
-    """Raises SpaceError if one of an agent's values, (n, ...), is NaN or infinite."""
+    """Raises SpaceError if a value of any agent, (n, ...), is NaN or infinite."""
     bad = ~np.isfinite(values.reshape(len(agents), -1)).all(1)
     if bad.any():
         i = int(bad.argmax())

@@ -1,4 +1,4 @@
-"""A trained policy in an environment of PettingZoo, parallel or agent by agent."""
+"""Runs a trained policy in a PettingZoo environment, parallel or turn-based (AEC)."""
 
 import itertools
 from collections import defaultdict
@@ -27,19 +27,19 @@ AecActor = Callable[..., Any]
 
 
 def parallel_actor(policy: Policy, spec: EnvSpec, seed: int | None = None) -> ParallelActor:
-    """The policy as a function from the observations of a ParallelEnv to its actions.
+    """Turns a policy into a function from the observations of a ParallelEnv to actions.
 
     Args:
-        policy: of `mamt_jax.load_policy`.
-        spec: of the environment in which it was trained, `mamt_jax.load_spec`.
-        seed: of sampled actions; without one they are the most likely.
+        policy: a policy from `mamt_jax.load_policy`.
+        spec: spec of the environment in which the policy was trained, from `mamt_jax.load_spec`.
+        seed: seed of sampled actions; None for the most likely actions.
 
     Returns:
-        `act(observations, infos=None)`, one action for every agent among the observations. A policy that was trained in an
-        environment of PettingZoo takes its observations and gives actions of its spaces, exactly as in training. Any other
-        takes observations of any shape, which are flattened, and gives an int, or a float32 vector of the agent's own width.
-        Action masks are found in the observation dicts or in `infos`. It raises ValueError if an agent, its observation or
-        its action mask is not the spec's.
+        `act(observations, infos=None)`, which returns one action per observed agent. If the policy was trained in a PettingZoo
+        environment, observations and actions belong to its spaces, exactly as in training. Otherwise observations may have any
+        shape and are flattened, and an action is an int, or a float32 vector of the agent's own width. Action masks are read
+        from the observation dicts or from `infos`. `act` raises ValueError if an agent, its observation or its action mask
+        does not match the spec.
     """
     codec, numbered, numbers = make_codec(spec), _numbered(policy, seed), itertools.count()
 
@@ -50,10 +50,10 @@ def parallel_actor(policy: Policy, spec: EnvSpec, seed: int | None = None) -> Pa
 
 
 def aec_actor(policy: Policy, spec: EnvSpec, seed: int | None = None) -> AecActor:
-    """The policy as a function from one agent's observation to its action, for `env.agent_iter()`.
+    """Turns a policy into a function from one agent's observation to its action, for `env.agent_iter()`.
 
-    Agents that all act in turn get the actions that `parallel_actor` gives to the same observations under the same seed. What
-    they see is up to the environment: pettingzoo's Pursuit shows, unlike in training, the moves of those before them.
+    If every agent acts once per turn, the actions equal those of `parallel_actor` for the same observations and seed. The
+    observations themselves may differ: in PettingZoo's Pursuit, unlike in training, they include the moves of earlier agents.
 
     Args:
         policy: as in `parallel_actor`.
@@ -61,7 +61,7 @@ def aec_actor(policy: Policy, spec: EnvSpec, seed: int | None = None) -> AecActo
         seed: as in `parallel_actor`.
 
     Returns:
-        `act(agent, observation, info=None)`; it raises ValueError as `parallel_actor`'s does.
+        `act(agent, observation, info=None)`, which raises ValueError as the function of `parallel_actor` does.
     """
     codec, numbered, numbers = make_codec(spec), _numbered(policy, seed), defaultdict(itertools.count)
 
@@ -75,7 +75,7 @@ def aec_actor(policy: Policy, spec: EnvSpec, seed: int | None = None) -> AecActo
 def _actions(
     codec: Codec, numbered: Callable[..., jax.Array], number: int, observations: Mapping[str, Any], infos: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Actions of the observed agents; the rows of others are zero, which is nothing to a decentralised policy."""
+    """Actions of the observed agents. The rows of other agents are zero, which does not affect decentralized policies."""
     _check_agents(codec.spec, observations)
     joint = joint_observation(codec, observations, observations)
     masks = {"action_mask": joint_mask(codec, observations, infos, observations)} if codec.spec.has_action_masks else {}
@@ -89,7 +89,7 @@ def _check_agents(spec: EnvSpec, agents: Iterable[str]) -> None:
 
 
 def _numbered(policy: Policy, seed: int | None) -> Callable[..., jax.Array]:
-    """(observation, number of the step) -> action, sampled under a seed; one program, since a step on the host is short."""
+    """Returns (observation, number of the step) -> action. With a seed, it samples actions in one jitted program for speed."""
     if seed is None:
         return lambda observation, number, **masks: policy(observation, **masks)
     return jax.jit(
@@ -100,27 +100,27 @@ def _numbered(policy: Policy, seed: int | None) -> Callable[..., jax.Array]:
 def episode_returns(
     env: "ParallelEnv", act: ParallelActor, episodes: int, seed: int, episode_limit: int | None = None
 ) -> np.ndarray:
-    """Returns of whole episodes.
+    """Plays whole episodes and returns their episode returns.
 
     Args:
-        env: where to play.
-        act: who plays, observations of the living agents -> actions; it is given their infos, too, if there are masks in them.
-        episodes: how many.
-        seed: of the first episode; those of the others are derived from it.
-        episode_limit: steps after which an episode is over in any case.
+        env: the environment to play in.
+        act: observations of the agents in `env.agents` -> actions. It also receives their infos, if these contain masks.
+        episodes: number of episodes.
+        seed: seed of the first episode, from which the other seeds are derived.
+        episode_limit: number of steps after which an episode is stopped; None for no limit.
 
     Returns:
-        (episodes,): the sum of one agent's rewards over an episode, mean over all agents.
+        (episodes,), the sum of one agent's rewards over an episode, averaged over all agents.
     """
     totals = [sum(_rewards(env, act, episode_seed(seed, i), episode_limit)) for i in range(episodes)]
     return np.array(totals) / len(env.possible_agents)
 
 
 def episode_pictures(env: "ParallelEnv", act: ParallelActor, seed: int, episode_limit: int | None = None) -> np.ndarray:
-    """What `env.render()` shows of one episode, its beginning included, (time, height, width, 3) uint8.
+    """Plays one episode and returns the pictures of `env.render()` after reset and each step, (time, height, width, 3) uint8.
 
     Raises:
-        ValueError: if it shows no pictures.
+        ValueError: if `render()` returns no picture.
     """
     return np.stack([_picture(env) for _ in _rewards(env, act, seed, episode_limit)])
 
@@ -136,7 +136,7 @@ def _picture(env: "ParallelEnv") -> np.ndarray:
 
 
 def _rewards(env: "ParallelEnv", act: ParallelActor, seed: int, episode_limit: int | None) -> Iterator[float]:
-    """The rewards of all agents together, 0 after reset and then step by step, until an episode is over."""
+    """Plays one episode; yields 0 after reset, and then the sum of all agents' rewards after each step."""
     observations, infos = check_reset(env.reset(seed=seed))
     known = tuple(env.possible_agents)
     agents, steps = Agents(check_agents(env, known)), itertools.count()

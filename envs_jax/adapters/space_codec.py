@@ -1,15 +1,15 @@
-"""Conversions between what environments outside JAX show and take and the arrays of policies.
+"""Converts observations, actions and action masks of environments outside JAX to and from the arrays of policies.
 
-A space of Gymnasium becomes a frozen dataclass of `envs_jax.native_spaces`, which is stored with a run's `EnvSpec`. Training
-and deployment build their conversions from the same dataclass, so that a policy acts in both alike:
+A Gymnasium space becomes a frozen dataclass of `envs_jax.native_spaces`, which is stored in a run's `EnvSpec`. Training and
+deployment build the same conversions from it:
 
-- `flattener`: an observation of the environment -> float32 vector, as `gymnasium.spaces.utils.flatten`.
-- `decoder`: an action of a policy, in `learning_space(space)` -> the environment's own action.
-- `encoder`: its inverse.
-- `mask_reader`: which actions the environment allows -> bool vector.
+- `flattener`: observation of the environment -> float32 vector, as `gymnasium.spaces.utils.flatten`.
+- `decoder`: action of a policy, in `learning_space(space)` -> the environment's own action.
+- `encoder`: the inverse of `decoder`.
+- `mask_reader`: action mask of the environment -> bool vector.
 
-A `Codec` holds them for all agents: `joint_observation`, `joint_mask` and `own_actions` convert between dicts over agents and
-joint arrays.
+A `Codec` holds the conversions of all agents. `joint_observation`, `joint_mask` and `own_actions` use it to convert between
+dicts over agents and joint arrays.
 """
 
 import math
@@ -35,23 +35,23 @@ if TYPE_CHECKING:
     import gymnasium
 
 MASK = "action_mask"
-"""The key of action masks in observation dicts and in infos."""
+"""Key of action masks in observation dicts and in infos."""
 MOST_COMBINATIONS = 4096
-"""Actions that a MultiDiscrete or MultiBinary space may have in all."""
+"""Largest number of combinations that a MultiDiscrete or MultiBinary action space may have."""
 _LARGEST_INTEGER = 2**53
 _FLOAT32 = np.finfo(np.float32)
 
 
 class SpaceError(ValueError):
-    """A space, or a value that is not of its space; one sentence, or the end of one that begins with what the value is."""
+    """Raised for an unsupported space or a value outside its space. A message may be completed by the caller to a sentence."""
 
 
 def native_space(space: "gymnasium.Space") -> NativeSpace:
-    """A space of Gymnasium as plain data; raises SpaceError for kinds without a flat form of fixed size."""
+    """Converts a Gymnasium space to plain data; raises SpaceError for a space without a flat form of fixed size."""
     from gymnasium import spaces
 
     if isinstance(space, spaces.Box):
-        low, high = (space.low, space.high) if space.is_bounded() else (-np.inf, np.inf)  # integers hold no infinity
+        low, high = (space.low, space.high) if space.is_bounded() else (-np.inf, np.inf)  # integer arrays cannot hold infinity
         return native_box(space.shape, space.dtype, low, high)
     if isinstance(space, spaces.Discrete):
         return NativeDiscrete(int(space.n), int(space.start))
@@ -70,7 +70,7 @@ def native_space(space: "gymnasium.Space") -> NativeSpace:
 
 
 def native_box(shape: Sequence[int], dtype: np.dtype, low: Any, high: Any) -> NativeBox:
-    """A box from bounds that are numbers or of its shape."""
+    """Makes a NativeBox. Bounds are numbers, or arrays of its shape."""
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         return NativeBox(tuple(shape), dtype.name)
     flat = (np.broadcast_to(bound, shape).ravel().tolist() for bound in (low, high))
@@ -78,7 +78,7 @@ def native_box(shape: Sequence[int], dtype: np.dtype, low: Any, high: Any) -> Na
 
 
 def flat_size(space: NativeSpace) -> int:
-    """The width of a flat observation."""
+    """Width of a flattened observation."""
     match space:
         case NativeBox() | NativeMultiBinary():
             return math.prod(space.shape)
@@ -93,10 +93,10 @@ def flat_size(space: NativeSpace) -> int:
 
 
 def flattener(space: NativeSpace) -> Callable[[Any], np.ndarray]:
-    """The function from an observation to (`flat_size(space)`,) float32, equal to Gymnasium's `flatten`.
+    """Returns a function from an observation to a float32 vector (`flat_size(space)`,), equal to Gymnasium's `flatten`.
 
-    It raises SpaceError for what is not of the space: another shape, a missing entry, None, an integer out of range, a
-    fraction where integers are declared. Numbers may come as lists. The bounds of a Box are not checked.
+    The function raises SpaceError for a value outside the space: another shape, a missing entry, None, an integer out of range,
+    or a fraction in an integer space. It accepts lists of numbers. It does not check the bounds of a Box.
     """
     match space:
         case NativeBox():
@@ -117,10 +117,10 @@ def flattener(space: NativeSpace) -> Callable[[Any], np.ndarray]:
 
 
 def numbers(value: Any) -> np.ndarray:
-    """An array or nested lists as an array; raises SpaceError unless they are numbers."""
+    """Converts an array or nested lists to an array; raises SpaceError unless it contains numbers."""
     try:
         array = np.asarray(value)
-    except ValueError:  # lists of several lengths
+    except ValueError:  # lists of different lengths
         array = np.asarray(None)
     if array.dtype.kind not in "biuf":
         raise SpaceError(f"an array of numbers is expected, the value is {_short(value)}.")
@@ -128,7 +128,10 @@ def numbers(value: Any) -> np.ndarray:
 
 
 def _array(value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """`value` as an array of that shape, but for axes of length 1, and of that dtype, which must hold it exactly."""
+    """Converts `value` to an array of this shape and dtype; axes of length 1 may be missing or added.
+
+    Raises SpaceError for any other shape, or if an integer dtype does not hold the value exactly.
+    """
     array = numbers(value)
     if array.shape != shape:
         if [axis for axis in array.shape if axis != 1] != [axis for axis in shape if axis != 1]:
@@ -215,10 +218,10 @@ def _short(value: Any) -> str:
 
 
 def learning_space(space: NativeSpace) -> Discrete | Box:
-    """What algorithms act in for a native action space; raises SpaceError if there is nothing.
+    """Action space of the algorithms for a native action space; raises SpaceError if it is not supported.
 
-    A Box with the same bounds for all components keeps them, another becomes one from -1 to 1. A MultiDiscrete or MultiBinary
-    space becomes one Discrete over all combinations.
+    A Box keeps its bounds if they are the same for all components. Otherwise it becomes a Box from -1 to 1. A MultiDiscrete or
+    MultiBinary space becomes one Discrete over all combinations.
     """
     match space:
         case NativeDiscrete():
@@ -252,15 +255,15 @@ def _check_box(space: NativeBox) -> None:
 
 
 def is_rescaled(space: NativeBox) -> bool:
-    """Whether policies act from -1 to 1 in place of the space's own bounds."""
+    """Whether policies act in [-1, 1] instead of the space's own bounds."""
     alike = len(space.low) == len(space.high) == 1
     return not alike or not 0 < float(space.high[0]) - float(space.low[0]) <= _FLOAT32.max
 
 
 def decoder(space: NativeSpace) -> Callable[[np.ndarray], Any]:
-    """The function from an action in `learning_space(space)`, padded or not, to one that the environment takes.
+    """Returns a function from an action in `learning_space(space)`, padded or not, to the environment's own action.
 
-    Numbers beyond the bounds become the bounds. An integer Box divides the interval into equal parts, one for each integer.
+    Actions in a Box are clipped to its bounds. An integer Box divides the interval into equal parts, one per integer.
     """
     match space:
         case NativeDiscrete():
@@ -274,7 +277,7 @@ def decoder(space: NativeSpace) -> Callable[[np.ndarray], Any]:
 
 
 def _combinations(space: NativeMultiDiscrete | NativeMultiBinary) -> np.ndarray:
-    """(number of combinations, *shape): every action, the last component changing fastest."""
+    """All actions, (number of combinations, *shape). The last component changes fastest."""
     nvec = _nvec(space)
     table = np.stack(np.unravel_index(np.arange(math.prod(nvec)), nvec), -1)
     start, dtype = (space.start, space.dtype) if isinstance(space, NativeMultiDiscrete) else ((0,), "int8")
@@ -302,7 +305,7 @@ def _integer_decoder(space: NativeBox) -> Callable[[np.ndarray], np.ndarray]:
     dtype = np.dtype(space.dtype)
 
     def decode(action: np.ndarray) -> np.ndarray:
-        value = np.fmin(np.fmax(np.asarray(action, np.float64)[: own.size], own.low), own.high)  # a NaN is `low`
+        value = np.fmin(np.fmax(np.asarray(action, np.float64)[: own.size], own.low), own.high)  # NaN becomes `low`
         share = (value - own.low) / (own.high - own.low)
         offset = np.minimum(np.floor(share * (high - low + 1)), high - low)
         return (low + offset).astype(dtype).reshape(space.shape)
@@ -311,7 +314,7 @@ def _integer_decoder(space: NativeBox) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def encoder(space: NativeSpace) -> Callable[[Any], np.ndarray]:
-    """The inverse of `decoder`: () int32, or (size,) float32, the middle of an integer's part of the interval."""
+    """Returns the inverse of `decoder`: () int32, or (size,) float32. An integer of a Box becomes the middle of its part."""
     own = learning_space(space)
     match space:
         case NativeDiscrete():
@@ -344,11 +347,11 @@ def _box_encoder(space: NativeBox, own: Box) -> Callable[[Any], np.ndarray]:
 
 
 def mask_reader(space: NativeSpace) -> Callable[[Any], np.ndarray]:
-    """The function from an environment's action mask to (A,) bool; where nothing is allowed, everything is.
+    """Returns a function from an environment's action mask to (A,) bool. If the mask allows nothing, all actions are allowed.
 
-    The mask of a MultiDiscrete or MultiBinary space is a tuple of one mask for each component, or all of them one after
-    another; an action is allowed if each of its components is. It raises SpaceError for another length, or for anything but
-    zeros and ones.
+    The mask of a MultiDiscrete or MultiBinary space is a tuple with one mask per component, or their concatenation. An action
+    is allowed if each of its components is allowed. The function raises SpaceError for a mask of another length, or with
+    entries other than 0 and 1.
     """
     if isinstance(space, NativeDiscrete):
         size, table = space.n, np.arange(space.n)[:, None]
@@ -368,15 +371,15 @@ def mask_reader(space: NativeSpace) -> Callable[[Any], np.ndarray]:
 
 
 class Codec(NamedTuple):
-    """The conversions of each agent.
+    """Conversions of all agents. The keys of dicts are the agents' names.
 
     Attributes:
-        spec: of the environment.
-        flatten: its observation -> (its own width,).
-        decode: a row of the joint action -> the environment's own action.
-        read_mask: its action mask -> (number of its actions,) bool; only agents of whom the environment gives one.
-        place: its row in joint arrays.
-        action_mask: (n, A) bool, which actions each has.
+        spec: spec of the environment.
+        flatten: observation -> (observation width of the agent,) float32.
+        decode: row of the joint action -> the environment's own action.
+        read_mask: action mask -> (number of the agent's actions,) bool; only for agents with action masks.
+        place: row of the agent in joint arrays.
+        action_mask: (n, A) bool, the actions that each agent has.
     """
 
     spec: EnvSpec
@@ -388,9 +391,9 @@ class Codec(NamedTuple):
 
 
 def make_codec(spec: EnvSpec) -> Codec:
-    """The conversions of a spec.
+    """Makes the conversions of a spec.
 
-    Where it has no native spaces, observations may have any shape of the right size, and actions are an int or a float32
+    Without native spaces in the spec, observations may have any shape of the right size, and an action is an int, or a float32
     vector of the agent's own width.
     """
     names, actions = spec.agent_names, spec.native_action_spaces
@@ -412,7 +415,7 @@ def make_codec(spec: EnvSpec) -> Codec:
 
 
 def is_masked(space: NativeSpace) -> bool:
-    """Whether the environment says which actions of this space are allowed."""
+    """Whether the environment provides action masks for this space."""
     return getattr(space, "masked", False)
 
 
@@ -433,7 +436,7 @@ def _plain(space: Discrete | Box) -> Callable[[np.ndarray], Any]:
 
 
 def joint_observation(codec: Codec, observations: Mapping[str, Any], agents: Iterable[str]) -> np.ndarray:
-    """(n, d) float32: the rows of `agents`, zeros elsewhere; raises SpaceError that names the agent."""
+    """Joint observation of `agents`, (n, d) float32, with zeros for all others; raises SpaceError with the agent's name."""
     spec = codec.spec
     joint = np.zeros((spec.num_agents, spec.observation_size), np.float32)
     for agent in agents:
@@ -451,7 +454,7 @@ def joint_observation(codec: Codec, observations: Mapping[str, Any], agents: Ite
 
 
 def joint_mask(codec: Codec, observations: Mapping[str, Any], infos: Mapping[str, Any], agents: Iterable[str]) -> np.ndarray:
-    """(n, A) bool: which actions each of `agents` may take; all of their own for the others. Raises SpaceError."""
+    """Joint action mask of `agents`, (n, A) bool, with all own actions for the other agents; raises SpaceError."""
     joint = codec.action_mask.copy()
     for agent in agents:
         mask = find_mask(observations.get(agent), infos.get(agent))
@@ -471,7 +474,7 @@ def joint_mask(codec: Codec, observations: Mapping[str, Any], infos: Mapping[str
 
 
 def find_mask(observation: Any, info: Any) -> Any:
-    """The action mask in an observation dict or in an info; None where there is none."""
+    """Action mask in an observation dict or in an info, or None if there is none."""
     for place in (observation, info):
         if (type(place) is dict or isinstance(place, Mapping)) and place.get(MASK) is not None:
             return place[MASK]
@@ -479,5 +482,5 @@ def find_mask(observation: Any, info: Any) -> Any:
 
 
 def own_actions(codec: Codec, action: np.ndarray, agents: Iterable[str]) -> dict[str, Any]:
-    """The environment's own actions of `agents` from a joint one, (n,) or (n, k)."""
+    """Converts a joint action, (n,) or (n, k), to the environment's own actions of `agents`."""
     return {agent: codec.decode[agent](action[codec.place[agent]]) for agent in agents}

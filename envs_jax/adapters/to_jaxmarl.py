@@ -1,4 +1,4 @@
-"""Our environments as JaxMARL's MultiAgentEnv."""
+"""Converts environments to JaxMARL's MultiAgentEnv."""
 
 from functools import partial
 from typing import Any
@@ -13,11 +13,11 @@ from envs_jax.environment import Discrete, Environment, TimeStep
 
 @flax.struct.dataclass
 class AdaptedState(State):
-    """JaxMARL's `done` and `step`, and what its `get_obs` and `get_avail_actions` tell from a state.
+    """JaxMARL's state with `done` and `step`, and the data for `get_obs` and `get_avail_actions`.
 
     Attributes:
-        inner: our own state.
-        observation: (n, d).
+        inner: state of the converted environment.
+        observation: (n, d) float32.
         action_mask: (n, A) bool.
     """
 
@@ -27,19 +27,20 @@ class AdaptedState(State):
 
 
 def to_jaxmarl(env: Environment) -> MultiAgentEnv:
-    """`env` for whoever trains with JaxMARL: dicts over agents, each at its own width.
+    """Converts `env` to a JaxMARL environment with dicts over agents, without padding.
 
-    `step_env` is ours; `step` is JaxMARL's, which opens the next episode in the step that ends one. `dones` do not tell
-    terminated from truncated. Metrics are in `infos`, repeated for every agent, as JaxMARL's training scripts want them.
+    `step_env` has no automatic reset. `step` of JaxMARL also starts the next episode in the step that ends one. `dones` do not
+    distinguish termination from truncation. Metrics are in `infos`, repeated for every agent, as JaxMARL's training scripts
+    expect.
     """
     return JaxMultiAgentEnv(env)
 
 
 class JaxMultiAgentEnv(MultiAgentEnv):
-    """What `to_jaxmarl` returns."""
+    """The environment that `to_jaxmarl` returns."""
 
     def __init__(self, env: Environment) -> None:
-        """Compiles nothing yet."""
+        """Makes the spaces; compiles nothing."""
         spec = env.spec
         super().__init__(spec.num_agents)
         self.agents = list(spec.agent_names)
@@ -57,18 +58,18 @@ class JaxMultiAgentEnv(MultiAgentEnv):
 
     @property
     def name(self) -> str:
-        """The name of the environment itself."""
+        """Name of the converted environment."""
         return self._env.spec.name
 
     @property
     def agent_classes(self) -> dict[str, list[str]]:
-        """Agents by what their names begin with: {"rover": ["rover_0", "rover_1"], ...}."""
+        """Agents by the prefix of their names: {"rover": ["rover_0", "rover_1"], ...}."""
         words = [agent.rpartition("_")[0] or agent for agent in self.agents]
         return {word: [agent for agent, own in zip(self.agents, words, strict=True) if own == word] for word in words}
 
     @partial(jax.jit, static_argnums=0)
     def reset(self, key: jax.Array) -> tuple[dict[str, jax.Array], AdaptedState]:
-        """Observations and state of a new episode."""
+        """Starts a new episode; returns observations and state."""
         inner, timestep = self._env.reset(key)
         state = _state(inner, timestep, jnp.zeros((), jnp.int32))
         return self.get_obs(state), state
@@ -77,7 +78,7 @@ class JaxMultiAgentEnv(MultiAgentEnv):
     def step_env(
         self, key: jax.Array, state: AdaptedState, actions: dict[str, jax.Array]
     ) -> tuple[dict[str, jax.Array], AdaptedState, dict[str, jax.Array], dict[str, jax.Array], dict[str, jax.Array]]:
-        """One step without automatic reset: observations, state, rewards, dones with "__all__", infos."""
+        """Steps without automatic reset; returns observations, state, rewards, dones with "__all__", and infos."""
         inner, timestep = self._env.step(key, state.inner, self._joint(actions))
         state = _state(inner, timestep, state.step + 1)
         dones = {**self._views(timestep.terminated | timestep.done), "__all__": timestep.done}
@@ -85,12 +86,12 @@ class JaxMultiAgentEnv(MultiAgentEnv):
         return self.get_obs(state), state, self._views(timestep.reward), dones, infos
 
     def get_obs(self, state: AdaptedState) -> dict[str, jax.Array]:
-        """Each agent's observation, without padding."""
+        """Observation of each agent, without padding."""
         sizes = self._env.spec.observation_sizes
         return {agent: state.observation[i, : sizes[i]] for i, agent in enumerate(self.agents)}
 
     def get_avail_actions(self, state: AdaptedState) -> dict[str, jax.Array]:
-        """Each agent's own actions, (number of them,) bool: which it may take now."""
+        """Allowed actions of each agent, (number of its actions,) bool."""
         sizes = self._env.spec.action_sizes
         return {agent: state.action_mask[i, : sizes[i]] for i, agent in enumerate(self.agents)}
 
@@ -98,7 +99,7 @@ class JaxMultiAgentEnv(MultiAgentEnv):
         return {agent: values[i] for i, agent in enumerate(self.agents)}
 
     def _joint(self, actions: dict[str, jax.Array]) -> jax.Array:
-        """(n,) int32, or (n, k) float32 zero-padded."""
+        """Joint action, (n,) int32, or (n, k) float32 zero-padded."""
         spec = self._env.spec
         if spec.discrete:
             return jnp.stack([jnp.asarray(actions[agent], jnp.int32).reshape(()) for agent in self.agents])

@@ -1,4 +1,4 @@
-"""Our environments as PettingZoo's ParallelEnv."""
+"""Converts environments to PettingZoo's ParallelEnv."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,14 +17,14 @@ RenderMode = Literal["rgb_array", "human"] | None
 
 
 def to_pettingzoo(env: Environment, render_mode: RenderMode = None) -> ParallelEnv:
-    """`env` for whoever trains or evaluates with PettingZoo; `pettingzoo.utils.parallel_to_aec` makes an AECEnv of it.
+    """Converts `env` to a PettingZoo ParallelEnv. `pettingzoo.utils.parallel_to_aec` turns that into an AECEnv.
 
-    Observations are each agent's own width, float32; actions ints, or float32 vectors. `state()` is all observations side by
-    side. Agents that terminate alone leave `agents`, and do nothing from then on. If the spec has action masks, they are in the
-    infos of reset and step, as `infos[agent]["action_mask"]`, int8.
+    Observations are float32 vectors of each agent's own width. Actions are ints or float32 vectors. `state()` is the
+    concatenation of all observations. An agent that terminates before the others leaves `agents` and is idle afterwards. If the
+    spec has action masks, they are in the infos of reset and step, as `infos[agent]["action_mask"]`, int8.
 
     Raises:
-        ValueError: if there is no such render mode, or the environment has no picture.
+        ValueError: if the render mode is unknown, or if the environment has no `scene` to render.
     """
     if render_mode not in (None, *JaxParallelEnv.metadata["render_modes"]):
         raise ValueError(f"render_mode={render_mode!r} is not valid: give None, 'rgb_array' or 'human'.")
@@ -34,7 +34,7 @@ def to_pettingzoo(env: Environment, render_mode: RenderMode = None) -> ParallelE
 
 
 def gymnasium_space(space: Discrete | Box) -> gymnasium.Space:
-    """An action space as Gymnasium's."""
+    """Converts an action space to Gymnasium."""
     if isinstance(space, Discrete):
         return gymnasium.spaces.Discrete(space.num_actions)
     return gymnasium.spaces.Box(space.low, space.high, (space.size,), np.float32)
@@ -51,12 +51,12 @@ def _step(env: Environment, key: jax.Array, state: EnvState, action: Any) -> tup
 
 
 class JaxParallelEnv(ParallelEnv):
-    """What `to_pettingzoo` returns: host-side bookkeeping around a jitted reset and step."""
+    """The environment that `to_pettingzoo` returns: bookkeeping on the host around a jitted reset and step."""
 
     metadata = {"render_modes": ["rgb_array", "human"], "is_parallelizable": True, "render_fps": 10}
 
     def __init__(self, env: Environment, render_mode: RenderMode = None) -> None:
-        """Compiles nothing yet."""
+        """Makes the spaces; compiles nothing."""
         spec = env.spec
         self.metadata = {**type(self).metadata, "name": spec.name}
         self.render_mode = render_mode
@@ -75,15 +75,15 @@ class JaxParallelEnv(ParallelEnv):
         self._observation = np.zeros(0, np.float32)
 
     def observation_space(self, agent: str) -> gymnasium.Space:
-        """Always the same object."""
+        """Observation space of an agent, the same object in every call."""
         return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> gymnasium.Space:
-        """Always the same object."""
+        """Action space of an agent, the same object in every call."""
         return self.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
-        """A new episode; without a seed, the next one of the stream that the last seed began."""
+        """Starts a new episode. Without a seed it continues the random stream of the last seed."""
         del options
         if seed is not None or self._key is None:
             self._key = jax.random.key(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -94,7 +94,9 @@ class JaxParallelEnv(ParallelEnv):
     def step(
         self, actions: dict[str, Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict]]:
-        """One step of all; five dicts over the agents that were alive before it; new ones have observations and infos, too.
+        """Steps all agents; returns five dicts over the agents that were alive before the step.
+
+        Observations and infos also include agents that appear in the step.
 
         Raises:
             KeyError: if a living agent has no action.
@@ -117,11 +119,11 @@ class JaxParallelEnv(ParallelEnv):
         return self._observations(timestep, seen), rewards, terminations, truncations, self._infos(timestep, seen)
 
     def state(self) -> np.ndarray:
-        """All agents' observations side by side."""
+        """Concatenation of all agents' observations."""
         return self._observation[np.asarray(self._env.spec.observation_mask)]
 
     def render(self) -> np.ndarray | None:
-        """A picture (height, width, 3) uint8, or with "human" a window that shows it."""
+        """Draws the current state: returns (height, width, 3) uint8, or shows it in a window if the render mode is "human"."""
         if self.render_mode is None:
             gymnasium.logger.warn("render() without a render_mode: give to_pettingzoo one.")
             return None
@@ -157,7 +159,7 @@ class JaxParallelEnv(ParallelEnv):
         return {name: row[:size].copy() for name, row, size in sizes if name in agents}
 
     def _infos(self, timestep: TimeStep, agents: Sequence[str]) -> dict[str, dict]:
-        """Action masks, where the environment has any."""
+        """Infos of `agents`, with action masks if the environment has any."""
         if not self._env.spec.has_action_masks:
             return {agent: {} for agent in agents}
         masks = np.asarray(timestep.action_mask, np.int8)
@@ -165,7 +167,7 @@ class JaxParallelEnv(ParallelEnv):
         return {agent: {"action_mask": row[:size].copy()} for agent, row, size in own if agent in agents}
 
     def _joint(self, actions: dict[str, Any]) -> np.ndarray:
-        """Actions of all agents, (n,) or (n, k); those that have left are idle."""
+        """Joint action, (n,) or (n, k). Agents that have left are idle."""
         joint = self._idle.copy()
         for i, agent in enumerate(self.possible_agents):
             if agent not in self.agents:

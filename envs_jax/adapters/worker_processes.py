@@ -1,7 +1,7 @@
-"""Environments in processes of their own, stepped as one batch.
+"""Runs environments in separate processes and steps them as one batch.
 
-The processes, their pipes and shared memory are gymnasium's AsyncVectorEnv. SuperSuit was the other candidate: it wants agents
-that are all alike, has no room for agents that leave early, and is no faster (experiments/results/benchmark_processes.json).
+Processes, pipes and shared memory are those of Gymnasium's AsyncVectorEnv. The alternative, SuperSuit, requires identical
+agents, does not support agents that leave early, and is not faster (experiments/results/benchmark_processes.json).
 """
 
 import atexit
@@ -27,18 +27,19 @@ from envs_jax.adapters.space_codec import SpaceError, make_codec
 from envs_jax.environment import EnvSpec, HostBatch, HostError, TimeStep
 
 SECONDS = 600.0
-"""How long a step or reset may take before its process counts as hanging."""
+"""Seconds after which the process of a step or reset counts as hanging."""
 GRACE = 3.0
-"""How long the environments of a process may take to close before it is terminated, and then killed."""
+"""Seconds that a process has to close its environments before it is terminated and then killed."""
 
 
 def open_batch(
     make_env: Callable[[], Any], spec: EnvSpec, metrics: tuple[str, ...], processes: int, num_envs: int
 ) -> HostBatch:
-    """`num_envs` environments, shared out among the most processes of at most `processes` that get equally many.
+    """Opens `num_envs` environments in at most `processes` processes, which hold the same number of environments each.
 
     Raises:
-        HostError: on any call, if an environment raises, shows what cannot be interpreted, dies or hangs; all is closed then.
+        HostError: here or in a call of the batch, if an environment raises an error, returns invalid values, dies or hangs. All
+            environments are then closed.
     """
     count = next(count for count in range(processes, 0, -1) if num_envs % count == 0)
     vector = _start(partial(_Group, make_env, spec, metrics, num_envs // count), count, spec)
@@ -50,7 +51,7 @@ def open_batch(
             seen, *_, infos = receive(timeout=SECONDS)
         except (OSError, EOFError, multiprocessing.TimeoutError) as error:
             for process in vector.processes:
-                process.join(0.1)  # so that the code of one that just died is known
+                process.join(0.1)  # wait for the exit code of a process that just died
             ends = [process.exitcode for process in vector.processes]
             close(0.0)
             died = [f"process {number} has ended with code {code}" for number, code in enumerate(ends) if code is not None]
@@ -95,11 +96,11 @@ def _start(make_group: Callable[[], gymnasium.Env], count: int, spec: EnvSpec) -
 
 
 def _work(*arguments: Any) -> None:
-    """What a process does: as gymnasium's, until the process that trains asks it to end or is no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
+    """Main function of a process: runs Gymnasium's worker until the training process closes it or ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the training process handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        with suppress(OSError):  # of the pipe to a process that is no more
+        with suppress(OSError):  # the training process may have ended
             async_vector_env._async_worker(*arguments)
     finally:
         _kill(_children(os.getpid()))
@@ -114,7 +115,7 @@ def _end_with_parent() -> None:
 
 
 def _closer(vector: gymnasium.vector.AsyncVectorEnv) -> Callable[[float], None]:
-    """The function that ends all processes, and those that they started; it gives them so many seconds to close."""
+    """Returns the function that ends all processes and their children, after the given number of seconds to close."""
 
     def close(grace: float) -> None:
         if vector.closed:
@@ -123,7 +124,7 @@ def _closer(vector: gymnasium.vector.AsyncVectorEnv) -> Callable[[float], None]:
         atexit.unregister(close_at_exit)
         children = [child for process in vector.processes for child in _children(process.pid)]
         for pipe in vector.parent_pipes:
-            with suppress(OSError, AttributeError):  # a pipe that broke, or None for one that gymnasium closed
+            with suppress(OSError, AttributeError):  # the pipe may be broken, or None if Gymnasium closed it
                 pipe.send(("close", None))
         _join(vector.processes, grace)
         for process in vector.processes:
@@ -163,7 +164,7 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
 
 
 def _stop_helpers() -> None:
-    """Ends multiprocessing's two processes, which would end by themselves only after the command has."""
+    """Ends the two helper processes of multiprocessing, which otherwise end only after the command."""
     from multiprocessing import resource_tracker
 
     with suppress(Exception):
@@ -174,13 +175,13 @@ def _stop_helpers() -> None:
         resource_tracker._resource_tracker._stop()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-util.Finalize(None, _stop_helpers, exitpriority=-100)  # after all that still needs them
+util.Finalize(None, _stop_helpers, exitpriority=-100)  # after everything that needs them
 
 
 class _Group(gymnasium.Env):
-    """The environments of one process, as AsyncVectorEnv steps them: all that they show is one observation.
+    """The environments of one process as one environment of AsyncVectorEnv, whose observation contains all their results.
 
-    They are made by the first reset, which happens in the process alone.
+    The first reset makes the environments, because it runs only in the process.
     """
 
     def __init__(self, make_env: Callable[[], Any], spec: EnvSpec, metrics: tuple[str, ...], count: int) -> None:
@@ -204,17 +205,17 @@ class _Group(gymnasium.Env):
         self.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (count, *action))
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
-        """All environments begin anew, each from its one of `seeds`."""
+        """Starts a new episode in every environment, with its entry of `seeds`."""
         del seed, options
         return self._seen(lambda number: self._environment(number).reset(int(self.seeds[number])))
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
-        """One step of each; those that end begin anew."""
+        """Steps every environment. If an episode ends, the next one starts."""
         seen, told = self._seen(lambda number: self._all[number].step(action[number]))
         return seen, 0.0, False, False, told
 
     def close(self) -> None:
-        """Closes all."""
+        """Closes all environments."""
         for each in self._all:
             each.env.close()
 
@@ -224,7 +225,7 @@ class _Group(gymnasium.Env):
         return self._all[number]
 
     def _seen(self, play: Callable[[int], Row]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """What `play` shows of all environments, and its errors as a text that reaches the other process whole."""
+        """Results of `play` in all environments, and an error, if any, as text for the training process."""
         spaces = self.observation_space
         assert isinstance(spaces, gymnasium.spaces.Dict)
         seen = {name: np.zeros(space.shape or (), np.float32) for name, space in spaces.items()}

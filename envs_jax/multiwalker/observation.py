@@ -1,4 +1,4 @@
-"""What walkers see. Arrays have the batch as their last axis."""
+"""Observations of the walkers. Arrays have the batch as their last axis."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from envs_jax.multiwalker.collision import Vector, cross, dot, place, rotate
 from envs_jax.multiwalker.joints import CHILD, PARENT, joint_angles
 
 NUM_RAYS, RANGE = 10, 160 / body.SCALE
-NUM_POINTS = int(np.ceil(RANGE / terrain.STEP)) + 2  # of the ground under a ray
+NUM_POINTS = int(np.ceil(RANGE / terrain.STEP)) + 2  # points of the ground under a ray
 SIZE, NUM_NOISY = 31, 7
 _ANGLES = 1.5 * np.arange(NUM_RAYS) / NUM_RAYS
 _RAYS = RANGE * np.stack([np.sin(_ANGLES), -np.cos(_ANGLES)])
@@ -20,14 +20,14 @@ _HALF_LEGS = BODIES.corner[:, LEGS].max(0).T  # half widths and half heights, (2
 
 
 def hull_origin(pose: jax.Array) -> Vector:
-    """Where the hulls' own origins are, (n, E); poses are of their centres of mass."""
+    """Positions of the hulls' origins, x and y (n, E). Poses are those of the centres of mass."""
     angle = pose[2, HULL]
     x, y = rotate(jnp.cos(angle), jnp.sin(angle), (single(HULL_CENTRE[0]), single(HULL_CENTRE[1])))
     return pose[0, HULL] - x, pose[1, HULL] - y
 
 
 def _ray_to_ground(heights: jax.Array, origin: Vector) -> jax.Array:
-    """(10, n, E): which share of each ray is above the ground; 1 where it hits nothing."""
+    """Share of each ray up to the ground, (10, n, E); 1 for no hit."""
     x, y, there, _ = terrain.window(heights, origin[0], NUM_POINTS)
     x, y = x - origin[0], y - origin[1]
     edge = x[1:] - x[:-1], y[1:] - y[:-1]
@@ -50,7 +50,7 @@ def _nearest(enters: jax.Array, leaves: jax.Array, seen: jax.Array) -> jax.Array
 
 
 def _to_legs(ray: jax.Array, cos: jax.Array, sin: jax.Array, start: Vector, seen: jax.Array) -> jax.Array:
-    """How far a ray (2,) from `start`, in the legs' own axes (4, ...), gets to the first leg."""
+    """Share of a ray (2,) up to the first leg, 1 for no hit. It begins at `start`, given in the axes of each leg (4, ...)."""
     enters, leaves = -_FAR, _FAR
     speeds = cos * ray[0] + sin * ray[1], cos * ray[1] - sin * ray[0]
     for at, speed, half in zip(start, speeds, _HALF_LEGS, strict=True):
@@ -62,7 +62,7 @@ def _to_legs(ray: jax.Array, cos: jax.Array, sin: jax.Array, start: Vector, seen
 
 
 def _to_hulls(ray: jax.Array, sides: Vector, start: jax.Array, seen: jax.Array) -> jax.Array:
-    """As `_to_legs` to the hulls, whose sides have the normals `sides` (V, ...) and are `start` ahead."""
+    """Share of a ray (2,) up to the hulls, 1 for no hit. Sides have the normals `sides` (V, ...) and distances `start`."""
     speed = sides[0] * ray[0] + sides[1] * ray[1]
     at = start / jnp.where(jnp.abs(speed) < 1e-6, 1e-6, speed)
     enters, leaves = fold(jnp.maximum, jnp.where(speed < 0, at, -_FAR)), fold(jnp.minimum, jnp.where(speed > 0, at, _FAR))
@@ -70,9 +70,9 @@ def _to_hulls(ray: jax.Array, sides: Vector, start: jax.Array, seen: jax.Array) 
 
 
 def _ray_to_bodies(pose: jax.Array, origin: Vector, others: jax.Array) -> jax.Array:
-    """(10, n, E): as `_ray_to_ground` for the bodies of walkers; `others` (n, E) are those that are there.
+    """Share of each ray up to a leg or another walker's hull, (10, n, E); 1 for no hit.
 
-    Axes are (bodies, who is seen, who sees, E).
+    `others` (n, E) are the walkers that are present. Axes inside are (bodies, seen walker, observing walker, E).
     """
     legs = pose[:, LEGS, :, None]
     cos, sin = jnp.cos(legs[2]), jnp.sin(legs[2])
@@ -94,13 +94,13 @@ def _ray_to_bodies(pose: jax.Array, origin: Vector, others: jax.Array) -> jax.Ar
 
 
 def lidar(pose: jax.Array, present: jax.Array, heights: jax.Array) -> jax.Array:
-    """Shares of the ten rays until they hit the ground, own legs or another walker, (10, n, E); 1 where nothing is hit."""
+    """Share of each ray up to the ground, own legs or another walker, (10, n, E); 1 for no hit."""
     origin = hull_origin(pose)
     return jnp.minimum(_ray_to_ground(heights, origin), _ray_to_bodies(pose, origin, present))
 
 
 def neighbour_offsets(x: jax.Array, y: jax.Array, present: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """To the left and right neighbour, x and y (4, n, E), and which of them are there."""
+    """Offsets to the left and right neighbour, x and y of each (4, n, E), and whether the neighbours are present."""
     offsets, there = [], []
     for step in (1, -1):
         exists = jnp.roll(present, step, 0).at[0 if step == 1 else -1].set(False)
@@ -119,17 +119,17 @@ def observe(
     noise: jax.Array,
     length: float,
 ) -> jax.Array:
-    """(31, n, E), as the original's; zeros for walkers that are not there.
+    """Observations as in the original, (31, n, E); zeros for walkers that are not present.
 
     Args:
         pose: (3, 5, n, E).
         velocity: (3, 5, n, E).
         package_pose: (3, E).
-        feet: (2, n, E) bool, whether the lower legs touch anything.
-        present: (n, E) bool.
-        heights: (T, E), of the ground.
-        noise: (7, n, E), to be added to the last seven, but not to a neighbour's that is missing.
-        length: of the package.
+        feet: (2, n, E) bool, contact flags of the lower legs.
+        present: (n, E) bool, walkers that have not been removed.
+        heights: (T, E), heights of the ground.
+        noise: (7, n, E), added to the last seven entries, except those of missing neighbours.
+        length: length of the package.
     """
     spin, joint = velocity[2], joint_angles(pose[2])
     speed = spin[np.array(CHILD)] - spin[np.array(PARENT)]

@@ -23,21 +23,21 @@ from envs_jax.validation import require_choice, require_count, require_number, r
 
 LARGEST_PUSH = 5.0
 FORWARD, UPRIGHT = 130 / body.SCALE, -5.0
-GOAL = 10  # points of ground before the end
+GOAL = 10  # distance of the goal from the end, in points of the ground
 
 
 @flax.struct.dataclass
 class MultiWalkerState:
-    """Everything that Multi-Walker remembers.
+    """State of Multi-Walker.
 
     Attributes:
-        world: what moves; `envs_jax.multiwalker.dynamics.World`, without its batch axis.
-        heights: (T,), of the ground every 0.47 m.
-        push: (n,) float32, newtons, along x on the hulls in the first step.
+        world: poses and velocities of all bodies, `envs_jax.multiwalker.world.World` without its batch axis.
+        heights: (T,), heights of the ground at points 0.47 m apart.
+        push: (n,) float32, force in newtons along x on each hull in the first step.
         fallen: (n,) bool, walkers whose hull has touched the ground or another walker.
-        dropped: () bool, the package has touched the ground or a leg.
-        feet: (k, 2, n) int32, what the lower legs touched last, as in `dynamics.Met`.
-        flags: (2, n) bool, the feet's contact flags.
+        dropped: () bool, whether the package has touched the ground or a leg.
+        feet: (k, 2, n) int32, what the lower legs touched at the end of the last step, as in `dynamics.Met`.
+        flags: (2, n) bool, contact flags of the feet.
         step: () int32.
     """
 
@@ -52,7 +52,7 @@ class MultiWalkerState:
 
 
 class Rules(NamedTuple):
-    """The options of `multiwalker`, and what follows from them."""
+    """Options of `multiwalker`, and values that are derived from them."""
 
     spec: EnvSpec
     package: body.Package
@@ -73,13 +73,13 @@ class Rules(NamedTuple):
 
 
 def _scale(rules: Rules) -> jax.Array:
-    """Standard deviations of the seven noisy observations, (7, 1, 1)."""
+    """Standard deviations of the noise of the last seven observation entries, (7, 1, 1)."""
     deviation = [rules.position_noise] * (NUM_NOISY - 1) + [rules.angle_noise]
     return jnp.asarray(deviation, jnp.float32)[:, None, None]
 
 
 def _observe(rules: Rules, state: MultiWalkerState, present: jax.Array, noise: jax.Array) -> jax.Array:
-    """(n, 31, E)."""
+    """Observations with noise, (n, 31, E)."""
     world = state.world
     seen = observe(
         world.pose,
@@ -95,19 +95,20 @@ def _observe(rules: Rules, state: MultiWalkerState, present: jax.Array, noise: j
 
 
 def contact_flags(flags: jax.Array, before: jax.Array, now: jax.Array) -> jax.Array:
-    """The original's flags: set when any contact begins, cleared when any ends, whatever else goes on; (2, n, E).
+    """Contact flags as in the original, (2, n, E): set when any contact begins, and cleared when any contact ends.
 
-    Of several, the last one tells: Box2D comes to edges mostly from the right, and to other things before.
+    Contacts that continue have no effect. If several contacts begin or end, the last one decides. Box2D processes edges of the
+    ground mostly from right to left, and after all other bodies.
 
     Args:
-        flags: (2, n, E) bool, so far.
-        before: (k, 2, n, E) int32, what was touched, negative for nothing.
-        now: (k, 2, n, E), what is touched.
+        flags: (2, n, E) bool, flags so far.
+        before: (k, 2, n, E) int32, what was touched: edges of the ground from 0, other bodies below 0, `NOTHING` for none.
+        now: (k, 2, n, E) int32, what is touched, in the same numbers.
     """
     other, never = np.iinfo(np.int32).max - 1, np.iinfo(np.int32).max
 
     def last(ones: jax.Array, others: jax.Array) -> jax.Array:
-        """The last of `ones` that is not among `others`."""
+        """Number of the last of `ones` that is not among `others`. Smaller numbers are later, `never` means none."""
         new = (ones != NOTHING) & ~(ones[:, None] == others[None]).any(1)
         return jnp.where(new, jnp.where(ones < 0, other, ones), never).min(0)
 
@@ -116,34 +117,34 @@ def contact_flags(flags: jax.Array, before: jax.Array, now: jax.Array) -> jax.Ar
 
 
 def follow_flags(flags: jax.Array, feet: jax.Array, met: dynamics.Met) -> jax.Array:
-    """The original's flags after a step before which the lower legs touched `feet` (k, 2, n, E)."""
+    """Contact flags as in the original after a step. Before it the lower legs touched `feet` (k, 2, n, E)."""
     return contact_flags(contact_flags(flags, feet, met.feet), met.feet, met.landed)
 
 
 def present_walkers(rules: Rules, fallen: jax.Array) -> jax.Array:
-    """Walkers that are not taken away."""
+    """Walkers that have not been removed, with the shape of `fallen`."""
     return ~fallen if rules.remove_on_fall else jnp.ones_like(fallen)
 
 
 class Outcome(NamedTuple):
-    """What a step earns and ends; (n, E)."""
+    """Rewards and terminations of a step, (n, E) each."""
 
     reward: jax.Array
     terminated: jax.Array
 
 
 def judge(rules: Rules, before: World, after: World, fell: jax.Array, fallen: jax.Array, dropped: jax.Array) -> Outcome:
-    """Rewards and ends of a step.
+    """Computes rewards and terminations of a step.
 
     Args:
         rules: the rules.
-        before: the world before.
-        after: the world after.
+        before: world before the step.
+        after: world after the step.
         fell: (n, E) bool, walkers that fell in this step.
-        fallen: (n, E) bool, walkers that have fallen at all.
-        dropped: (E,) bool, the package lies on something.
+        fallen: (n, E) bool, walkers that fell in this step or before.
+        dropped: (E,) bool, whether the package has touched the ground or a leg.
     """
-    there = present_walkers(rules, fallen & ~fell)  # who fell in this step is taken away after it
+    there = present_walkers(rules, fallen & ~fell)  # walkers that fell in this step are removed after it
     tilt = jnp.abs(after.pose[2, HULL]) - jnp.abs(before.pose[2, HULL])
     own = jnp.where(there, UPRIGHT * tilt, 0.0)
     own += FORWARD * rules.forward_reward * (after.package_pose[0] - before.package_pose[0])
@@ -157,14 +158,14 @@ def judge(rules: Rules, before: World, after: World, fell: jax.Array, fallen: ja
 
 
 def _start(rules: Rules) -> float:
-    """Where the package hangs at first."""
+    """Initial x of the package, in metres."""
     return terrain.START / 2 * terrain.STEP * (1 + rules.spec.num_agents) / 2
 
 
 def _advance(
     state: MultiWalkerState, action: jax.Array, noise: jax.Array, rules: Rules
 ) -> tuple[MultiWalkerState, jax.Array, Outcome, jax.Array]:
-    """State, observations, rewards and ends, and the metric, all with the batch as last axis."""
+    """Takes a step with the batch as last axis; returns state, observations, outcome and displacement."""
     present = present_walkers(rules, state.fallen)
     push = jnp.where(state.step == 0, state.push, 0.0)
     control = Control(jnp.clip(action.swapaxes(0, 1), -1.0, 1.0), push, present)
@@ -198,14 +199,14 @@ def _transition(
     state, observation, outcome, displacement = batch_last(functools.partial(_advance, rules=rules))(state, action, noise)
     truncated = (state.step >= rules.spec.episode_limit) & ~outcome.terminated.all()
     ended = outcome.terminated
-    # All flags are equal then. A broadcast shows it, and `infer_spec` finds it.
+    # All flags are equal in this case. The broadcast lets `infer_spec` detect it.
     terminated = jnp.broadcast_to(ended[0], ended.shape) if rules.terminate_on_fall else ended
     metrics = {"displacement": displacement}
     return state, make_timestep(rules.spec, observation, outcome.reward, terminated, truncated, metrics=metrics)
 
 
 def _open(bits: jax.Array, push: jax.Array, noise: jax.Array, rules: Rules) -> tuple[MultiWalkerState, jax.Array]:
-    """The first state and observation from random bits (T, E), pushes (n, E) and noise (n, 7, E)."""
+    """First state and observation from random bits (T, E), pushes (n, E) and noise (n, 7, E)."""
     n, batch = push.shape
     nothing = jnp.zeros((n, batch), bool)
     state = MultiWalkerState(
@@ -280,7 +281,7 @@ def _check(solver: str, **options: Any) -> None:
 
 
 def _rules(options: dict[str, Any]) -> Rules:
-    """Options of `multiwalker` as rules."""
+    """Makes the Rules of the options of `multiwalker`."""
     sweeps = {name: options[name] for name in ("velocity_sweeps", "position_sweeps") if options[name] is not None}
     fixed = {"most_position_sweeps": options["most_position_sweeps"], "slots": options["ground_contacts"]}
     own = {
@@ -313,53 +314,59 @@ def multiwalker(
     most_position_sweeps: int = 60,
     ground_contacts: int = 6,
 ) -> Environment:
-    """Multi-Walker: walkers on two legs carry a package over rough ground; the rules of multiwalker_v9, its physics rebuilt.
+    """Multi-Walker: bipedal walkers carry a package over rough ground, as in PettingZoo's multiwalker_v9.
 
-    - observation: 31 each: hull's angle, spin and velocity; angle and speed of hip and knee and the foot's contact, of either
-      leg; ten rays of lidar, which see the ground, own legs and other walkers; where the left and the right neighbour are
-      (zeros for none), where the package is, its angle, the last seven with noise. Zeros for a walker that was taken away.
-    - action: four, float32: hip and knee of either leg, sign and strength of the motor, from -1 to 1.
-    - reward: how much further the package has come (4.33 a metre) and how much more upright the hull is (5 a radian);
-      `fall_reward` for falling, `terminate_reward` for all when a fall or the package ends the episode; the mean over walkers
-      where `shared_reward`.
-    - termination: a hull touches anything but the package, or the package anything but a hull, or it leaves the ground at the
-      left, or it arrives; truncated after `episode_limit` steps.
-    - state: `MultiWalkerState`. Noise: standard normal (n, 7), of the last seven observations.
+    - observation: 31 entries per walker: angle, spin and velocity of the hull; for each leg, angle and speed of hip and knee,
+      and the contact flag of the foot; ten lidar rays, which see the ground, own legs and other walkers; relative positions of
+      the left and the right neighbour (zeros if there is none) and of the package; angle of the package. The last seven entries
+      have noise. A removed walker observes zeros.
+    - action: 4 numbers from -1 to 1, float32: hip and knee of each leg. The sign is the direction of the motor, the absolute
+      value scales its torque.
+    - reward: `forward_reward` times 4.33 per metre that the package moves forward, and -5 per radian by which the hull's
+      absolute angle grows; `fall_reward` for a fall; `terminate_reward` for all walkers when the episode fails. With
+      `shared_reward` all walkers receive the mean.
+    - termination: the episode fails if a hull touches anything but the package, if the package touches anything but a hull, or
+      if the package leaves the ground at the left. It succeeds if the package reaches the goal. With `terminate_on_fall` False,
+      a fall terminates only the walker. Truncated after `episode_limit` steps.
+    - state: `MultiWalkerState`. The noise is standard normal, (n, 7), for the last seven observation entries.
 
-    What the original does differently, unless an option says otherwise:
+    The rules are those of multiwalker_v9. The physics solver is our own. Other differences from the original:
 
-    - its time limit looks like a termination; here it truncates, always.
-    - a fallen walker pays `fall_reward` and `terminate_reward` again in every later step where falls do not end the episode;
-      here once, unless `falls_pay_again`.
-    - all walkers get the same push at the start, and, after one reset with a seed, all episodes; here each its own, unless
-      `same_push`, which is for all walkers of an episode, or `push` is given.
-    - a foot's flag drops when any contact of it ends, though others go on; here it says whether the foot touches anything,
-      unless `contact_events`.
+    - The time limit truncates here. In the original it terminates.
+    - A fall is penalized once. In the original, if falls do not end the episode, a fallen walker receives `fall_reward` and
+      `terminate_reward` again in every later step. `falls_pay_again` restores this.
+    - Each walker has its own random push at the start. In the original all walkers have the same push, and so do all episodes
+      after one reset with a seed. `same_push` gives all walkers of an episode the same push, and `push` sets it.
+    - The contact flag of a foot says whether the foot touches anything. In the original the flag is cleared when any contact of
+      the foot ends, even if others continue. `contact_events` restores this.
 
-    Metric: `displacement`, how far the package was carried, in metres, of an episode its last value.
+    Metric: `displacement`, the distance in metres by which the package has moved, of which an episode reports the last value.
 
     Args:
-        num_walkers: walkers, the agents.
-        episode_limit: steps before truncation.
+        num_walkers: number of walkers, which are the agents.
+        episode_limit: number of steps after which an episode is truncated.
         position_noise: standard deviation of the noise of observed positions.
         angle_noise: standard deviation of the noise of the package's observed angle.
-        forward_reward: weight of the package's way forward in the reward.
-        terminate_reward: reward of each walker for ending the episode by a fall.
-        fall_reward: reward of a walker for falling.
-        shared_reward: whether all walkers receive the mean of their rewards.
-        terminate_on_fall: whether one walker's fall ends the episode for all.
-        remove_on_fall: whether a fallen walker is taken away where its fall does not end the episode.
+        forward_reward: weight of the package's forward movement in the reward.
+        terminate_reward: reward of all walkers when the episode fails, by a fall or by the package. If falls do not end the
+            episode, a fallen walker also receives it for its fall.
+        fall_reward: reward of a walker for a fall.
+        shared_reward: whether all walkers receive the mean of the individual rewards.
+        terminate_on_fall: whether a fall of one walker ends the episode for all.
+        remove_on_fall: whether a fallen walker is removed, if its fall does not end the episode.
         terrain_length: length of the ground in steps of 0.47 m.
-        push: force on every hull in the first step, in newtons; None for each its own, uniform from -5 to 5.
-        same_push: whether all walkers of an episode get the same push.
-        falls_pay_again: whether a fall is penalized in every later step, too.
-        contact_events: whether the feet's flags follow beginnings and ends of contacts.
-        solver: "fast", or "original": by the impulses, the order and the counts of Box2D, which ends nearly every step where
-            the original does and takes several times as long.
-        velocity_sweeps: passes over motors and contacts in a step of the solver; None for 30, or the original's 180.
-        position_sweeps: passes that put bodies back together in a step, at most; None for 8, or the original's 60.
-        most_position_sweeps: as many where a walker's joints are still 2 cm apart after those; of the fast solver alone.
-        ground_contacts: points in which one walker touches the ground, at most; of the fast solver alone.
+        push: force on every hull in the first step, in newtons. None draws a force per walker, uniform from -5 to 5.
+        same_push: whether all walkers of an episode receive the same push.
+        falls_pay_again: whether a fall is also penalized in every later step.
+        contact_events: whether the contact flags of the feet follow beginnings and ends of contacts, as in the original.
+        solver: "fast", or "original", which applies impulses in the order and number of Box2D. The latter ends nearly every
+            step where the original does, and is several times slower.
+        velocity_sweeps: solver iterations over motors and contacts in a step. None means 30, or 180 with the original solver.
+        position_sweeps: largest number of solver iterations in a step that correct positions. None means 8, or 60 with the
+            original solver.
+        most_position_sweeps: largest number of these iterations for walkers whose joints are still 2 cm apart after them. Only
+            the fast solver uses it.
+        ground_contacts: largest number of points in which one walker touches the ground. Only the fast solver uses it.
 
     Raises:
         ValueError: if an option has a value that is not allowed.
@@ -370,7 +377,7 @@ def multiwalker(
 
 
 def _environment(rules: Rules) -> Environment:
-    """Multi-Walker under `rules`."""
+    """Makes the Environment with these rules."""
     return Environment(
         spec=rules.spec,
         reset=functools.partial(_reset, rules=rules),

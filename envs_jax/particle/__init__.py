@@ -1,1 +1,1 @@
-"""The particle world and its scenarios."""
+"""Particle environments, Spread and Rover-Tower, and their physics."""

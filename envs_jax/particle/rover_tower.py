@@ -1,4 +1,4 @@
-"""Rover-Tower (Iqbal & Sha, 2019, "Actor-Attention-Critic"): towers that see guide rovers that are blind, by messages."""
+"""Rover-Tower (Iqbal & Sha, 2019, "Actor-Attention-Critic"): towers guide rovers by messages to goals that only towers see."""
 
 import dataclasses
 import functools
@@ -27,16 +27,16 @@ COAST_STEPS = 2
 
 @flax.struct.dataclass
 class RoverTowerState:
-    """Everything that Rover-Tower remembers.
+    """State of Rover-Tower.
 
     Attributes:
         rover_position: (4, 2).
         rover_velocity: (4, 2).
-        tower_position: (4, 2), drawn and shown by renderers only.
+        tower_position: (4, 2), used only for drawing.
         landmark_position: (6, 2).
-        message: (4, 5) one-hot, what each tower said last; zeros at the start.
-        rover_of_tower: (4,) int32, a permutation.
-        goal_of_tower: (4,) int32, a landmark each.
+        message: (4, 5) one-hot, last message of each tower; zeros at the start.
+        rover_of_tower: (4,) int32, rover of each tower, a permutation.
+        goal_of_tower: (4,) int32, goal landmark of each tower and its rover.
         step: () int32.
     """
 
@@ -59,7 +59,7 @@ def _tower_of_rover(state: RoverTowerState) -> jax.Array:
 
 
 def observe(state: RoverTowerState) -> jax.Array:
-    """What the agents see in a state, (8, 13); the factory says in which order."""
+    """Observations of all agents, (8, 13), in the order that `rover_tower` describes."""
     tower = _tower_of_rover(state)
     dtype = state.rover_position.dtype
     rover_sees = [jax.nn.one_hot(tower, NUM_PAIRS, dtype=dtype), _rows(state.message, tower)]
@@ -90,7 +90,7 @@ def _timestep(spec: EnvSpec, state: RoverTowerState, stepped: bool) -> TimeStep:
 
 
 def _reset(key: jax.Array, spec: EnvSpec) -> tuple[RoverTowerState, TimeStep]:
-    # One draw for everything: a reset stands in every step of an environment with automatic reset.
+    # One draw for everything, because with automatic reset every step contains a reset.
     chance = jax.random.uniform(key, (3 * NUM_PAIRS + NUM_LANDMARKS, 2))
     pairing, goal = chance[:NUM_PAIRS].T
     rover, tower, landmark = jnp.split(2 * chance[NUM_PAIRS:] - 1, (NUM_PAIRS, 2 * NUM_PAIRS))
@@ -125,7 +125,7 @@ def _transition(state: RoverTowerState, action: jax.Array, noise: Noise, spec: E
 
 
 def _scripted(key: jax.Array, state: RoverTowerState) -> jax.Array:
-    """Rovers look one move ahead and then coast; towers name the move that they would make."""
+    """Rovers take the move that ends nearest to the goal after coasting. Towers send the number of their rover's move."""
     del key
     goal = _rows(state.landmark_position, _rows(state.goal_of_tower, _tower_of_rover(state)))
     forces = FORCE * jnp.asarray(ROVER_MOVES, state.rover_position.dtype)
@@ -135,7 +135,7 @@ def _scripted(key: jax.Array, state: RoverTowerState) -> jax.Array:
 
 
 def _scene(state: RoverTowerState) -> Scene:
-    """Rovers are discs, towers squares with their last message, goals rings that fill when reached; a pair shares a number."""
+    """Draws rovers as discs, towers as squares with their last message, and goals as rings that fill when they are reached."""
     pairs = list(enumerate(zip(state.rover_of_tower, state.goal_of_tower, strict=True)))
     reached = np.asarray(_squared_goal_distance(state)) < BONUS_SQUARED_DISTANCE
     said = [str(message.argmax()) if message.any() else "-" for message in state.message]
@@ -149,20 +149,23 @@ def _scene(state: RoverTowerState) -> Scene:
 
 
 def rover_tower(episode_limit: int = 25) -> Environment:
-    """Rover-Tower: 4 rovers (agents 0-3) and 4 towers (agents 4-7), paired at random, each pair with a goal among 6 landmarks.
+    """Rover-Tower: 4 towers guide 4 rovers by messages to goals that only the towers see.
+
+    Agents 0-3 are rovers, agents 4-7 are towers. In each episode they are paired at random, and the goal of each pair is one of
+    6 landmarks.
 
     - observation: a rover sees the one-hot index of its tower (4), the tower's last message (5), its own position (2) and
-      velocity (2), 13 in all. A tower sees the one-hot index of its rover (4), the rover's position (2) and the goal's (2),
-      8 in all, padded to 13.
-    - action: five each, int32. A rover accelerates: nowhere, +x, -x, +y, -y. A tower's action is its message.
-    - reward: minus the squared distance from rover to goal, plus 10 when that is below 0.1725; the same for both of a pair.
+      velocity (2): 13 entries. A tower sees the one-hot index of its rover (4), the rover's position (2) and the goal's
+      position (2): 8 entries, padded to 13.
+    - action: 0 to 4, int32. A rover accelerates: not at all, +x, -x, +y, -y. A tower sends a message.
+    - reward: minus the squared distance from the rover to its goal, plus 10 if that is below 0.1725, for both agents of a pair.
     - termination: never; truncated after `episode_limit` steps.
     - state: `RoverTowerState`.
 
     The metric `rovers_on_goal` is the share of rovers that receive the bonus.
 
     Args:
-        episode_limit: steps before truncation.
+        episode_limit: number of steps after which an episode is truncated.
 
     Raises:
         ValueError: if `episode_limit` is not a positive integer.

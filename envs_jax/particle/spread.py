@@ -27,7 +27,7 @@ Reward = Callable[[jax.Array, jax.Array], jax.Array]
 
 @flax.struct.dataclass
 class SpreadState:
-    """Everything that Spread remembers.
+    """State of Spread.
 
     Attributes:
         agent_position: (n, 2).
@@ -43,14 +43,14 @@ class SpreadState:
 
 
 class Scenario(NamedTuple):
-    """What tells one Spread from another.
+    """Properties in which the Spread environments differ.
 
     Attributes:
         spec: the environment's spec.
-        collides: (n, n) bool, which pairs of agents feel each other.
+        collides: (n, n) bool, which pairs of agents collide.
         reward: (distances of agents to landmarks (n, n), touches (n, n) bool) -> (n,).
-        position_first: mpe2's order of integration, or the original MPE's.
-        assign: (agent_position, landmark_position) -> (n,), where the scripted policy sends each agent.
+        position_first: whether the order of integration is that of mpe2; otherwise it is that of the original MPE.
+        assign: (agent_position, landmark_position) -> (n,), the landmark of each agent in the scripted policy.
     """
 
     spec: EnvSpec
@@ -61,18 +61,18 @@ class Scenario(NamedTuple):
 
 
 def _others(n: int) -> np.ndarray:
-    """(n, n - 1): for each agent the other agents, ascending."""
+    """Indices of the other agents in ascending order, (n, n - 1)."""
     index = np.arange(n - 1)[None, :]
     return index + (index >= np.arange(n)[:, None])
 
 
 def observe(state: SpreadState) -> jax.Array:
-    """What the agents see in a state, (n, 6 n); the factory says in which order."""
+    """Observations of all agents, (n, 6 n), in the order that `spread` describes."""
     position = state.agent_position
     n = position.shape[0]
     to_landmarks = state.landmark_position[None, :, :] - position[:, None, :]
     to_others = position[_others(n)] - position[:, None, :]
-    messages = jnp.zeros((n, 2 * (n - 1)), position.dtype)  # agents are silent, yet mpe2 shows their messages
+    messages = jnp.zeros((n, 2 * (n - 1)), position.dtype)  # mpe2 also observes messages, which are always zero
     parts = [state.agent_velocity, position, to_landmarks.reshape(n, -1), to_others.reshape(n, -1), messages]
     return jnp.concatenate(parts, axis=-1)
 
@@ -105,7 +105,7 @@ def _reset(key: jax.Array, scenario: Scenario) -> tuple[SpreadState, TimeStep]:
 
 
 def _control(action: jax.Array, discrete: bool, dtype: jnp.dtype) -> jax.Array:
-    """The direction of push, (n, 2): an integer action stands for its one-hot vector."""
+    """Direction of the push, (n, 2). An integer action counts as its one-hot vector."""
     vector = jax.nn.one_hot(action, NUM_ACTIONS, dtype=dtype) if discrete else jnp.clip(action, 0.0, 1.0)
     _, left, right, down, up = jnp.moveaxis(vector, -1, 0)
     return jnp.stack([right - left, up - down], axis=-1).astype(dtype)
@@ -166,24 +166,27 @@ def _environment(
 
 
 def _stay(agent_position: jax.Array, landmark_position: jax.Array) -> jax.Array:
-    """Agent m goes to landmark m."""
+    """Assigns landmark m to agent m."""
     del landmark_position
     return jnp.arange(agent_position.shape[0])
 
 
 def _assign_ends(agent_position: jax.Array, landmark_position: jax.Array) -> jax.Array:
-    """Agent 1 goes to landmark 1; agents 0 and 2 share out landmarks 0 and 2."""
+    """Assigns landmark 1 to agent 1, and landmarks 0 and 2 to agents 0 and 2 with the least total distance."""
     first, last = 2 * assign(agent_position[::2], landmark_position[::2])
     return jnp.stack([first, jnp.ones_like(first), last])
 
 
 def shared_reward(distance: jax.Array, touches: jax.Array, local_ratio: float) -> jax.Array:
-    """mpe2's reward, (n,): minus the sum over landmarks of the nearest agent's distance, mixed with minus an agent's touches.
+    """Reward of mpe2, (n,): (1 - local_ratio) times a shared distance term plus local_ratio times a collision term.
+
+    The distance term is minus the sum over landmarks of the nearest agent's distance. The collision term is minus the number of
+    agents that an agent touches.
 
     Args:
-        distance: (n, m) of agents to landmarks.
+        distance: (n, m), distances of agents to landmarks.
         touches: (n, n) bool.
-        local_ratio: weight of the second part; the first has the rest.
+        local_ratio: weight of the collision term.
     """
     return (1 - local_ratio) * -distance.min(0).sum() - local_ratio * touches.sum(1).astype(distance.dtype)
 
@@ -198,13 +201,16 @@ def _everyone(n: int) -> np.ndarray:
 
 
 def separate_reward(distance: jax.Array, touches: jax.Array) -> jax.Array:
-    """Spread-3-Sep (App. F), (3,): minus each agent's distance to its own landmark."""
+    """Reward of Spread-3-Sep (MAMT, App. F), (3,): minus the distance of agent m to landmark m."""
     del touches
     return -jnp.diagonal(distance)
 
 
 def mixed_reward(distance: jax.Array, touches: jax.Array) -> jax.Array:
-    """Spread-3-Mix (App. F), (3,): agent 1 as in Sep; agents 0 and 2 share landmarks 0 and 2, and pay 1 for a touch."""
+    """Reward of Spread-3-Mix (MAMT, App. F), (3,).
+
+    Agent 1 has the reward of Spread-3-Sep. Agents 0 and 2 share landmarks 0 and 2, and lose 1 while they touch.
+    """
     shared = -distance[::2, ::2].min(0).sum() - touches[0, 2].astype(distance.dtype)
     return jnp.stack([shared, -distance[1, 1], shared])
 
@@ -216,26 +222,27 @@ def spread(
     position_first: bool = True,
     continuous_actions: bool = False,
 ) -> Environment:
-    """Spread: agents cover as many landmarks as there are agents, and avoid each other.
+    """Spread: n agents cover n landmarks and avoid each other.
 
-    - observation: own velocity (2) and position (2), the landmarks (2 n) and the other agents (2 (n - 1)) relative to it, and
-      the others' messages (2 (n - 1)), always zero: 6 n in all.
-    - action: five, int32: push nowhere, -x, +x, -y, +y. With `continuous_actions` a vector of five in [0, 1], clipped, that
-      pushes by (a2 - a1, a4 - a3).
-    - reward: (1 - local_ratio) x minus the sum over landmarks of the nearest agent's distance + local_ratio x minus the
-      number of agents that this one touches.
+    - observation: own velocity (2) and position (2), relative positions of the landmarks (2 n) and of the other agents
+      (2 (n - 1)), and messages of the other agents (2 (n - 1)), which are always zero: 6 n entries.
+    - action: 0 to 4, int32: no push, -x, +x, -y, +y. With `continuous_actions` a vector a of five numbers, clipped to [0, 1],
+      which pushes by (a2 - a1, a4 - a3).
+    - reward: minus (1 - local_ratio) times the sum over landmarks of the distance to the nearest agent, minus local_ratio times
+      the number of agents that the agent touches.
     - termination: never; truncated after `episode_limit` steps.
     - state: `SpreadState`.
 
-    Metrics: `landmarks_covered`, the share of landmarks with an agent within 0.1; `collisions`, the mean over agents of how
-    many others each touches.
+    Metrics: `landmarks_covered`, the share of landmarks with an agent within 0.1; `collisions`, the number of others that an
+    agent touches, averaged over agents.
 
     Args:
-        num_agents: number of agents and of landmarks, n.
-        local_ratio: weight of the collision part of the reward, 0 to 1.
-        episode_limit: steps before truncation.
-        position_first: move by the old velocity, as mpe2 does; False for the original MPE's order, the new velocity.
-        continuous_actions: whether actions are vectors of five numbers.
+        num_agents: number of agents, and number of landmarks.
+        local_ratio: weight of the collision term in the reward, from 0 to 1.
+        episode_limit: number of steps after which an episode is truncated.
+        position_first: whether positions change by the old velocity, as in mpe2. If False, they change by the new velocity, as
+            in the original MPE.
+        continuous_actions: whether actions are vectors of five numbers instead of integers.
 
     Raises:
         ValueError: if an option has a value that is not allowed.
@@ -248,21 +255,33 @@ def spread(
 def spread3_sep(episode_limit: int = 25, position_first: bool = True, continuous_actions: bool = False) -> Environment:
     """Spread-3-Sep (MAMT, App. F): `spread` with 3 agents that do not depend on each other.
 
-    - observation, action, termination, state: as `spread`, except that agents pass through each other.
+    - observation, action, termination, state: as in `spread`, except that agents pass through each other.
     - reward: minus the distance of agent m to landmark m.
 
-    Nobody collides, so the metric `collisions` is zero.
+    The metric `collisions` is always zero.
+
+    Args:
+        episode_limit: number of steps after which an episode is truncated.
+        position_first: whether positions change by the old velocity, as in mpe2. If False, they change by the new velocity, as
+            in the original MPE.
+        continuous_actions: whether actions are vectors of five numbers instead of integers.
     """
     nobody = np.zeros((3, 3), bool)
     return _environment("spread3_sep", nobody, separate_reward, _stay, episode_limit, position_first, continuous_actions)
 
 
 def spread3_mix(episode_limit: int = 25, position_first: bool = True, continuous_actions: bool = False) -> Environment:
-    """Spread-3-Mix (MAMT, App. F): `spread` with 3 agents of which 0 and 2 depend on each other.
+    """Spread-3-Mix (MAMT, App. F): `spread` with 3 agents, of which 0 and 2 depend on each other.
 
-    - observation, action, termination, state: as `spread`, except that only agents 0 and 2 collide.
-    - reward: agent 1 as in `spread3_sep`; agents 0 and 2 get minus the sum over landmarks 0 and 2 of the smaller of their two
-      distances, minus 1 while they touch.
+    - observation, action, termination, state: as in `spread`, except that only agents 0 and 2 collide.
+    - reward: agent 1 as in `spread3_sep`; agents 0 and 2 receive minus the sum over landmarks 0 and 2 of the smaller of their
+      two distances, minus 1 while they touch.
+
+    Args:
+        episode_limit: number of steps after which an episode is truncated.
+        position_first: whether positions change by the old velocity, as in mpe2. If False, they change by the new velocity, as
+            in the original MPE.
+        continuous_actions: whether actions are vectors of five numbers instead of integers.
     """
     ends = np.zeros((3, 3), bool)
     ends[0, 2] = ends[2, 0] = True
@@ -272,6 +291,14 @@ def spread3_mix(episode_limit: int = 25, position_first: bool = True, continuous
 def spread3_ful(
     local_ratio: float = 0.5, episode_limit: int = 25, position_first: bool = True, continuous_actions: bool = False
 ) -> Environment:
-    """Spread-3-Ful (MAMT, App. F): `spread` with 3 agents, in everything but the name."""
+    """Spread-3-Ful (MAMT, App. F): `spread` with 3 agents, which all depend on each other.
+
+    Args:
+        local_ratio: weight of the collision term in the reward, from 0 to 1.
+        episode_limit: number of steps after which an episode is truncated.
+        position_first: whether positions change by the old velocity, as in mpe2. If False, they change by the new velocity, as
+            in the original MPE.
+        continuous_actions: whether actions are vectors of five numbers instead of integers.
+    """
     reward = _shared(local_ratio)
     return _environment("spread3_ful", _everyone(3), reward, assign, episode_limit, position_first, continuous_actions)

@@ -1,4 +1,4 @@
-"""Controllers that know the state: the scripted reference policies of the particle scenarios."""
+"""Controllers for the scripted policies of the particle environments, which see the state."""
 
 import itertools
 from collections.abc import Callable
@@ -15,15 +15,15 @@ Move = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 def look_ahead(
     move: Move, position: jax.Array, velocity: jax.Array, target: jax.Array, forces: jax.Array, coast_steps: int
 ) -> jax.Array:
-    """The force that, applied for one step and followed by coasting, ends nearest to the target: (n,) int32.
+    """Index of the force that, applied for one step and followed by coasting, ends nearest to the target, (n,) int32.
 
     Args:
         move: (position, velocity, force) -> (position, velocity), (n, 2) each.
         position: (n, 2).
         velocity: (n, 2).
         target: (n, 2).
-        forces: (A, 2), what an agent may choose from.
-        coast_steps: steps without force after the first.
+        forces: (A, 2), forces to choose from.
+        coast_steps: number of steps without force after the first.
     """
 
     def distance_after(force: jax.Array) -> jax.Array:
@@ -36,7 +36,7 @@ def look_ahead(
 
 
 def assign(position: jax.Array, landmark_position: jax.Array) -> jax.Array:
-    """A landmark for each agent, (n, 2) and (n, 2) -> (n,): least total distance for n <= 4, else greedy by nearest pair."""
+    """Assigns landmarks to agents, (n, 2) and (n, 2) -> (n,): least total distance for n <= 4, else greedy by nearest pair."""
     cost = distances(position, landmark_position)
     n = cost.shape[0]
     if n <= 4:

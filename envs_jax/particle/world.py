@@ -1,6 +1,6 @@
 """Physics of the multi-agent particle environments (Lowe et al., 2017) in their mpe2 form: disks, damping, soft contact.
 
-Every function works in the dtype of the positions it is given.
+Every function computes in the dtype of its positions.
 """
 
 import jax
@@ -34,12 +34,12 @@ def contact_force(position: jax.Array, radius: float, collides: jax.Array) -> ja
     """Sum of the soft contact forces on each disk, (n, 2) -> (n, 2).
 
     A pair at distance r repels with 100 k log(1 + exp(-(r - 2 radius) / k)), k = 1e-3, along the line between the centres.
-    Disks with the same centre have no such line and get no force (the original returns nan there).
+    Disks with the same centre exert no force on each other (the original returns nan).
 
     Args:
         position: (n, 2) centres.
         radius: radius of every disk.
-        collides: (n, n) bool, symmetric, false on the diagonal: which pairs feel each other.
+        collides: (n, n) bool, symmetric, False on the diagonal: which pairs exert forces on each other.
     """
     offset = position[:, None, :] - position[None, :, :]
     distance = norm(offset)
@@ -50,7 +50,7 @@ def contact_force(position: jax.Array, radius: float, collides: jax.Array) -> ja
 
 
 def limit_speed(velocity: jax.Array, max_speed: float) -> jax.Array:
-    """Shortens each velocity, (n, 2), to at most `max_speed`."""
+    """Limits the norm of each velocity, (n, 2), to `max_speed`."""
     speed = norm(velocity)
     fast = speed > max_speed
     return velocity * jnp.where(fast, max_speed / jnp.where(fast, speed, 1.0), 1.0)[..., None]
@@ -65,8 +65,8 @@ def integrate(
         position: (n, 2).
         velocity: (n, 2).
         force: (n, 2).
-        position_first: move with the old velocity (mpe2), or with the new one (the original MPE).
-        max_speed: longest velocity allowed; None for no limit.
+        position_first: whether positions change by the old velocity (mpe2) or by the new one (the original MPE).
+        max_speed: largest norm of a velocity; None for no limit.
     """
     new_velocity = velocity * (1 - DAMPING) + force * TIME_STEP
     if max_speed is not None:
