@@ -112,7 +112,7 @@ def test_every_flipped_bit_is_seen_or_harmless(tmp_path: Path, state: State):
 def test_another_format_is_named(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch):
     path = save_checkpoint(tmp_path, 1, state, {})
     monkeypatch.setattr(checkpoint, "FORMAT", 2)
-    with pytest.raises(CheckpointError, match="npz is of format 1, and this version of mamt_jax reads format 2"):
+    with pytest.raises(CheckpointError, match="npz has format 1, but this version of mamt_jax reads format 2"):
         load_checkpoint(path, shapes(state))
 
 
@@ -120,11 +120,11 @@ def test_a_foreign_file_is_named_with_what_differs(tmp_path: Path, state: State)
     path = save_checkpoint(tmp_path, 1, state, {})
     wider = shapes(state)._replace(params={"w": jax.ShapeDtypeStruct((2, 4), jnp.float32)})
     with pytest.raises(
-        CheckpointError, match=r"belongs to something else: its .*w.* is float32\[2, 3\] where float32\[2, 4\] is due"
+        CheckpointError, match=r"belongs to another experiment: its .*w.* is float32\[2, 3\], expected float32\[2, 4\]"
     ):
         load_checkpoint(path, wider)
     other = {"elsewhere": jax.ShapeDtypeStruct((), jnp.float32)}
-    with pytest.raises(CheckpointError, match="belongs to something else: it has no .*elsewhere"):
+    with pytest.raises(CheckpointError, match="belongs to another experiment: it has no .*elsewhere"):
         load_checkpoint(path, other)
 
 

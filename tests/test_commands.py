@@ -147,7 +147,7 @@ def test_shown_commands_are_read(page: Path, place: Path, monkeypatch: pytest.Mo
         elif script == "sweep" and "--merge" not in arguments:
             assert sweep.main(arguments) == 0, words
         elif program == "mamt" and "--help" not in arguments:  # the folder is all that it misses
-            assert module_of(words).main(arguments) == 2 and "is no run's folder" in capsys.readouterr().err, words
+            assert module_of(words).main(arguments) == 2 and "is not the folder of a run" in capsys.readouterr().err, words
         elif program == "python":
             source = (ROOT / script).read_text()
             assert all(f'"{word}"' in source for word in arguments if word.startswith("--")), words

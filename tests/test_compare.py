@@ -46,7 +46,7 @@ def test_settings_of_a_folder_stand_apart():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([str(ROOT)], "is no run's folder, it has no config.json"),
+        ([str(ROOT)], "is not the folder of a run, because it has no config.json"),
         (
             [str(MAAC), "--metric", "eval_retrun"],
             "--metric eval_retrun is not in maac (did you mean 'eval_return'?): give another metric",

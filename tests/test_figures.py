@@ -100,7 +100,7 @@ def test_a_missing_ingredient_is_named_with_the_command_that_makes_it(maac: Path
     ("arguments", "message"),
     [
         ([], "--runs is missing: give one or more folders of runs"),
-        (["--runs", "nowhere"], "nowhere is no run's folder"),
+        (["--runs", "nowhere"], "nowhere is not the folder of a run"),
         (["--runs", "nowhere", "--figure", "curves"], "--figure: invalid choice: 'curves'"),
     ],
 )

@@ -233,7 +233,7 @@ def test_a_round_ends_as_if_truncated_and_counts_its_episodes() -> None:
     whole = [timestep.reward[: np.flatnonzero(done[:, env])[-1] + 1, env].sum(0) for env in range(4)]
     assert int(seen.finished.episodes) == done.sum()
     np.testing.assert_allclose(seen.finished.episode_return, np.sum(whole, 0))
-    with pytest.raises(HostError, match=r"truncated 1 times in 6 steps, sooner than episode_limit=5 says"):
+    with pytest.raises(HostError, match=r"truncated 1 times in 6 steps, more often than episode_limit=5 allows"):
         check_truncations(env, timestep, 0)
 
 

@@ -139,15 +139,15 @@ def test_what_was_learnt_is_taken_over_and_nothing_else(name: str, policies: boo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretrained/spread/maacs"], "--init-from pretrained/spread/maacs is not there (did you mean 'spread/maac'?)"),
-        (["absent"], "absent is no run's folder, it has no config.json"),
-        (["pretrained/spread/maac", "--env", "rover_tower"], "its policies are of 2 agents and rover_tower has 8."),
+        (["pretrained/spread/maacs"], "--init-from pretrained/spread/maacs does not exist (did you mean 'spread/maac'?)"),
+        (["absent"], "absent is not the folder of a run, because it has no config.json"),
+        (["pretrained/spread/maac", "--env", "rover_tower"], "its policies are for 2 agents, but rover_tower has 8."),
         (
             ["pretrained/spread/maac", "--env", "matrix_game"],
-            "for player_0 it knows observations of size 12, and matrix_game has",
+            "for player_0 it was trained with observations of size 12, but matrix_game has",
         ),
-        (["pretrained/spread/maac", "--num-agents", "4"], "its policies are of 2 agents and spread has 4."),
-        (["pretrained/spread_n3/maac", "--env", "pursuit"], "its policies are of 3 agents and pursuit has 8."),
+        (["pretrained/spread/maac", "--num-agents", "4"], "its policies are for 2 agents, but spread has 4."),
+        (["pretrained/spread_n3/maac", "--env", "pursuit"], "its policies are for 3 agents, but pursuit has 8."),
         (["pretrained/spread_n3/maac", "--hidden-size", "32"], "does not fit hidden_size=32: it was trained with hidden_size="),
         (["pretrained/spread_n3/mappo", "--share-policy", "False"], "it was trained with share_policy=True, leave out"),
         (["pretrained/spread_n3/maac", "--algo", "mamt"], "does not fit: .base.policy['params']"),
@@ -171,7 +171,10 @@ def test_a_smaller_algorithm_begins_with_the_policies_of_another(tmp_path: Path,
     out = tmp_path / "out"
     arguments = ["--algo", "mamd", "--episodes", "12", "--evaluation-episodes", "2", "--batch-size", "8", "--num-envs", "2"]
     assert run.main(["--init-from", "pretrained/spread_n3/maac", *arguments, "--out", str(out)]) == 0
-    assert "best.npz holds policies alone: all else, such as critics, begins anew" in capsys.readouterr().out
+    assert (
+        "best.npz holds only policies: all other parameters, such as those of critics, are initialised"
+        in capsys.readouterr().out
+    )
     pretrained = ROOT / "mamt_jax" / "pretrained" / "spread_n3" / "maac"
     first = latest_checkpoint(out / "checkpoints").with_name("iteration_000000000.npz")
     with np.load(first) as begun, np.load(pretrained / "best.npz") as best:

@@ -196,5 +196,5 @@ def test_nothing_is_filmed_without_a_logger(tmp_path: Path, monkeypatch: pytest.
 def test_a_missing_package_is_named_before_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: None)
     assert run.main(["--env", "spread", "--log", "wandb", "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == "error: argument --log: wandb is not there: pip install -e '.[wandb]'.\n"
+    assert capsys.readouterr().err == "error: argument --log: wandb is not installed: pip install -e '.[wandb]'.\n"
     assert not (tmp_path / "out").exists()

@@ -74,12 +74,12 @@ def test_one_run_breaks_and_the_others_do_not_notice(tmp_path: Path):
 
     newest = latest_checkpoint(halted / "checkpoints")
     newest.write_bytes(newest.read_bytes()[:-9])
-    with pytest.warns(UserWarning, match="is damaged .* The policy is that of iteration_"):
+    with pytest.warns(UserWarning, match=r"is damaged .* iteration_\d+\.npz is used instead"):
         load_policy(halted)
     console = Console(file=io.StringIO(), soft_wrap=True)
     assert train.resume(halted, console) is None
     assert printed(console).count(SENTENCE) == 1
-    assert f"It is now {newest.stem}.unusable; continuing from iteration_" in printed(console)
+    assert f"It was renamed to {newest.stem}.unusable. Training continues from iteration_" in printed(console)
     jax.tree.map(np.testing.assert_array_equal, last_state(halted), found)
     assert rows_of(halted, 1) == before + after
 

@@ -76,7 +76,7 @@ def test_what_does_not_fit_into_memory_is_done_in_waves(together: Path, tmp_path
     folder = tmp_path / "out"
     monkeypatch.setattr(train, "runs_that_fit", lambda plan, capacity, available: 3)
     assert run.main([*FOUR_RUNS, "--out", str(folder)]) == 0
-    assert "Waves     2 of up to 2 runs, since not all fit into memory at once" in capsys.readouterr().out
+    assert "Waves     2 of up to 2 runs, because not all runs fit into memory" in capsys.readouterr().out
     assert_same_results(folder, together)
     assert json.loads((folder / "config.json").read_text())["experiment"]["runs"][3] == {"seed": 1, "learning_rate": 0.5}
     observation = jax.nn.one_hot(np.array([[0, 1], [2, 0]]), 3)
@@ -112,10 +112,10 @@ def test_folders_of_other_seeds_and_values_are_merged(together: Path, tmp_path: 
     assert sweep.main(["--merge", str(tmp_path / "0.1"), str(tmp_path / "0.5"), "--out", str(tmp_path / "all")]) == 0
     assert_same_results(tmp_path / "all", together)
     assert run.main([*PROBE, *SMALL, "--size", "2", "--out", str(tmp_path / "other")]) == 0
-    with pytest.raises(FolderError, match="other trained something else than .*together"):
+    with pytest.raises(FolderError, match="other holds another experiment than .*together"):
         merge_folders([together, tmp_path / "other"], tmp_path / "none")
     assert sweep.main(["--merge", str(tmp_path), "--out", str(tmp_path / "none")]) == 2
-    assert "is no run's folder" in capsys.readouterr().err
+    assert "is not the folder of a run" in capsys.readouterr().err
 
 
 @pytest.mark.slow

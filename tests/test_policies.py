@@ -101,7 +101,7 @@ def test_the_best_policy_of_a_zero_sum_game_is_the_latest_and_says_so(tmp_path: 
     np.testing.assert_array_equal(read(tmp_path / "out" / "best.npz")[".env_steps"], [last["env_steps"]] * 2)
     assert evaluate.main([str(tmp_path / "out"), "--policy", "best", "--run", "1", "--episodes", "2"]) == 0
     said = capsys.readouterr().out
-    assert sentence.replace("Runs 0, 1", "Run 1") in said and "so best.npz keeps the latest." in said
+    assert sentence.replace("Runs 0, 1", "Run 1") in said and "worse ones. best.npz holds the latest." in said
 
 
 @pytest.mark.parametrize("algo", ["mamt", "maddpg", "mappo"])
@@ -124,7 +124,7 @@ def test_the_best_policy_is_loaded_and_a_missing_one_named(finished_run: Path, t
     with pytest.raises(FolderError, match="has no best.npz"):
         load_policy(tmp_path, which="best")
     (tmp_path / "best.npz").symlink_to(finished_run / "best.npz")
-    with pytest.raises(FolderError, match="holds no checkpoint but its best policies: take those"):
+    with pytest.raises(FolderError, match="holds no checkpoint, only its best policies: use them"):
         load_policy(tmp_path)
 
 
@@ -204,4 +204,4 @@ def test_a_trained_policy_plays_where_it_was_trained(capsys: pytest.CaptureFixtu
     mean, error = (float(each) for each in capsys.readouterr().out.split()[2:5:2])
     assert abs(mean - played["return"]) < 4 * error
     assert evaluate.main(["--pretrained", "rover_tower/mapo"]) == 2
-    assert "--pretrained rover_tower/mapo is not there (did you mean 'rover_tower/mappo'?)" in capsys.readouterr().err
+    assert "--pretrained rover_tower/mapo does not exist (did you mean 'rover_tower/mappo'?)" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def test_what_is_no_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     content["algorithm_configs"].pop()
     path.write_text(json.dumps(content))
     assert main(["--config", str(path)]) == 2
-    assert "it holds runs that were merged" in capsys.readouterr().err
+    assert "it holds merged runs" in capsys.readouterr().err
     for broken in ({}, content | {"algorithm_configs": []}, content | {"algorithm_configs": content["algorithm_configs"][:1]}):
         path.write_text(json.dumps(broken))
         assert main(["--config", str(path)]) == 2

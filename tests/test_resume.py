@@ -111,7 +111,10 @@ def test_an_extended_run_ends_as_one_of_that_length(buffer: str, tmp_path: Path,
     assert run.main(["--resume", str(short), "--episodes", "28"]) == 2
     assert "--episodes 28 is not valid: " in capsys.readouterr().err and length_in_config(short) == (32, 32, 8)
     assert run.main(["--resume", str(short), "--episodes", "92"]) == 0
-    assert "32 episodes become 92. On a CPU this repeats a run of that length bit for bit." in capsys.readouterr().out
+    assert (
+        "extended from 32 to 92 episodes. On a CPU the result equals a single run of that length bit for bit."
+        in capsys.readouterr().out
+    )
     assert_same_end(short, long)
     assert length_in_config(short) == (92, 92, 23)
     (change,) = json.loads((short / "config.json").read_text())["extended"]

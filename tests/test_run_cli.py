@@ -54,7 +54,7 @@ def folder(finished_run: Path) -> Path:
         ([*PROBE, "--temperature", "nan"], "--temperature: nan is not valid"),
         ([*PROBE, "--episodes", "-5"], "--episodes: -5 is not valid: give a number of at least 0"),
         ([*PROBE, "--episodes", "0"], "episodes=0 is not valid: give a number of at least 1"),
-        ([*PROBE, "--seeds", "0"], "--seeds: '0' is not valid: give a whole number of at least 1"),
+        ([*PROBE, "--seeds", "0"], "--seeds: '0' is not valid: give a whole number from 1"),
         ([*PROBE, "--preset", "papr"], "--preset: invalid choice: 'papr' (choose from"),
         ([*PROBE, "--num_agents", "0"], "num_agents=0 is not valid"),
         (
@@ -67,13 +67,16 @@ def folder(finished_run: Path) -> Path:
         ([*PROBE, "--size", "1000000000"], "A run needs 432 GB of memory"),
         (["--env", "spread", "--algo", "maac", "--num-heads", "0"], "num_heads=0 is not valid: give a number above 0"),
         (["--env", "spread", "--algo", "mamd_op"], "mamd_op supports only spread3_sep"),
-        (["--resume", "absent"], "absent is no run's folder, it has no config.json"),
-        (["--resume", "absent", "--episodes", "9"], "absent is no run's folder, it has no config.json"),
+        (["--resume", "absent"], "absent is not the folder of a run, because it has no config.json"),
+        (["--resume", "absent", "--episodes", "9"], "absent is not the folder of a run, because it has no config.json"),
         (
             ["--resume", "absent", "--episodes", "9", "--gamma", "0"],
             "absent takes everything from that folder: only --episodes",
         ),
-        (["--resume", "absent", "--compilation-cache", "none"], "absent is no run's folder, it has no config.json"),
+        (
+            ["--resume", "absent", "--compilation-cache", "none"],
+            "absent is not the folder of a run, because it has no config.json",
+        ),
         (["--resume", ""], "--resume: The folder '' is not valid, it is empty"),
         ([*PROBE, "--out", "two\nlines"], r"--out: The folder 'two\nlines' is not valid, it has '\n'"),
         ([*PROBE, "--compilation-cache", os.devnull + "/in"], "/in cannot be written: give a writable folder, or none"),
@@ -110,7 +113,7 @@ def test_a_folder_in_use_is_left_alone(folder: Path, tmp_path: Path, capsys):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     (tmp_path / "file").write_text("mine")
     assert run.main([*PROBE, "--out", str(tmp_path / "file" / "below")]) == 2
-    assert "cannot be written (Not a directory): give a folder that can" in capsys.readouterr().err
+    assert "cannot be written (Not a directory): give a writable folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -248,7 +251,7 @@ def test_another_runs_checkpoint_is_refused(folder: Path, tmp_path: Path, capsys
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "checkpoints").symlink_to(folder / "checkpoints")
     assert run.main(["--resume", str(tmp_path)]) == 2
-    assert "belongs to something else" in capsys.readouterr().err
+    assert "belongs to another experiment" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -260,7 +263,7 @@ def test_help_lists_every_field(run_python: RunPython):
     words = " ".join(text.split())
     assert "weight of the collision part of the reward, 0 to 1. (default 0.5)" in words
     assert "Smallest trust region. (default 0.01)" in words
-    assert "Transitions that the replay memory holds, where there is one. (default 1000000)" in words
+    assert "Transitions that the replay memory holds. (default 1000000)" in words
 
 
 def test_fields_become_options():

@@ -380,9 +380,9 @@ def test_memory_that_runs_out_is_one_sentence_with_the_plan(
     folder = tmp_path / "out"
     assert run.main([*PROBE, *SMALL, "--out", str(folder)]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "Memory has run out, though the plan was " in said
+    assert said.count("\n") == 1 and "Memory has run out, although the plan was " in said
     assert all(
-        part in said for part in ("replay ", "rollout ", "update ", "for each of 1 run: ", f"the checkpoints in {folder} are")
+        part in said for part in ("replay ", "rollout ", "update ", "for each of 1 run: ", f"The checkpoints in {folder} are")
     )
     assert latest_checkpoint(folder / "checkpoints").exists()
 

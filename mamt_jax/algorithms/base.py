@@ -69,7 +69,7 @@ def require_action_masks(algorithm: Algorithm, name: str, spec: EnvSpec) -> None
     for function in ("act", "greedy"):
         if not takes_action_mask(getattr(algorithm, function)):
             raise ValueError(
-                f"algo {name!r} does not support the action masks of {spec.name}: its {function} has no parameter `action_mask`."
+                f"algo {name!r} does not support the action masks of {spec.name}: its {function} has no `action_mask`."
             )
 
 

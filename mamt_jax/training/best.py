@@ -128,8 +128,8 @@ def describe_latest(rows: Sequence[Mapping[str, Any]], runs: Collection[int] | N
         if (runs is None or run in runs) and (reason := why_latest(own)):
             reasons.setdefault(reason, []).append(run)
     return [
-        f"Run{'s' * (len(found) > 1)} {', '.join(map(str, found))}: {reason}. No evaluation can tell a better policy "
-        f"from a worse one, so {BEST} keeps the latest."
+        f"Run{'s' * (len(found) > 1)} {', '.join(map(str, found))}: {reason}. The evaluations cannot distinguish "
+        f"better policies from worse ones. {BEST} holds the latest."
         for reason, found in reasons.items()
     ]
 

@@ -73,7 +73,7 @@ def newest_usable(folder: Path, load: Callable[[Path], Loaded]) -> tuple[Path, L
         except CheckpointError as error:
             refused[path] = error
     reasons = " ".join(map(str, refused.values()))
-    raise CheckpointError(f"{reasons} There is no other to go on from: start the run again in a new folder.")
+    raise CheckpointError(f"{reasons} No other checkpoint is available: start the run again in a new folder.")
 
 
 def save_checkpoint(folder: Path, iterations: int, state: Any, record: dict[str, Any]) -> Path:
@@ -109,7 +109,7 @@ def merge_checkpoints(paths: Sequence[Path], folder: Path, without: str) -> Path
     arrays, records = concatenate_archives(paths, without)
     for path, record in zip(paths, records, strict=True):
         if record["iterations"] != records[0]["iterations"]:
-            raise CheckpointError(f"{path} does not fit {paths[0]}: it is of another iteration.")
+            raise CheckpointError(f"{path} does not match {paths[0]}: it was written after another number of iterations.")
     record = {
         "iterations": records[0]["iterations"],
         "episodes": [number for each in records for number in each["episodes"]],
@@ -144,7 +144,7 @@ def concatenate_archives(
             names = [name for name in archive.files if name != _RECORD and not (without and name.startswith(f".{without}"))]
             parts.append({name: archive[name] for name in names})
         if parts[-1].keys() != parts[0].keys():
-            raise CheckpointError(f"{path} does not fit {paths[0]}: they hold other things.")
+            raise CheckpointError(f"{path} does not match {paths[0]}: they hold different arrays.")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, records
 
 
@@ -199,18 +199,18 @@ def _reading(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Opens the archive at `path` and reads its record; an error while reading is raised as CheckpointError."""
     try:
         if not zipfile.is_zipfile(path):
-            raise EOFError("it is cut short or no archive")
+            raise EOFError("it is truncated or not an archive")
         with path.open("rb") as file, np.load(file) as archive:
             record = json.loads(str(archive[_RECORD]))
             record |= {new: record.pop(old) for old, new in _RENAMED.items() if old in record}
             found = record.pop(_FORMAT, 1)
             if found != FORMAT:
-                raise CheckpointError(f"{path} is of format {found}, and this version of mamt_jax reads format {FORMAT}.")
+                raise CheckpointError(f"{path} has format {found}, but this version of mamt_jax reads format {FORMAT}.")
             yield archive, record
     except CheckpointError:
         raise
     except Exception as error:  # a flipped bit can look like any feature of the zip format, such as encryption
-        raise CheckpointError(f"{path} is damaged or no checkpoint ({error}).") from error
+        raise CheckpointError(f"{path} is damaged or not a checkpoint ({error}).") from error
 
 
 def _remove_old(folder: Path) -> None:
@@ -234,7 +234,7 @@ def _is_key(leaf: Any) -> bool:
 
 def _read_leaf(archive: Any, name: str, like: Any, path: Path) -> Any:
     if name not in archive:
-        raise CheckpointError(f"{path} belongs to something else: it has no {name}.")
+        raise CheckpointError(f"{path} belongs to another experiment: it has no {name}.")
     array = archive[name]
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(array))
@@ -242,5 +242,5 @@ def _read_leaf(archive: Any, name: str, like: Any, path: Path) -> Any:
         array = array.view(like.dtype)
     if (array.shape, array.dtype) != (like.shape, like.dtype):
         found, expected = f"{array.dtype}{list(array.shape)}", f"{like.dtype}{list(like.shape)}"
-        raise CheckpointError(f"{path} belongs to something else: its {name} is {found} where {expected} is due.")
+        raise CheckpointError(f"{path} belongs to another experiment: its {name} is {found}, expected {expected}.")
     return array

@@ -124,8 +124,8 @@ def validate(config: TrainingConfig, episode_limit: int, data: Data = "replay") 
         )
     if config.episodes < config.num_envs:
         raise ValueError(
-            f"episodes={config.episodes} is fewer than num_envs={config.num_envs}: each environment plays at least one, "
-            f"so give episodes={config.num_envs} or more, or fewer environments."
+            f"episodes={config.episodes} is fewer than num_envs={config.num_envs}: each environment plays at least one "
+            f"episode. Give episodes={config.num_envs} or more, or fewer environments."
         )
     schedule = make_schedule(config, episode_limit, data)
     if schedule.total_iterations <= schedule.warmup_iterations:
@@ -147,4 +147,6 @@ def _check_counters(config: TrainingConfig, episode_limit: int, schedule: Schedu
         ("num_updates", config.num_updates, "updates in an iteration", schedule.updates),
     ):
         if count > LARGEST:
-            raise ValueError(f"{option}={value} is not valid: it makes {count} {what}; give less, at most {LARGEST} of them.")
+            raise ValueError(
+                f"{option}={value} is not valid: it makes {count} {what}. Give a value that makes at most {LARGEST}."
+            )

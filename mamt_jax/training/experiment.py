@@ -105,7 +105,7 @@ def build(experiment: Experiment) -> Built:
     require_action_masks(algorithm, experiment.algo_name, env.spec)
     validate(experiment.training, env.spec.episode_limit, algorithm.data)
     if experiment.training.n_steps > 1 and not algorithm.multi_step:
-        why = f"{experiment.algo_name} does not learn from several replayed steps"
+        why = f"{experiment.algo_name} does not support multi-step returns"
         raise ValueError(f"n_steps={experiment.training.n_steps} is not valid: {why}, give 1.")
     if experiment.training.precision == "bfloat16":
         algorithm = algorithm._replace(update=with_bfloat16_products(algorithm.update))
@@ -126,10 +126,10 @@ def make_env(experiment: Experiment) -> Environment | HostEnvironment:
 def make_configs(algorithm: Algorithm, experiment: Experiment) -> tuple[Config, ...]:
     """One algorithm config per run; raises ValueError if there is no run, or if a seed or a field is not valid."""
     if not experiment.runs:
-        raise ValueError("seeds=0 is not valid: train at least one.")
+        raise ValueError("seeds=0 is not valid: give at least 1.")
     for run in experiment.runs:
         if not 0 <= run["seed"] <= LARGEST:
-            raise ValueError(f"seed={run['seed']} is not valid: give one so that no run's is beyond {LARGEST}.")
+            raise ValueError(f"seed={run['seed']} is not valid: the seeds of all runs must be from 0 to {LARGEST}.")
     own = [{name: value for name, value in run.items() if name != "seed"} for run in experiment.runs]
     try:
         options = resolve_functions(algorithm.config, experiment.algo_options)
@@ -161,7 +161,7 @@ def experiment_from_json(content: Mapping[str, Any]) -> Experiment:
         fields["algo_options"] = with_new_names(fields["algo_options"])
         return Experiment(training=training, runs=runs, **fields)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"it describes no experiment ({error})") from error
+        raise ValueError(f"it does not describe an experiment ({error})") from error
 
 
 def config_values(configs: tuple[Config, ...]) -> list[dict[str, Any]]:

@@ -46,8 +46,8 @@ def read_done(folders: Sequence[Path]) -> list[Done]:
         path, record, _ = newest_usable(folder / CHECKPOINTS, read_record)
         if not holds(path, "replay"):
             raise FolderError(
-                f"{folder} was put together from folders that were trained apart and holds no replay memory: "
-                "extend those folders, then put them together again by mamt sweep --merge."
+                f"{folder} was merged from other folders and holds no replay memory: "
+                "extend those folders, then merge them again with mamt sweep --merge."
             )
         iterations = record["iterations"]
         done.append(Done(iterations, record.get("evaluated", iterations), all(record.get("halts", [None]))))

@@ -169,7 +169,7 @@ def _open(folder: Path, index: int, count: int, make: bool) -> Hold:
         except FileNotFoundError:
             continue  # another process has just removed the folder
         except OSError as error:
-            raise FolderError(f"{folder} cannot be written ({error.strerror}): give a folder that can.") from error
+            raise FolderError(f"{folder} cannot be written ({error.strerror}): give a writable folder.") from error
         hold = Hold(folder, index, count, file, works=True)
         try:
             _lock(file, *_place(hold))
@@ -183,7 +183,7 @@ def _open(folder: Path, index: int, count: int, make: bool) -> Hold:
         if _is_same(file, folder / LOCK):
             return hold
         os.close(file)  # the process that held it has just removed it
-    raise FolderError(f"{folder} cannot be written (there is no such folder): give a folder that can.")
+    raise FolderError(f"{folder} cannot be written (there is no such folder): give a writable folder.")
 
 
 def _release(hold: Hold, made: Sequence[Path] = (), new: bool = False) -> None:
@@ -210,7 +210,7 @@ def _leave(hold: Hold, made: Sequence[Path] = (), new: bool = False) -> str:
     _release(hold, made, new)
     if _is_trained(hold.folder):
         return f"Continue with: mamt train --resume {quoted(hold.folder)}"
-    return "Nothing was trained, and nothing is left: the same command starts again." if new else ""
+    return "Nothing was trained and no files remain. Repeat the command to start again." if new else ""
 
 
 def _is_trained(folder: Path) -> bool:

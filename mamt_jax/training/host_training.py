@@ -164,8 +164,9 @@ def check_truncations(env: HostEnvironment, timestep: TimeStep, most: int) -> No
     often = int(np.asarray(timestep.truncated).sum(0).max())
     if often > most:
         raise HostError(
-            f"{env.spec.name} was truncated {often} times in {len(timestep.truncated)} steps, sooner than "
-            f"episode_limit={env.spec.episode_limit} says: give the smallest number of steps after which it truncates."
+            f"{env.spec.name} was truncated {often} times in {len(timestep.truncated)} steps, more often than "
+            f"episode_limit={env.spec.episode_limit} allows: set it to the smallest number of steps after which the "
+            "environment truncates."
         )
 
 

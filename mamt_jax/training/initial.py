@@ -93,7 +93,9 @@ def open_source(name: str, folder: Path) -> Source:
     if not list_checkpoints(folder / CHECKPOINTS):
         best = True
     if best and not (folder / BEST).exists():
-        raise FolderError(f"{folder} holds neither a checkpoint nor {BEST}: give the folder of a run that has begun to train.")
+        raise FolderError(
+            f"{folder} holds neither a checkpoint nor {BEST}: give the folder of a run that has started training."
+        )
     return Source(name, folder, best, experiment, spec)
 
 
@@ -128,11 +130,13 @@ def read_parameters(source: Source, built: Built) -> Parameters:
     if source.best:
         path, (learner, _) = source.folder / BEST, load_checkpoint(source.folder / BEST, like)
         ages = load_checkpoint(path, _Age(jax.ShapeDtypeStruct((number,), np.int64)))[0].env_steps.tolist()
-        notes.append(f"{BEST} holds policies alone: all else, such as critics, begins anew.")
+        notes.append(
+            f"{BEST} holds only policies: all other parameters, such as those of critics, are initialised as in a new run."
+        )
     else:
         path, (learner, record), refused = newest_usable(source.folder / CHECKPOINTS, lambda path: load_checkpoint(path, like))
         ages = [record["iterations"] * read_config(source.folder)["schedule"]["transitions"]] * number
-        notes += [f"{error} Its place takes {path.name}." for error in refused.values()]
+        notes += [f"{error} {path.name} is used instead." for error in refused.values()]
     arrays = named_arrays(learner.learner_state)
     runs = [run % number for run in range(len(built.configs))]
     record = {
@@ -256,14 +260,14 @@ def _check_spec(source: Source, spec: EnvSpec) -> None:
     """Raises ValueError that names the first difference between the environments in agents or spaces."""
     theirs, name = source.spec, f"--init-from {source.name} does not fit {spec.name}"
     if theirs.num_agents != spec.num_agents:
-        raise ValueError(f"{name}: its policies are of {theirs.num_agents} agents and {spec.name} has {spec.num_agents}.")
+        raise ValueError(f"{name}: its policies are for {theirs.num_agents} agents, but {spec.name} has {spec.num_agents}.")
     for what, ours, other in (
         ("observations of size", spec.observation_sizes, theirs.observation_sizes),
         ("actions of kind and size", *([_kind(space) for space in each.action_spaces] for each in (spec, theirs))),
     ):
         for agent, here, there in zip(spec.agent_names, ours, other, strict=True):
             if here != there:
-                raise ValueError(f"{name}: for {agent} it knows {what} {there}, and {spec.name} has {here}.")
+                raise ValueError(f"{name}: for {agent} it was trained with {what} {there}, but {spec.name} has {here}.")
 
 
 def _kind(space: Any) -> str:
@@ -308,7 +312,9 @@ def _check_fields(source: Source, algorithm: Algorithm, config: Config, theirs: 
                 f"--init-from {source.name} does not fit {field.name}={ours}: it was trained with {field.name}={other}, "
                 f"leave out --{field.name.replace('_', '-')}."
             )
-        notes.append(f"{field.name}={ours} has no effect at the start: what was learnt with {field.name}={other} goes on.")
+        notes.append(
+            f"{field.name}={ours} does not change the initial parameters, which were learned with {field.name}={other}."
+        )
     return notes
 
 
@@ -318,8 +324,8 @@ def _check_leaves(source: Source, wanted: LearnerState, theirs: LearnerState) ->
     for name, leaf in named_leaves(wanted).items():
         other = there.get(name)
         if other is None or (other.shape, other.dtype) != (leaf.shape, leaf.dtype):
-            found = "is not there" if other is None else f"has shape {list(other.shape)} there and {list(leaf.shape)} here"
-            only = "" if source.best else f", or its policies alone by {source.name}/{BEST}"
+            found = "is missing there" if other is None else f"has shape {list(other.shape)} there and {list(leaf.shape)} here"
+            only = "" if source.best else f", or use only its policies with --init-from {source.name}/{BEST}"
             raise ValueError(
                 f"--init-from {source.name} does not fit: {name} {found}; it was trained by {source.experiment.algo_name}, "
                 f"give --algo {source.experiment.algo_name}{only}."

@@ -30,6 +30,7 @@ from mamt_jax.training.loggers import check_logger
 from mamt_jax.training.loop import train
 from mamt_jax.training.memory import MemoryPlan, OutOfMemoryError, available_bytes, explaining_exhaustion, runs_that_fit
 from mamt_jax.training.merge import INIT_FROM, cut, even_sizes, is_finished, merge_folders, read_experiment
+from mamt_jax.training.metrics import STOPPED
 from mamt_jax.training.nan_guard import NonFiniteError
 from mamt_jax.training.references import Reference, measured_references, read_references, references_to_json
 from mamt_jax.training.run_folder import (
@@ -236,29 +237,31 @@ def extend(folder: Path, experiment: Experiment, episodes: int, console: Console
         parts = [(longer, folder)]
     done = read_done([where for _, where in parts])
     if len(done) == len(parts) and all(each.halted for each in done):
-        raise OptionError(f"--episodes {episodes} is not valid: all runs of {folder} have stopped, {METRICS} says where.")
+        raise OptionError(
+            f"--episodes {episodes} is not valid: all runs of {folder} have stopped, see `{STOPPED}` in {METRICS}."
+        )
     most = max((each.iterations for each in done), default=0)
     if iterations <= most:
         number = built.schedule.env_steps(most) // limit
-        raise OptionError(f"--episodes {episodes} is not valid: {folder} has done {number:,} episodes already, give more.")
+        raise OptionError(f"--episodes {episodes} is not valid: {folder} has already done {number:,} episodes, give more.")
     largest = max((part for part, _ in parts), key=lambda part: len(part.runs))
     session = prepare(largest, folder, {})
     if part_size(session, plan := planned(session), ALONE) < len(largest.runs):
-        raise OptionError(f"--episodes {episodes} is not valid: it needs more memory than this machine has, {plan}.")
-    say(console, f"{folder}: {experiment.training.episodes:,} episodes become {episodes:,}. {outcome(built, done)}")
+        raise OptionError(f"--episodes {episodes} is not valid: it needs more memory than this machine has ({plan}).")
+    say(console, f"{folder}: extended from {experiment.training.episodes:,} to {episodes:,} episodes. {outcome(built, done)}")
     return longer
 
 
 def outcome(built: Built, done: Sequence[Done]) -> str:
     """A sentence on how the continued runs relate to runs that had the new number of episodes from the start."""
     if isinstance(built.env, HostEnvironment):
-        return "Environments outside JAX begin new episodes, so this does not repeat a run of that length."
+        return "Environments outside JAX begin new episodes. The result differs from a single run of that length."
     if any(each.evaluated == each.iterations and each.iterations % built.schedule.evaluation_iterations for each in done):
         return (
-            "Training repeats a run of that length, but the evaluation at the earlier end stays as a row of its own: "
-            "its checkpoint was written by an earlier version."
+            f"The result equals a single run of that length, but {METRICS} keeps the evaluation at the earlier end, "
+            "because an earlier version wrote that checkpoint."
         )
-    return "On a CPU this repeats a run of that length bit for bit."
+    return "On a CPU the result equals a single run of that length bit for bit."
 
 
 def train_parts(
@@ -290,10 +293,12 @@ def train_parts(
     if processes.index == 0:
         folders = [where for _, where in parts]
         if not all(is_finished(where) for where in folders):
-            raise FolderError(f"{folder} is not complete, a process stopped early: continue with --resume {quoted(folder)}.")
+            raise FolderError(
+                f"{folder} is not complete, because a process stopped early: continue with --resume {quoted(folder)}."
+            )
         merge_folders(folders, folder, {name: value for name, value in read_config(folder).items() if name in OF_ALL_PARTS})
         if all(read_record(latest_checkpoint(folder / CHECKPOINTS))["halts"]):
-            raise NonFiniteError(f"All runs have stopped: {folder / METRICS} says where.")
+            raise NonFiniteError(f"All runs have stopped: see `{STOPPED}` in {folder / METRICS}.")
     return None
 
 
@@ -395,7 +400,7 @@ def announce(
     if processes.count > 1:
         lines.insert(2, f"Process   {processes.index} of {processes.count}, {waves} shares of up to {size} runs")
     elif waves > 1:
-        lines.insert(2, f"Waves     {waves} of up to {size} runs, since not all fit into memory at once")
+        lines.insert(2, f"Waves     {waves} of up to {size} runs, because not all runs fit into memory")
     if minutes is not None:
         takes = duration(60 * minutes)
         lines.append(f"This takes about {takes} on 2 CPU cores. --preset paper trains with the paper's settings.")
@@ -407,7 +412,7 @@ def from_where(initial: Parameters) -> list[str]:
     record, runs = initial.record, sorted(set(initial.record["runs"]))
     what = "all parameters" if record["parameters"] == "all" else "the policies"
     which = f"run{'s' * (len(runs) > 1)} {', '.join(map(str, runs))} of {record['folder']} ({record['file']})"
-    return [f"Begins    with {what} of {which}; optimizers begin anew", *(f"          {note}" for note in initial.notes)]
+    return [f"Starts    from {what} of {which}; optimizer states are new", *(f"          {note}" for note in initial.notes)]
 
 
 def play_references(built: Built) -> dict[str, Reference]:

@@ -71,7 +71,10 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
     schedule, training = session.built.schedule, session.experiment.training
 
     def announce(number: int) -> None:
-        display.note(f"Signal {number}: stopping after the work in hand, with a checkpoint. Once more stops at once.")
+        display.note(
+            f"Signal {number}: training stops after the current slice and writes a checkpoint. "
+            "Repeat the signal to stop at once."
+        )
 
     with ExitStack() as stack:
         stack.enter_context(explaining_exhaustion(partial(plan_memory, session), session.folder))

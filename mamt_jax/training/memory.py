@@ -115,7 +115,7 @@ def runs_that_fit(plan: MemoryPlan, capacity: int, available: int | None) -> int
     smaller = "a smaller network, fewer environments" + ("" if capacity else ", a smaller update_interval")
     proposal = f"buffer_size={rows // 1000 * 1000 or rows}" if rows > 0 else f"{smaller} or fewer evaluation_episodes"
     raise ValueError(
-        f"A run needs {in_words(one)} of memory ({plan._replace(num_runs=1)}) and this machine has {in_words(available)}: "
+        f"A run needs {in_words(one)} of memory ({plan._replace(num_runs=1)}), but this machine has {in_words(available)}: "
         f"try {proposal}."
     )
 
@@ -148,8 +148,8 @@ def explaining_exhaustion(plan: Callable[[], MemoryPlan], folder: Path) -> Itera
         if not is_exhaustion(error):
             raise
         raise OutOfMemoryError(
-            f"Memory has run out, though the plan was {plan()}: train fewer runs at once, or with a smaller buffer_size, "
-            f"batch_size, network or num_envs; the checkpoints in {folder} are as they were."
+            f"Memory has run out, although the plan was {plan()}: train fewer runs at once, or with a smaller buffer_size, "
+            f"batch_size, network or num_envs. The checkpoints in {folder} are unchanged."
         ) from error
 
 

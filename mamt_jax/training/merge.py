@@ -87,11 +87,11 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
     experiments = _with_own_fields(experiments, configs)
     for folder, experiment in zip(folders, experiments, strict=True):
         if not same_but_for_runs(experiment, experiments[0]):
-            raise FolderError(f"{folder} trained something else than {folders[0]}: only seeds and float fields may differ.")
+            raise FolderError(f"{folder} holds another experiment than {folders[0]}: only seeds and float fields may differ.")
     origins = [config.get(INIT_FROM) for config in configs]
     for folder, origin in zip(folders, origins, strict=True):
         if not same_origin([origins[0], origin]):
-            raise FolderError(f"{folder} began from other parameters than {folders[0]}: they must be the same.")
+            raise FolderError(f"{folder} started from other initial parameters than {folders[0]}: they must be the same.")
     whole = dataclasses.replace(experiments[0], runs=tuple(run for each in experiments for run in each.runs))
     algorithm_configs = [config for each in configs for config in each["algorithm_configs"]]
     rows = _merged_rows(folders, experiments)
@@ -102,7 +102,7 @@ def merge_folders(folders: Sequence[Path], out: Path, extra: dict[str, Any] | No
         try:
             merge_checkpoints([latest_checkpoint(folder / CHECKPOINTS) for folder in folders], out / CHECKPOINTS, REPLAY)
         except CheckpointError as error:
-            raise CheckpointError(f"{error} Make it anew by mamt train --resume on its folder, then merge again.") from error
+            raise CheckpointError(f"{error} Recreate it with mamt train --resume on its folder, then merge again.") from error
         if all((folder / BEST).exists() for folder in folders):
             merge_best([folder / BEST for folder in folders], out / BEST)
         replace_rows(out / METRICS, rows)

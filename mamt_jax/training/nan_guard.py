@@ -104,5 +104,5 @@ def stopped_at(halted: HaltedAt, schedule: Schedule) -> int:
 def describe_halt(run: int, seed: int, halted: HaltedAt, schedule: Schedule) -> str:
     """A sentence for people that says where a run halted and why."""
     seen = halted.step < schedule.rollout_length
-    what = "a reward or an observation was" if seen else "what it had learnt was"
+    what = "a reward or an observation was" if seen else "its learner state was"
     return f"Run {run} (seed {seed}) stopped at environment step {stopped_at(halted, schedule):,}: {what} not finite."

@@ -144,7 +144,7 @@ def check_action_mask(spec: EnvSpec, observation: jax.Array, action_mask: Any) -
     if not spec.discrete:
         raise ValueError(f"action_mask is not valid: the actions of {spec.name} are continuous, leave it out.")
     if mask.shape != expected:
-        raise ValueError(f"action_mask has shape {mask.shape}, which is not valid: give {expected}, as the observation has it.")
+        raise ValueError(f"action_mask has shape {mask.shape}, which is not valid: give {expected}, to match the observation.")
     if not (mask.dtype == bool or jnp.issubdtype(mask.dtype, jnp.integer)):
         raise ValueError(f"action_mask is {mask.dtype}, which is not valid: give bool, True where an action is allowed.")
     return (mask.astype(bool) & jnp.asarray(spec.action_mask).reshape((1,) * (mask.ndim - 2) + spec.action_mask.shape),)
@@ -166,13 +166,13 @@ def _load(folder: Path, which: Which, like: _Learner) -> _Learner:
     """Loads the latest or best policies of a folder; warns if the latest checkpoint is damaged, and uses the one before."""
     if which == "best":
         if not (folder / BEST).exists():
-            raise FolderError(f"{folder} has no {BEST}: it has not been evaluated since that was kept, take the latest policy.")
+            raise FolderError(f"{folder} has no {BEST}: no evaluation has written it, use the latest policy.")
         return load_checkpoint(folder / BEST, like)[0]
     if (folder / BEST).exists() and not list_checkpoints(folder / CHECKPOINTS):
-        raise FolderError(f"{folder} holds no checkpoint but its best policies: take those (which='best', or --policy best).")
+        raise FolderError(f"{folder} holds no checkpoint, only its best policies: use them (which='best', or --policy best).")
     taken, (learner, _), refused = newest_usable(folder / CHECKPOINTS, lambda path: load_checkpoint(path, like))
     for error in refused.values():
-        warnings.warn(f"{error} The policy is that of {taken.name}.", stacklevel=4)
+        warnings.warn(f"{error} {taken.name} is used instead.", stacklevel=4)
     return learner
 
 
@@ -198,7 +198,7 @@ def pretrained_folder(name: str, option: str = "--pretrained ") -> Path:
     """The folder of a trained policy in the package; raises OptionError, which begins with `option`, if there is none."""
     names = pretrained_names()
     if name not in names:
-        raise OptionError(f"{option}{name} is not there{nearest(name, names)}: there are {', '.join(names)}.")
+        raise OptionError(f"{option}{name} does not exist{nearest(name, names)}: give one of {', '.join(names)}.")
     return PRETRAINED / name
 
 

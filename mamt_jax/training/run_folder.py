@@ -44,7 +44,7 @@ def folder_name(text: str) -> Path:
     odd = [character for character in text if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")]
     if not text or odd:
         found = f"it has {odd[0]!a}" if odd else "it is empty"
-        raise FolderError(f"The folder {text!a} is not valid, {found}: give a name without line breaks and the like.")
+        raise FolderError(f"The folder {text!a} is not valid, {found}: give a name without control characters or line breaks.")
     return Path(text)
 
 
@@ -70,7 +70,7 @@ def make_folder(folder: Path) -> None:
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FolderError(f"--out {folder} cannot be written ({error.strerror}): give a folder that can.") from error
+        raise FolderError(f"--out {folder} cannot be written ({error.strerror}): give a writable folder.") from error
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FolderError(
-            f"{folder} cannot be written ({error.strerror}): see to that, then give the command again."
+            f"{folder} cannot be written ({error.strerror}): make it writable, then repeat the command."
         ) from error
 
 
@@ -116,7 +116,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         return read_config_file(folder / CONFIG)
     except FolderError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            raise FolderError(f"{folder} is no run's folder, it has no {CONFIG}: give one that `mamt train` made.") from error
+            raise FolderError(
+                f"{folder} is not the folder of a run, because it has no {CONFIG}: give a folder that `mamt train` made."
+            ) from error
         raise
 
 
@@ -125,7 +127,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
         if not isinstance(content, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("not a JSON object")
         schedule = content.get("schedule", {})
         content["schedule"] = {_SCHEDULE_UNTIL_0_1.get(name, name): value for name, value in schedule.items()}
         content["algorithm_configs"] = [with_new_names(each) for each in content.get("algorithm_configs", [])]

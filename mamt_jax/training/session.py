@@ -174,7 +174,10 @@ def write_rows(session: Session, counters: Counters, display: Display) -> Counte
     try:
         append_rows(session.folder / METRICS, counters.unwritten)
     except OSError as error:
-        display.note(f"{session.folder / METRICS} cannot be written ({error.strerror}); its rows wait, training goes on.")
+        display.note(
+            f"{session.folder / METRICS} cannot be written ({error.strerror}). "
+            "Training continues, and the rows are written later."
+        )
         return counters
     return counters._replace(unwritten=())
 
@@ -185,7 +188,7 @@ def log_rows(session: Session, rows: Sequence[dict[str, Any]], display: Display)
         for logger in session.loggers:
             logger.write(rows)
     except OSError as error:
-        display.note(f"Metrics cannot be logged ({error.strerror}); they are in {METRICS}, training goes on.")
+        display.note(f"Metrics cannot be logged ({error.strerror}). They are in {METRICS}, and training continues.")
 
 
 def show_curve(session: Session, counters: Counters, display: Display) -> None:
@@ -230,7 +233,9 @@ def keep_best(session: Session, states: RunState, rows: list[dict[str, Any]], di
     try:
         save_better(path, policies, [row["eval_return"] for row in rows], rows[0]["env_steps"], rounding)
     except OSError as error:
-        display.note(f"The best policies cannot be saved ({error.strerror}); the file before is untouched, training goes on.")
+        display.note(
+            f"The best policies cannot be saved ({error.strerror}). The existing file is unchanged, and training continues."
+        )
 
 
 def hold_best(session: Session, display: Display) -> None:
@@ -242,7 +247,7 @@ def hold_best(session: Session, display: Display) -> None:
         with whole_file(session.folder / CHECKPOINTS / BEFORE_END) as file:
             file.write(best.read_bytes())
     except OSError as error:
-        display.note(f"{BEFORE_END} cannot be written ({error.strerror}); training goes on.")
+        display.note(f"{BEFORE_END} cannot be written ({error.strerror}). Training continues.")
 
 
 def save(session: Session, states: RunState, counters: Counters) -> Counters:
@@ -268,8 +273,8 @@ def save_or_warn(session: Session, states: RunState, counters: Counters, display
         show_curve(session, counters, display)
     except OSError as error:
         display.note(
-            f"{session.folder} cannot be written at iteration {counters.iterations} ({error.strerror}); "
-            "what is there is untouched, training goes on."
+            f"{session.folder} cannot be written at iteration {counters.iterations} ({error.strerror}). "
+            "Existing files are unchanged, and training continues."
         )
     return counters
 
@@ -283,8 +288,8 @@ def finish(session: Session, states: RunState, counters: Counters, display: Disp
         counters = save(session, states, counters)
     except OSError as error:
         raise FolderError(
-            f"The last checkpoint cannot be written to {session.folder} ({error.strerror}); earlier ones are untouched: "
-            f"make room, then --resume {quoted(session.folder)}."
+            f"The last checkpoint cannot be written to {session.folder} ({error.strerror}); earlier checkpoints are unchanged. "
+            f"Free disk space, then continue with --resume {quoted(session.folder)}."
         ) from error
     for sentence in describe_latest(read_rows(session.folder / METRICS)):
         display.note(sentence)
@@ -304,7 +309,7 @@ def restore(session: Session, display: Display) -> tuple[RunState, Counters]:
         record_length(session.folder, session.experiment, schedule)
         for other, error in refused.items():
             aside = other.rename(other.with_suffix(UNUSABLE))
-            display.note(f"{error} It is now {aside.name}; continuing from {path.name}.")
+            display.note(f"{error} It was renamed to {aside.name}. Training continues from {path.name}.")
         before_end = session.folder / CHECKPOINTS / BEFORE_END
         if counters.iterations < schedule.total_iterations and before_end.exists():
             before_end.replace(session.folder / BEST)

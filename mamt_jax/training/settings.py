@@ -131,7 +131,9 @@ def make_experiment(settings: Settings, values: Mapping[str, Any], seeds: int = 
     fixed = {name: value[0] if isinstance(value, list) else value for name, value in given["algo"].items() if name not in swept}
     number = seeds * math.prod(map(len, swept.values()))
     if not 1 <= number <= MAX_RUNS:
-        raise OptionError(f"--seeds {seeds} is not valid: it makes {number} runs; give 1 to {MAX_RUNS} in all.")
+        raise OptionError(
+            f"--seeds {seeds} is not valid: it makes {number} runs. Give a number that makes 1 to {MAX_RUNS} runs."
+        )
     training = TrainingConfig(**given["training"])
     points = [dict(zip(swept, point, strict=True)) for point in itertools.product(*swept.values())]
     runs = [{"seed": training.seed + number} | point for point in points for number in range(seeds)]
@@ -156,7 +158,7 @@ def check_plain(options: Mapping[str, Any]) -> dict[str, Any]:
         try:
             json.dumps(value)
         except TypeError as error:
-            raise OptionError(f"{name}={value!r} is not valid: give numbers, text, or a function of a module.") from error
+            raise OptionError(f"{name}={value!r} is not valid: give numbers, text, or an importable function.") from error
     return plain
 
 
