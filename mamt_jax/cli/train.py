@@ -214,9 +214,7 @@ def positive(largest: int) -> Any:
 
     def convert(text: str) -> int:
         if not text.isascii() or not text.isdigit() or not 1 <= len(text.lstrip("0")) <= len(str(largest)):
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not valid: give a whole number from 1 to {largest}."
-            )
+            raise argparse.ArgumentTypeError(f"{text!r} is not valid: give a whole number from 1 to {largest}.")
         return int(text)
 
     return convert
