@@ -77,14 +77,10 @@ _COVER_THREE = _length(800_000, 40)
 _COVER_MIX = _length(400_000, 25)
 
 _PURSUIT = {"hidden_size": 64, "batch_size": 256, "tau": 0.01, "update_interval": 400, "buffer_size": 300_000}
-_PURSUIT_MAPPO = _ROLLOUT | {
-    "num_envs": 64,
-    "share_policy": True,
-    "policy_learning_rate": 2e-3,
-    "critic_learning_rate": 2e-3,
-    "shared_reward": False,
-    "evaluation_policy": "sampled",
-}
+_CHASE = {"shared_reward": False, "evaluation_policy": "sampled"}
+_PURSUIT_MAPPO = (
+    _ROLLOUT | {"num_envs": 64, "share_policy": True, "policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3} | _CHASE
+)
 _WALKERS = {
     "hidden_size": 64,
     "batch_size": 256,
@@ -146,8 +142,8 @@ TUNED: dict[str, dict[str, Preset]] = {
         "mappo": Preset(_COVER_MAPPO | {"share_policy": False, "gae_lambda": 0.95} | _length(100_000, 20)),
     },
     "pursuit": {
-        "maac": Preset(_PURSUIT | UNTUNED.options),
-        "mamd": Preset(_PURSUIT | {"epsilon": 30.0} | UNTUNED.options),
+        "maac": Preset(_MAAC | _SLOW | _SHARED | _CHASE | {"gamma": 0.99} | _length(6_000, 30, 20)),
+        "mamd": Preset(_MAMD | _SLOW | _SHARED | _CHASE | {"tau": 0.05} | _length(6_000, 30, 20)),
         "mamt": Preset(_PURSUIT | {"epsilon": 30.0} | UNTUNED.options),
         "maddpg": Preset(_PURSUIT | {"gamma": 0.95, "temperature": 0.3} | UNTUNED.options),
         "mappo": Preset(_PURSUIT_MAPPO | _length(4_000, 10, 20)),
