@@ -136,7 +136,7 @@ def test_ranges_under_an_old_name_are_in_the_new_unit(capsys: pytest.CaptureFixt
     ("arguments", "message"),
     [
         ([*RANDOM, *RATES], "--sampler random has no --trials: give the number of trials"),
-        ([*RANDOM, *RATES, "--trials", "0"], "--trials: '0' is not valid: give a whole number of at least 1"),
+        ([*RANDOM, *RATES, "--trials", "0"], "--trials: '0' is not valid: give a whole number from 1"),
         ([*PROBE, "--trials", "4"], "--trials 4 is not valid with --sampler grid"),
         ([*PROBE, "--batch", "4"], "--batch 4 is not valid with --sampler grid"),
         ([*PROBE, *RATES], "--learning-rate 0.1..0.5 is not valid with --sampler grid: give values one by one, or --sampler"),
