@@ -126,20 +126,22 @@ TUNED: dict[str, dict[str, Preset]] = {
         ),
     },
     "spread_n3": {
-        "maac": Preset(_MAAC | _SLOW | _THREE | {"reward_scale": 10.0} | _COVER_THREE),
-        "mamd": Preset(_MAMD | _FAST | _THREE | _SHARED | {"tau": 0.05} | _COVER_THREE),
+        "maac": Preset(_MAAC | _SLOW | _THREE | {"reward_scale": 10.0} | _COVER_THREE, 4.2),
+        "mamd": Preset(_MAMD | _FAST | _THREE | _SHARED | {"tau": 0.05} | _COVER_THREE, 4.4),
         "mamt": Preset(_MAMT | _FAST | _THREE | {"tau": 0.05, "epsilon": 100.0} | _COVER_THREE),
-        "maddpg": Preset(_MADDPG | _SLOW | {"gamma": 0.9, "share_policy": True, "temperature": 1.0} | _length(240_000, 40)),
+        "maddpg": Preset(
+            _MADDPG | _SLOW | {"gamma": 0.9, "share_policy": True, "temperature": 1.0} | _length(240_000, 40), 2.3
+        ),
         "mappo": Preset(
             _COVER_MAPPO | {"share_policy": True, **_ENTROPY, "lr_decay_updates": 6_250} | _length(800_000, 20, 500), 7.5
         ),
     },
     "spread3_mix": {
-        "maac": Preset(_MAAC | _THREE | {"tau": 0.05, "reward_scale": 10.0} | _COVER_MIX),
-        "mamd": Preset(_MAMD | _FAST | _THREE | {"tau": 0.05, "epsilon": 100.0} | _COVER_MIX),
-        "mamt": Preset(_MAMT | _FAST | _THREE | {"tau": 0.05, "epsilon": 100.0} | _COVER_MIX),
-        "maddpg": Preset(_MADDPG | _FAST | _THREE | {"tau": 0.05, "temperature": 1.0} | _COVER_MIX),
-        "mappo": Preset(_COVER_MAPPO | {"share_policy": False, "gae_lambda": 0.95} | _length(100_000, 20)),
+        "maac": Preset(_MAAC | _THREE | {"tau": 0.05, "reward_scale": 10.0} | _COVER_MIX, 2.3),
+        "mamd": Preset(_MAMD | _FAST | _THREE | {"tau": 0.05, "epsilon": 100.0} | _COVER_MIX, 2.3),
+        "mamt": Preset(_MAMT | _FAST | _THREE | {"tau": 0.05, "epsilon": 100.0} | _COVER_MIX, 3.1),
+        "maddpg": Preset(_MADDPG | _FAST | _THREE | {"tau": 0.05, "temperature": 1.0} | _COVER_MIX, 1.6),
+        "mappo": Preset(_COVER_MAPPO | {"share_policy": False, "gae_lambda": 0.95} | _length(100_000, 20), 1.9),
     },
     "pursuit": {
         "maac": Preset(_MAAC | _SLOW | _SHARED | _CHASE | {"gamma": 0.99} | _length(6_000, 30, 20)),

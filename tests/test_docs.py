@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from conftest import RunPython
-from pages import FILES, PAGES, ROOT, blocks, write_files
+from pages import FILES, PAGES, README, ROOT, blocks, write_files
 
+from analysis.tables import TABLES
 from envs_jax import check_environment
 
 
@@ -16,6 +17,10 @@ def test_own_environment_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.
     from meeting import meeting  # pyright: ignore[reportMissingImports]
 
     assert not check_environment(meeting())
+
+
+def test_the_table_of_the_readme_is_that_of_the_results():
+    assert TABLES["default_training"]() in README.read_text()
 
 
 @pytest.mark.slow

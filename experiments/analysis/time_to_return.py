@@ -48,7 +48,8 @@ def table(benchmark: Mapping[str, Any], what: str, unit: float, name: str) -> st
     """A table of the "seconds" or "env_steps" to each goal, in `unit`, and of the highest return, mean over seeds."""
     titles = [f"{100 * fraction:.0f} %" for fraction in FRACTIONS]
     rows: list[Sequence[str]] = [(f"{name} to", "", *titles, "highest return", "cores")]
-    for pair, seeds in benchmark["curves"].items():
+    tasks = [*dict.fromkeys(pair.split("/")[0] for pair in benchmark["curves"])]
+    for pair, seeds in sorted(benchmark["curves"].items(), key=lambda each: tasks.index(each[0].split("/")[0])):
         task, algo = pair.split("/")
         cells = [in_words(reached(seeds, what, goal), unit) for goal in goals(task)]
         highest = np.mean([max(curve["return"]) for curve in seeds.values()])
@@ -108,7 +109,7 @@ def draw(benchmark: Mapping[str, Any]) -> Figure:
         style.title(each, TITLES[task])
         style.short_numbers(each.xaxis)
         each.grid(alpha=0.25, linewidth=0.6)
-    for each in axes[::3]:
+    for each in axes:
         each.set_ylabel("greedy return")
     style.legend(figure, axes)
     return figure
