@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jupytext
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,11 @@ def with_places(text: str, up: str) -> str:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replaces lines `{{ name words }}` by tables, and links to files outside docs by links within the site."""
     return TABLE.sub(lambda found: make_table(found[1], *found[2].split()), with_places(markdown, "../"))
+
+
+def on_post_build(config: Any) -> None:
+    """Write the tutorial as a notebook, which Jupyter and Colab open."""
+    jupytext.write(jupytext.read(ROOT / "docs" / "tutorial.py"), Path(config["site_dir"]) / "tutorial" / "tutorial.ipynb")
 
 
 def make_table(name: str, *words: str) -> str:

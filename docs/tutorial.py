@@ -15,7 +15,8 @@
 #
 # This notebook steps an environment, trains two seeds of MA-PPO on it, plays what they have learnt, and evaluates
 # one equation of the paper. It takes two minutes on two CPU cores. It runs from top to bottom whenever the
-# documentation is built. The button at the top downloads it, and Jupyter and Colab open it.
+# documentation is built. <a href="tutorial.ipynb" download>Download it</a> for Jupyter, or for Colab (File, Upload
+# notebook).
 
 # %%
 import tempfile

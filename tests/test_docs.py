@@ -49,4 +49,5 @@ def test_site_builds_with_its_notebook(run_python: RunPython, tmp_path: Path):
     for page in re.findall(r": ([\w/]+)\.(?:md|py)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE):
         assert (tmp_path / ("" if page == "index" else page) / "index.html").exists(), page
     tutorial = (tmp_path / "tutorial" / "index.html").read_text()
+    assert (tmp_path / "tutorial" / "tutorial.ipynb").exists()
     assert "return over 500 episodes" in tutorial and tutorial.count("data:image/png") >= 2
