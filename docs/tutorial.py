@@ -15,8 +15,12 @@
 #
 # This notebook steps an environment, trains two seeds of MA-PPO on it, plays what they have learnt, and evaluates
 # one equation of the paper. It takes two minutes on two CPU cores. It runs from top to bottom whenever the
-# documentation is built. <a href="tutorial.ipynb" download>Download it</a> for Jupyter, or for Colab (File, Upload
-# notebook).
+# documentation is built.
+#
+# <a href="https://colab.research.google.com/">
+# <img src="https://colab.research.google.com/assets/colab-badge.svg" alt="Open in Colab"></a>
+# <a href="tutorial.ipynb" download>Download the notebook</a> and open it in Jupyter, or upload it to Colab. There it
+# needs the package: upload a wheel (`pip wheel --no-deps .` in a clone) and install it with `%pip install`.
 
 # %%
 import tempfile

@@ -97,7 +97,8 @@ def draw(runs: Sequence[Run], metric: str, against: str) -> Figure:
         style.draw_line(axes, x[known(run, metric)], found, looks[run.label], run.label)
     if metric.endswith("_return") and len(by_task(runs)) == 1:
         style.draw_references(axes, runs[0].references)
-    axes.set(xlabel=against.replace("_", " "), ylabel=metric.replace("_", " "))
+    tasks = ", ".join(task.title for task in by_task(runs))
+    axes.set(title=tasks, xlabel=against.replace("_", " "), ylabel=metric.replace("_", " "))
     style.short_numbers(axes.xaxis)
     axes.grid(alpha=0.25, linewidth=0.6)
     style.legend(figure, [axes], columns=2)
