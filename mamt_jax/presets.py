@@ -128,7 +128,7 @@ TUNED: dict[str, dict[str, Preset]] = {
     "spread_n3": {
         "maac": Preset(_MAAC | _SLOW | _THREE | {"reward_scale": 10.0} | _COVER_THREE, 4.2),
         "mamd": Preset(_MAMD | _FAST | _THREE | _SHARED | {"tau": 0.05} | _COVER_THREE, 4.4),
-        "mamt": Preset(_MAMT | _FAST | _THREE | {"tau": 0.05, "epsilon": 100.0} | _COVER_THREE, 4.9),
+        "mamt": Preset(_MAMT | _FAST | _THREE | {"tau": 0.05, "epsilon": 100.0} | _COVER_THREE, 5.7),
         "maddpg": Preset(
             _MADDPG | _SLOW | {"gamma": 0.9, "share_policy": True, "temperature": 1.0} | _length(240_000, 40), 2.3
         ),
