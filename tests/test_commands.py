@@ -230,7 +230,7 @@ def test_shown_commands_run(page: Path, place: Path, small_run: Path, monkeypatc
         if words[-1] == "&":
             beside.append(subprocess.Popen([sys.executable, "-m", "mamt_jax", words[1], *arguments]))
         elif {"--distributed", "--launcher", "--processes"} & set(arguments):
-            run_python("-m", "mamt_jax", words[1], *arguments, cwd=place)
+            run_python("-m", "mamt_jax", words[1], *arguments, cwd=place, timeout=600)
         else:
             call(words, arguments, monkeypatch)
     assert [process.wait(60) for process in beside] == [0] * len(beside)

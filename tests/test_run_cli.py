@@ -261,7 +261,7 @@ def test_help_lists_every_field(run_python: RunPython):
     for option in ("--seeds", "--buffer-size", "--local-ratio", "--epsilon-min", "--num-heads", "--resume", "--preset"):
         assert option in text
     words = " ".join(text.split())
-    assert "weight of the collision part of the reward, 0 to 1. (default 0.5)" in words
+    assert "weight of the collision term in the reward, from 0 to 1. (default 0.5)" in words
     assert "Smallest trust region. (default 0.01)" in words
     assert "Transitions that the replay memory holds. (default 1000000)" in words
 
