@@ -40,7 +40,7 @@ SLOW = {
     "maddpg of three": ("maddpg", DISCRETE, {}),
     "maddpg continuous": ("maddpg", CONTINUOUS, {}),
     "mappo": ("mappo", DUO, MINIBATCHES),
-    "mappo continuous": ("mappo", CONTINUOUS_DUO, MINIBATCHES),
+    "mappo continuous": ("mappo", CONTINUOUS_DUO, MINIBATCHES | {"policy_learning_rate": 1e-3}),
     "mappo continuous of three": ("mappo", CONTINUOUS, MINIBATCHES),
     "lola": ("lola", DUO, {}),
     "lola continuous": ("lola", CONTINUOUS_DUO, {"policy_learning_rate": 1e-3, "lookahead": 0.0}),
