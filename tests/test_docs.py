@@ -47,7 +47,7 @@ def test_the_page_about_python_runs_as_it_stands(run_python: RunPython, tmp_path
 def test_site_builds_with_its_notebook(run_python: RunPython, tmp_path: Path):
     run_python("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path, NO_MKDOCS_2_WARNING="1")
     for page in re.findall(r": ([\w/]+)\.(?:md|py)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE):
-        assert (tmp_path / ("" if page == "index" else page) / "index.html").exists(), page
+        assert (tmp_path / page.removesuffix("index") / "index.html").exists(), page
     tutorial = (tmp_path / "tutorial" / "index.html").read_text()
     assert (tmp_path / "tutorial" / "tutorial.ipynb").exists()
     assert "return over 500 episodes" in tutorial and tutorial.count("data:image/png") >= 2
