@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 
 from analysis.markdown import markdown
+from analysis.results import read_returns
 from envs_jax import registry as environments
 from envs_jax.environment import Box, Discrete
 from mamt_jax.algorithms import registry as algorithms
@@ -13,7 +14,6 @@ from mamt_jax.options import Option, config_options, default_in_words, is_float_
 from mamt_jax.presets import TUNED
 from mamt_jax.training.config import TrainingConfig
 from mamt_jax.training.policies import PRETRAINED
-from mamt_jax.training.references import RETURNS
 from mamt_jax.training.settings import env_options
 
 PLAYED_BY = {"lola": "matrix_game", "mamd_op": "spread3_mix"}
@@ -79,7 +79,7 @@ def in_words(value: object) -> str:
 
 def reference_returns(*tasks: str) -> str:
     """A table of the returns of the reference policies and of the best included policy."""
-    earned, included = (json.loads(path.read_text())["returns"] for path in (RETURNS, PRETRAINED / "returns.json"))
+    earned, included = read_returns(), json.loads((PRETRAINED / "returns.json").read_text())["returns"]
     rows: list[Sequence[str]] = [("task", *POLICIES.values(), "best included policy")]
     for task in tasks:
         cells = [shown(earned[task][name]) if name in earned[task] else "" for name in POLICIES]
@@ -104,7 +104,7 @@ def arguments(command: str) -> str:
         names = ", ".join(f"`{name}`" for name in action.option_strings or [kind])
         value = ", ".join(map(str, action.choices or ([] if action.nargs == 0 else [kind])))
         rows.append((names, value, " ".join((action.help or "").replace("%%", "%").split())))
-    return markdown(rows).replace("|,", "\\|,")
+    return markdown(rows)
 
 
 TABLES: dict[str, Callable[..., str]] = {

@@ -15,7 +15,7 @@ class Pair(NamedTuple):
         own: of each point to its own, two arrays, 1 where it is not used.
         other: of one to the other.
         used: two bool arrays, the points that press.
-        together: bool, both do and can be told apart; else each goes by itself.
+        together: bool, both press and can be distinguished; else each is solved alone.
     """
 
     own: tuple[jax.Array, jax.Array]

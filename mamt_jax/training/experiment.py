@@ -60,9 +60,8 @@ class Experiment:
 
     @property
     def titles(self) -> list[str]:
-        """One title per run: its own hyperparameters, if there are any, and its seed."""
-        names = [[f"{name} {value:g}" for name, value in run.items() if name != "seed"] for run in self.runs]
-        return [", ".join([*own, f"seed {run['seed']}"]) for own, run in zip(names, self.runs, strict=True)]
+        """The name of each run: its label and its seed."""
+        return [f"{label}, seed {run['seed']}" for label, run in zip(self.labels, self.runs, strict=True)]
 
 
 class Built(NamedTuple):

@@ -46,7 +46,7 @@ def tensorboard(folder: Path, experiment: Experiment) -> Logger:
     make_writer = importlib.import_module("tensorboard.summary.writer.event_file_writer").EventFileWriter
     written, place = read_rows(folder / METRICS), folder / "tensorboard"
     shutil.rmtree(place, ignore_errors=True)
-    names = [re.sub(r"[^\w.]+", "_", f"{number:03d} {title}") for number, title in enumerate(_titles(experiment))]
+    names = [re.sub(r"[^\w.]+", "_", f"{number:03d} {title}") for number, title in enumerate(experiment.titles)]
     writers = [make_writer(str(place / name)) for name in names]
     began = time.time() - max((row["wall_seconds"] for row in written), default=0.0)
 
@@ -103,7 +103,7 @@ def wandb(folder: Path, experiment: Experiment) -> Logger:
             dir=folder,
             config={name: value for name, value in about.items() if name != "runs"} | dict(own),
         )
-        for title, identity, own in zip(_titles(experiment), json.loads(ids.read_text()), experiment.runs, strict=True)
+        for title, identity, own in zip(experiment.titles, json.loads(ids.read_text()), experiment.runs, strict=True)
     ]
 
     def write(rows: Sequence[Row]) -> None:
@@ -147,8 +147,3 @@ def scalars(row: Row) -> dict[str, float]:
         elif value is not None:
             values[name] = float(value)
     return {name: value for name, value in values.items() if np.isfinite(value)}
-
-
-def _titles(experiment: Experiment) -> list[str]:
-    """The label and the seed of each run, for people."""
-    return [f"{label}, seed {run['seed']}" for label, run in zip(experiment.labels, experiment.runs, strict=True)]
