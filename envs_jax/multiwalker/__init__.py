@@ -1,4 +1,4 @@
-"""Multi-Walker in JAX: its bodies, a solver for them, and the task."""
+"""Multi-Walker in JAX: rigid bodies, two physics solvers and the task."""
 
 from envs_jax.multiwalker.task import MultiWalkerState, multiwalker
 

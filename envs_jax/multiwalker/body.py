@@ -1,4 +1,4 @@
-"""What a walker and the package are made of. Metres, kilograms, seconds; arrays of a walker's bodies begin with the hull."""
+"""Constants, shapes and mass properties of a walker and the package, in SI units. Arrays of bodies begin with the hull."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 SCALE = 30.0
 TIME_STEP = 1 / 50
 GRAVITY = -10.0
-SKIN = 0.02  # Box2D's, of both bodies together
+SKIN = 0.02  # collision margin between two shapes: twice Box2D's b2_polygonRadius
 LEG_DOWN = -8 / SCALE
 LEG_HEIGHT = 34 / SCALE
 UPPER_WIDTH, LOWER_WIDTH = 8 / SCALE, 0.8 * 8 / SCALE
@@ -15,7 +15,7 @@ TORQUE = 80.0
 JOINT_SPEED = np.array([4.0, 6.0, 4.0, 6.0])
 TERRAIN_FRICTION, PACKAGE_FRICTION = 2.5, 0.5
 
-# Bodies: hull, then upper and lower leg of the two sides. Joints: hip and knee of the two sides.
+# The bodies are the hull, then the upper and the lower leg of each side. The joints are the hip and the knee of each side.
 NUM_BODIES, NUM_JOINTS = 5, 4
 HULL, LEGS, LOWER_LEGS = 0, slice(1, 5), slice(2, 5, 2)
 FRICTION = np.array([0.1, 0.2, 0.2, 0.2, 0.2])
@@ -26,17 +26,17 @@ JOINT_REFERENCE = np.array([START_ANGLE[1], 0.0, START_ANGLE[3], 0.0])
 
 
 def single(values: Any) -> np.ndarray:
-    """As float32."""
+    """Converts `values` to a float32 array."""
     return np.asarray(values, np.float32)
 
 
 class Polygons(NamedTuple):
-    """Convex polygons of V corners, counter-clockwise; one with fewer repeats its last.
+    """Convex polygons with V corners in counter-clockwise order. A polygon with fewer corners repeats the last one.
 
     Attributes:
         corner: (V, ..., 2).
-        normal: (V, ..., 2), outward, of the side from each corner to the next.
-        real: (V, ...) bool, whether that side has a length.
+        normal: (V, ..., 2), outward unit normal of the side from each corner to the next.
+        real: (V, ...) bool, whether that side has a positive length.
     """
 
     corner: np.ndarray
@@ -45,7 +45,7 @@ class Polygons(NamedTuple):
 
 
 def polygons(corners: np.ndarray) -> Polygons:
-    """Polygons with the corners (V, ..., 2)."""
+    """Makes polygons from their corners (V, ..., 2)."""
     side = np.roll(corners, -1, 0) - corners
     length = np.linalg.norm(side, axis=-1, keepdims=True)
     normal = np.stack([side[..., 1], -side[..., 0]], -1) / np.maximum(length, 1e-9)
@@ -53,7 +53,7 @@ def polygons(corners: np.ndarray) -> Polygons:
 
 
 def mass_properties(corner: np.ndarray, density: float) -> tuple[float, float, np.ndarray]:
-    """Mass, inertia about the centre of mass, and that centre, of a polygon with corners (V, 2)."""
+    """Mass, moment of inertia about the centre of mass, and centre of mass of a polygon with corners (V, 2)."""
     following = np.roll(corner, -1, 0)
     double_area = corner[:, 0] * following[:, 1] - corner[:, 1] * following[:, 0]
     mass = density * double_area.sum() / 2
@@ -64,7 +64,7 @@ def mass_properties(corner: np.ndarray, density: float) -> tuple[float, float, n
 
 
 def box(width: float, height: float) -> np.ndarray:
-    """Corners of a box around the origin, (4, 2)."""
+    """Corners of a box centred at the origin, (4, 2)."""
     return np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * np.array([width, height]) / 2
 
 
@@ -74,18 +74,18 @@ _PROPERTIES = [mass_properties(shape, density) for shape, density in zip(_SHAPES
 
 MASS = np.array([mass for mass, _, _ in _PROPERTIES])
 INERTIA = np.array([inertia for _, inertia, _ in _PROPERTIES])
-HULL_CENTRE = _PROPERTIES[0][2]  # of mass, from the origin that observations and rewards are about
+HULL_CENTRE = _PROPERTIES[0][2]  # centre of mass, relative to the hull's origin, which observations use
 BODIES = polygons(np.stack([np.concatenate([s, s[-1:]])[:5] - c for s, (_, _, c) in zip(_SHAPES, _PROPERTIES, strict=True)], 1))
 
 
 class Package(NamedTuple):
-    """The package of n walkers.
+    """Package that walkers carry.
 
     Attributes:
         length: metres.
         mass: kilograms.
-        inertia: about its middle.
-        shape: its corners.
+        inertia: moment of inertia about the centre of mass.
+        shape: polygon around the centre of mass.
     """
 
     length: float
@@ -95,7 +95,7 @@ class Package(NamedTuple):
 
 
 def make_package(num_walkers: int) -> Package:
-    """The package that so many walkers carry."""
+    """Makes the package of `num_walkers` walkers. Its length is proportional to their number."""
     length = 240 / SCALE * num_walkers / 1.75
     corner = box(length, 10 / SCALE)
     mass, inertia, _ = mass_properties(corner, 1.0)

@@ -1,6 +1,6 @@
-"""Where polygons touch each other and the ground, as Box2D's manifolds have it. Arrays have the batch as their last axis.
+"""Contact manifolds of convex polygons and ground edges, as in Box2D. Arrays have the batch as their last axis.
 
-Vectors are pairs (x, y) of arrays, so that all that is done to them is done to long rows of numbers.
+Vectors are pairs (x, y) of arrays. Every operation on them therefore vectorizes over the batch.
 """
 
 import functools
@@ -14,19 +14,19 @@ from envs_jax.multiwalker import body, terrain
 from envs_jax.multiwalker.body import SKIN, single
 
 Vector = tuple[Any, Any]
-"""x and y, arrays of any one shape."""
+"""Components x and y, arrays of the same shape."""
 Sides = tuple[tuple[tuple[Vector, Vector], tuple[Vector, Vector]], tuple[tuple[Vector, Vector], tuple[Vector, Vector]]]
-"""Of a first and a second thing: from where to where the side goes that decides, and the side that is cut."""
+"""Reference sides of the first and the second shape, then their incident sides. A side is its start and its end."""
 _NEVER = 1e9
 
 
 class Placed(NamedTuple):
-    """Polygons somewhere, all arrays (V, ..., E).
+    """Polygons at given poses, in world axes. All arrays are (V, ..., E).
 
     Attributes:
-        corner: from the centre of mass of whatever the coordinates are about.
-        normal: outward, of the side from each corner to the next.
-        real: whether that side has a length.
+        corner: relative to the origin that the caller chose.
+        normal: outward unit normal of the side from each corner to the next.
+        real: bool, whether that side has a positive length.
     """
 
     corner: Vector
@@ -35,16 +35,16 @@ class Placed(NamedTuple):
 
 
 class Manifold(NamedTuple):
-    """The (up to) two points where two things touch.
+    """Contact manifold of a first and a second shape: up to two points.
 
     Attributes:
-        normal: (..., E), in which direction the second is pushed.
-        point: (2, ..., E), halfway between the two skins.
+        normal: (..., E), unit normal from the first to the second shape.
+        point: (2, ..., E), contact points, halfway between the two surfaces.
         separation: (2, ..., E), negative where the skins overlap.
-        touching: (2, ..., E) bool, whether there is such a point.
-        kind: (..., E) bool, whether a side of the second decides the normal.
-        number: (2, ..., E) float, 0 to 3, tells a manifold's points from each other: which end of the side that is cut it
-            was, and whether it was cut.
+        touching: (2, ..., E) bool, whether the point exists.
+        kind: (..., E) bool, whether the reference side belongs to the second shape.
+        number: (2, ..., E) float, feature id within the manifold, 0 to 3: index of the end of the incident side, plus 2 if that
+            end was clipped.
     """
 
     normal: Vector
@@ -61,22 +61,22 @@ def dot(a: Vector, b: Vector) -> jax.Array:
 
 
 def cross(a: Vector, b: Vector) -> jax.Array:
-    """a_x b_y - a_y b_x: the torque of force `b` at `a`."""
+    """Cross product a_x b_y - a_y b_x, for example the torque of a force `b` with the arm `a`."""
     return a[0] * b[1] - a[1] * b[0]
 
 
 def minus(a: Vector, b: Vector) -> Vector:
-    """A - b."""
+    """Difference a - b."""
     return a[0] - b[0], a[1] - b[1]
 
 
 def rotate(cos: jax.Array, sin: jax.Array, vector: Vector) -> Vector:
-    """`vector` turned."""
+    """Rotates `vector` by the angle with this cosine and sine."""
     return cos * vector[0] - sin * vector[1], sin * vector[0] + cos * vector[1]
 
 
 def place(shape: body.Polygons, pose: jax.Array, origin: Vector) -> Placed:
-    """Polygons (V, ..., 2) at `pose` (3, ..., E), in world axes about `origin` (..., E)."""
+    """Places polygons (V, ..., 2) at `pose` (3, ..., E), with corners relative to `origin` (..., E)."""
     corner, normal = ((single(a[..., 0, None]), single(a[..., 1, None])) for a in (shape.corner, shape.normal))
 
     def turn(pose: jax.Array, origin: Vector) -> tuple[Vector, Vector]:
@@ -89,7 +89,7 @@ def place(shape: body.Polygons, pose: jax.Array, origin: Vector) -> Placed:
 
 
 def best(score: jax.Array, values: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """The highest of `score` (V, ..., E), and the entries of each of `values` there; the first where several are."""
+    """Maximum of `score` (V, ..., E) over the first axis, and the entries of each of `values` there. The first wins a tie."""
     top, *found = score[0], *(value[0] for value in values)
     for i in range(1, len(score)):
         better = score[i] > top
@@ -99,13 +99,13 @@ def best(score: jax.Array, values: tuple[jax.Array, ...]) -> tuple[jax.Array, ..
 
 
 class Clipped(NamedTuple):
-    """A side cut to the width of another.
+    """Incident side after clipping to the reference side.
 
     Attributes:
-        point: its two ends, (2, ..., E), in the order in which Box2D's cuts leave them.
-        height: over the other side, (2, ..., E).
-        left: (..., E) bool, whether anything was left.
-        number: (2, ..., E), which end it was, and 2 more where it was cut.
+        point: (2, ..., E), its ends, in the order in which Box2D's b2ClipSegmentToLine leaves them.
+        height: (2, ..., E), signed distances of the ends from the reference side.
+        left: (..., E) bool, whether any part of the side remains.
+        number: (2, ..., E), feature ids, as in `Manifold`.
     """
 
     point: Vector
@@ -115,7 +115,7 @@ class Clipped(NamedTuple):
 
 
 def clip(side: tuple[Vector, Vector], normal: Vector, incident: tuple[Vector, Vector], margin: float) -> Clipped:
-    """The incident side cut to the width of the reference side."""
+    """Clips the incident side to the width of the reference `side` with its `normal`, extended by `margin` at both ends."""
     tangent = -normal[1], normal[0]
     width = dot(tangent, minus(side[1], side[0]))
     along = jnp.stack([dot(tangent, minus(point, side[0])) for point in incident])
@@ -140,7 +140,7 @@ def _manifold(
     near: jax.Array,
     margin: float,
 ) -> Manifold:
-    """The manifold of the sides of a first and a second thing, with their normals; the first's is the reference or not."""
+    """Manifold of two shapes from their sides and normals. Where `first_decides`, the first shape has the reference side."""
 
     def choose(first: Vector, second: Vector) -> Vector:
         return jnp.where(first_decides, first[0], second[0]), jnp.where(first_decides, first[1], second[1])
@@ -157,14 +157,14 @@ def _manifold(
 
 
 def _prefer_second(first: jax.Array, second: jax.Array) -> jax.Array:
-    """Whether the second thing's sides tell better where the two separate."""
+    """Whether the second shape has the reference side, given both largest separations. Box2D's tolerances favour the first."""
     return second > 0.98 * first + 0.001
 
 
 def ground_manifold(shape: Placed, left: Vector, right: Vector, exists: jax.Array) -> Manifold:
-    """Edges of the ground from `left` to `right` (k, ..., E) against polygons (V, ..., E), which they push up.
+    """Manifolds of ground edges from `left` to `right` (k, ..., E) with polygons (V, ..., E), as in Box2D's b2EPCollider.
 
-    Unlike the original's, an edge pushes up even what has its middle under it.
+    Edges have one side here: they push a polygon upwards even if its centre is below them. Box2D pushes it downwards then.
     """
 
     def measure(shape: Placed, left: Vector, right: Vector) -> tuple[jax.Array, ...]:
@@ -196,9 +196,10 @@ def ground_manifold(shape: Placed, left: Vector, right: Vector, exists: jax.Arra
 
 
 def clearance(shape: Placed, x: jax.Array, height: jax.Array) -> jax.Array:
-    """How high polygons (V, ..., E) are over the ground's points (k, ..., E), `terrain.STEP` apart, in the same coordinates.
+    """Clearance of polygons (V, ..., E) above ground points (k, ..., E) that are `terrain.STEP` apart, (..., E).
 
-    The least of their corners' height over its lines, and of its points' distance from their sides, (..., E).
+    It is the minimum of the corners' heights above the ground and of the ground points' signed distances from the polygons.
+    Both are given in the same coordinates.
     """
     corner, normal = shape.corner, shape.normal
     at = (corner[0] - x[0]) * single(1 / terrain.STEP)
@@ -211,7 +212,7 @@ def clearance(shape: Placed, x: jax.Array, height: jax.Array) -> jax.Array:
 
 
 def polygon_manifold(first: Placed, second: Placed) -> Manifold:
-    """Polygons (V, ..., E) against others, in the same coordinates."""
+    """Manifolds of polygons (V, ..., E) with others in the same coordinates, as in Box2D's b2CollidePolygons."""
 
     def separations(one: Placed, other: Placed) -> tuple[jax.Array, ...]:
         height = dot(one.normal, one.corner)
@@ -236,5 +237,5 @@ def polygon_manifold(first: Placed, second: Placed) -> Manifold:
 
 
 def _values(shape: Placed) -> tuple[jax.Array, ...]:
-    """Of each side its two corners and its normal."""
+    """The two corners and the normal of each side."""
     return *shape.corner, *(jnp.roll(c, -1, 0) for c in shape.corner), *shape.normal

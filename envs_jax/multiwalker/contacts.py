@@ -1,6 +1,6 @@
-"""Contacts: impulses that keep points from going into each other and rub, and pushing apart what overlaps.
+"""Contact constraints in generalized velocities: normal and friction impulses, and position correction of overlaps.
 
-Arrays have the batch as their last axis.
+The generalized velocity of a walker is described in `joints`. Arrays have the batch as their last axis.
 """
 
 from typing import NamedTuple
@@ -20,13 +20,13 @@ NEAR_ENOUGH = -0.015
 
 
 class Rows(NamedTuple):
-    """K contacts of n walkers, two rows each: along the surface, then along the normal.
+    """Jacobian rows of K contacts of n walkers: 2 per contact, along the tangent and along the normal.
 
     Attributes:
-        pull: 2 times K of (7, n, E), a row's speed is its product with the free coordinates.
-        response: 2 times K of (7, n, E), of the free coordinates to a unit impulse.
-        gain: (2, K, n, E), of a row's speed to a unit impulse on the walker; infinite where there is nothing to push.
-        friction: (K, n, E).
+        pull: [2][K] of (7, n, E), jacobian. Its product with the generalized velocity is the speed along the row.
+        response: [2][K] of (7, n, E), change of the generalized velocity per unit impulse.
+        gain: (2, K, n, E), inverse effective mass: change of the row's speed per unit impulse. It is infinite in unused slots.
+        friction: (K, n, E), coefficient of friction.
     """
 
     pull: list[list[jax.Array]]
@@ -36,7 +36,7 @@ class Rows(NamedTuple):
 
 
 def make_rows(tree: Tree, contacts: Contacts) -> Rows:
-    """The rows of contacts."""
+    """Makes the jacobian rows of contacts."""
 
     def pulls(tree: Tree, contacts: Contacts) -> list[jax.Array]:
         x, y = contacts.normal
@@ -53,7 +53,7 @@ def make_rows(tree: Tree, contacts: Contacts) -> Rows:
 
 
 def _arms(tree: Tree, contacts: Contacts) -> list[Vector]:
-    """What each of the five spins does to the points: vectors (K, n, E)."""
+    """For each of the five angular velocities, its arms to the contact points: vectors (K, n, E)."""
     arms = []
     for j in range(NUM_BODIES):
         moved = [(contacts.member[b], arm) for b in range(NUM_BODIES) if (arm := tree.arms[b][j]) is not None]
@@ -63,24 +63,24 @@ def _arms(tree: Tree, contacts: Contacts) -> list[Vector]:
 
 
 def find_again(code: jax.Array, old_code: jax.Array, impulse: jax.Array) -> jax.Array:
-    """The impulses (L, 2, n, E) of the points that are still there, for those that `code` (K, n, E) tells of now."""
+    """Impulses (K, 2, n, E) of contacts by feature id: those of the last step (L, 2, n, E) with the same id, or 0."""
     same = (code[:, None] == old_code[None]) & (code[:, None] > 0)
     return fold(jnp.add, (same[:, number, None] * old for number, old in enumerate(impulse)))
 
 
 def warm_start(rows: Rows, free: jax.Array, impulse: jax.Array) -> jax.Array:
-    """The free coordinates after impulses (K, 2, n, E)."""
+    """Generalized velocity after the impulses (K, 2, n, E) of the last step."""
     return fold(jnp.add, (rows.response[i][k] * each for k, both in enumerate(impulse) for i, each in enumerate(both))) + free
 
 
 def _new_impulses(old: jax.Array, gain: jax.Array, speed: jax.Array, limit: jax.Array | None) -> jax.Array:
-    """An impulse that stops `speed`: at most `limit` either way, or where that is None only a push."""
-    new = old - speed / gain  # a quotient, which XLA computes once
+    """Accumulated impulse that stops `speed`, clamped to [-limit, limit], or to nonnegative values if `limit` is None."""
+    new = old - speed / gain  # XLA computes a quotient once, a product once per use
     return jnp.maximum(new, 0.0) if limit is None else jnp.clip(new, -limit, limit)
 
 
 def sweep_ground(rows: Rows, free: jax.Array, impulse: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
-    """Every contact with the ground once: friction, then the normal. `impulse` is K of (2, n, E)."""
+    """One sweep over the ground contacts: friction, then normal impulse. `impulse` has K arrays (2, n, E)."""
     impulse = list(impulse)
     for k in range(len(impulse)):
         old = impulse[k]
@@ -95,13 +95,14 @@ def sweep_ground(rows: Rows, free: jax.Array, impulse: list[jax.Array]) -> tuple
 
 
 class PackageRows(NamedTuple):
-    """The contacts of walkers with the package, (2 rows, 2 points, ...).
+    """Jacobian rows of contacts between walkers and the package, (..., 2 rows, 2 points, n, E).
 
     Attributes:
-        walker: on the walkers.
-        pull: (3, 2, 2, n, E), a row's speed is its product with the package's velocity, beside the walker's.
-        response: (3, 2, 2, n, E), of the package.
-        gain: (2, 2, n, E), as if each walker had its share of the package: so all may push at once and still agree in the end.
+        walker: the walkers' part.
+        pull: (3, 2, 2, n, E), the package's part of the jacobian.
+        response: (3, 2, 2, n, E), change of the package's velocity per unit impulse.
+        gain: (2, 2, n, E), inverse effective mass. Each walker in contact counts with an equal share of the package (mass
+            splitting). All walkers can then apply impulses at the same time, and the sweeps still converge.
     """
 
     walker: Rows
@@ -111,7 +112,7 @@ class PackageRows(NamedTuple):
 
 
 def make_package_rows(tree: Tree, contacts: Contacts, arm: Vector, package: body.Package) -> PackageRows:
-    """The rows of walkers' contacts with the package, at `arm` (2, n, E) from its middle."""
+    """Makes the rows of contacts with the package. Their points are at `arm` (2, n, E) from its centre of mass."""
     walker = make_rows(tree, contacts)
     normal = contacts.normal
     directions = (normal[1], -normal[0]), normal
@@ -126,7 +127,7 @@ def make_package_rows(tree: Tree, contacts: Contacts, arm: Vector, package: body
 def sweep_package(
     rows: PackageRows, free: jax.Array, package: list[jax.Array], impulse: list[jax.Array]
 ) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
-    """Every contact with the package once, all walkers at a time; `package` is its velocity, three of (E,)."""
+    """One sweep over the contacts with the package, for all walkers at once. `package` is its velocity, three arrays (E,)."""
     package, impulse = list(package), list(impulse)
     for k in range(len(impulse)):
         old = impulse[k]
@@ -144,21 +145,21 @@ def sweep_package(
 
 
 def pad_rows(rows: Rows, before: int, after: int) -> Rows:
-    """Rows of pairs of neighbours as rows of all walkers, the missing ones without effect."""
+    """Pads rows of pairs of neighbours with zeros, `before` and `after` the pairs, to rows of all walkers."""
     return jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(before, after), (0, 0)]), rows)
 
 
 def sweep_neighbours(
     left: Rows, right: Rows, gain: jax.Array, free: jax.Array, impulse: list[jax.Array]
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """Every contact between neighbours once, all pairs at a time.
+    """One sweep over the contacts between neighbours, for all pairs at the same time.
 
     Args:
-        left: rows of every walker as the left one of a pair, those of the last one without effect.
-        right: as the right one, those of the first one without effect.
-        gain: (2 rows, 2 points, n - 1, E), as if each walker had half of itself for each neighbour.
-        free: (7, n, E).
-        impulse: two of (2, n - 1, E).
+        left: rows of each walker as the left one of a pair; zeros for the last walker.
+        right: rows of each walker as the right one of a pair; zeros for the first walker.
+        gain: (2 rows, 2 points, n - 1, E), inverse effective mass. Walkers count with half their mass (mass splitting).
+        free: (7, n, E), generalized velocity.
+        impulse: two arrays (2 rows, n - 1, E), one per point.
     """
     impulse = list(impulse)
     for k in range(len(impulse)):
@@ -176,19 +177,19 @@ def sweep_neighbours(
 
 
 class Side(NamedTuple):
-    """One of two things in contact: how far it has moved (x, y and turn), and its arm to the point as the contact was made."""
+    """One of two bodies in contact: its displacement (x, y, angle) since contact detection, and its arm to the point then."""
 
     moved: tuple[jax.Array, jax.Array, jax.Array]
     arm: Vector
 
 
 class Overlap(NamedTuple):
-    """A contact where its two things are now; arrays (K, n, E).
+    """Contact geometry at the current poses of two bodies.
 
     Attributes:
-        normal: direction in which the second is pushed.
-        arms: of both.
-        separation: below 0 where skins overlap.
+        normal: from the first to the second body.
+        arms: from the centre of mass of each body to the point.
+        separation: negative where the skins overlap.
     """
 
     normal: Vector
@@ -197,23 +198,23 @@ class Overlap(NamedTuple):
 
 
 def turned(arm: Vector, angle: jax.Array) -> Vector:
-    """`arm` after a small turn."""
+    """Rotates `arm` by a small angle, with Taylor polynomials of the cosine and the sine."""
     square = angle * angle
     cos, sin = 1 - square * (0.5 - square * (1 / 24)), angle * (1 - square * (1 / 6 - square * (1 / 120)))
     return cos * arm[0] - sin * arm[1], sin * arm[0] + cos * arm[1]
 
 
 def overlap(normal: Vector, separation: jax.Array, by_second: jax.Array, first: Side, second: Side) -> Overlap:
-    """Contacts after both things have moved.
+    """Contact geometry after both bodies have moved, as in Box2D's b2PositionSolverManifold.
 
-    As in Box2D the side that decided the normal turns with its thing, and the point of the other stays where it is on that.
+    The reference side rotates with its body. The contact point is fixed to the other body.
     """
     lift = 0.5 * jnp.where(by_second, -1.0, 1.0) * (separation + SKIN)
     arms = [(side.arm[0] + lift * normal[0], side.arm[1] + lift * normal[1]) for side in (first, second)]
     places, points = [], []
     for (x, y, turn), arm in zip((first.moved, second.moved), arms, strict=True):
         along = turned(arm, turn)
-        places.append((x - arm[0], y - arm[1]))  # from where the point was
+        places.append((x - arm[0], y - arm[1]))  # relative to the original contact point
         points.append((x - arm[0] + along[0], y - arm[1] + along[1]))
     point = jnp.where(by_second, points[0][0], points[1][0]), jnp.where(by_second, points[0][1], points[1][1])
     now = turned(normal, jnp.where(by_second, second.moved[2], first.moved[2]))
@@ -227,18 +228,18 @@ def _feature(contacts: Contacts) -> tuple[Vector, jax.Array, jax.Array]:
 
 
 def moved_members(contacts: Contacts, moved: jax.Array) -> Side:
-    """How the bodies of contacts have moved, of all bodies (3, 5, n, E)."""
+    """Selects the displacements of the bodies in contact from those of all bodies (3, 5, n, E)."""
     x, y, turn = (sum((contacts.member[b] * value[b] for b in range(NUM_BODIES)), jnp.zeros(())) for value in moved)
     return Side((x, y, turn), contacts.arm)
 
 
 def push_of(separation: jax.Array, used: jax.Array, share: float) -> jax.Array:
-    """By how much to part what overlaps: of all but a small overlap `share`."""
+    """Distance by which a contact is corrected: the Baumgarte factor `share` times the overlap beyond `PUSH_SLOP`, clamped."""
     return jnp.where(used, -jnp.clip(share * (separation + PUSH_SLOP), -LARGEST_PUSH, 0.0), 0.0)
 
 
 def moves(contacts: Contacts, push: Vector, torque: jax.Array) -> jax.Array:
-    """What pushes (K, n, E) and their torques do to the places of bodies, (3, 5, n, E), all at a time."""
+    """Displacements of bodies (3, 5, n, E) by position impulses `push` (K, n, E) and their torques, all applied at once."""
     change = contacts.light * push[0], contacts.light * push[1], contacts.light_turn * torque
     return jnp.stack([jnp.stack([fold(jnp.add, member * value) for member in contacts.member]) for value in change])
 
@@ -248,7 +249,7 @@ def _lowest(separation: jax.Array, contacts: Contacts) -> jax.Array:
 
 
 def push_from_ground(contacts: Contacts, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """How bodies that have `moved` (3, 5, n, E) are pushed out of the ground, and the deepest separation (n, E)."""
+    """Position correction of ground contacts after bodies `moved` (3, 5, n, E): displacements, and lowest separation (n, E)."""
     zero, used = jnp.zeros_like(contacts.separation), contacts.code > 0
     found = overlap(*_feature(contacts), Side((zero, zero, zero), (zero, zero)), moved_members(contacts, moved))
     torque = cross(found.arms[1], found.normal)
@@ -261,7 +262,7 @@ def push_from_ground(contacts: Contacts, moved: jax.Array) -> tuple[jax.Array, j
 def push_from_package(
     contacts: Contacts, arm: Vector, package: body.Package, moved: jax.Array, package_moved: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As `push_from_ground` between walkers and package, which has moved (3, E) and is pushed, too."""
+    """As `push_from_ground` for contacts with the package. The second of three results is the package's displacement (3, E)."""
     x, y, turn = package_moved
     found = overlap(*_feature(contacts), Side((x, y, turn), arm), moved_members(contacts, moved))
     its_torque, torque = (cross(each, found.normal) for each in found.arms)
@@ -275,7 +276,7 @@ def push_from_package(
 
 
 def push_from_neighbours(left: Contacts, right: Contacts, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """As `push_from_ground` between neighbours: contacts of the left and the right one of each pair."""
+    """As `push_from_ground` for contacts of the `left` and the `right` walker of each pair of neighbours."""
     used = right.code > 0
     sides = moved_members(left, moved[:, :, :-1]), moved_members(right, moved[:, :, 1:])
     found = overlap(*_feature(right), *sides)

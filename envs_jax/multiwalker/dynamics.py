@@ -1,4 +1,4 @@
-"""A step of the world: contacts, speeds, places, and legs that land. Arrays have the batch as their last axis."""
+"""A step of the world: contacts, velocities, positions, and landings of legs. Arrays have the batch as their last axis."""
 
 import dataclasses
 from typing import NamedTuple
@@ -16,21 +16,21 @@ from envs_jax.multiwalker.world import Control, Solver, World, at_start
 
 
 def start(num_walkers: int, solver: Solver, batch: int) -> World:
-    """How every episode begins."""
+    """World at the start of an episode."""
     if solver.sequential:
         return at_start(num_walkers, batch, sequential.no_impulses(num_walkers, batch))
     return at_start(num_walkers, batch, reduced.no_impulses(num_walkers, solver.slots, batch))
 
 
 class Met(NamedTuple):
-    """Who touched what in a step.
+    """Contacts during a step.
 
     Attributes:
-        feet: (k, 2, n, E) int32, numbers of what each lower leg touched at the beginning: edges of the ground, other things
-            below 0; -9 for nothing.
-        landed: (k, 2, n, E), the same after legs have landed.
-        fallen: (n, E) bool, the hull touched the ground or another walker.
-        dropped: (E,) bool, the package touched the ground or a leg.
+        feet: (k, 2, n, E) int32, what each lower leg touched at the beginning: numbers of ground edges, negative numbers for
+            other bodies, -9 for nothing.
+        landed: (k, 2, n, E) int32, the same after landings within the step.
+        fallen: (n, E) bool, whether the hull touched the ground or another walker.
+        dropped: (E,) bool, whether the package touched the ground or a leg.
     """
 
     feet: jax.Array
@@ -40,7 +40,7 @@ class Met(NamedTuple):
 
 
 def _met(world: World, touch: Touching, edges: jax.Array, present: jax.Array, heights: jax.Array, package: body.Package) -> Met:
-    """Of a step that ends in `world`, and in which legs landed on `edges`."""
+    """Contacts of a step that ends in `world` and in which legs landed on `edges`."""
     feet, edges = touch.feet, edges[:, 1::2]
     on_ground = jnp.where((edges == NOTHING).all(0), feet[: len(edges)], edges)
     fell = hull_on_ground(world.pose[:, HULL], heights, WITHIN_STEP) & present
@@ -50,17 +50,17 @@ def _met(world: World, touch: Touching, edges: jax.Array, present: jax.Array, he
 
 
 def step(world: World, control: Control, heights: jax.Array, package: body.Package, solver: Solver) -> tuple[World, Met]:
-    """A fiftieth of a second.
+    """Advances the world by 1/50 s.
 
     Args:
-        world: before.
-        control: what is done.
-        heights: (T, E), of the ground.
-        package: what is carried.
-        solver: how well to solve.
+        world: world before the step.
+        control: actions and external forces.
+        heights: (T, E), heights of the ground.
+        package: the package.
+        solver: settings of the solver.
 
     Returns:
-        The world after, and what touched.
+        The world after the step, and the contacts during it.
     """
     touch = touching(package, world.pose, world.package_pose, control.present, heights)
     after = (sequential if solver.sequential else reduced).solve(world, control, touch, package, solver)

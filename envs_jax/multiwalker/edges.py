@@ -1,4 +1,4 @@
-"""The edges of the ground that each body touches, the same number for all. Arrays have the batch as their last axis."""
+"""Ground edges that each body touches, in a fixed number of slots. Arrays have the batch as their last axis."""
 
 from typing import NamedTuple
 
@@ -12,20 +12,20 @@ FEET, OTHERS = (2, 4), (0, 1, 3)
 
 
 def num_edges(group: tuple[int, ...]) -> int:
-    """How many edges each body of a group may touch."""
+    """Number of slots for edges of each body of a group."""
     return 4 if group == FEET else 2
 
 
 class Edges(NamedTuple):
-    """Edges (K) under bodies (B): arrays (K, B, n, E), or (2, K, B, n, E) for their two points.
+    """Contact manifolds of K edges with B bodies. Arrays are (K, B, n, E), or (2, K, B, n, E) for the two points.
 
     Attributes:
-        normal: direction of the push.
+        normal: unit normal from the ground to the body.
         arm: from the body's centre of mass to the point.
-        separation: below 0 where skins overlap.
-        by_body: bool, whether a side of the body decides the normal.
-        touching: bool.
-        code: a whole number that tells a body's points from each other, 0 for none.
+        separation: negative where the skins overlap.
+        by_body: bool, whether the reference side belongs to the body.
+        touching: bool, whether the point exists.
+        code: feature id, a positive integer that is unique among a body's points; 0 for unused points.
     """
 
     normal: Vector
@@ -45,7 +45,7 @@ def _edges(ground: OnGround) -> Edges:
 
 
 def _first(edges: Edges, count: int) -> Edges:
-    """The first `count` edges that touch."""
+    """The first `count` edges that each body touches. Unused slots are zeros."""
     if len(edges.by_body) == count:
         return edges
     touching = edges.touching.any(0)
@@ -61,7 +61,7 @@ def _first(edges: Edges, count: int) -> Edges:
 
 
 def edges_under(touch: Touching) -> list[Edges]:
-    """The edges under feet, and under hull and upper legs, a few at most."""
+    """Edges under the bodies of `FEET`, then under those of `OTHERS`, at most `num_edges` per body."""
     hull, legs = _edges(touch.hull), _edges(touch.legs)
 
     def of_legs(first: int) -> Edges:

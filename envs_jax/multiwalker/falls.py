@@ -1,7 +1,8 @@
-"""What falls to the ground, which ends an episode. Arrays have the batch as their last axis.
+"""Contacts of hulls and the package with the ground at the end of a step. Arrays have the batch as their last axis.
 
-Box2D's continuous collision stops hulls and the package, as it does legs (`impact`), where they meet the ground within a step,
-and reports the contact in that step; contacts that come about slowly are found at the beginning of the next.
+Box2D's continuous collision detection stops hulls and the package at the ground within a step, as it does legs (`impact`), and
+reports the contact in that step. Here they are not stopped: their poses at the end of the step are tested. Contacts that form
+slowly are found at the beginning of the next step (`touching`).
 """
 
 import jax
@@ -14,20 +15,20 @@ from envs_jax.multiwalker.collision import clearance, place
 from envs_jax.multiwalker.time_of_impact import TARGET, TOLERANCE
 
 _REACH = float(np.hypot(*BODIES.corner[:, HULL].T).max())
-POINTS = int(np.ceil(2 * _REACH / terrain.STEP)) + 2  # of the ground under a hull, however it lies
+POINTS = int(np.ceil(2 * _REACH / terrain.STEP)) + 2  # ground points under a hull at any angle
 _HULL = body.Polygons(*(array[:, HULL, None] for array in BODIES))
 WITHIN_STEP = TARGET + TOLERANCE
 
 
 def hull_on_ground(pose: jax.Array, heights: jax.Array, within: float) -> jax.Array:
-    """(n, E) bool: whether hulls at `pose` (3, n, E) are as near to the ground."""
+    """Whether the clearance of hulls at `pose` (3, n, E) above the ground is less than `within`, (n, E) bool."""
     x, height, there, _ = terrain.window(heights, pose[0] - _REACH, POINTS)
     shape = place(_HULL, pose, (pose[0], pose[1]))
     return clearance(shape, x - pose[0], jnp.where(there, height, 0.0) - pose[1]) < within
 
 
 def package_on_ground(package: body.Package, pose: jax.Array, heights: jax.Array, within: float) -> jax.Array:
-    """(E,) bool: whether the package at `pose` (3, E) is as near to the ground."""
+    """Whether the clearance of the package at `pose` (3, E) above the ground is at most `within`, (E,) bool."""
     cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
     half, thickness = package.length / 2, single(-package.shape.corner[:, 1].min())
     reach = int(np.ceil(package.length / terrain.STEP)) + 2

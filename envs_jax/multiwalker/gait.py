@@ -1,4 +1,4 @@
-"""A policy that sees the state: walkers stand astride, on springs."""
+"""Scripted policy of Multi-Walker, which sees the state: walkers stand with their legs apart."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ TILT, SPIN, SINK = 0.75, 0.875, 5.5
 
 
 def stand(key: jax.Array, state: Any) -> jax.Array:
-    """(n, 4): hips swing on to where they lean until legs stand apart, and against tilt; knees hold, and against sinking."""
+    """Actions (n, 4). Hips turn away from `MIDDLE`, which spreads the legs, and against tilt. Knees act as damped springs."""
     del key
     pose, velocity = state.world.pose, state.world.velocity
     angle = joint_angles(pose[2][..., None])[..., 0]

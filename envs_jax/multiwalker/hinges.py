@@ -1,4 +1,4 @@
-"""Joints as Box2D solves them (b2RevoluteJoint): motor, limit and hold of a hip or a knee, by impulses.
+"""Revolute joints as in Box2D's b2RevoluteJoint: motor, angular limit and point constraint of hips and knees.
 
 Arrays have the batch as their last axis.
 """
@@ -15,18 +15,18 @@ from envs_jax.multiwalker.world import Velocity
 
 
 class Hinge(NamedTuple):
-    """One joint of all walkers, (n, E).
+    """One revolute joint of all walkers, (n, E).
 
     Attributes:
-        arms: from the centres of mass of its two bodies.
-        gain: xx, xy, yy: what unit impulses add to the motion of its halves against each other.
-        size: of that matrix, its determinant.
-        of_turn: x, y, z: what a unit impulse of the limit adds to that motion and to the joint's turn.
-        limit: x, y, z and a divisor: the impulse of the limit that undoes a motion and a turn.
-        at_lower: bool, it stands at its lower limit.
-        at_upper: bool.
-        drive: the speed that its motor wants.
-        strongest: impulse of the motor in a step.
+        arms: from the centres of mass of the parent and the child to the anchor.
+        gain: xx, xy, yy: inverse effective mass matrix of the point constraint.
+        size: determinant of that matrix.
+        of_turn: xz, yz, zz: column of the angular limit in the 3 x 3 inverse effective mass matrix.
+        limit: last row of the adjugate of the 3 x 3 matrix, and its determinant. They give the impulse of the limit.
+        at_lower: bool, whether the joint is at its lower limit.
+        at_upper: bool, whether the joint is at its upper limit.
+        drive: target angular velocity of the motor.
+        strongest: largest impulse of the motor in a step.
     """
 
     arms: tuple[Vector, Vector]
@@ -41,7 +41,7 @@ class Hinge(NamedTuple):
 
 
 def make_hinges(angle: jax.Array, action: jax.Array) -> list[Hinge]:
-    """The four joints under `action` (4, n, E) at the bodies' angles (5, n, E)."""
+    """Makes the four joints under `action` (4, n, E) at the bodies' angles (5, n, E)."""
     limits = joint_limits(angle)
     cos, sin, hinges = jnp.cos(angle), jnp.sin(angle), []
     for j, (a, b) in enumerate(zip(PARENT, CHILD, strict=True)):
@@ -75,7 +75,7 @@ def make_hinges(angle: jax.Array, action: jax.Array) -> list[Hinge]:
 
 
 class Held(NamedTuple):
-    """Impulses of one joint, (n, E): of its motor, of what holds it (x, y), and of its limit."""
+    """Accumulated impulses of one joint, (n, E): motor, point constraint (x, y) and angular limit."""
 
     motor: jax.Array
     hold: Vector
@@ -83,7 +83,7 @@ class Held(NamedTuple):
 
 
 def pull(hinge: Hinge, j: int, parent: Velocity, child: Velocity, hold: Vector, turn: jax.Array) -> tuple[Velocity, Velocity]:
-    """The two bodies after impulses."""
+    """Velocities of both bodies after an impulse `hold` at the anchor and an angular impulse `turn`."""
     pulled = []
     for velocity, arm, which, sign in ((parent, hinge.arms[0], PARENT[j], -1.0), (child, hinge.arms[1], CHILD[j], 1.0)):
         light, turning = single(sign / MASS[which]), single(sign / INERTIA[which])
@@ -93,9 +93,9 @@ def pull(hinge: Hinge, j: int, parent: Velocity, child: Velocity, hold: Vector, 
 
 
 def sweep_hinge(hinge: Hinge, j: int, parent: Velocity, child: Velocity, held: Held) -> tuple[Velocity, Velocity, Held]:
-    """Motor, then what holds the joint, together with its limit where it stands at one (3 x 3), or alone (2 x 2)."""
+    """One sweep over a joint: motor, then the point constraint, with an active limit (3 x 3) or alone (2 x 2)."""
     turn_a, turn_b = single(1 / INERTIA[PARENT[j]]), single(1 / INERTIA[CHILD[j]])
-    # Quotients, which XLA computes once; sums and products it computes anew for each of their uses.
+    # These are quotients because XLA computes a quotient once. It recomputes sums and products for each use.
     motor = held.motor - (child[2] - parent[2] - hinge.drive) / hinge.of_turn[2]
     motor = jnp.clip(motor, -hinge.strongest, hinge.strongest)
     change = motor - held.motor
@@ -110,7 +110,7 @@ def sweep_hinge(hinge: Hinge, j: int, parent: Velocity, child: Velocity, held: H
     stands = (hinge.at_lower & (limit >= 0)) | (hinge.at_upper & (limit <= 0))
     limit = jnp.where(stands, limit, 0.0)
     turn = limit - held.limit
-    # With the limit's part known, the rest is what holds the joint alone.
+    # Given the limit's impulse, the 2 x 2 system determines that of the point constraint.
     x, y = x - hinge.of_turn[0] * turn, y - hinge.of_turn[1] * turn
     xx, xy, yy = hinge.gain
     hold = (yy * x - xy * y) / hinge.size, (xx * y - xy * x) / hinge.size

@@ -1,8 +1,8 @@
-"""Legs that would shoot into the ground within a step stop where they meet it, by Box2D's continuous collision.
+"""Landings: legs that would enter the ground within a step stop at it, by continuous collision (Box2D's b2World::SolveTOI).
 
-A leg is taken back to when it first touches, moved out of the ground, loses there, alone, the speed with which it comes down,
-and goes on for the rest of the step, in which it may touch again; the next step pulls its joints together. Arrays have the
-batch as their last axis.
+A leg returns to its time of impact and is moved out of the ground. Contact impulses then stop it there, without its joints. It
+moves for the rest of the step, in which it may land again. The next step corrects its joints. Arrays have the batch as their
+last axis.
 """
 
 from typing import NamedTuple
@@ -23,28 +23,28 @@ from envs_jax.multiwalker.touching import NOTHING
 
 SHARE = 0.75
 PUSHES, SWEEPS = 20, 30
-LANDINGS = 8  # of a leg in a step
-MANIFOLDS = 3  # edges that stop a leg
-POINTS = 5  # of the ground under all places of a leg in a step
+LANDINGS = 8  # per leg and step
+MANIFOLDS = 3  # edges that can stop a leg
+POINTS = 5  # ground points under all poses of a leg in a step
 STILL = 1e-6
 LOOKS = 8
-LOOK_AT_A_TIME, LAND_AT_A_TIME = 1 / 8, 1 / 24  # of all legs
-LEVEL = 0.8  # distance from the ground and height over it, where it is steepest
-_SIDES = np.array([[0, -1], [1, 0], [0, 1], [-1, 0]])  # normals of a box, from its lowest left corner on
+LOOK_AT_A_TIME, LAND_AT_A_TIME = 1 / 8, 1 / 24  # fractions of all legs
+LEVEL = 0.8  # lower bound of the distance from the ground per height above it, at any slope
+_SIDES = np.array([[0, -1], [1, 0], [0, 1], [-1, 0]])  # normals of a box, from its lower left corner on
 _REACH = float(np.hypot(UPPER_WIDTH, LEG_HEIGHT) / 2)
 _FRICTION = float(np.sqrt(body.FRICTION[LEGS.start] * body.TERRAIN_FRICTION))
 
 
 class _Legs(NamedTuple):
-    """Legs and what they move over, with as many columns as legs (M).
+    """Motion of M legs and the ground under it.
 
     Attributes:
-        before: (3, M), at the beginning of the step.
-        after: where they would end.
-        left: (M,), where the first point of the ground is.
-        height: (k, M), of that and the next points.
-        there: (k - 1, M) bool, which edges the ground has.
-        lower: (M,) bool, which leg it is.
+        before: (3, M), poses at the beginning of the step.
+        after: (3, M), poses at the end of the step without landings.
+        left: (M,), x of the first ground point.
+        height: (k, M), heights of that point and the next ones.
+        there: (k - 1, M) bool, whether the edges between them exist.
+        lower: (M,) bool, whether it is a lower leg.
     """
 
     before: jax.Array
@@ -60,7 +60,7 @@ def _half_width(legs: _Legs) -> jax.Array:
 
 
 def _place(legs: _Legs, pose: jax.Array) -> Placed:
-    """Legs at `pose` (3, M), about their middles."""
+    """Legs at `pose` (3, M), relative to their centres of mass."""
     cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
     across, along = single([-1, 1, 1, -1])[:, None] * _half_width(legs), single([-1, -1, 1, 1])[:, None] * LEG_HEIGHT / 2
     side = single(_SIDES)[..., None]
@@ -69,14 +69,14 @@ def _place(legs: _Legs, pose: jax.Array) -> Placed:
 
 
 def _edges(legs: _Legs, middle: Vector) -> tuple[Vector, Vector]:
-    """Left and right ends of the ground's edges (k, M), from `middle`."""
+    """Left and right ends of the ground edges (k, M), relative to `middle`."""
     number = jnp.arange(POINTS, dtype=jnp.float32)[:, None]
     x, y = legs.left + terrain.STEP * number - middle[0], legs.height - middle[1]
     return (x[:-1], y[:-1]), (x[1:], y[1:])
 
 
 def _pairs(legs: _Legs, start: jax.Array, end: jax.Array) -> Way:
-    """Every leg with every edge, (k M,), on its way from one pose (3, M) to another, seen from where it began."""
+    """Sweeps of each leg over each edge, (k M,), from one pose (3, M) to another, relative to its position before the step."""
     middle = legs.before[0], legs.before[1]
     origin = jnp.stack([*middle, jnp.zeros_like(middle[0])])
     half = _half_width(legs), jnp.full_like(middle[0], LEG_HEIGHT / 2)
@@ -86,7 +86,7 @@ def _pairs(legs: _Legs, start: jax.Array, end: jax.Array) -> Way:
 
 
 class _Stops(NamedTuple):
-    """Edges that stop legs; (MANIFOLDS, M), or (MANIFOLDS, 2, M) for their two points."""
+    """Contact manifolds that stop legs: arrays (MANIFOLDS, M), or (MANIFOLDS, 2, M) for the two points."""
 
     normal: Vector
     arm: Vector
@@ -96,7 +96,7 @@ class _Stops(NamedTuple):
 
 
 def _stops(manifold: Manifold, first: jax.Array) -> _Stops:
-    """A few edges of manifolds (k, M) that touch, the `first` one (k, M) before the others."""
+    """The first `MANIFOLDS` touching edges of manifolds (k, M), with the edge `first` (k, M) before the others."""
     touching = manifold.touching.any(0)
     rank = jnp.where(first, 1, 1 + jnp.cumsum((touching & ~first).astype(jnp.int32), 0))
     rank = jnp.where(touching, rank, 0)
@@ -118,13 +118,13 @@ def _stops(manifold: Manifold, first: jax.Array) -> _Stops:
 
 
 def _weight(legs: _Legs) -> tuple[jax.Array, jax.Array]:
-    """1 / mass and 1 / inertia."""
+    """1 / mass and 1 / inertia of each leg, (M,)."""
     light, turning = (jnp.where(legs.lower, 1 / of[2], 1 / of[1]) for of in (body.MASS, body.INERTIA))
     return light, turning
 
 
 def _moved(stops: _Stops, index: tuple[int, ...], moved: jax.Array) -> tuple[Vector, Vector, jax.Array]:
-    """Normal, arm and separation of one point when the leg has moved (3, M)."""
+    """Normal, arm and separation of one contact point after the leg has `moved` (3, M)."""
     edge, zero = index[0], jnp.zeros_like(moved[0])
     arm = stops.arm[0][index], stops.arm[1][index]
     at_rest, leg = Side((zero, zero, zero), (zero, zero)), Side((moved[0], moved[1], moved[2]), arm)
@@ -136,7 +136,7 @@ _ALL = [(edge, point) for edge in range(MANIFOLDS) for point in range(2)]
 
 
 def _push_out(legs: _Legs, stops: _Stops) -> jax.Array:
-    """How legs are moved, (3, M), so that hardly anything overlaps."""
+    """Position correction of legs by sequential sweeps over their contacts: displacements (3, M)."""
     light, turning = _weight(legs)
 
     def again(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -156,7 +156,7 @@ def _push_out(legs: _Legs, stops: _Stops) -> jax.Array:
 
 
 def _stop(legs: _Legs, stops: _Stops, moved: jax.Array, velocity: jax.Array) -> jax.Array:
-    """Velocities (3, M) that do not go into the ground, of legs that have been moved."""
+    """Velocities (3, M) after contact impulses, of legs that have `moved` (3, M)."""
     zero, nowhere = jnp.zeros(()), jnp.zeros(2)
     still, meetings = (zero, zero, zero), []
     for edge in range(MANIFOLDS):
@@ -180,18 +180,18 @@ def _stop(legs: _Legs, stops: _Stops, moved: jax.Array, velocity: jax.Array) -> 
 
 
 class _Flight(NamedTuple):
-    """Legs within the step.
+    """Motion of legs within the step, between landings.
 
     Attributes:
-        start: (3, M), where they are.
-        end: (3, M), where they would end.
+        start: (3, M), current poses.
+        end: (3, M), poses at the end of the step without further landings.
         velocity: (3, M).
-        time: (M,), the share of the step that has passed.
-        edges: (k, M) bool, what they may still touch.
-        touched: (k, M) bool, the edge that they touch next.
-        share: (M,), the share of what is left of the step after which they touch it.
-        active: (M,) bool, whether they may land again.
-        met: (k, M) bool, all edges that they touched when they last landed.
+        time: (M,), elapsed fraction of the step.
+        edges: (k, M) bool, edges that legs can still land on.
+        touched: (k, M) bool, the edge of the next impact.
+        share: (M,), time of the next impact as a fraction of the remaining step.
+        active: (M,) bool, whether legs can land again.
+        met: (k, M) bool, all edges that legs touched in their last landing.
     """
 
     start: jax.Array
@@ -206,7 +206,7 @@ class _Flight(NamedTuple):
 
 
 def _look_ahead(legs: _Legs, flight: _Flight) -> _Flight:
-    """The next touch of every leg, which is active if there is one."""
+    """Finds the next impact of each leg. A leg without one becomes inactive."""
     when, touches = time_of_impact(_pairs(legs, flight.start, flight.end), (flight.edges & flight.active).reshape(-1))
     when, touches = (value.reshape(flight.edges.shape) for value in (when, touches))
     when = jnp.where(touches, when, 1.0)
@@ -218,7 +218,7 @@ def _look_ahead(legs: _Legs, flight: _Flight) -> _Flight:
 
 
 def _land_once(legs: _Legs, flight: _Flight) -> _Flight:
-    """What comes of the next touch."""
+    """Moves each leg to its next impact and applies the landing. An edge without contact there is not tested again."""
     pose = flight.start + flight.share * (flight.end - flight.start)
     left, right = _edges(legs, (pose[0], pose[1]))
     manifold = ground_manifold(_place(legs, pose), left, right, legs.there)
@@ -238,13 +238,13 @@ def _land_once(legs: _Legs, flight: _Flight) -> _Flight:
 
 
 def _clearance(legs: _Legs, pose: jax.Array) -> jax.Array:
-    """How high legs at `pose` (3, M) are over the ground, (M,)."""
+    """Clearance of legs at `pose` (3, M) above the ground, (M,)."""
     number = jnp.arange(POINTS, dtype=jnp.float32)[:, None]
     return clearance(_place(legs, pose), legs.left + terrain.STEP * number - pose[0], legs.height - pose[1])
 
 
 def _may_touch(legs: _Legs, looks: int) -> jax.Array:
-    """Whether legs may come to the ground, (M,), as far as so many looks at their way tell."""
+    """Whether legs can reach the ground, (M,): a conservative test of the clearance at a number of poses, `looks`."""
     way = legs.after - legs.before
     furthest = (jnp.sqrt(way[0] ** 2 + way[1] ** 2) + _REACH * jnp.abs(way[2])) / (2 * looks)
     clearance = fold(jnp.minimum, (_clearance(legs, legs.before + (look + 0.5) / looks * way) for look in range(looks)))
@@ -257,7 +257,7 @@ class Landed(NamedTuple):
     Attributes:
         pose: (3, 4, n, E).
         velocity: (3, 4, n, E).
-        edges: (k, 4, n, E) int32, numbers of the edges that they touched when they last landed; -9 for none.
+        edges: (k, 4, n, E) int32, numbers of the edges that legs touched in their last landing; -9 for none.
     """
 
     pose: jax.Array
@@ -266,14 +266,14 @@ class Landed(NamedTuple):
 
 
 def land(heights: jax.Array, present: jax.Array, before: jax.Array, after: jax.Array, velocity: jax.Array) -> Landed:
-    """Legs that come to the ground within the step, and the others.
+    """Lands the legs that reach the ground within the step. The others remain as they are.
 
     Args:
-        heights: (T, E), of the ground.
-        present: (n, E) bool, walkers whose legs move.
-        before: (3, 4, n, E), of the legs at the beginning.
-        after: where they would end.
-        velocity: (3, 4, n, E), with which.
+        heights: (T, E), heights of the ground.
+        present: (n, E) bool, walkers whose legs can land.
+        before: (3, 4, n, E), poses of the legs at the beginning of the step.
+        after: (3, 4, n, E), their poses at the end of the step without landings.
+        velocity: (3, 4, n, E), their velocities.
     """
     x, height, there, number = terrain.window(heights, jnp.minimum(before[0], after[0]) - _REACH, POINTS)
     lower = jnp.broadcast_to(jnp.array([False, True] * 2)[:, None, None], before.shape[1:])

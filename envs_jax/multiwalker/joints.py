@@ -1,8 +1,8 @@
-"""A walker's joints: the coordinates that they leave free, motors and limits, and putting bodies back together.
+"""Articulation of a walker: generalized velocities, motors and limits of joints, and position correction of joints.
 
-Box2D holds hips and knees by impulses, which 180 sweeps bring to agree. Here velocities are written in coordinates in which
-joints cannot come apart, so that they hold exactly and sweeps are left for motors, limits and contacts: seven a walker, the
-hull's velocity (x, y) and the spins of the five bodies. Arrays have the batch as their last axis.
+Box2D enforces revolute joints by impulses, in 180 sweeps. Here a walker has seven generalized velocities: the hull's linear
+velocity (x, y) and the angular velocities of the five bodies. They satisfy the joints exactly, and sweeps are needed only for
+motors, limits and contacts. Arrays have the batch as their last axis.
 """
 
 from typing import NamedTuple
@@ -29,8 +29,8 @@ from envs_jax.multiwalker.body import (
 )
 from envs_jax.multiwalker.collision import Vector, cross, dot, rotate
 
-PARENT, CHILD = (0, 1, 0, 3), (1, 2, 3, 4)  # of hip and knee of the two sides
-ORDER = (3, 2, 0, 1)  # in which Box2D visits them
+PARENT, CHILD = (0, 1, 0, 3), (1, 2, 3, 4)  # bodies of the hip and the knee of each side
+ORDER = (3, 2, 0, 1)  # in which Box2D visits the joints
 NUM_FREE = 2 + NUM_BODIES
 HIP = -HULL_CENTRE + np.array([0.0, LEG_DOWN])
 _HALF = LEG_HEIGHT / 2
@@ -39,12 +39,14 @@ TOTAL = float(MASS.sum())
 
 
 class Tree(NamedTuple):
-    """Walkers' joints in one pose.
+    """Kinematics and inertia of the articulations of n walkers at one pose.
 
     Attributes:
-        arms: [body][spin], a vector (n, E) or None: body b moves with v + sum over j of spin_j x arms[b][j].
-        moments: five vectors (n, E): the sum over bodies of mass times arm.
-        inverse: [5][5] of (n, E), of the inertia that spins have when nothing else holds the hull.
+        arms: [5][5], a vector (n, E) or None. Body b has the velocity v + sum over j of w_j x arms[b][j], where v is the hull's
+            velocity and w_j is the angular velocity of body j.
+        moments: [5], vectors (n, E). Entry j is the sum over bodies b of mass times arms[b][j].
+        inverse: [5][5] of (n, E), inverse of the generalized inertia of the angular velocities, from which the hull's
+            translation has been eliminated (Schur complement).
     """
 
     arms: list[list[Vector | None]]
@@ -53,12 +55,12 @@ class Tree(NamedTuple):
 
 
 def joint_angles(angle: jax.Array) -> jax.Array:
-    """(4, n, E) of the bodies' angles (5, n, E)."""
+    """Angles of the joints, (4, n, E), from the bodies' angles (5, n, E)."""
     return angle[np.array(CHILD)] - angle[np.array(PARENT)] - single(JOINT_REFERENCE)[:, None, None]
 
 
 def _inverse(matrix: list[list[jax.Array]]) -> list[list[jax.Array]]:
-    """Of a symmetric positive matrix, by Gauss and Jordan in place."""
+    """Inverse of a symmetric positive definite matrix, by Gauss-Jordan elimination in place."""
     size = len(matrix)
     rows = jnp.stack([jnp.stack([jnp.broadcast_to(entry, matrix[0][1].shape) for entry in row]) for row in matrix])
     for k in range(size):
@@ -70,7 +72,7 @@ def _inverse(matrix: list[list[jax.Array]]) -> list[list[jax.Array]]:
 
 
 def make_tree(angle: jax.Array) -> Tree:
-    """The joints at the bodies' angles (5, n, E)."""
+    """Makes the articulations at the bodies' angles (5, n, E)."""
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     hip = rotate(cos[0], sin[0], (single(HIP[0]), single(HIP[1])))
     down = [(_HALF * sin[b], -_HALF * cos[b]) for b in range(1, NUM_BODIES)]
@@ -96,12 +98,12 @@ def make_tree(angle: jax.Array) -> Tree:
 
 
 def respond(tree: Tree, push: Vector, turn: list[jax.Array]) -> jax.Array:
-    """What impulses do to the free coordinates, (7, ..., n, E).
+    """Change of the generalized velocity by impulses, (7, ..., n, E).
 
     Args:
-        tree: the joints.
-        push: on the walker as a whole, (..., n, E).
-        turn: five, by how much the impulses turn each spin.
+        tree: the articulations.
+        push: total linear impulse on each walker, (..., n, E).
+        turn: five arrays (..., n, E), the generalized impulses of the angular velocities.
     """
 
     def spins(tree: Tree, push: Vector, turn: list[jax.Array]) -> list[jax.Array]:
@@ -115,7 +117,7 @@ def respond(tree: Tree, push: Vector, turn: list[jax.Array]) -> jax.Array:
 
 
 def to_free(tree: Tree, velocity: jax.Array) -> jax.Array:
-    """The free coordinates (7, n, E) nearest to the bodies' velocities (3, 5, n, E): what joints leave of them."""
+    """Generalized velocity (7, n, E): mass-weighted projection of the velocities (3, 5, n, E) onto those that joints allow."""
     momentum = [(MASS[b] * velocity[0, b], MASS[b] * velocity[1, b]) for b in range(NUM_BODIES)]
     turn = []
     for j in range(NUM_BODIES):
@@ -126,7 +128,7 @@ def to_free(tree: Tree, velocity: jax.Array) -> jax.Array:
 
 
 def to_bodies(tree: Tree, free: jax.Array) -> jax.Array:
-    """The bodies' velocities (3, 5, n, E)."""
+    """Velocities of the bodies, (3, 5, n, E), from the generalized velocity `free` (7, n, E)."""
     x, y, spin = free[0], free[1], free[2:]
     velocities = []
     for b in range(NUM_BODIES):
@@ -138,27 +140,27 @@ def to_bodies(tree: Tree, free: jax.Array) -> jax.Array:
 
 
 class Limits(NamedTuple):
-    """Which joints (4, n, E) stand at a limit; bool."""
+    """Whether each joint is at or beyond its lower and its upper limit, (4, n, E) bool each."""
 
     at_lower: jax.Array
     at_upper: jax.Array
 
 
 def joint_limits(angle: jax.Array) -> Limits:
-    """At the bodies' angles (5, n, E)."""
+    """Active limits at the bodies' angles (5, n, E)."""
     joint, (lower, upper) = joint_angles(angle), (single(a)[:, None, None] for a in (JOINT_LOWER, JOINT_UPPER))
     return Limits(joint <= lower, joint >= upper)
 
 
 class Motors(NamedTuple):
-    """What joints do about the difference of two spins, (4, n, E).
+    """Motors and limits of joints, which constrain the difference of two angular velocities, (4, n, E).
 
     Attributes:
-        response: (7, 4, n, E), of the free coordinates to a unit impulse.
-        gain: of the joint's speed to a unit impulse.
-        drive: the impulse that brings a joint at rest to the speed that its motor wants.
-        strongest: impulse of the motor in a step.
-        limits: which joints stand at a limit and may not go further.
+        response: (7, 4, n, E), change of the generalized velocity per unit impulse.
+        gain: inverse effective mass: change of the joint's angular velocity per unit impulse.
+        drive: impulse that accelerates a joint from rest to the target velocity of its motor.
+        strongest: largest impulse of the motor in a step.
+        limits: active limits.
     """
 
     response: jax.Array
@@ -169,7 +171,7 @@ class Motors(NamedTuple):
 
 
 def make_motors(tree: Tree, angle: jax.Array, action: jax.Array) -> Motors:
-    """Motors under `action` (4, n, E), from -1 to 1, and limits at the bodies' angles (5, n, E)."""
+    """Makes motors under `action` (4, n, E), from -1 to 1, and limits, at the bodies' angles (5, n, E)."""
     zero = jnp.zeros_like(angle[0])
     responses = []
     for parent, child in zip(PARENT, CHILD, strict=True):
@@ -189,14 +191,14 @@ def make_motors(tree: Tree, angle: jax.Array, action: jax.Array) -> Motors:
 
 
 def sweep_motors(motors: Motors, free: jax.Array, impulse: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
-    """Every motor and limit once. A joint's impulse is what motor and limit give together.
+    """One sweep over motors and limits. The accumulated impulse of a joint is the sum of both.
 
-    The motor's part stays within its strength. The limit adds what keeps the joint from going on, if it stands there.
+    The motor's impulse is clamped to its strength. An active limit adds the impulse that stops the joint from moving beyond it.
     """
     impulse = list(impulse)
     for j in ORDER:
         speed, strongest = free[2 + CHILD[j]] - free[2 + PARENT[j]], motors.strongest[j]
-        stop = impulse[j] - speed / motors.gain[j]  # a quotient, which XLA computes once
+        stop = impulse[j] - speed / motors.gain[j]  # XLA computes a quotient once, a product once per use
         new = jnp.clip(stop + motors.drive[j], -strongest, strongest)
         new = jnp.where(motors.limits.at_lower[j], jnp.maximum(new, stop), new)
         new = jnp.where(motors.limits.at_upper[j], jnp.minimum(new, stop), new)
@@ -206,7 +208,7 @@ def sweep_motors(motors: Motors, free: jax.Array, impulse: list[jax.Array]) -> t
 
 
 class Part(NamedTuple):
-    """Where one body of n walkers is while they are put back together; all (n, E)."""
+    """Pose of one body of n walkers during position correction, (n, E) each."""
 
     x: jax.Array
     y: jax.Array
@@ -216,12 +218,15 @@ class Part(NamedTuple):
 def pull_together(
     parts: list[Part], limits: Limits, active: jax.Array, entered: jax.Array | None = None
 ) -> tuple[list[Part], jax.Array, jax.Array]:
-    """Every joint once where `active` (n, E): first back to the limit it stood at, then its halves to each other.
+    """One sweep of position correction over the joints, where `active` (n, E), as in Box2D's b2RevoluteJoint.
 
-    Walkers that Box2D has `entered` (n, E) by the hull, not by a foot, have their first knee put right last.
+    A joint at a limit first returns to it. Then its anchors are moved together. Box2D traverses the joints of a walker from the
+    body at which it reaches the walker. Where this is the hull (`entered`, (n, E) bool), the knee that is otherwise first comes
+    last.
 
     Returns:
-        The five parts, (n, E) bool: whether all joints of a walker were near enough before, and the widest gap there was.
+        The five parts; (n, E) bool, whether each joint of a walker was within tolerance when the sweep reached it; (n, E), the
+        largest gap between anchors that the sweep found.
     """
     parts, good, widest = list(parts), jnp.ones(active.shape, bool), jnp.zeros(active.shape)
     order = [(j, active) for j in ORDER]
@@ -234,7 +239,7 @@ def pull_together(
 
 
 def _pull(parent: Part, child: Part, limits: Limits, j: int, active: jax.Array) -> tuple[Part, Part, jax.Array, jax.Array]:
-    """Joint j alone, whether it was near enough, and its gap."""
+    """Corrects joint j, and returns both bodies, whether it was within tolerance, and the gap between its anchors."""
     a, b = PARENT[j], CHILD[j]
     light_a, light_b = 1 / INERTIA[a], 1 / INERTIA[b]
     joint = child.angle - parent.angle - single(JOINT_REFERENCE[j])
@@ -246,8 +251,8 @@ def _pull(parent: Part, child: Part, limits: Limits, j: int, active: jax.Array) 
     turn = jnp.where(active, turn, 0.0) / (light_a + light_b)
     angle_a, angle_b = parent.angle + light_a * turn, child.angle - light_b * turn
 
-    # What XLA would compute anew for each of its uses are sums and products: here every chain of those ends in a cosine, a
-    # sine or a quotient, which it keeps.
+    # XLA recomputes sums and products for each use, but not cosines, sines and quotients. Each chain of sums and products here
+    # therefore ends in one of the latter.
     anchor = HIP if a == 0 else np.array([0.0, -_HALF])
     arm_a = rotate(jnp.cos(angle_a), jnp.sin(angle_a), (single(anchor[0]), single(anchor[1])))
     arm_b = -_HALF * jnp.sin(angle_b), _HALF * jnp.cos(angle_b)

@@ -1,4 +1,4 @@
-"""Contacts as Box2D solves them (b2ContactSolver): friction and push at the two points where a thing lies on another."""
+"""Contact constraints as in Box2D's b2ContactSolver: friction and normal impulses at the two points of a manifold."""
 
 from typing import NamedTuple
 
@@ -11,17 +11,17 @@ from envs_jax.multiwalker.world import Velocity
 
 
 class Meeting(NamedTuple):
-    """Two points where a second thing lies on a first, which may be the ground; any one shape.
+    """Constraints of a manifold of a first body, which may be the ground, and a second body. Arrays have the same shape.
 
     Attributes:
-        normal: in which direction the second is pushed.
-        torque: of unit impulses on the second, along the surface and along the normal, at either point.
-        light: 1 / mass and 1 / inertia of the second.
-        its_torque: of the first, 0 on the ground.
-        its_light: of the first, 0 on the ground.
-        rub: what a unit impulse adds to the speed along the surface, at either point, infinite where none acts.
-        friction: coefficient.
-        pair: along the normal.
+        normal: unit normal from the first to the second body.
+        torque: angular jacobian of the second body, along the tangent and along the normal, at each point.
+        light: 1 / mass and 1 / inertia of the second body.
+        its_torque: angular jacobian of the first body, 0 for the ground.
+        its_light: 1 / mass and 1 / inertia of the first body, 0 for the ground.
+        rub: inverse effective mass along the tangent at each point, infinite for unused points.
+        friction: coefficient of friction.
+        pair: inverse effective mass matrix along the normal.
     """
 
     normal: Vector
@@ -37,7 +37,7 @@ class Meeting(NamedTuple):
 def meet(
     normal: Vector, touching: jax.Array, arm: Vector, light: Vector, its_arm: Vector, its_light: Vector, friction: jax.Array
 ) -> Meeting:
-    """Points (2, ...) at `arm` and `its_arm` from the middles of two things."""
+    """Makes the constraints of two points (2, ...), at `its_arm` from the first and `arm` from the second centre of mass."""
     directions = (normal[1], -normal[0]), normal
 
     def torques(arm: Vector) -> tuple[Vector, Vector]:
@@ -57,7 +57,7 @@ def meet(
 def give(
     meeting: Meeting, row: int, p: int, impulse: jax.Array, first: Velocity, second: Velocity
 ) -> tuple[Velocity, Velocity]:
-    """Both things after an impulse at a point."""
+    """Velocities of both bodies after an impulse at point `p` along the tangent (`row` 0) or the normal (`row` 1)."""
     normal = meeting.normal
     x, y = (normal[1], -normal[0]) if row == 0 else normal
     x, y = x * impulse, y * impulse
@@ -74,14 +74,14 @@ def _speed(meeting: Meeting, row: int, p: int, first: Velocity, second: Velocity
 
 
 class Pressed(NamedTuple):
-    """Impulses at the two points of a meeting: along the surface, and along the normal."""
+    """Accumulated impulses at the two points of a manifold: friction, and normal."""
 
     rub: Vector
     push: Vector
 
 
 def push_on(meeting: Meeting, pressed: Pressed, first: Velocity, second: Velocity) -> tuple[Velocity, Velocity]:
-    """Both things after all impulses."""
+    """Velocities of both bodies after all accumulated impulses, for warm starts."""
     for row in (0, 1):
         for p in (0, 1):
             first, second = give(meeting, row, p, pressed[row][p], first, second)
@@ -89,7 +89,7 @@ def push_on(meeting: Meeting, pressed: Pressed, first: Velocity, second: Velocit
 
 
 def sweep_meeting(meeting: Meeting, first: Velocity, second: Velocity, pressed: Pressed) -> tuple[Velocity, Velocity, Pressed]:
-    """Friction at both points, then both normals at once."""
+    """One sweep over a manifold: friction at each point, then both normal impulses at once."""
     rubs, old = [], pressed.push
     for p in (0, 1):
         limit = meeting.friction * old[p]

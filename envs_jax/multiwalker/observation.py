@@ -11,7 +11,7 @@ from envs_jax.multiwalker.collision import Vector, cross, dot, place, rotate
 from envs_jax.multiwalker.joints import CHILD, PARENT, joint_angles
 
 NUM_RAYS, RANGE = 10, 160 / body.SCALE
-NUM_POINTS = int(np.ceil(RANGE / terrain.STEP)) + 2  # points of the ground under a ray
+NUM_POINTS = int(np.ceil(RANGE / terrain.STEP)) + 2  # ground points under a ray
 SIZE, NUM_NOISY = 31, 7
 _ANGLES = 1.5 * np.arange(NUM_RAYS) / NUM_RAYS
 _RAYS = RANGE * np.stack([np.sin(_ANGLES), -np.cos(_ANGLES)])
@@ -27,7 +27,7 @@ def hull_origin(pose: jax.Array) -> Vector:
 
 
 def _ray_to_ground(heights: jax.Array, origin: Vector) -> jax.Array:
-    """Share of each ray up to the ground, (10, n, E); 1 for no hit."""
+    """Fraction of each ray at which it hits the ground, (10, n, E); 1 for no hit."""
     x, y, there, _ = terrain.window(heights, origin[0], NUM_POINTS)
     x, y = x - origin[0], y - origin[1]
     edge = x[1:] - x[:-1], y[1:] - y[:-1]
@@ -37,7 +37,7 @@ def _ray_to_ground(heights: jax.Array, origin: Vector) -> jax.Array:
     ray = next(direction), next(direction)
     side = [cross(ray, point) for point in zip(x, y, strict=True)]
     share, speed = jnp.ones_like(side[0]), jnp.ones_like(side[0])
-    for k in reversed(range(NUM_POINTS - 1)):  # rays go to the right: the leftmost edge is the nearest
+    for k in reversed(range(NUM_POINTS - 1)):  # rays go to the right, and the leftmost edge is the nearest
         its_speed = side[k + 1] - side[k]
         hit = ((side[k] <= 0) != (side[k + 1] <= 0)) & (at_edge[k] * its_speed >= 0) & there[k] & there[k + 1]
         share, speed = jnp.where(hit, at_edge[k], share), jnp.where(hit, its_speed, speed)
@@ -50,7 +50,7 @@ def _nearest(enters: jax.Array, leaves: jax.Array, seen: jax.Array) -> jax.Array
 
 
 def _to_legs(ray: jax.Array, cos: jax.Array, sin: jax.Array, start: Vector, seen: jax.Array) -> jax.Array:
-    """Share of a ray (2,) up to the first leg, 1 for no hit. It begins at `start`, given in the axes of each leg (4, ...)."""
+    """Fraction of a ray (2,) at which it hits a leg; 1 for no hit. It begins at `start`, in the frames of the legs (4, ...)."""
     enters, leaves = -_FAR, _FAR
     speeds = cos * ray[0] + sin * ray[1], cos * ray[1] - sin * ray[0]
     for at, speed, half in zip(start, speeds, _HALF_LEGS, strict=True):
@@ -62,7 +62,7 @@ def _to_legs(ray: jax.Array, cos: jax.Array, sin: jax.Array, start: Vector, seen
 
 
 def _to_hulls(ray: jax.Array, sides: Vector, start: jax.Array, seen: jax.Array) -> jax.Array:
-    """Share of a ray (2,) up to the hulls, 1 for no hit. Sides have the normals `sides` (V, ...) and distances `start`."""
+    """Fraction of a ray (2,) at which it hits a hull; 1 for no hit. `sides` (V, ...) are normals, `start` their distances."""
     speed = sides[0] * ray[0] + sides[1] * ray[1]
     at = start / jnp.where(jnp.abs(speed) < 1e-6, 1e-6, speed)
     enters, leaves = fold(jnp.maximum, jnp.where(speed < 0, at, -_FAR)), fold(jnp.minimum, jnp.where(speed > 0, at, _FAR))
@@ -70,7 +70,7 @@ def _to_hulls(ray: jax.Array, sides: Vector, start: jax.Array, seen: jax.Array) 
 
 
 def _ray_to_bodies(pose: jax.Array, origin: Vector, others: jax.Array) -> jax.Array:
-    """Share of each ray up to a leg or another walker's hull, (10, n, E); 1 for no hit.
+    """Fraction of each ray at which it hits a leg or another walker's hull, (10, n, E); 1 for no hit.
 
     `others` (n, E) are the walkers that are present. Axes inside are (bodies, seen walker, observing walker, E).
     """
@@ -94,7 +94,7 @@ def _ray_to_bodies(pose: jax.Array, origin: Vector, others: jax.Array) -> jax.Ar
 
 
 def lidar(pose: jax.Array, present: jax.Array, heights: jax.Array) -> jax.Array:
-    """Share of each ray up to the ground, own legs or another walker, (10, n, E); 1 for no hit."""
+    """Fraction of each ray at which it hits the ground, own legs or another walker, (10, n, E); 1 for no hit."""
     origin = hull_origin(pose)
     return jnp.minimum(_ray_to_ground(heights, origin), _ray_to_bodies(pose, origin, present))
 

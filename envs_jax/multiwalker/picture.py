@@ -1,4 +1,4 @@
-"""Multi-Walker as shapes."""
+"""Pictures of Multi-Walker."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def picture(
     start: float,
     caption: str,
 ) -> Scene:
-    """Walkers at poses (3, 5, n), those present, the package (3,), the ground (T,), and marks of the metres from `start`."""
+    """Draws the walkers that are present, the package, the ground, and marks at every fifth metre from x = `start`."""
     left, right = package_pose[0] - package.length / 2 - MARGIN, package_pose[0] + package.length / 2 + MARGIN
     x = terrain.STEP * np.arange(len(heights))
     shown = (x > left - 60) & (x < right + 60)

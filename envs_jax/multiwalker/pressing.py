@@ -1,4 +1,4 @@
-"""The two points of a contact pressed at once: Box2D's block solver (b2ContactSolver::SolveVelocityConstraints)."""
+"""Normal impulses of both points of a manifold: Box2D's block solver (b2ContactSolver::SolveVelocityConstraints)."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ WORST_CONDITION = 1000.0
 
 
 class Pair(NamedTuple):
-    """What unit impulses at two points do to their speeds; any one shape.
+    """Inverse effective mass matrix of two contact points along the normal. Arrays have the same shape.
 
     Attributes:
-        own: of each point to its own, two arrays, 1 where it is not used.
-        other: of one to the other.
-        used: two bool arrays, the points that press.
-        together: bool, both press and can be distinguished; else each is solved alone.
+        own: diagonal entries, two arrays; 1 for unused points.
+        other: off-diagonal entry.
+        used: two bool arrays, points that receive impulses.
+        together: bool, whether both points are used and the matrix is well conditioned. Otherwise each point is solved alone.
     """
 
     own: tuple[jax.Array, jax.Array]
@@ -25,7 +25,7 @@ class Pair(NamedTuple):
 
 
 def make_pair(touching: jax.Array, own: jax.Array, other: jax.Array) -> Pair:
-    """Two points (2, ...) that touch or not; of two that are all but the same only the first presses."""
+    """Makes the matrix of the points that are `touching` (2, ...). If it is ill conditioned, only the first point is used."""
     both = touching[0] & touching[1]
     own = jnp.where(touching, own, 1.0)
     together = both & (own[0] ** 2 < WORST_CONDITION * (own[0] * own[1] - other**2))
@@ -33,9 +33,10 @@ def make_pair(touching: jax.Array, own: jax.Array, other: jax.Array) -> Pair:
 
 
 def press(pair: Pair, old: tuple[jax.Array, jax.Array], speed: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Impulses after which neither point goes in and none is pulled, from the `old` ones and the speeds under those.
+    """Accumulated normal impulses, from the `old` ones and the normal speeds under those.
 
-    The old impulse of a point that is not used is 0.
+    They solve a linear complementarity problem: no impulse is negative, no point approaches, and a point that separates has no
+    impulse. The old impulse of an unused point must be 0.
     """
     (k1, k2), k12 = pair.own, pair.other
     rest1, rest2 = speed[0] - k1 * old[0] - k12 * old[1], speed[1] - k12 * old[0] - k2 * old[1]

@@ -1,4 +1,4 @@
-"""A step in coordinates in which joints cannot come apart, so that few sweeps over motors and contacts agree.
+"""Solver in generalized velocities, which satisfy the joints exactly. Few sweeps over motors and contacts converge.
 
 Arrays have the batch as their last axis.
 """
@@ -20,18 +20,18 @@ from envs_jax.multiwalker.touching import Contacts, Touching, ground_slots
 from envs_jax.multiwalker.world import Control, Solver, World, fall, move
 
 FAR_APART = 0.02
-MEET_AT_A_TIME, FAR_AT_A_TIME = 1 / 32, 1 / 16  # of a batch: where neighbours touch, and where joints are far apart
+MEET_AT_A_TIME, FAR_AT_A_TIME = 1 / 32, 1 / 16  # of a batch: touching neighbours, and joints far apart
 
 
 @flax.struct.dataclass
 class Impulses:
-    """What held things in the last step, from which the next one starts; `code`s tell contacts from each other.
+    """Accumulated impulses of a step, for the warm start of the next one. Codes are feature ids of contacts.
 
     Attributes:
-        motor: (4, n, E).
-        ground: (K, 2, n, E), along the ground and against it.
-        package: (2, 2, n, E).
-        neighbours: (2, 2, n - 1, E).
+        motor: (4, n, E), of motors and limits.
+        ground: (K, 2, n, E), along the tangent and along the normal.
+        package: (2 points, 2, n, E).
+        neighbours: (2 points, 2, n - 1, E).
         ground_code: (K, n, E).
         package_code: (2, n, E).
         neighbours_code: (2, n - 1, E).
@@ -47,14 +47,14 @@ class Impulses:
 
 
 def no_impulses(num_walkers: int, slots: int, batch: int) -> Impulses:
-    """How an episode begins."""
+    """Impulses at the start of an episode, which are zeros."""
     n = num_walkers
     shapes = [(NUM_JOINTS, n), (slots, 2, n), (2, 2, n), (2, 2, n - 1), (slots, n), (2, n), (2, n - 1)]
     return Impulses(*(jnp.zeros((*shape, batch), jnp.float32) for shape in shapes))
 
 
 def solve(world: World, control: Control, touch: Touching, package: body.Package, solver: Solver) -> World:
-    """The world after a step in which legs do not land."""
+    """World after a step, without landings of legs."""
     ground = ground_slots(touch, solver.slots)
     velocity, package_velocity, impulses, motors = _solve_velocities(world, control, touch, ground, package, solver)
     velocity = jnp.where(control.present, velocity, 0.0)
@@ -64,12 +64,12 @@ def solve(world: World, control: Control, touch: Touching, package: body.Package
 
 
 def _meet(touch: Touching) -> jax.Array:
-    """(E,) bool: whether any neighbours touch, which is seldom: what comes of it is found for those alone."""
+    """Whether any neighbours touch, (E,) bool. This is rare, and only these columns are solved with contacts of neighbours."""
     return (touch.neighbours[0].code > 0).any((0, 1))
 
 
 class _Rows(NamedTuple):
-    """What the sweeps over velocities read."""
+    """Constraints of the velocity sweeps."""
 
     motors: joints.Motors
     ground: contacts.Rows
@@ -77,7 +77,7 @@ class _Rows(NamedTuple):
 
 
 class _Pairs(NamedTuple):
-    """The same of neighbours, as the left and as the right one of each pair, and the gain of both."""
+    """Jacobian rows of the left and the right walker of each pair of neighbours, and their common inverse effective mass."""
 
     left: contacts.Rows
     right: contacts.Rows
@@ -85,7 +85,7 @@ class _Pairs(NamedTuple):
 
 
 class _Swept(NamedTuple):
-    """What the sweeps over velocities change, and in the end find: coordinates, velocity of the package, impulses."""
+    """Variables of the velocity sweeps: generalized velocity, velocity of the package, accumulated impulses."""
 
     free: jax.Array
     carried: jax.Array
@@ -98,7 +98,7 @@ class _Swept(NamedTuple):
 def _solve_velocities(
     world: World, control: Control, touch: Touching, points: Contacts, package: body.Package, solver: Solver
 ) -> tuple[jax.Array, jax.Array, Impulses, joints.Motors]:
-    """Velocities of bodies and package after all impulses of the step, those impulses, and the motors they went through."""
+    """Velocities of bodies and package at the end of the step, accumulated impulses, and motors."""
     tree = separately(make_tree, world.pose[2])
     motors = separately(make_motors, tree, world.pose[2], control.action)
     ground = separately(make_rows, tree, points)
@@ -134,7 +134,7 @@ def _solve_velocities(
 def _sweep_together(
     rows: _Rows, tree: joints.Tree, neighbours: tuple[Contacts, Contacts], start: _Swept, sweeps: int
 ) -> _Swept:
-    """`_sweep` where neighbours touch."""
+    """As `_sweep`, with contacts of neighbours."""
     left, right = (separately(make_rows, _part(tree, side), neighbours[side]) for side in (0, 1))
     gain = 2 * (left.gain + right.gain)
     pairs = _Pairs(contacts.pad_rows(left, 0, 1), contacts.pad_rows(right, 1, 0), gain)
@@ -144,7 +144,7 @@ def _sweep_together(
 
 
 def _sweep(rows: _Rows, pairs: _Pairs | None, start: _Swept, sweeps: int) -> _Swept:
-    """So many times every motor and every contact, those of neighbours where there are `pairs`."""
+    """Velocity sweeps over all motors and contacts. Contacts of neighbours are included if `pairs` is not None."""
 
     def again(_: jax.Array, carry: tuple) -> tuple:
         free, carried, motor, on_ground, of_package, of_pairs = carry
@@ -161,12 +161,12 @@ def _sweep(rows: _Rows, pairs: _Pairs | None, start: _Swept, sweeps: int) -> _Sw
 
 
 def _part(tree: joints.Tree, side: int) -> joints.Tree:
-    """Of the left (0) or right (1) walkers of all pairs of neighbours."""
+    """Articulations of the left (0) or the right (1) walkers of all pairs of neighbours."""
     return jax.tree.map(lambda leaf: leaf[1:] if side else leaf[:-1], tree)
 
 
 class _Fixed(NamedTuple):
-    """What the sweeps over positions read."""
+    """Constants of the position sweeps: poses at the beginning of the step, contacts, and limits."""
 
     pose: jax.Array
     package_pose: jax.Array
@@ -176,13 +176,13 @@ class _Fixed(NamedTuple):
 
 
 class _Places(NamedTuple):
-    """Where walkers and package are by now.
+    """Variables of the position sweeps.
 
     Attributes:
         pose: (3, 5, n, E).
         package_pose: (3, E).
-        active: (n, E) bool, which walkers go on.
-        gap: (n, E), how far their joints are apart.
+        active: (n, E) bool, walkers that need further sweeps.
+        gap: (n, E), largest gap between anchors of a joint.
     """
 
     pose: jax.Array
@@ -202,7 +202,7 @@ def _solve_positions(
     package: body.Package,
     solver: Solver,
 ) -> tuple[jax.Array, jax.Array]:
-    """Poses in which joints hold and nothing overlaps by much, of walkers and package."""
+    """Poses of walkers and package after position correction of joints and contacts."""
     fixed = _Fixed(world.pose, world.package_pose, touch, ground, limits)
     start = _Places(pose, package_pose, present, jnp.zeros(present.shape))
     settle = functools.partial(_settle, sweeps=solver.position_sweeps, package=package)
@@ -216,7 +216,7 @@ def _solve_positions(
 
 
 def _settle(fixed: _Fixed, places: _Places, sweeps: int, package: body.Package, pairs: bool) -> _Places:
-    """Sweeps over positions while a walker is active; with `pairs` neighbours that touch are parted."""
+    """Runs position sweeps while any walker is active. With `pairs`, contacts of neighbours are corrected, too."""
     touch, carrying = fixed.touch, (fixed.touch.package.code > 0).any(0)
 
     def sweep(places: _Places) -> _Places:

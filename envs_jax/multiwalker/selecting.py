@@ -1,4 +1,4 @@
-"""Work that only some columns need. Arrays have the batch as their last axis."""
+"""Computations on selected columns of a batch. Arrays have the batch as their last axis."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,16 @@ import jax.numpy as jnp
 
 
 def only_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: Any, changed: Any, share: float) -> Any:
-    """`changed` after `function` in the columns where it is `needed`, some at a time; the others cost nothing.
+    """Applies `function` to the columns in which it is `needed`, some at a time, and returns the new `changed`.
+
+    The other columns cost nothing.
 
     Args:
         needed: (M,) bool.
-        function: of `given` and `changed` with some columns to a new `changed`, column by column.
-        given: tree of arrays (..., M) that are read.
+        function: (given, changed) -> new `changed`, on some columns. It computes each column independently.
+        given: tree of arrays (..., M) that are only read.
         changed: tree of arrays (..., M).
-        share: of all columns, how many at a time.
+        share: fraction of all columns that are computed at a time.
     """
     width = len(needed)
     size = max(1, int(share * width))
@@ -32,9 +34,9 @@ def only_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: An
 
 
 def while_any(count: int, goes_on: Callable[[Any], jax.Array], function: Callable[[Any], Any], start: Any) -> Any:
-    """`function` of `start`, of what that gives and so on, while it `goes_on` in any column, `count` times at most.
+    """Applies `function` repeatedly to `start` while `goes_on` is True in any column, at most `count` times.
 
-    `function` must leave a column in which it does not go on as it is, bit for bit: else the others would change it.
+    `function` must return every other column unchanged, bit for bit. Otherwise columns would depend on each other.
     """
     end = jax.lax.while_loop(
         lambda carry: (carry[0] < count) & goes_on(carry[1]).any(),

@@ -1,8 +1,7 @@
-"""Velocities as Box2D finds them: impulses at joints and contacts, one after the other, in its order.
+"""Solver that applies impulses at joints and contacts one after another, in Box2D's order (b2RevoluteJoint, b2ContactSolver).
 
-Its 180 sweeps are not always enough for them to agree, and walkers move as they then do: where `joints` and `contacts` find
-what all would agree on, this finds what Box2D does. Joints are those of `b2RevoluteJoint`, contacts of `b2ContactSolver`.
-Arrays have the batch as their last axis.
+Box2D's 180 velocity sweeps do not always converge, and bodies move with the velocities that result. This solver reproduces
+those velocities. `reduced` finds the converged ones instead. Arrays have the batch as their last axis.
 """
 
 from typing import NamedTuple
@@ -27,16 +26,16 @@ from envs_jax.multiwalker.world import Control, Solver, Velocity, World, fall, m
 
 @flax.struct.dataclass
 class Impulses:
-    """What held things in the last step, from which the next one starts; `code`s tell contacts from each other.
+    """Accumulated impulses of a step, for the warm start of the next one. Codes are feature ids of contacts.
 
     Attributes:
         motor: (4, n, E).
-        hold: (2, 4, n, E), that holds the halves of a joint together.
+        hold: (2, 4, n, E), point constraints of the joints.
         limit: (4, n, E).
-        feet: (8, 2, 2, n, E), at points of each lower leg on the ground, along it and against it.
-        others: (4, 2, 3, n, E), of hull and upper legs.
-        package: (2, 2, n, E).
-        neighbours: (2, 2, n - 1, E).
+        feet: (8 points, 2 rows, 2, n, E), lower legs on the ground, along the tangent and along the normal.
+        others: (4 points, 2 rows, 3, n, E), hull and upper legs on the ground.
+        package: (2 points, 2 rows, n, E).
+        neighbours: (2 points, 2 rows, n - 1, E).
         feet_code: (8, 2, n, E).
         others_code: (4, 3, n, E).
         package_code: (2, n, E).
@@ -57,7 +56,7 @@ class Impulses:
 
 
 def no_impulses(num_walkers: int, batch: int) -> Impulses:
-    """How an episode begins."""
+    """Impulses at the start of an episode, which are zeros."""
     n, joints = num_walkers, NUM_JOINTS
     points = [(2 * num_edges(group), len(group), n) for group in (FEET, OTHERS)] + [(2, n), (2, n - 1)]
     shapes = [(joints, n), (2, joints, n), (joints, n), *((shape[0], 2, *shape[1:]) for shape in points), *points]
@@ -65,25 +64,25 @@ def no_impulses(num_walkers: int, batch: int) -> Impulses:
 
 
 class Member(NamedTuple):
-    """Which body of a walker it is, (5, E) float."""
+    """One body of a walker in each environment: `which` is its one-hot index, (5, E) float."""
 
     walker: int
     which: jax.Array
 
 
 Bodies = list[Velocity]
-"""Of all walkers, (n, E)."""
+"""Velocities of the five bodies of all walkers, arrays (n, E)."""
 
 
 def _pick(bodies: Bodies, member: Member) -> Velocity:
-    """The body of one walker, (E,)."""
+    """Velocity of a body of one walker, (E,)."""
     parts = [[member.which[b] * value[member.walker] for value in velocity] for b, velocity in enumerate(bodies)]
     x, y, spin = (sum((part[i] for part in parts), jnp.zeros(())) for i in range(3))
     return x, y, spin
 
 
 def _change(bodies: Bodies, member: Member, before: Velocity, after: Velocity) -> Bodies:
-    """All bodies when one walker's goes from `before` to `after`."""
+    """Velocities of all bodies after that of one walker's body has changed from `before` to `after`."""
     change = [new - old for new, old in zip(after, before, strict=True)]
     changed = []
     for b, velocity in enumerate(bodies):
@@ -93,21 +92,21 @@ def _change(bodies: Bodies, member: Member, before: Velocity, after: Velocity) -
 
 
 class Stand(NamedTuple):
-    """Where the bodies of a group meet the edges under them."""
+    """Contacts of the bodies of a group with the edges under them."""
 
     group: tuple[int, ...]
     meetings: list[Meeting]
 
 
 class Carry(NamedTuple):
-    """Where one walker meets the package."""
+    """Contact of one walker with the package."""
 
     member: Member
     meeting: Meeting
 
 
 class Bump(NamedTuple):
-    """Where a walker meets the next one."""
+    """Contact of a walker with the next one."""
 
     left: Member
     right: Member
@@ -115,7 +114,7 @@ class Bump(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """What the sweeps over velocities read."""
+    """Constraints of the velocity sweeps."""
 
     hinges: list[Hinge]
     stands: list[Stand]
@@ -125,7 +124,7 @@ class _Problem(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Velocities and impulses as they are."""
+    """Variables of the velocity sweeps: velocities and accumulated impulses."""
 
     bodies: Bodies
     package: Velocity
@@ -141,7 +140,7 @@ def _nothing() -> Velocity:
 
 
 def entered_by_hull(touch: Touching) -> jax.Array:
-    """Walkers (n, E) that Box2D comes to from the package, by way of a later walker: it visits their first knee last."""
+    """Walkers (n, E) that Box2D reaches by the package, after a later walker. It visits their first knee last."""
     carries = (touch.package.code > 0).any(0)
     later = jnp.flip(jnp.cumsum(jnp.flip(carries, 0).astype(jnp.int32), 0), 0) - carries
     return carries & (later > 0)
@@ -159,12 +158,12 @@ def _stand(edges: Edges, group: tuple[int, ...]) -> Stand:
 
 
 def _one(contacts: Contacts, values: jax.Array) -> jax.Array:
-    """What both points of contacts have in common: the values (..., 2, n, E) of those in use."""
+    """Values (..., 2, n, E) that both points of a contact share, read from a point in use."""
     return jnp.where(contacts.code[0] > 0, values[..., 0, :, :], values[..., 1, :, :])
 
 
 def _meet(contacts: Contacts, w: int, its_arm: Vector, its_light: Vector) -> tuple[Member, Meeting]:
-    """Contacts (2, n, E) of walker `w` with another thing."""
+    """Body of walker `w` and its constraints with another body, from contacts (2, n, E)."""
     normal = _one(contacts, contacts.normal[0])[w], _one(contacts, contacts.normal[1])[w]
     light = _one(contacts, contacts.light)[w], _one(contacts, contacts.light_turn)[w]
     arms = ((arm[0][:, w], arm[1][:, w]) for arm in (contacts.arm, its_arm))
@@ -187,7 +186,7 @@ def _make_problem(world: World, control: Control, touch: Touching, edges: list[E
 
 
 def _sweep_hinges(problem: _Problem, state: _State) -> _State:
-    """Every joint in Box2D's order, which depends on how it came to the walker."""
+    """One sweep over the joints in Box2D's order, which depends on the body at which it reaches the walker."""
     bodies, held, entered = list(state.bodies), list(state.held), problem.entered
     knee, *others = ORDER
     for j, where in ((knee, ~entered), *((j, None) for j in others), (knee, entered)):
@@ -201,7 +200,7 @@ def _sweep_hinges(problem: _Problem, state: _State) -> _State:
 
 
 def _sweep_walkers(problem: _Problem, state: _State) -> _State:
-    """Every walker against the next one and on the package, from the last one."""
+    """One sweep over contacts of neighbours, then over contacts with the package, from the last walker to the first."""
     bodies, package, on_package, of_pairs = state.bodies, state.package, list(state.on_package), list(state.of_pairs)
     for w, bump in reversed(list(enumerate(problem.bumps))):
         left, right = _pick(bodies, bump.left), _pick(bodies, bump.right)
@@ -215,7 +214,7 @@ def _sweep_walkers(problem: _Problem, state: _State) -> _State:
 
 
 def _sweep_ground(problem: _Problem, state: _State) -> _State:
-    """Every edge under every body, from the right."""
+    """One sweep over contacts with the ground, from right to left."""
     bodies, on_ground = list(state.bodies), []
     for stand, pressed in zip(problem.stands, state.on_ground, strict=True):
         x, y, spin = (jnp.stack([bodies[b][i] for b in stand.group]) for i in range(3))
@@ -233,13 +232,13 @@ def _sweep(problem: _Problem, state: _State) -> _State:
 
 
 def _remember(meeting: Meeting, impulse: jax.Array) -> Pressed:
-    """Impulses (2 points, 2 rows, ...) where they still press."""
+    """Impulses (2 points, 2 rows, ...) of the last step, at points that are still in use."""
     rub, push = (tuple(jnp.where(meeting.pair.used[p], impulse[p, row], 0.0) for p in (0, 1)) for row in (0, 1))
     return Pressed((rub[0], rub[1]), (push[0], push[1]))
 
 
 def _remembered(problem: _Problem, world: World, control: Control, touch: Touching, edges: list[Edges]) -> _State:
-    """Velocities before any impulse of this step, and the impulses of the last one."""
+    """Velocities before the constraint impulses of this step, and the accumulated impulses of the last step."""
     old, limits, on_ground = world.impulses, joint_limits(world.pose[2]), []
     kept = (old.feet, old.feet_code), (old.others, old.others_code)
     for stand, each, (impulse, old_code) in zip(problem.stands, edges, kept, strict=True):
@@ -261,7 +260,7 @@ def _remembered(problem: _Problem, world: World, control: Control, touch: Touchi
 
 
 def _warm_start(problem: _Problem, state: _State) -> _State:
-    """Velocities after the impulses that are remembered."""
+    """Applies the accumulated impulses of the last step to the velocities."""
     bodies, package = list(state.bodies), state.package
     for j, held in enumerate(state.held):
         a, b = PARENT[j], CHILD[j]
@@ -282,7 +281,7 @@ def _warm_start(problem: _Problem, state: _State) -> _State:
 
 
 def solve(world: World, control: Control, touch: Touching, package: body.Package, solver: Solver) -> World:
-    """The world after a step in which legs do not land."""
+    """World after a step, without landings of legs."""
     edges = edges_under(touch)
     problem = _make_problem(world, control, touch, edges, package)
     state = _warm_start(problem, _remembered(problem, world, control, touch, edges))
@@ -296,17 +295,17 @@ def solve(world: World, control: Control, touch: Touching, package: body.Package
 
 
 def _points(values: jax.Array) -> jax.Array:
-    """(2 points, K, ...) as (2 K, ...)."""
+    """Reshapes (2 points, K, ...) to (2 K, ...)."""
     return values.reshape(-1, *values.shape[2:])
 
 
 def _stacked(pressed: list[Pressed]) -> jax.Array:
-    """(2 points, 2 rows, K, ...)."""
+    """Stacks the impulses of K manifolds, (2 points, 2 rows, K, ...)."""
     return jnp.stack([jnp.stack([jnp.stack([each[row][p] for each in pressed]) for row in (0, 1)]) for p in (0, 1)])
 
 
 def _kept(state: _State, touch: Touching, edges: list[Edges]) -> Impulses:
-    """Impulses for the next step."""
+    """Accumulated impulses for the next step."""
     feet, others = (_points(_stacked(pressed).swapaxes(1, 2)) for pressed in state.on_ground)
     no_pairs = jnp.zeros((2, 2, *touch.neighbours[1].code.shape[1:]))
     return Impulses(

@@ -1,4 +1,4 @@
-"""Places as Box2D puts them right: contacts and joints one after the other, in its order, until all are near enough.
+"""Position correction of contacts and joints one after another, in Box2D's order, until all are within tolerance.
 
 Arrays have the batch as their last axis.
 """
@@ -19,11 +19,11 @@ from envs_jax.multiwalker.selecting import while_any
 from envs_jax.multiwalker.touching import Contacts, Touching
 
 Place = tuple[jax.Array, jax.Array, jax.Array]
-"""How far something has moved: x, y and turn."""
+"""Displacement of a body: x, y and angle."""
 
 
 class Point(NamedTuple):
-    """Where a second thing touched a first at the beginning of the step, any one shape."""
+    """Contact point of a first and a second body at the beginning of the step. Arrays have the same shape."""
 
     normal: Vector
     separation: jax.Array
@@ -34,7 +34,7 @@ class Point(NamedTuple):
 
 
 def part(point: Point, its_light: Vector, light: Vector, first: Place, second: Place) -> tuple[Place, Place, jax.Array]:
-    """Both things moved apart at one point, by a fifth of how far they overlap, and how far they were apart."""
+    """Displacements of both bodies after the correction of one contact point, and its separation before the correction."""
     found = overlap(point.normal, point.separation, point.by_second, Side(first, point.its_arm), Side(second, point.arm))
     its_torque, torque = cross(found.arms[0], found.normal), cross(found.arms[1], found.normal)
     gain = its_light[0] + its_light[1] * its_torque**2 + light[0] + light[1] * torque**2
@@ -46,12 +46,12 @@ def part(point: Point, its_light: Vector, light: Vector, first: Place, second: P
 
 
 class Moved(NamedTuple):
-    """How far all has moved since the beginning of the step.
+    """Displacements since the beginning of the step.
 
     Attributes:
         bodies: (5, n, E) each.
         package: (E,) each.
-        deepest: (n, E), the lowest separation met in this sweep.
+        deepest: (n, E), lowest separation in this sweep.
     """
 
     bodies: Place
@@ -60,7 +60,7 @@ class Moved(NamedTuple):
 
 
 def _from_ground(all_edges: list[Edges], moved: Moved) -> Moved:
-    """Every point of every edge under every body, from the right."""
+    """Corrects contacts with the ground, from right to left."""
     zero, bodies, deepest = jnp.zeros(()), moved.bodies, moved.deepest
     for group, edges in zip((FEET, OTHERS), all_edges, strict=True):
         which = np.array(group)
@@ -80,7 +80,7 @@ def _from_ground(all_edges: list[Edges], moved: Moved) -> Moved:
 
 
 def _point(contacts: Contacts, its_arm: Vector, p: int, w: int) -> Point:
-    """A walker's point."""
+    """Contact point `p` of walker `w`."""
     at = p, w
     return Point(
         (contacts.normal[0][at], contacts.normal[1][at]),
@@ -103,7 +103,7 @@ def _put(bodies: Place, member: jax.Array, w: int, before: Place, after: Place) 
 
 
 def _from_package(touch: Touching, package: body.Package, moved: Moved) -> Moved:
-    """Walkers off the package, from the last one."""
+    """Corrects contacts with the package, from the last walker to the first."""
     contacts, n = touch.package, moved.deepest.shape[0]
     its_light = jnp.asarray(1 / package.mass), jnp.asarray(1 / package.inertia)
 
@@ -119,7 +119,7 @@ def _from_package(touch: Touching, package: body.Package, moved: Moved) -> Moved
 
 
 def _from_neighbours(touch: Touching, moved: Moved) -> Moved:
-    """Neighbours off each other, from the last pair."""
+    """Corrects contacts of neighbours, from the last pair to the first."""
     left, right = touch.neighbours
     bodies, its, deepest = moved
     for w in reversed(range(right.code.shape[1])):
@@ -135,7 +135,7 @@ def _from_neighbours(touch: Touching, moved: Moved) -> Moved:
 
 
 class Start(NamedTuple):
-    """The world at the beginning of the step: poses (3, 5, n, E) and (3, E), and what touches."""
+    """Beginning of the step: poses (3, 5, n, E) and (3, E), contacts, and limits. `entered` is as in `joints.pull_together`."""
 
     pose: jax.Array
     package_pose: jax.Array
@@ -149,9 +149,10 @@ class Start(NamedTuple):
 def settle(
     start: Start, pose: jax.Array, package_pose: jax.Array, package: body.Package, sweeps: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Poses (3, 5, n, E) and (3, E) in which joints hold and nothing overlaps by much; at most so many sweeps.
+    """Poses (3, 5, n, E) and (3, E) after at most `sweeps` sweeps of position correction.
 
-    Walkers that touch the package or each other are put right together, until all of them are; others by themselves.
+    Walkers that touch the package or another walker are corrected until all of them are within tolerance. Each other walker is
+    corrected until it is within tolerance.
     """
     touch = start.touch
     carrying = (touch.package.code > 0).any(0)

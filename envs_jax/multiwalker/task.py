@@ -359,8 +359,8 @@ def multiwalker(
         same_push: whether all walkers of an episode receive the same push.
         falls_pay_again: whether a fall is also penalized in every later step.
         contact_events: whether the contact flags of the feet follow beginnings and ends of contacts, as in the original.
-        solver: "fast", or "original", which applies impulses in the order and number of Box2D. The latter ends nearly every
-            step where the original does, and is several times slower.
+        solver: "fast", or "original", which applies impulses in the order and number of Box2D. With the latter, nearly every
+            step ends in the original's state, but it is several times slower.
         velocity_sweeps: solver iterations over motors and contacts in a step. None means 30, or 180 with the original solver.
         position_sweeps: largest number of solver iterations in a step that correct positions. None means 8, or 60 with the
             original solver.

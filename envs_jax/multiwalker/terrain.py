@@ -1,4 +1,4 @@
-"""Rough ground: a line of points 0.47 m apart. Arrays have the batch as their last axis."""
+"""Rough ground: a polyline with points 0.47 m apart. Arrays have the batch as their last axis."""
 
 import jax
 import jax.numpy as jnp
@@ -7,20 +7,20 @@ from envs_jax.multiwalker.body import SCALE, single
 
 STEP = 14 / SCALE
 HEIGHT = 400 / SCALE / 4
-START = 20  # points of flat ground
+START = 20  # length of the flat start, in steps
 ROUGHNESS = 1 / SCALE
 LONGEST, SHORTEST = 9, 5
 
 
 def heights(bump: jax.Array, stretch: jax.Array) -> jax.Array:
-    """The ground's height at every point.
+    """Heights of the ground points, as in the original's `_generate_terrain`.
 
     Args:
-        bump: (T, E), from -1 to 1, how the slope changes at each point; the start is flat all the same.
-        stretch: (T, E) int32, how many points after this one the next flat step comes, if this one is a flat step's.
+        bump: (T, E), from -1 to 1, random change of the slope at each point. It has no effect at the start, which is flat.
+        stretch: (T, E) int32, number of points until the next flat step, used at points that begin a flat step.
 
     Returns:
-        (T, E) metres.
+        (T, E), in metres.
     """
 
     def point(carry: tuple[jax.Array, ...], drawn: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], jax.Array]:
@@ -38,22 +38,22 @@ def heights(bump: jax.Array, stretch: jax.Array) -> jax.Array:
 
 
 def draws(bits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Bumps and stretches from random bits, uint32: the lower byte makes the stretch, the rest the bump."""
+    """Bumps and stretches from random bits, uint32. The lowest byte determines the stretch, the others the bump."""
     bump = (bits >> 8).astype(jnp.float32) * single(2.0**-23) - 1.0
     stretch = SHORTEST + ((bits & 255) * (LONGEST - SHORTEST + 1) >> 8).astype(jnp.int32)
     return bump, stretch
 
 
 def window(heights: jax.Array, left: jax.Array, count: int) -> tuple[jax.Array, ...]:
-    """The points of the ground from the one at or left of x = `left` on.
+    """Ground points from the one at or left of x = `left` on.
 
     Args:
         heights: (T, E).
         left: (..., E).
-        count: how many points, k.
+        count: number of points, k.
 
     Returns:
-        Their x (k, ..., E), their height, whether they are on the ground, and the number of the first (..., E) int32.
+        x (k, ..., E); height (k, ..., E); whether the points exist, (k, ..., E) bool; number of the first, (..., E) int32.
     """
     first = jnp.floor(left / STEP).astype(jnp.int32)
     number = first[None] + jnp.arange(count).reshape(-1, *[1] * first.ndim)

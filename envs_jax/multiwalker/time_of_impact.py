@@ -1,6 +1,7 @@
-"""When in a step a leg comes down to the ground: Box2D's conservative advancement (b2TimeOfImpact), an edge at a time.
+"""Time of impact of legs with ground edges, by conservative advancement as in Box2D's b2TimeOfImpact.
 
-Arrays have a column for every pair of a leg and an edge (P).
+Arrays have a column for every pair of a leg and an edge (P). Times are fractions of a sweep, the motion of a leg from its start
+to its end.
 """
 
 import functools
@@ -14,18 +15,18 @@ from envs_jax.multiwalker.selecting import only_where, while_any
 
 TARGET, TOLERANCE = 0.005, 0.00125
 ADVANCES, PUSHES, ROOTS = 8, 8, 16
-AT_A_TIME = 1 / 8  # of pairs
+AT_A_TIME = 1 / 8  # of all pairs
 
 
 class Way(NamedTuple):
-    """Legs on their way over edges.
+    """Sweeps of legs, and the edges below them.
 
     Attributes:
-        start: (3, P), x, y and angle.
+        start: (3, P), x, y and angle of the legs.
         end: (3, P).
-        half: half their width and height, (P,) each.
-        left: ends of the edges, (P,).
-        right: the others.
+        half: half the width and half the height of the legs, (P,) each.
+        left: left ends of the edges, (P,) each.
+        right: right ends of the edges, (P,) each.
     """
 
     start: jax.Array
@@ -36,27 +37,27 @@ class Way(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """Along which separation is measured until the next look, (P,): fixed in the world or, `by_leg`, in the leg."""
+    """Axis along which separation is measured, (P,). It is fixed in the leg if `by_leg`, otherwise in the world."""
 
     direction: Vector
     by_leg: jax.Array
 
 
 class Witness(NamedTuple):
-    """The two points that were nearest: a corner of the leg (1 or -1 each way, in the leg) and an end of the edge."""
+    """Closest points along an axis: a corner of the leg (signs of its x and y in the leg's frame) and an end of the edge."""
 
     corner: Vector
     end: Vector
 
 
 def _pose(way: Way, share: jax.Array) -> tuple[Vector, jax.Array, jax.Array]:
-    """Where legs are after a `share` (P,) of the way: middle, cosine and sine."""
+    """Poses of legs at the time `share` (P,): centre, cosine and sine."""
     x, y, angle = (start + share * (end - start) for start, end in zip(way.start, way.end, strict=True))
     return (x, y), jnp.cos(angle), jnp.sin(angle)
 
 
 def _nearest(way: Way, share: jax.Array) -> tuple[jax.Array, Axis]:
-    """How far legs are from edges, 0 if they overlap, and the axis that tells."""
+    """Distance of legs from edges at the time `share`, 0 if they overlap, and the axis along which it is measured."""
     middle, cos, sin = _pose(way, share)
     ends = minus(way.left, middle), minus(way.right, middle)
     edge = minus(way.right, way.left)
@@ -95,7 +96,7 @@ def _nearest(way: Way, share: jax.Array) -> tuple[jax.Array, Axis]:
 
 
 def _along(way: Way, axis: Axis, witness: Witness, share: jax.Array) -> jax.Array:
-    """The separation of the same two points at another time."""
+    """Separation of the `witness` points along the axis at the time `share`, as b2SeparationFunction::Evaluate."""
     middle, cos, sin = _pose(way, share)
     corner = rotate(cos, sin, (witness.corner[0] * way.half[0], witness.corner[1] * way.half[1]))
     to_end = minus(witness.end, middle)
@@ -105,7 +106,7 @@ def _along(way: Way, axis: Axis, witness: Witness, share: jax.Array) -> jax.Arra
 
 
 def _deepest(way: Way, axis: Axis, share: jax.Array) -> Witness:
-    """The two points that are nearest along the axis."""
+    """Closest points along the axis at the time `share`, as b2SeparationFunction::FindMinSeparation."""
     _, cos, sin = _pose(way, share)
     own = rotate(cos, -sin, axis.direction)
     corner = jnp.where(own[0] > 0, -1.0, 1.0), jnp.where(own[1] > 0, -1.0, 1.0)
@@ -123,7 +124,7 @@ def _root(
     high: tuple[jax.Array, jax.Array],
     needed: jax.Array,
 ) -> jax.Array:
-    """When, between `low` and `high` (times and separations), the two points are `TARGET` apart, by halves and secants."""
+    """Time between `low` and `high` (time, separation) at which the points are `TARGET` apart, by bisections and secants."""
 
     def look(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         by_secant, early, gap_early, late, gap_late, found, searching = carry
@@ -140,7 +141,7 @@ def _root(
 
 
 class _Search(NamedTuple):
-    """How far each search is, (P,): the time that it has come to, whether it goes on, and whether it ended in a touch."""
+    """State of each search, (P,): its time, whether it continues, and whether it has found an impact."""
 
     time: jax.Array
     active: jax.Array
@@ -148,7 +149,7 @@ class _Search(NamedTuple):
 
 
 class _Retreat(NamedTuple):
-    """From the end of the step back to where points touch along one axis."""
+    """Search for the impact along one axis, backwards from the end of the sweep. `working` is whether it continues."""
 
     early: jax.Array
     late: jax.Array
@@ -158,7 +159,7 @@ class _Retreat(NamedTuple):
 
 
 def _retreat(way: Way, axis: Axis, carry: _Retreat) -> _Retreat:
-    """To where the points that are deepest now touch."""
+    """Moves the time `late` back to where its closest points along the axis are `TARGET` apart."""
     witness = _deepest(way, axis, carry.late)
     gap_late, gap_early = (_along(way, axis, witness, share) for share in (carry.late, carry.early))
     separated = carry.working & (gap_late > TARGET + TOLERANCE)
@@ -178,7 +179,7 @@ def _retreat(way: Way, axis: Axis, carry: _Retreat) -> _Retreat:
 
 
 def _advance(way: Way, search: _Search) -> _Search:
-    """On by the separation along one axis."""
+    """One iteration of conservative advancement, along the axis of the current distance."""
     distance, axis = _nearest(way, search.time)
     touches = search.active & (distance > 0) & (distance < TARGET + TOLERANCE)
     active = search.active & (distance > 0) & ~touches
@@ -188,7 +189,7 @@ def _advance(way: Way, search: _Search) -> _Search:
 
 
 def _may_touch(way: Way) -> jax.Array:
-    """False where the way's end tells that nothing touches, (P,): most searches would end there."""
+    """False where the end of the sweep shows that there is no impact, (P,). This spares most searches."""
     start = jnp.zeros_like(way.half[0])
     distance, axis = _nearest(way, start)
     end = jnp.ones_like(start)
@@ -197,15 +198,15 @@ def _may_touch(way: Way) -> jax.Array:
 
 
 def time_of_impact(way: Way, edges: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """When legs touch edges.
+    """Times at which legs hit edges.
 
     Args:
-        way: legs and edges.
-        edges: (P,) bool, which edges count.
+        way: sweeps of legs, and edges.
+        edges: (P,) bool, edges that legs can hit.
 
     Returns:
-        The share of the way after which a leg is `TARGET` above an edge, and whether it ever is, (P,). As in Box2D a leg
-        that overlaps an edge already does not come to touch it.
+        (P,), times at which the distance is `TARGET`, or 0 if it is less at the start; (P,) bool, whether there is an impact.
+        As in Box2D, a leg that already overlaps an edge does not hit it.
     """
 
     def search(way: Way, start: _Search) -> _Search:

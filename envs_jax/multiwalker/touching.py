@@ -1,6 +1,6 @@
-"""Who touches whom: a walker the ground, the package and its neighbours. Arrays have the batch as their last axis.
+"""Contact detection: walkers with the ground, the package and their neighbours. Arrays have the batch as their last axis.
 
-Walkers are n, each with five bodies; what touches is gathered into a fixed number of slots, those in use first.
+There are n walkers with five bodies each. Contact points are stored in a fixed number of slots, the used ones first.
 """
 
 import functools
@@ -18,27 +18,27 @@ from envs_jax.multiwalker.collision import Manifold, Placed, Vector, ground_mani
 from envs_jax.multiwalker.falls import package_on_ground
 from envs_jax.multiwalker.selecting import only_where
 
-LEG_EDGES, HULL_EDGES = 4, 6  # as many as a body can lie over
-PAIRS = 3  # of bodies of neighbours that are looked at closely
+LEG_EDGES, HULL_EDGES = 4, 6  # largest number of edges under a body
+PAIRS = 3  # pairs of bodies per pair of neighbours whose manifolds are computed
 AT_A_TIME = 1 / 8  # of all pairs of neighbours
 NOTHING, NUM_TOUCHABLE = -9, LEG_EDGES + 3
-_SHAPES = body.Polygons(*(array[:, :, None] for array in BODIES))  # (V, 5, 1, 2), to be placed at poses (3, 5, n, E)
+_SHAPES = body.Polygons(*(array[:, :, None] for array in BODIES))  # (V, 5, 1, 2), for poses (3, 5, n, E)
 
 
 class Contacts(NamedTuple):
-    """Points in which bodies of walkers are pushed; all arrays (K, n, E), a slot not in use is zeros.
+    """Contact points on bodies of walkers. Arrays are (K, n, E), and unused slots are zeros.
 
     Attributes:
-        normal: direction of the push.
+        normal: direction of the normal impulse on the body.
         arm: from the body's centre of mass to the point.
-        separation: below 0 where skins overlap.
-        member: (5, K, n, E) float, 1 for the body that is pushed.
+        separation: negative where the skins overlap.
+        member: (5, K, n, E) float, one-hot index of the body.
         light: 1 / mass of the body.
-        light_turn: 1 / its inertia.
-        friction: coefficient.
-        code: a whole number that tells points from each other, so that impulses are found again a step later; 0 in no use.
-        by_second: bool, whether a side of the second of the two things decides the normal, which then turns with it. The second
-            is the walker on ground and package, and the right one of neighbours.
+        light_turn: 1 / inertia of the body.
+        friction: coefficient of friction.
+        code: feature id, by which the next step finds the accumulated impulse; 0 for unused slots.
+        by_second: bool, whether the reference side belongs to the second body. The second body is the walker's in contacts with
+            the ground and the package, and the right walker's in contacts of neighbours.
     """
 
     normal: Vector
@@ -53,11 +53,11 @@ class Contacts(NamedTuple):
 
 
 class OnGround(NamedTuple):
-    """Edges under bodies.
+    """Manifolds of bodies with the edges under them.
 
     Attributes:
         manifold: (edges, bodies, n, E).
-        first: (bodies, n, E) int32, the number of each one's first edge.
+        first: (bodies, n, E) int32, number of the first edge under each body.
     """
 
     manifold: Manifold
@@ -65,19 +65,18 @@ class OnGround(NamedTuple):
 
 
 class Touching(NamedTuple):
-    """Everything that touches at one moment.
+    """All contacts at one time.
 
     Attributes:
-        legs: on the ground.
-        hull: on the ground.
-        package: points of walkers on the package, (2, n, E).
-        package_arm: those points from the package's middle.
-        neighbours: the points of each walker but the last on the next one, and of each but the first on the one before:
-            two times (2, n - 1, E).
-        feet: (k, 2, n, E) int32, numbers of what each lower leg touches: edges of the ground, other things below 0; -9 for
-            nothing.
-        fallen: (n, E) bool, the hull touches the ground or another walker.
-        dropped: (E,) bool, the package touches the ground or a leg.
+        legs: legs on the ground.
+        hull: hulls on the ground.
+        package: contacts of walkers with the package, (2, n, E).
+        package_arm: arms of those points from the package's centre of mass.
+        neighbours: contacts (2, n - 1, E) of the left walkers of all pairs of neighbours, and those of the right walkers.
+        feet: (k, 2, n, E) int32, what each lower leg touches: numbers of ground edges, negative numbers for other bodies, -9
+            for nothing.
+        fallen: (n, E) bool, whether the hull touches the ground or another walker.
+        dropped: (E,) bool, whether the package touches the ground or a leg.
     """
 
     legs: OnGround
@@ -91,7 +90,7 @@ class Touching(NamedTuple):
 
 
 class _Candidates(NamedTuple):
-    """Points from which slots are filled, all (C, n, E)."""
+    """Candidates for the slots of contact points, (C, n, E) each."""
 
     normal: Vector
     arm: Vector
@@ -101,7 +100,7 @@ class _Candidates(NamedTuple):
 
 
 def _choose(candidates: _Candidates, slots: int, friction: np.ndarray) -> Contacts:
-    """The first `slots` candidates that touch."""
+    """Fills the slots with the first candidates that touch."""
     rank = jnp.cumsum(candidates.touching.astype(jnp.int32), 0)
     index = (rank[None] <= jnp.arange(slots).reshape(-1, 1, 1, 1)).astype(jnp.int32).sum(1)
     used = index < len(rank)
@@ -121,7 +120,7 @@ def _choose(candidates: _Candidates, slots: int, friction: np.ndarray) -> Contac
 
 
 def _contacts(normal: Vector, arm: Vector, separation: jax.Array, code: jax.Array, friction: np.ndarray) -> Contacts:
-    """Contacts whose `code` mod 5 is the body, a fifth of it mod 8 the point: 4 times the manifold's kind, and its number."""
+    """Makes contacts. `code` mod 5 is the body. `code` // 5 mod 8 is 4 times the manifold's kind plus the point's number."""
     number = jnp.arange(NUM_BODIES, dtype=jnp.float32).reshape(-1, *[1] * code.ndim)
     member = ((code % NUM_BODIES)[None] == number) & (code > 0)
     member = member.astype(jnp.float32)
@@ -143,7 +142,7 @@ def _contacts(normal: Vector, arm: Vector, separation: jax.Array, code: jax.Arra
 
 
 def _on_ground(shape: Placed, pose: jax.Array, heights: jax.Array, present: jax.Array, edges: int) -> OnGround:
-    """What bodies at `pose` (3, B, n, E) have under them, about their centres of mass as the `shape`s are."""
+    """Manifolds of bodies at `pose` (3, B, n, E) with the ground. They and `shape` are relative to the centres of mass."""
     x, y, there, first = terrain.window(heights, pose[0] + fold(jnp.minimum, shape.corner[0]) - SKIN, edges + 1)
     x, y = x - pose[0], y - pose[1]
     manifold = ground_manifold(shape, (x[:-1], y[:-1]), (x[1:], y[1:]), there[:-1] & there[1:])
@@ -151,14 +150,14 @@ def _on_ground(shape: Placed, pose: jax.Array, heights: jax.Array, present: jax.
 
 
 def ground_code(ground: OnGround) -> jax.Array:
-    """(2, edges, bodies, n, E): whole numbers above 0 that tell a body's points from each other."""
+    """Feature ids (2, edges, bodies, n, E): positive integers that are unique among a body's points."""
     manifold = ground.manifold
     number = jnp.arange(len(manifold.kind), dtype=jnp.float32).reshape(-1, 1, 1, 1)
     return 8 * (ground.first.astype(jnp.float32) + number + 2) + 4 * manifold.kind + manifold.number
 
 
 def _points(ground: OnGround, bodies: slice) -> _Candidates:
-    """All points, (2 edges B, n, E)."""
+    """All points of bodies with edges, (2 * edges * B, n, E)."""
     manifold = ground.manifold
     which = jnp.arange(NUM_BODIES, dtype=jnp.float32)[bodies].reshape(-1, 1, 1)
     code = NUM_BODIES * ground_code(ground) + which
@@ -176,7 +175,7 @@ def _in_order(*parts: _Candidates) -> _Candidates:
 
 
 def _deepest(manifold: Manifold) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """Who touches (K, ...) bool, and what reads values (2, K, ...) at the touching points of the deepest of them, (2, ...)."""
+    """Which manifolds touch, (K, ...) bool, and a function that takes the values of the deepest, (2, K, ...) -> (2, ...)."""
     touches = manifold.touching.any(0)
     depth = jnp.where(touches, jnp.minimum(*manifold.separation), 1.0)
     taken = (touches & (depth == fold(jnp.minimum, depth)))[None] & manifold.touching
@@ -190,9 +189,9 @@ def _deepest(manifold: Manifold) -> tuple[jax.Array, Callable[[jax.Array], jax.A
 def _with_package(
     package: body.Package, package_pose: jax.Array, shape: Placed, from_body: Vector
 ) -> tuple[Contacts, Vector, jax.Array]:
-    """The deepest body's points (2, n, E), from the package's middle, and who touches it (5, n, E) bool.
+    """Contacts with the package: points of the deepest body, their arms (2, n, E), and which bodies touch it, (5, n, E) bool.
 
-    Bodies have `shape`s about their centres of mass, which are `from_body` (5, n, E) from the package's middle.
+    Shapes are relative to the centres of mass of the bodies, which are at `from_body` (5, n, E) relative to the package's.
     """
     middle = package_pose[0], package_pose[1]
     box = body.Polygons(*(array[:, None, None] for array in package.shape))
@@ -208,7 +207,7 @@ def _with_package(
 
 
 def _nearest_pairs(left: jax.Array, right: jax.Array) -> jax.Array:
-    """(PAIRS, 25, m, E) float: for each of the pairs of bodies with the nearest bounding boxes, a 1 where it is."""
+    """One-hot indices of the pairs of bodies with the nearest bounding boxes, (PAIRS, 25, m, E) float."""
     boxes = []
     for pose in (left, right):
         shape = place(_SHAPES, pose, (jnp.zeros(()), jnp.zeros(())))
@@ -218,7 +217,7 @@ def _nearest_pairs(left: jax.Array, right: jax.Array) -> jax.Array:
         gaps.append(jnp.maximum(low[:, None] - other_high[None], other_low[None] - high[:, None]))
     gap = jnp.maximum(*gaps)
     gap = gap.reshape(-1, *gap.shape[2:])
-    # No two the same: then a minimum has one place.
+    # Distinct values make each minimum unique.
     gap = gap + 1e-5 * jnp.arange(len(gap), dtype=jnp.float32).reshape(-1, 1, 1)
     chosen = []
     for _ in range(PAIRS):
@@ -229,7 +228,7 @@ def _nearest_pairs(left: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def _picked(pose: jax.Array, chosen: jax.Array) -> tuple[Placed, Vector, jax.Array]:
-    """The bodies that are `chosen` (PAIRS, 5, m, E) of walkers at pose (3, 5, m, E): shapes, where they are, which."""
+    """Shapes, positions and indices of the `chosen` bodies (PAIRS, 5, m, E) of walkers at `pose` (3, 5, m, E)."""
 
     def pick(values: jax.Array | np.ndarray) -> jax.Array:
         return sum((chosen[:, b] * values[b] for b in range(NUM_BODIES)), jnp.zeros(()))
@@ -247,7 +246,7 @@ def _picked(pose: jax.Array, chosen: jax.Array) -> tuple[Placed, Vector, jax.Arr
 
 
 def _between(left: jax.Array, right: jax.Array) -> tuple[Contacts, Contacts, jax.Array]:
-    """Walkers at poses (3, 5, m, E) against those right of them: points of each (2, m, E), and who touches, (5, 5, m, E)."""
+    """Contacts (2, m, E) of left and of right walkers at poses (3, 5, m, E), and which bodies touch, (5, 5, m, E) bool."""
     origin = jnp.stack([left[0, HULL], left[1, HULL], jnp.zeros_like(left[0, HULL])])[:, None]
     left, right = left - origin, right - origin
     pairs = _nearest_pairs(left, right)
@@ -266,7 +265,7 @@ def _between(left: jax.Array, right: jax.Array) -> tuple[Contacts, Contacts, jax
         sides.append(_contacts(vector, arm, separation, take(kind + number), np.sqrt(body.FRICTION)))
     first, second = sides
     friction = first.friction * second.friction
-    code = first.code + 100 * second.code  # so that both know which pair of bodies it was
+    code = first.code + 100 * second.code  # identifies both bodies
     touching_bodies = (by_body * touches[:, None, None]).sum(0) > 0
     return first._replace(friction=friction, code=code), second._replace(friction=friction, code=code), touching_bodies
 
@@ -280,13 +279,13 @@ def _no_neighbours(shape: tuple[int, ...]) -> tuple[Contacts, Contacts, jax.Arra
 
 
 def _reach(pose: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Left and right end (n, E) of all that a walker may touch."""
+    """Left and right bound (n, E) of what each walker can touch."""
     half = np.hypot(*np.moveaxis(BODIES.corner, -1, 0)).max(0)[:, None, None] + SKIN
     return (pose[0] - half).min(0), (pose[0] + half).max(0)
 
 
 def _neighbours(pose: jax.Array, present: jax.Array) -> tuple[Contacts, Contacts, jax.Array]:
-    """`_between` all walkers and those right of them, where they are close."""
+    """Result of `_between` for all pairs of neighbours, computed where they are close."""
     shape = pose.shape[2] - 1, pose.shape[3]
     if not shape[0]:
         return _no_neighbours(shape)
@@ -303,7 +302,7 @@ def _neighbours(pose: jax.Array, present: jax.Array) -> tuple[Contacts, Contacts
 
 
 def ground_slots(touch: Touching, slots: int) -> Contacts:
-    """The first points of walkers on the ground, (slots, n, E); feet first."""
+    """The first contact points of walkers with the ground, (slots, n, E). Legs come before hulls."""
     friction = np.sqrt(body.FRICTION * body.TERRAIN_FRICTION)
     points = _in_order(_points(touch.legs, body.LEGS), _points(touch.hull, slice(0, 1)))
     return separately(functools.partial(_choose, slots=slots, friction=friction), points)
@@ -312,14 +311,14 @@ def ground_slots(touch: Touching, slots: int) -> Contacts:
 def touching(
     package: body.Package, pose: jax.Array, package_pose: jax.Array, present: jax.Array, heights: jax.Array
 ) -> Touching:
-    """All contacts.
+    """Finds all contacts.
 
     Args:
-        package: its shape.
+        package: the package.
         pose: (3, 5, n, E), x, y and angle of every body.
         package_pose: (3, E).
-        present: (n, E) bool, walkers that were not taken away.
-        heights: (T, E), of the ground.
+        present: (n, E) bool, walkers that have not been removed.
+        heights: (T, E), heights of the ground.
     """
     centre = pose[0], pose[1]
     shape = place(_SHAPES, pose, centre)

@@ -1,4 +1,7 @@
-"""What moves, and how well it is solved. Arrays have the batch as their last axis; a body is where its centre of mass is."""
+"""State of the world, solver settings, and integration. Arrays have the batch as their last axis.
+
+Poses are those of centres of mass.
+"""
 
 from typing import Any, NamedTuple
 
@@ -12,19 +15,19 @@ from envs_jax.multiwalker.body import GRAVITY, MASS, NUM_BODIES, TIME_STEP, sing
 
 FASTEST_MOVE, FASTEST_TURN = 2.0, np.pi / 2
 Velocity = tuple[jax.Array, jax.Array, jax.Array]
-"""Along x, along y, and spin."""
+"""Linear velocity along x and y, and angular velocity."""
 
 
 class Solver(NamedTuple):
-    """How well a step is solved.
+    """Settings of the solver.
 
     Attributes:
-        sequential: whether impulses go from joint to contact to joint as in Box2D (`sequential`), or in coordinates in which
-            joints hold (`reduced`).
-        velocity_sweeps: passes over motors and contacts.
-        position_sweeps: passes that put bodies back together, at most.
-        most_position_sweeps: as many where joints are still far apart then; `reduced` alone.
-        slots: contacts of one walker with the ground, at most; `reduced` alone.
+        sequential: whether impulses are applied to joints and contacts one after another, as in Box2D (module `sequential`).
+            Otherwise velocities are generalized, and satisfy the joints exactly (module `reduced`).
+        velocity_sweeps: number of velocity sweeps per step.
+        position_sweeps: largest number of position sweeps per step.
+        most_position_sweeps: largest number of position sweeps where joints are still far apart; only for `reduced`.
+        slots: largest number of contact points of one walker with the ground; only for `reduced`.
     """
 
     sequential: bool
@@ -41,14 +44,14 @@ SOLVERS = {"fast": FAST, "original": ORIGINAL}
 
 @flax.struct.dataclass
 class World:
-    """Everything that moves.
+    """Poses and velocities of all bodies.
 
     Attributes:
         pose: (3, 5, n, E), x, y and angle of every body of the walkers.
         velocity: (3, 5, n, E).
         package_pose: (3, E).
         package_velocity: (3, E).
-        impulses: of the last step, the solver's own.
+        impulses: accumulated impulses of the last step, in the form of the solver.
     """
 
     pose: jax.Array
@@ -59,12 +62,12 @@ class World:
 
 
 class Control(NamedTuple):
-    """What is done in a step.
+    """Inputs of a step.
 
     Attributes:
-        action: (4, n, E), hip and knee of the two sides, from -1 to 1.
-        push: (n, E), a force on the hulls along x.
-        present: (n, E) bool; other walkers stay where they are and touch nothing.
+        action: (4, n, E), from -1 to 1, for the hip and the knee of each side.
+        push: (n, E), force on each hull along x, in newtons.
+        present: (n, E) bool. Other walkers do not move and touch nothing.
     """
 
     action: jax.Array
@@ -73,7 +76,7 @@ class Control(NamedTuple):
 
 
 def at_start(num_walkers: int, batch: int, impulses: Any) -> World:
-    """How every episode begins: walkers hang over the start, the package over them."""
+    """World at the start of an episode. Walkers begin at rest above the ground, and the package above them."""
     x = terrain.START / 2 * terrain.STEP * (1 + np.arange(num_walkers))
     y = terrain.HEIGHT + 2 * body.LEG_HEIGHT
     drop = np.array([0.0, *[-body.LEG_HEIGHT * part - body.LEG_DOWN for _ in range(2) for part in (0.5, 1.5)]])
@@ -89,7 +92,7 @@ def at_start(num_walkers: int, batch: int, impulses: Any) -> World:
 
 
 def move(pose: jax.Array, velocity: jax.Array) -> jax.Array:
-    """(3, ..., E) a step later; Box2D lets nothing move or turn further than this in one."""
+    """Integrates poses (3, ..., E) over a step. As in Box2D, the displacement and the rotation in one step are bounded."""
     way = TIME_STEP * velocity
     far = jnp.sqrt(way[0] ** 2 + way[1] ** 2)
     slower = jnp.minimum(1.0, FASTEST_MOVE / jnp.maximum(far, 1e-9))
@@ -97,6 +100,6 @@ def move(pose: jax.Array, velocity: jax.Array) -> jax.Array:
 
 
 def fall(world: World, push: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Velocities of bodies and package after gravity and a push (n, E) on the hulls."""
+    """Velocities of bodies and package after a step of gravity and of a force `push` (n, E) on the hulls."""
     velocity = world.velocity.at[1].add(TIME_STEP * GRAVITY).at[0, 0].add(push * single(TIME_STEP / MASS[0]))
     return velocity, world.package_velocity.at[1].add(TIME_STEP * GRAVITY)
