@@ -1,17 +1,19 @@
 """Every command that the README and the documentation show is valid, and runs to its end with a budget of seconds.
 
-All are read, and what they would train is built. `pytest -m slow` runs those of the README and the guides; of the other pages
-it runs all but the trainings, since their results are committed. A run that a command needs is there as a short one.
+All are read, and what they would train is built. `pytest -m slow` runs all of them. CI leaves out, as too long, those that are
+like another one and the trainings whose results are committed. A run that a command needs is there as a short one.
 """
 
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jax
 import pytest
@@ -32,7 +34,7 @@ GUIDES = (
     *(f"docs/algorithms/{name}.md" for name in registry.algorithm_names()),
     *(f"docs/environments/{name}.md" for name in CARDS),
 )
-"""The pages whose trainings are run, too."""
+"""The pages whose trainings CI runs."""
 TRAINING = [
     *["--episodes", "24", "--num-envs", "12", "--update-interval", "192", "--num-updates", "1", "--batch-size", "16"],
     *["--buffer-size", "6000", "--evaluation-interval", "12", "--evaluation-episodes", "4"],
@@ -72,8 +74,10 @@ SMALL: dict[str, dict[str, object]] = {
     },
     "benchmark/environments": {"SECONDS": 0.01, "REPEATS": 2, "PROCESSES": 1},
 }
-ELSEWHERE = {"experiments/figures.py", "experiments/run.py", "experiments/results/multiwalker/mappo_events"}
-"""Words of commands that other tests run, or the like of which is run and compiles sooner."""
+RUN_ELSEWHERE = {"experiments/figures.py", "experiments/run.py"}
+"""Words of commands that other tests run."""
+ELSEWHERE = RUN_ELSEWHERE | {"experiments/results/multiwalker/mappo_events"}
+"""These, and a word of a command that compiles for long."""
 BOX2D = {"pettingzoo/multiwalker", "experiments/multiwalker_parity.py", "experiments/multiwalker_statistics.py"}
 """Words of commands that need Box2D, which not every Python has."""
 TELLING = (
@@ -207,6 +211,28 @@ def call(words: list[str], arguments: list[str], monkeypatch: pytest.MonkeyPatch
     assert not code, f"{shlex.join(words)} ended with {code}"
 
 
+def of_each_kind(page: Path) -> Iterator[list[str]]:
+    """Of the commands of a page that are alike, one. Trainings are those of a guide; the results of others are committed."""
+    trains = page.relative_to(ROOT).as_posix() in GUIDES
+    done = {likeness(words) for other in PAGES[: PAGES.index(page)] for words in commands(other)}
+    for words in commands(page):
+        training = words[1] in ("train", "sweep")
+        if words[0] == "cp" or ELSEWHERE & set(words) or likeness(words) in done or (training and not trains):
+            continue
+        done.add(likeness(words))
+        yield words
+
+
+def all_others() -> Iterator[Any]:
+    """The commands of all pages that `of_each_kind` leaves out, as cases of a test."""
+    done = {tuple(words) for page in PAGES for words in of_each_kind(page)}
+    for page in PAGES:
+        for words in commands(page):
+            if tuple(words) not in done and words[0] != "cp" and not RUN_ELSEWHERE & set(words):
+                done.add(tuple(words))
+                yield pytest.param(words, id=f"{page.parent.name}/{page.name}: {shlex.join(words)}")
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
@@ -215,16 +241,10 @@ def call(words: list[str], arguments: list[str], monkeypatch: pytest.MonkeyPatch
     ids=lambda page: page.name,
 )
 def test_shown_commands_run(page: Path, place: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch, run_python: RunPython):
-    trains = page.relative_to(ROOT).as_posix() in GUIDES
-    before = [words for other in PAGES[: PAGES.index(page)] for words in commands(other)]
-    done, beside = {likeness(words) for words in before}, []
-    for words in commands(page):
-        training = words[1] in ("train", "sweep")
-        if words[0] == "cp" or ELSEWHERE & set(words) or likeness(words) in done or (training and not trains):
-            continue
+    beside = []
+    for words in of_each_kind(page):
         if not find_spec("Box2D") and BOX2D & set(words):
             continue
-        done.add(likeness(words))
         lend(words[2:], small_run)
         arguments = with_budget([word for word in words if word != "&"])
         if words[-1] == "&":
@@ -234,3 +254,15 @@ def test_shown_commands_run(page: Path, place: Path, small_run: Path, monkeypatc
         else:
             call(words, arguments, monkeypatch)
     assert [process.wait(60) for process in beside] == [0] * len(beside)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("words", list(all_others()))
+def test_all_other_shown_commands_run(words: list[str], place: Path, small_run: Path, run_python: RunPython):
+    if not find_spec("Box2D") and BOX2D & set(words):
+        pytest.skip("needs Box2D, which not every Python has")
+    lend(words[2:], small_run)
+    program = ["-m", "mamt_jax"] if words[0] == "mamt" else []
+    as_for_users = {"JAX_NUMPY_RANK_PROMOTION": "allow", "JAX_DEBUG_KEY_REUSE": "false", "PYTHONPATH": str(place / "own")}
+    run_python(*program, words[1], *with_budget(words), cwd=place, timeout=1800, **as_for_users)
