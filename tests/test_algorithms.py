@@ -257,8 +257,8 @@ def test_shared_gradient_is_the_mean_over_each_kind() -> None:
 @pytest.mark.parametrize(
     ("name", "spec", "message"),
     [
-        ("mamd_op", DISCRETE, "supports only spread3_sep, spread3_mix, spread3_ful, where the dependent agents are known"),
-        ("mamr", DISCRETE, "algo 'mamr' is unknown .did you mean 'mamt'"),
+        ("mamd_op", DISCRETE, ": dependent agents are known only for spread3_sep, spread3_mix, spread3_ful. Use mamd."),
+        ("mamr", DISCRETE, "algo 'mamr' is not valid .did you mean 'mamt'"),
         ("lola", DISCRETE, "lola needs exactly 2 agents, but probe has 3"),
         ("nowhere:make", DISCRETE, "Algorithm 'nowhere:make' cannot be imported"),
         (":make", DISCRETE, "Algorithm ':make' cannot be imported"),

@@ -120,7 +120,7 @@ def test_a_foreign_file_is_named_with_what_differs(tmp_path: Path, state: State)
     path = save_checkpoint(tmp_path, 1, state, {})
     wider = shapes(state)._replace(params={"w": jax.ShapeDtypeStruct((2, 4), jnp.float32)})
     with pytest.raises(
-        CheckpointError, match=r"belongs to another experiment: its .*w.* is float32\[2, 3\], expected float32\[2, 4\]"
+        CheckpointError, match=r"belongs to another experiment: its .*w.* is float32\[2, 3\], but float32\[2, 4\] is expected"
     ):
         load_checkpoint(path, wider)
     other = {"elsewhere": jax.ShapeDtypeStruct((), jnp.float32)}

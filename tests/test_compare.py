@@ -49,7 +49,7 @@ def test_settings_of_a_folder_stand_apart():
         ([str(ROOT)], "is not the folder of a run, because it has no config.json"),
         (
             [str(MAAC), "--metric", "eval_retrun"],
-            "--metric eval_retrun is not in maac (did you mean 'eval_return'?): give another metric",
+            "--metric eval_retrun is not valid: maac has no such metric (did you mean 'eval_return'?)",
         ),
         ([str(MAAC), "--against", "time"], "--against: invalid choice: 'time'"),
     ],

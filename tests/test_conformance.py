@@ -110,7 +110,7 @@ STATIC: dict[str, tuple[Environment, str]] = {
     "bad box": (SOUND._replace(spec=dataclasses.replace(SPEC, action_spaces=(Box(2, 1.0, 0.0),) * 2)), "Box from 1.0 to 0.0"),
     "python branch": (
         after_step(lambda state, timestep: (state, timestep) if state["step"] > 0 else (state, timestep)),
-        "`step(key, state, action)` cannot be compiled, TracerBoolConversionError",
+        "`step(key, state, action)` cannot be compiled: TracerBoolConversionError",
     ),
     "key twice": (
         SOUND._replace(sample_noise=lambda key, state: jax.random.normal(key, (2,)) + jax.random.uniform(key, (2,))),
@@ -123,11 +123,11 @@ STATIC: dict[str, tuple[Environment, str]] = {
     "not a timestep": (after_step(lambda state, timestep: (state, tuple(timestep))), "does not return (state, TimeStep)"),
     "reward shape": (
         after_step(lambda state, timestep: (state, timestep._replace(reward=timestep.reward.sum()))),
-        "`reward` from `step(key, state, action)` is float32 () where float32 (2,) was expected.",
+        "`reward` from `step(key, state, action)` is float32 (), but float32 (2,) is expected.",
     ),
     "observation dtype": (
         timestep_with(observation=lambda t: t.observation.astype(jnp.int32)),
-        "`observation` from `reset(key)` is int32 (2, 2) where float32 (2, 2)",
+        "`observation` from `reset(key)` is int32 (2, 2), but float32 (2, 2)",
     ),
     "metric dtype": (timestep_with(metrics=lambda t: {"end": t.truncated}), "metric 'end' from `reset(key)` is bool ()"),
     "state dtype": (
@@ -136,19 +136,19 @@ STATIC: dict[str, tuple[Environment, str]] = {
     ),
     "state structure": (
         after_step(lambda state, timestep: (state | {"more": 0}, timestep)),
-        "state has another tree structure",
+        "tree structure of the state after a step differs",
     ),
     "metrics appear": (
         after_step(lambda state, timestep: (state, timestep._replace(metrics={}))),
-        "timestep has another tree structure",
+        "tree structure of the timestep after a step differs",
     ),
     "unknown last metric": (
         SOUND._replace(spec=dataclasses.replace(SPEC, last_metrics=("plaice",))),
-        "`spec.last_metrics` names 'plaice', which is no metric of `reset(key)`",
+        "`spec.last_metrics` contains 'plaice', but `reset(key)` returns no such metric",
     ),
     "active": (
         timestep_with(active=lambda t: jnp.ones(3, bool)),
-        "`active` from `reset(key)` is bool (3,) where bool (2,) was expected.",
+        "`active` from `reset(key)` is bool (3,), but bool (2,) is expected.",
     ),
     "scripted dtype": (
         SOUND._replace(scripted=lambda key, state: state["place"]),
@@ -180,11 +180,11 @@ def many_later(state: State, timestep: TimeStep) -> tuple[State, TimeStep]:
 PLAYED: dict[str, tuple[Environment, set[str]]] = {
     "host draw in reset": (
         SOUND._replace(reset=reset_with_host_draw),
-        {"`reset` gives different results for the same arguments: it draws from something else than its key."},
+        {"`reset` gives different results for the same arguments: it must draw all random numbers from its key."},
     ),
     "host draw in step": (
         after_step(lambda state, timestep: (state | {"place": state["place"] + drawn_on_host()}, timestep)),
-        {"`step` gives different results for the same arguments: it draws from something else than its key."},
+        {"`step` gives different results for the same arguments: it must draw all random numbers from its key."},
     ),
     "own step": (
         OwnStep(*SOUND),
@@ -193,25 +193,25 @@ PLAYED: dict[str, tuple[Environment, set[str]]] = {
     "at reset": (
         after_both(many_at_reset)._replace(scripted=lambda key, state: jnp.full(2, 2)),
         {
-            "`observation` is not zero beyond an agent's own width after reset.",
-            "`final_observation` is not zero beyond an agent's own width after reset.",
-            "`final_observation` differs from `observation` while the episode runs after reset.",
-            "`action_mask` allows an action that the agent does not have after reset.",
-            "`reward` is not zero after reset.",
-            "`truncated` is not set at the episode limit of 4 after step 4.",
+            "After reset, `observation` is not zero beyond an agent's own width.",
+            "After reset, `final_observation` is not zero beyond an agent's own width.",
+            "After reset, `final_observation` differs from `observation` while the episode runs.",
+            "After reset, `action_mask` allows an action that the agent does not have.",
+            "After reset, `reward` is not zero.",
+            "After step 4, `truncated` is not set at the episode limit of 4.",
             "`scripted` gives an action outside the agent's own action space.",
         },
     ),
     "later": (
         after_step(many_later),
         {
-            "`reward` is not finite after step 2.",
-            "`action_mask` leaves an agent without any action after step 3.",
-            "`truncated` is set before the episode limit after step 3.",
-            "`terminated` becomes False again within an episode after step 3.",
+            "After step 2, `reward` is not finite.",
+            "After step 3, `action_mask` leaves an agent without any action.",
+            "After step 3, `truncated` is set before the episode limit.",
+            "After step 3, `terminated` becomes False again within an episode.",
         },
     ),
-    "over at reset": (timestep_with(terminated=lambda t: ~t.terminated), {"The episode is over after reset."}),
+    "over at reset": (timestep_with(terminated=lambda t: ~t.terminated), {"After reset, the episode is over."}),
 }
 
 

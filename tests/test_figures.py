@@ -87,12 +87,13 @@ def test_a_missing_ingredient_is_named_with_the_command_that_makes_it(maac: Path
     assert figures.main(["--runs", str(maac), "--out", str(out), *choice]) == 0
     said = capsys.readouterr().err
     command = "mamt train --env spread --num-agents 2 --algo mamt --out runs/spread_num_agents_2-mamt"
-    assert f"trust_regions: no learnt trust regions in {maac}: they come from `{command}`." in said
-    assert f"coordination: left out {maac}: with two agents all coordination coefficients are 1 by definition." in said
+    assert f"trust_regions: the runs in {maac} have no learnt trust regions: train with `{command}`." in said
+    assert f"coordination: the runs in {maac} are left out: with two agents all coordination coefficients are 1" in said
     assert (
-        "dilemma: no runs on Spread-3" in said and "--env spread3_sep spread3_mix spread3_ful --algo maac mamd mamd_op" in said
+        "dilemma: there are no runs on Spread-3" in said
+        and "--env spread3_sep spread3_mix spread3_ful --algo maac mamd mamd_op" in said
     )
-    assert f"improvement: only maac in {maac}" in said and "learning_curves" not in said
+    assert f"improvement: there are only runs of maac in {maac}" in said and "learning_curves" not in said
     assert [path.name for path in out.iterdir()] == ["learning_curves.png"]
 
 

@@ -100,7 +100,7 @@ def test_a_batch_shows_what_each_environment_does(env: HostEnvironment) -> None:
     [
         ("break", ["ZeroDivisionError", "symbols_in_processes.py"]),
         ("die", ["ended with code 3"]),
-        ("hang", ["no answer in 1 s"]),
+        ("hang", ["did not answer within 1 s"]),
     ],
 )
 def test_a_broken_process_is_reported_and_nothing_hangs(fault: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +265,7 @@ def test_what_a_process_refuses_is_one_sentence() -> None:
         batch = from_pettingzoo(partial(Broken, FAULTS["wide"][0]), 5, processes=1).open(1)
         batch.reset(SEEDS[:1])
     assert str(failure.value) == (
-        "script: The observation of b is not valid: its space declares shape (2,), the value has shape (5,)."
+        "script: The observation of b is not valid: the space declares shape (2,), but the value has shape (5,)."
     )
 
 
@@ -304,7 +304,7 @@ def test_any_module_with_a_parallel_env_is_found() -> None:
         make_any("pettingzoo/mpe2.simple_spred")
     with pytest.raises(ValueError, match="has no parallel_env"):
         make_any("pettingzoo/json")
-    with pytest.raises(ValueError, match="give episode_limit"):
+    with pytest.raises(ValueError, match="Give episode_limit"):
         make_any("pettingzoo/symbols_in_processes")
 
 

@@ -149,8 +149,8 @@ def test_what_was_learnt_is_taken_over_and_nothing_else(name: str, policies: boo
         (["pretrained/spread/maac", "--num-agents", "4"], "its policies are for 2 agents, but spread has 4."),
         (["pretrained/spread_n3/maac", "--env", "pursuit"], "its policies are for 3 agents, but pursuit has 8."),
         (["pretrained/spread_n3/maac", "--hidden-size", "32"], "does not fit hidden_size=32: it was trained with hidden_size="),
-        (["pretrained/spread_n3/mappo", "--share-policy", "False"], "it was trained with share_policy=True, leave out"),
-        (["pretrained/spread_n3/maac", "--algo", "mamt"], "does not fit: .base.policy['params']"),
+        (["pretrained/spread_n3/mappo", "--share-policy", "False"], "it was trained with share_policy=True. Leave out"),
+        (["pretrained/spread_n3/maac", "--algo", "mamt"], "does not fit: its .base.policy['params']"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys):

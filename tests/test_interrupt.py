@@ -85,7 +85,7 @@ def test_processes_that_share_runs_all_write_their_checkpoints(tmp_path: Path):
         time.sleep(1)  # the first has done its part and waits
         first.send_signal(signal.SIGTERM)
         second.send_signal(signal.SIGTERM)
-        read_until(first, "waiting up to 60 s for the others' checkpoints")
+        read_until(first, "waits up to 60 s for the checkpoints of the other processes")
         second.send_signal(signal.SIGCONT)
         outputs = [process.communicate(timeout=100)[0] for process in (first, second)]
     assert [first.returncode, second.returncode] == [143, 143], outputs

@@ -255,12 +255,12 @@ def test_it_trains():
     ("name", "options", "words"),
     [
         ("MPE_simple_spred_v3", {}, ["'MPE_simple_spred_v3'", "did you mean 'MPE_simple_spread_v3'?", "SMAX"]),
-        (SPREAD, {"episode_limit": 27}, ["episode_limit=27", "ends after 26 steps", "at most 26"]),
+        (SPREAD, {"episode_limit": 27}, ["episode_limit=27", "ends its episodes after 26 steps", "at most 26"]),
         (SPREAD, {"episode_limit": 0}, ["episode_limit=0", "positive integer"]),
         (SPREAD, {"options": 3}, ["options=3", "mapping"]),
         ("switch_riddle", {"options": {"agents": 3}}, ["options={'agents': 3}", "unexpected keyword argument 'agents'"]),
         ("ant_4x2", {}, ["'ant_4x2'", "requires brax"]),
-        ("storm", {}, ["cannot be adapted", "a dict with an array for each"]),
+        ("storm", {}, ["cannot be converted", "a dict with an array for each"]),
     ],
 )
 def test_bad_input_gets_one_sentence(name: str, options: dict, words: list[str]):
@@ -304,22 +304,22 @@ def test_masks_are_declared_where_they_are_known():
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        (spaces.MultiDiscrete([100, 100]), "MultiDiscrete, which is not valid: it has 100 x 100 = 10000 combinations"),
-        (spaces.Box(-jnp.inf, 1.0, (2,)), "Box, which is not valid: it must be Discrete, MultiDiscrete, "),
-        (spaces.Dict({}), "Dict, which is not valid"),
+        (spaces.MultiDiscrete([100, 100]), "MultiDiscrete of guard_0 is not valid: it has 10000 combinations \\(100 x 100\\)"),
+        (spaces.Box(-jnp.inf, 1.0, (2,)), "Box of guard_0 is not valid: it must be Discrete, MultiDiscrete, "),
+        (spaces.Dict({}), "Dict of guard_0 is not valid"),
     ],
 )
 def test_what_cannot_be_adapted_is_named(space: spaces.Space, words: str):
-    with pytest.raises(ValueError, match=f"Watch cannot be adapted: guard_0 acts in a {words}"):
+    with pytest.raises(ValueError, match=f"Watch cannot be converted, because the action space {words}"):
         from_jaxmarl(Watch(guard_0=space), 4)
-    with pytest.raises(ValueError, match="Watch cannot be adapted: some agents have discrete actions and others a Box"):
+    with pytest.raises(ValueError, match="Watch cannot be converted: some agents have discrete actions and others a Box"):
         from_jaxmarl(Watch(guard_0=spaces.Box(-1.0, 1.0, (2,))), 4)
-    with pytest.raises(ValueError, match="episode_limit=None is not valid: Watch does not say how long it plays"):
+    with pytest.raises(ValueError, match="episode_limit=None is not valid: Watch does not declare a time limit"):
         from_jaxmarl(Watch())
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delitem(sys.modules, "envs_jax.adapters.from_jaxmarl")
     monkeypatch.setitem(sys.modules, "jaxmarl", None)
-    with pytest.raises(ValueError, match=r'needs a package that cannot be imported .*pip install "mamt_jax\[jaxmarl\]"\.$'):
+    with pytest.raises(ValueError, match=r'needs a package that cannot be imported .*`pip install "mamt_jax\[jaxmarl\]"`\.$'):
         make(f"jaxmarl/{SPREAD}")

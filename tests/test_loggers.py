@@ -176,7 +176,7 @@ def test_a_film_that_fails_does_not_end_training(tmp_path: Path, capsys: pytest.
     options = {**OPTIONS, "episodes": 20}
     run = mamt_jax.train(drawn_symbols(broken), probe.make, out=tmp_path / "run", log=["tensorboard"], **options)
     assert run.metrics()[-1]["episodes"] == 20
-    note = "A picture (film) cannot be drawn or logged (no ink); training is not affected."
+    note = "A picture (film) cannot be drawn or logged (no ink). Training is not affected."
     assert note in capsys.readouterr().out.splitlines()
 
 
@@ -196,5 +196,6 @@ def test_nothing_is_filmed_without_a_logger(tmp_path: Path, monkeypatch: pytest.
 def test_a_missing_package_is_named_before_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: None)
     assert run.main(["--env", "spread", "--log", "wandb", "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == "error: argument --log: wandb is not installed: pip install -e '.[wandb]'.\n"
+    hint = "wandb is not installed: install it with `pip install -e '.[wandb]'`."
+    assert capsys.readouterr().err == f"error: argument --log: {hint}\n"
     assert not (tmp_path / "out").exists()

@@ -157,7 +157,7 @@ def test_parts_that_never_began_are_replaced(tmp_path: Path):
         (["--evaluation-episodes", "20", "surplus"], "--evaluation-episodes: 'surplus' is not valid: give a whole number"),
         (["--batch-size", "32", "500"], "batch_size=500 is larger than buffer_size=200"),
         (["--size", "many"], "--size: 'many' is not valid: give a whole number"),
-        (["--resume", "folder"], "--resume is an option of mamt train alone"),
+        (["--resume", "folder"], "--resume is not an option of mamt sweep"),
         (["--launcher", "cluster"], "--launcher: invalid choice: 'cluster'"),
         (["--algo", "probe:make", "absent:make"], "'absent:make' cannot be imported"),
     ],
@@ -183,7 +183,7 @@ def test_processes_share_the_runs(together: Path, tmp_path: Path):
     ]
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "Process   1 of 2, 2 shares of up to 2 runs" in outputs[1]
+    assert "Process   1 of 2, 2 parts of up to 2 runs" in outputs[1]
     assert_same_results(folder, together)
 
 

@@ -159,8 +159,8 @@ def without(agent: str) -> Callable[[dict], dict]:
 
 
 FAULTS: dict[str, tuple[Callable[[Any, int], Any], str]] = {
-    "wide": (at(0, 0, lambda seen: seen | {"b": np.zeros(5)}), "observation of b is not valid: its space declares shape (2,)"),
-    "late": (at(3, 0, lambda seen: seen | {"b": np.zeros(5)}), "observation of b is not valid: its space declares shape (2,)"),
+    "wide": (at(0, 0, lambda seen: seen | {"b": np.zeros(5)}), "observation of b is not valid: the space declares shape (2,)"),
+    "late": (at(3, 0, lambda seen: seen | {"b": np.zeros(5)}), "observation of b is not valid: the space declares shape (2,)"),
     "none": (at(1, 0, lambda seen: seen | {"a": None}), "observation of a is not valid: an array of numbers is expected"),
     "missing": (at(2, 0, without("a")), "observation of a is missing"),
     "nan": (at(0, 0, lambda seen: seen | {"b": np.array([0, np.nan])}), "observation after reset of b is not valid: finite"),
@@ -168,20 +168,20 @@ FAULTS: dict[str, tuple[Callable[[Any, int], Any], str]] = {
     "reward nan": (at(1, 1, lambda reward: reward | {"a": np.nan}), "reward of a is not valid: finite numbers"),
     "reward none": (
         at(2, 1, lambda reward: reward | {"a": None}),
-        "reward of a is not valid: a number is expected, it is None",
+        "reward of a is not valid: a number is expected, but it is None",
     ),
     "no reward": (at(2, 1, without("b")), "reward of b is not valid"),
     "no flag": (at(1, 2, without("b")), "termination of b is not valid: True or False is expected"),
     "odd flag": (
         at(1, 3, lambda flags: flags | {"a": "no"}),
-        "truncation of a is not valid: True or False is expected, it is 'no'",
+        "truncation of a is not valid: True or False is expected, but it is 'no'",
     ),
     "four": (lambda result, t: result[:4] if t == 1 else result, "step must return five values (observations, rewards"),
     "one": (
         lambda result, t: result if t else result[0],
-        "reset must return two values (observations, infos), it returned one",
+        "reset must return two values (observations, infos), but it returned one",
     ),
-    "list": (at(1, 1, list), "rewards must be a dict over the agents, they are of type list"),
+    "list": (at(1, 1, list), "rewards must be a dict over the agents, but they are of type list"),
 }
 
 
@@ -196,14 +196,14 @@ def test_what_cannot_be_interpreted_is_refused_in_one_sentence(fault: str) -> No
 
 def test_last_observations_are_needed_of_whoever_is_truncated() -> None:
     gone = at(1, 0, without("b"))
-    with pytest.raises(ValueError, match=r"observation of b is missing: .* that was truncated, must have one"):
+    with pytest.raises(ValueError, match=r"observation of b is missing: .* or was truncated must have one"):
         played(Broken(gone, ("a", "b", "")), 1)
-    with pytest.raises(ValueError, match=r"observation of a is missing: .* there are those of nobody"):
+    with pytest.raises(ValueError, match=r"observation of a is missing: .* There are observations of no agent"):
         played(Broken(at(1, 0, lambda seen: {}), ("", "ab", "")), 1)
     assert all(played(Broken(gone, ("ab", "", "")), 1)[1]["terminated"])  # not of whoever has terminated
-    with pytest.raises(ValueError, match="b has left agents in a step that neither terminated nor truncated it"):
+    with pytest.raises(ValueError, match="b is missing from agents after a step that neither terminated nor truncated it"):
         played(Script(("a", "", "")), 1)
-    with pytest.raises(ValueError, match="agents lists 'd', who is not among possible_agents: a, b, c"):
+    with pytest.raises(ValueError, match="agents lists 'd', but possible_agents contains only a, b, c"):
         played(Script(("", "", "abd")), 1)
     with pytest.raises(ValueError, match="agents is empty after reset"):
         played(Script(start=""), 0)
@@ -215,7 +215,7 @@ def test_the_checker_says_it_before_training() -> None:
         check_pettingzoo(Broken(FAULTS["wide"][0]))
     with pytest.raises(ValueError, match="step must return five values"):
         check_pettingzoo(Broken(FAULTS["four"][0]))
-    with pytest.raises(ValueError, match=r"metric 'speed' is missing: the info of each of a, b must have it"):
+    with pytest.raises(ValueError, match=r"metric 'speed' is missing: the infos of a, b must contain it"):
         check_pettingzoo(Script(), metrics=["speed"])
     for name, words in (("metadata", "has no metadata"), ("possible_agents", "possible_agents=None")):
         env = Script()
@@ -291,12 +291,12 @@ def test_a_policy_is_given_the_masks(place: str, seed: int | None) -> None:
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (lambda env, agent: np.ones(2), r"action_mask of a is not valid: its space declares shape \(3,\)"),
+        (lambda env, agent: np.ones(2), r"action_mask of a is not valid: the space declares shape \(3,\)"),
         (lambda env, agent: np.full(3, -np.inf), "action_mask of a is not valid"),
         (lambda env, agent: np.ones(3) if env.t == 0 else None, "action_mask of a is missing"),
         (
             lambda env, agent: None if env.t == 0 else np.ones(3),
-            "a has an action_mask, which its first observation and info did",
+            "a has an action_mask, but had none after the first reset",
         ),
     ],
 )

@@ -133,7 +133,7 @@ def test_the_best_policy_is_loaded_and_a_missing_one_named(finished_run: Path, t
     [
         (
             (np.zeros(3),),
-            r"observation has shape \(3,\), which is not valid: give \(..., 3, 3\), a row for each of namer_0, namer_1",
+            r"observation has shape \(3,\), which is not valid: give \(..., 3, 3\), with one row for each of namer_0, namer_1",
         ),
         ((np.zeros((3, 4)),), r"observation has shape \(3, 4\)"),
         ((np.zeros((5, 1, 3)),), r"observation has shape \(5, 1, 3\)"),
@@ -178,7 +178,7 @@ def test_plain_jax_runs_an_exported_policy(finished_run: Path, tmp_path: Path, r
 def test_an_export_without_flatbuffers_says_what_to_install(finished_run: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None)
     assert evaluate.main([str(finished_run), "--export", str(tmp_path / "policy")]) == 2
-    assert "--export needs flatbuffers: pip install -e '.[export]'." in capsys.readouterr().err
+    assert "--export needs flatbuffers: install it with `pip install -e '.[export]'`." in capsys.readouterr().err
 
 
 def test_the_page_of_trained_policies_says_what_is_in_their_files():

@@ -132,10 +132,14 @@ def test_vectors_have_their_own_width() -> None:
 @pytest.mark.parametrize(
     ("agent", "observation", "message"),
     [
-        ("d_0", np.zeros(4), r"agent 'd_0' is not known to the policy: it was trained for a_0, b_0, c_0"),
-        ("b_0", np.zeros((2, 2)), r"observation of b_0 is not valid: it has shape \(2, 2\), 4 entries; .* was trained on 2"),
-        ("a_0", np.zeros(3), r"observation of a_0 is not valid: it has shape \(3,\), 3 entries; .* was trained on 4"),
-        ("a_0", None, r"observation of a_0 is not valid: an array of numbers is expected, the value is None"),
+        ("d_0", np.zeros(4), r"agent 'd_0' is not valid: the policy was trained for a_0, b_0, c_0"),
+        (
+            "b_0",
+            np.zeros((2, 2)),
+            r"observation of b_0 is not valid: it has 4 entries in shape \(2, 2\), but .* was trained on 2",
+        ),
+        ("a_0", np.zeros(3), r"observation of a_0 is not valid: it has 3 entries in shape \(3,\), but .* was trained on 4"),
+        ("a_0", None, r"observation of a_0 is not valid: an array of numbers is expected, but the value is None"),
     ],
 )
 def test_strangers_and_other_observations_are_refused(agent: str, observation: np.ndarray, message: str) -> None:
@@ -151,12 +155,16 @@ def test_strangers_and_other_observations_are_refused(agent: str, observation: n
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("rover_tower", {}, "rover_tower has no original in PettingZoo: there are those of spread, pursuit, multiwalker"),
+        (
+            "rover_tower",
+            {},
+            "rover_tower has no original in PettingZoo. The environments with an original are spread, pursuit, multiwalker",
+        ),
         ("spread3_sep", {}, "spread3_sep has no original"),
         (
             "spread",
             {"position_first": False},
-            "position_first=False is not in the original of spread, only position_first=True",
+            "position_first=False is not valid: the original of spread supports only position_first=True",
         ),
         ("spread", {"num_agnts": 3}, "no option 'num_agnts'"),
     ],
@@ -180,11 +188,11 @@ def test_a_missing_original_says_what_to_install(monkeypatch: pytest.MonkeyPatch
 
 def test_evaluate_plays_the_original(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert evaluate.main(["--pretrained", "spread/mappo", "--original", "--episodes", "5"]) == 0
-    assert "\nin the original -" in capsys.readouterr().out
+    assert "\nreturn in the original environment -" in capsys.readouterr().out
     config = json.loads((PRETRAINED / CONFIG).read_text())
     config["experiment"]["env_options"]["position_first"] = False
     write_json(tmp_path / CONFIG, config)
     (tmp_path / BEST).symlink_to(PRETRAINED / BEST)
     assert evaluate.main([str(tmp_path), "--policy", "best", "--original"]) == 2
     captured = capsys.readouterr()
-    assert "error: position_first=False is not in the original of spread" in captured.err and not captured.out
+    assert "error: position_first=False is not valid: the original of spread" in captured.err and not captured.out

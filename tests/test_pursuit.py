@@ -188,7 +188,7 @@ def test_a_full_map_takes_the_rest_without_a_hang() -> None:
 
 @pytest.mark.parametrize("share", [0.06, 0.5])
 def test_a_window_without_room_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=rf"constraint_window={share} is not valid: .* holds [04] agents .* there are 30"):
+    with pytest.raises(ValueError, match=rf"constraint_window={share} is not valid: .* only [04] agents .* but 30 must"):
         make("pursuit", constraint_window=share)
 
 

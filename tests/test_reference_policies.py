@@ -142,7 +142,7 @@ def test_a_policy_is_given_what_its_parameters_ask_for() -> None:
     trace(ladder(), curious)
     trace(ladder(BOXES), curious)
     assert {*given} == {((2,), (2, 5)), ((2,), None)}
-    with pytest.raises(ValueError, match="unequal has no scripted policy: give its Environment a `scripted`"):
+    with pytest.raises(ValueError, match="unequal has no scripted policy: give its Environment a function `scripted`"):
         scripted_policy(ladder())
 
 

@@ -119,7 +119,7 @@ def test_factories_and_environments_are_taken_as_names_are() -> None:
     for wrong, options, words in (
         (env, {"episode_limit": 7}, 'episode_limit cannot be set: Environment("rover_tower": 8 agents'),
         (rover_tower, {"limit": 7}, "Environment 'rover_tower' has no option 'limit'"),
-        (lambda: 3, {}, "<lambda>' returned int where an envs_jax.Environment was expected"),
+        (lambda: 3, {}, "<lambda>' returned int, but an envs_jax.Environment is expected"),
         (3, {}, "Environment 3 is not valid: give a name, a factory or an envs_jax.Environment"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
@@ -136,8 +136,8 @@ def test_factories_and_environments_are_taken_as_names_are() -> None:
         ("raises", {}, ["own_environments:raises' cannot be made with its default options: KeyError: 'missing'."]),
         ("says", {"size": 4}, ["own_environments:says' cannot be made with size=4: RuntimeError: The simulator is not there."]),
         ("refuses", {"size": 4}, ["own_environments:refuses' cannot be made with size=4: The size is odd."]),
-        ("raw", {}, ["returned Symbols", "return envs_jax.adapters.from_pettingzoo.from_pettingzoo(make_env, episode_limit)"]),
-        ("in_turn", {}, ["it is turn-based", "pettingzoo.utils.aec_to_parallel"]),
+        ("raw", {}, ["returned Symbols", "Return envs_jax.adapters.from_pettingzoo.from_pettingzoo(make_env, episode_limit)"]),
+        ("in_turn", {}, ["It is turn-based", "pettingzoo.utils.aec_to_parallel"]),
         (
             "adapted",
             {"what": "in_turn"},

@@ -45,7 +45,7 @@ def folder(finished_run: Path) -> Path:
         (["--env", "rover_towr"], "no environment 'rover_towr' (did you mean 'rover_tower'?)"),
         (["--env", "nowhere:make"], "'nowhere:make' cannot be imported"),
         (["--lr", "1"], "there is no option --lr (did you mean '--policy-learning-rate' or '--critic-learning-rate' or"),
-        (["--algo", "mamtt"], "algo 'mamtt' is unknown (did you mean 'mamt'?)"),
+        (["--algo", "mamtt"], "algo 'mamtt' is not valid (did you mean 'mamt'?)"),
         (["--algo", "probe:absent"], "Module 'probe' has no function 'absent'"),
         ([*PROBE, "--learning-rat", "1"], "there is no option --learning-rat (did you mean '--learning-rate'?)"),
         ([*PROBE, "--episodes", "many"], "--episodes: 'many' is not valid: give a whole number"),
@@ -66,19 +66,22 @@ def folder(finished_run: Path) -> Path:
         ([*PROBE, "surplus"], "'surplus' is not valid here: give options"),
         ([*PROBE, "--size", "1000000000"], "A run needs 432 GB of memory"),
         (["--env", "spread", "--algo", "maac", "--num-heads", "0"], "num_heads=0 is not valid: give a number above 0"),
-        (["--env", "spread", "--algo", "mamd_op"], "mamd_op supports only spread3_sep"),
+        (
+            ["--env", "spread", "--algo", "mamd_op"],
+            "mamd_op does not support spread: dependent agents are known only for spread3_sep",
+        ),
         (["--resume", "absent"], "absent is not the folder of a run, because it has no config.json"),
         (["--resume", "absent", "--episodes", "9"], "absent is not the folder of a run, because it has no config.json"),
         (
             ["--resume", "absent", "--episodes", "9", "--gamma", "0"],
-            "absent takes everything from that folder: only --episodes",
+            "absent takes all options from that folder: leave out ",
         ),
         (
             ["--resume", "absent", "--compilation-cache", "none"],
             "absent is not the folder of a run, because it has no config.json",
         ),
-        (["--resume", ""], "--resume: The folder '' is not valid, it is empty"),
-        ([*PROBE, "--out", "two\nlines"], r"--out: The folder 'two\nlines' is not valid, it has '\n'"),
+        (["--resume", ""], "--resume: The folder '' is not valid: it is empty"),
+        ([*PROBE, "--out", "two\nlines"], r"--out: The folder 'two\nlines' is not valid: it contains '\n'"),
         ([*PROBE, "--compilation-cache", os.devnull + "/in"], "/in cannot be written: give a writable folder, or none"),
     ],
 )
@@ -196,7 +199,7 @@ def test_a_trained_run_is_played(folder: Path, tmp_path: Path, capsys):
     assert evaluate.main([str(folder), "--absolute"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[3] == "absolute metric of run 3: 5.00 ± 0.00 over 200 episodes"
-    assert lines[4:] == ["over 4 runs 5.00, standard deviation 0.00"]
+    assert lines[4:] == ["mean over 4 runs: 5.00, standard deviation 0.00"]
     for arguments, message in (
         (["--gif", "film.gif"], "symbols cannot be drawn: give its Environment a `scene`"),
         (["--gif", "film.png"], "--gif film.png is not valid: give a name that ends with .gif or .mp4."),
@@ -204,7 +207,7 @@ def test_a_trained_run_is_played(folder: Path, tmp_path: Path, capsys):
         (["--episodes", "0"], "--episodes 0 is not valid"),
         (["--fps", "0"], "--fps 0 is not valid: give a number from 0.1 to 100."),
         (["--size", "1"], "--size 1 is not valid: give a whole number from 64 to 4096."),
-        (["--absolute", "--policy", "latest"], "--policy latest does not go with --absolute"),
+        (["--absolute", "--policy", "latest"], "--policy latest is not valid with --absolute"),
         (["--pretrained", "spread/maac"], "give either the folder of a run or --pretrained ENV/ALGO"),
     ):
         assert evaluate.main([str(folder), *arguments]) == 2

@@ -135,7 +135,7 @@ def test_ranges_under_an_old_name_are_in_the_new_unit(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([*RANDOM, *RATES], "--sampler random has no --trials: give the number of trials"),
+        ([*RANDOM, *RATES], "--sampler random needs --trials: give the number of trials"),
         ([*RANDOM, *RATES, "--trials", "0"], "--trials: '0' is not valid: give a whole number from 1"),
         ([*PROBE, "--trials", "4"], "--trials 4 is not valid with --sampler grid"),
         ([*PROBE, "--batch", "4"], "--batch 4 is not valid with --sampler grid"),
@@ -192,7 +192,7 @@ def test_a_search_that_cannot_be_does_not_begin(arguments: list[str], message: s
 def test_optuna_is_an_extra(tmp_path: Path, trained, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert sweep.main([*RANDOM, *RATES, "--trials", "2", "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == "error: --sampler random needs Optuna: pip install -e '.[optuna]'.\n"
+    assert capsys.readouterr().err == "error: --sampler random needs Optuna: install it with `pip install -e '.[optuna]'`.\n"
 
 
 def test_trials_that_differ_in_float_fields_share_a_folder(trained, tmp_path: Path):

@@ -124,24 +124,28 @@ def test_integers_of_a_box_are_equally_likely(low: Any, high: Any, dtype: Any) -
 @pytest.mark.parametrize(
     ("space", "value", "words"),
     [
-        (Box(-1, 1, (3,)), np.zeros(5), "shape (3,), the value has shape (5,)"),
-        (Box(-1, 1, (3,)), 0.5, "shape (3,), the value has shape ()"),
-        (Box(-1, 1, (2, 3)), np.zeros((3, 2)), "shape (2, 3), the value has shape (3, 2)"),
+        (Box(-1, 1, (3,)), np.zeros(5), "shape (3,), but the value has shape (5,)"),
+        (Box(-1, 1, (3,)), 0.5, "shape (3,), but the value has shape ()"),
+        (Box(-1, 1, (2, 3)), np.zeros((3, 2)), "shape (2, 3), but the value has shape (3, 2)"),
         (Box(-1, 1, (3,)), None, "the value is None"),
         (Box(-1, 1, (3,)), [[1], [2, 3]], "an array of numbers is expected"),
-        (Box(0, 9, (3,), np.uint8), np.full(3, 0.9), "declares uint8, the value has the entry 0.9"),
-        (Box(0, 9, (3,), np.uint8), [0, -1, 0], "declares uint8, the value has the entry -1"),
-        (Box(0, 9, (3,), np.int64), np.full(3, np.nan), "declares int64, the value has the entry nan"),
-        (Discrete(3, start=5), 8, "integers from 5 to 7 are declared, the value is 8"),
-        (Discrete(3), -1, "integers from 0 to 2 are declared, the value is -1"),
-        (Discrete(3), 1.5, "the value has the entry 1.5"),
-        (MultiDiscrete([2, 3]), [1, 3], "integers from 0 to 2 are declared, the value is 3"),
-        (MultiBinary(2), [0, 2], "zeros and ones are declared, the value has the entry 2"),
-        (Text(2, charset="ab"), "abc", "at most 2 of"),
-        (Dict(x=Discrete(2), y=Discrete(2)), {"x": 1}, "a dict with 'x', 'y' is declared, the value is a dict with 'x'"),
-        (Dict(x=Discrete(2)), np.zeros(2), "a dict with 'x' is declared"),
-        (Tuple([Discrete(2)]), (1, 1), "a tuple of 1 is declared"),
-        (Dict(x=Tuple([Discrete(2)])), {"x": (2,)}, "of its entry 'x' of its entry 0 integers from 0 to 1"),
+        (Box(0, 9, (3,), np.uint8), np.full(3, 0.9), "declares uint8, but the value contains 0.9"),
+        (Box(0, 9, (3,), np.uint8), [0, -1, 0], "declares uint8, but the value contains -1"),
+        (Box(0, 9, (3,), np.int64), np.full(3, np.nan), "declares int64, but the value contains nan"),
+        (Discrete(3, start=5), 8, "declares integers from 5 to 7, but the value is 8"),
+        (Discrete(3), -1, "declares integers from 0 to 2, but the value is -1"),
+        (Discrete(3), 1.5, "the value contains 1.5"),
+        (MultiDiscrete([2, 3]), [1, 3], "declares integers from 0 to 2, but the value is 3"),
+        (MultiBinary(2), [0, 2], "declares zeros and ones, but the value contains 2"),
+        (Text(2, charset="ab"), "abc", "declares a text of at most 2 characters from"),
+        (Dict(x=Discrete(2), y=Discrete(2)), {"x": 1}, "declares a dict with 'x', 'y', but the value is a dict with 'x'"),
+        (Dict(x=Discrete(2)), np.zeros(2), "declares a dict with 'x', but"),
+        (Tuple([Discrete(2)]), (1, 1), "declares a tuple of length 1, but"),
+        (
+            Dict(x=Tuple([Discrete(2)])),
+            {"x": (2,)},
+            "in its entry 'x', in its entry 0, the space declares integers from 0 to 1",
+        ),
     ],
 )
 def test_what_is_not_of_a_space_is_refused(space: gymnasium.Space, value: Any, words: str) -> None:
@@ -161,8 +165,8 @@ def test_harmless_forms_are_taken() -> None:
     [
         (Box(-np.inf, np.inf, (2,)), "a Box with bounds"),
         (Box(0, np.inf, (2,)), "a Box with bounds"),
-        (Box(-(2**62), 2**62, (1,), np.int64), "within 2**53"),
-        (MultiDiscrete([10, 10, 100]), "10 x 10 x 100 = 10000 combinations, which must be at most 4096"),
+        (Box(-(2**62), 2**62, (1,), np.int64), "from -2**53 to 2**53"),
+        (MultiDiscrete([10, 10, 100]), "10000 combinations (10 x 10 x 100), but at most 4096"),
         (MultiBinary(13), "8192 combinations"),
         (Dict(x=Discrete(2)), "it must be Discrete, MultiDiscrete, MultiBinary, or a Box"),
         (Text(2), "it must be Discrete"),
@@ -172,7 +176,7 @@ def test_actions_that_no_algorithm_takes_are_refused(space: gymnasium.Space, wor
     with pytest.raises(SpaceError) as failure:
         learning_space(native_space(space))
     assert words in str(failure.value)
-    with pytest.raises(SpaceError, match="is not supported: it must be built of Box, Discrete"):
+    with pytest.raises(SpaceError, match="is not supported. The supported spaces are Box, Discrete"):
         native_space(gymnasium.spaces.Sequence(Discrete(2)))
 
 
@@ -183,11 +187,11 @@ def test_masks_of_components_are_joined() -> None:
     np.testing.assert_array_equal(read(np.array([1, 0, 1, 0, 1])), np.ravel(joint))
     assert read(np.zeros(5)).all()  # whoever may do nothing may do anything
     np.testing.assert_array_equal(mask_reader(native_space(Discrete(3, start=5)))([True, False, True]), [True, False, True])
-    for mask, words in (([1, 0], "shape (3,), the value has shape (2,)"), ([1, 0, 2], "zeros and ones"), ("abc", "'abc'")):
+    for mask, words in (([1, 0], "shape (3,), but the value has shape (2,)"), ([1, 0, 2], "zeros and ones"), ("abc", "'abc'")):
         with pytest.raises(SpaceError) as failure:
             mask_reader(native_space(Discrete(3)))(mask)
         assert words in str(failure.value)
-    with pytest.raises(SpaceError, match="only actions that are numbered"):
+    with pytest.raises(SpaceError, match="only discrete actions can be masked"):
         mask_reader(native_space(Box(-1, 1, (2,))))
 
 

@@ -133,11 +133,11 @@ def test_agents_that_are_born_join() -> None:
 def test_wrong_actions_are_named() -> None:
     env = parallel_env("spread")
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"action 7 of agent_1 is not valid: give one of Discrete\(5\)"):
+    with pytest.raises(ValueError, match=r"action 7 of agent_1 is not valid: give an element of Discrete\(5\)"):
         env.step({"agent_0": 0, "agent_1": 7, "agent_2": 0})
     box = parallel_env("continuous")
     box.reset(seed=0)
-    with pytest.raises(ValueError, match=r"action 0.5 of agent_0 is not valid: give one of Box"):
+    with pytest.raises(ValueError, match=r"action 0.5 of agent_0 is not valid: give an element of Box"):
         box.step({"agent_0": 0.5, "agent_1": np.zeros(5)})
     with pytest.raises(KeyError, match="agent_2"):
         env.step({"agent_0": 0, "agent_1": 0})
