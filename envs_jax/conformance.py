@@ -56,7 +56,7 @@ def _spec_faults(env: Environment) -> list[str]:
     if len(set(spec.agent_names)) < len(spec.agent_names):
         faults.append("`spec.agent_names` has the same name twice.")
     if len({type(space) for space in spec.action_spaces}) > 1:
-        faults.append("`spec.action_spaces` mixes Discrete and Box.")
+        faults.append("`spec.action_spaces` mixes Discrete and Box: all must be of the same kind.")
     if any(size < 1 for size in spec.observation_sizes):
         faults.append("`spec.observation_sizes` has a size below 1.")
     for name, space in zip(spec.agent_names, spec.action_spaces, strict=False):
@@ -78,7 +78,7 @@ def _type_faults(env: Environment, key: jax.Array) -> list[str]:
         return faults
     unknown = [name for name in env.spec.last_metrics if name not in opened[1].metrics]
     if unknown:
-        return [f"`spec.last_metrics` names {unknown[0]!r}, which is no metric of `reset(key)`."]
+        return [f"`spec.last_metrics` contains {unknown[0]!r}, but `reset(key)` returns no such metric."]
     stepped, faults = _traced("step(key, state, action)", env.step, any_key, opened[0], action)
     faults = faults or _result_faults(env.spec, stepped, "step(key, state, action)")
     if faults:
@@ -102,7 +102,7 @@ def _traced(name: str, function: Callable[..., Any], *arguments: Any) -> tuple[A
 
 
 def _failure(what: str, error: Exception) -> str:
-    return f"{what}, {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _action_shape(spec: EnvSpec) -> jax.ShapeDtypeStruct:
@@ -135,7 +135,7 @@ def _mismatches(leaves: dict[str, tuple[Any, tuple[int, ...], Any]]) -> list[str
     """Faults of leaves, which are given as name -> (leaf, expected shape, expected dtype)."""
     found = {name: (getattr(leaf, "shape", None), getattr(leaf, "dtype", None)) for name, (leaf, _, _) in leaves.items()}
     return [
-        f"{name} is {found[name][1]} {found[name][0]} where {dtype} {shape} was expected."
+        f"{name} is {found[name][1]} {found[name][0]}, but {dtype} {shape} is expected."
         for name, (_, shape, dtype) in leaves.items()
         if found[name] != (shape, dtype)
     ]
@@ -144,7 +144,7 @@ def _mismatches(leaves: dict[str, tuple[Any, tuple[int, ...], Any]]) -> list[str
 def _change_faults(what: str, before: Any, after: Any) -> list[str]:
     """Faults where a step changes the tree structure, a shape or a dtype, which `jax.lax.scan` does not allow."""
     if jax.tree.structure(before) != jax.tree.structure(after):
-        return [f"The {what} has another tree structure after a step than after reset."]
+        return [f"The tree structure of the {what} after a step differs from that after reset."]
     paths = jax.tree_util.tree_flatten_with_path(before)[0]
     return [
         f"`{what}{jax.tree_util.keystr(path)}` is {old.dtype} {old.shape} after reset and {new.dtype} {new.shape} after a step."
@@ -217,15 +217,15 @@ def _repeat_faults(env: Environment, keys: jax.Array, steps: int) -> list[str]:
     once, again = (opening(_run(_rollout(env, env.step, 1), keys[0])) for _ in range(2))
     for name, result, other in zip(("reset", "step"), once, again, strict=True):
         if not _same(result, other):
-            return [f"`{name}` gives different results for the same arguments: it draws from something else than its key."]
+            return [f"`{name}` gives different results for the same arguments: it must draw all random numbers from its key."]
     if not _same(once, opening(law)):
         return ["`step(key, state, action)` differs from `transition(state, action, sample_noise(key, state))`."]
-    return ["`reset` and `step` give other results under `vmap` than alone."]
+    return ["`reset` and `step` give different results under `vmap` than without it."]
 
 
 def _when(bad: np.ndarray) -> str:
     step = int(np.argmax(bad.reshape(len(bad), -1).any(-1)))
-    return "after reset" if step == 0 else f"after step {step}"
+    return "After reset" if step == 0 else f"After step {step}"
 
 
 def _rollout_faults(spec: EnvSpec, first: TimeStep, later: TimeStep) -> list[str]:
@@ -255,7 +255,7 @@ def _rollout_faults(spec: EnvSpec, first: TimeStep, later: TimeStep) -> list[str
         ),
     }
     findings |= {f"metric {name!r} is not finite": ~np.isfinite(value) for name, value in timestep.metrics.items()}
-    return [f"{sentence[0].upper()}{sentence[1:]} {_when(bad)}." for sentence, bad in findings.items() if bad.any()]
+    return [f"{_when(bad)}, {sentence}." for sentence, bad in findings.items() if bad.any()]
 
 
 def _scripted_faults(spec: EnvSpec, action: np.ndarray) -> list[str]:

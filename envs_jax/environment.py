@@ -180,7 +180,7 @@ def check_action(spec: EnvSpec, action: jax.Array) -> None:
     if shape != expected or not any(jnp.issubdtype(dtype, kind) for kind in kinds):
         raise ValueError(
             f"action is {dtype} {shape}, which is not valid: {spec.name} takes {'int32' if spec.discrete else 'float32'} "
-            f"{expected}, a row for each of its agents."
+            f"{expected}, with one row per agent."
         )
 
 

@@ -61,6 +61,7 @@ def import_object(name: str, what: str) -> Any:
     if not callable(found):
         own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", None) == module.__name__]
         raise ValueError(
-            f"Module {module_name!r} has no function {attribute!r}{nearest(attribute, own)}; it has {', '.join(own) or 'none'}."
+            f"Module {module_name!r} has no function {attribute!r}{nearest(attribute, own)}. "
+            f"It has {', '.join(own) or 'no functions'}."
         )
     return found

@@ -170,9 +170,9 @@ def require_room(building: np.ndarray, share: float, crowd: int) -> None:
     ]
     if min(rooms) < crowd:
         raise ValueError(
-            f"constraint_window={share} is not valid: such a window of this {building.shape[0]} x {building.shape[1]} map can "
-            f"be so placed that it holds {min(rooms)} agents apart from each other, and there are {crowd} to place; "
-            f"give a wider window, a larger map or fewer agents."
+            f"constraint_window={share} is not valid: on this {building.shape[0]} x {building.shape[1]} map, a window may hold "
+            f"only {min(rooms)} agents that are not side by side, but {crowd} must be placed. Give a wider window, a larger "
+            f"map or fewer agents."
         )
 
 

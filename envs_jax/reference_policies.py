@@ -70,7 +70,9 @@ def scripted_policy(env: Environment) -> Policy:
     """Policy of the environment's `scripted`, which sees the state; raises ValueError if there is none."""
     scripted = env.scripted
     if scripted is None:
-        raise ValueError(f"{env.spec.name} has no scripted policy: give its Environment a `scripted`, (key, state) -> action.")
+        raise ValueError(
+            f"{env.spec.name} has no scripted policy: give its Environment a function `scripted`, (key, state) -> action."
+        )
 
     def act(observation: jax.Array, key: jax.Array, state: EnvState) -> jax.Array:
         batch = observation.shape[:-2]

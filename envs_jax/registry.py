@@ -44,7 +44,9 @@ def make(env: str | EnvironmentFactory | Environment, **options: Any) -> Environ
     """
     made = make_any(env, **options)
     if isinstance(made, HostEnvironment):
-        raise ValueError(f"{_name(env)!r} runs outside JAX: train in it with mamt_jax.train, or take it from `make_any`.")
+        raise ValueError(
+            f"{_name(env)!r} runs outside JAX: train in it with mamt_jax.train, or build it with `envs_jax.registry.make_any`."
+        )
     return made
 
 
@@ -62,10 +64,10 @@ def make_any(env: str | EnvironmentFactory | Environment | HostEnvironment, **op
     """
     if isinstance(env, Environment | HostEnvironment):
         if options:
-            raise ValueError(f"{_listed([*options])} cannot be set: {env} is made already, give a name or a factory.")
+            raise ValueError(f"{_listed([*options])} cannot be set: {env} is already built. Give a name or a factory.")
         return env
     if not isinstance(env, str) and not callable(env):
-        raise ValueError(f"Environment {env!r} is not valid: give a name, a factory or an envs_jax.Environment{_advice(env)}.")
+        raise ValueError(f"Environment {env!r} is not valid: give a name, a factory or an envs_jax.Environment.{_advice(env)}")
     name = _name(env)
     factory = find_factory(env) if isinstance(env, str) else env
     _check_options(name, factory, options)
@@ -76,7 +78,7 @@ def make_any(env: str | EnvironmentFactory | Environment | HostEnvironment, **op
             raise  # built-in factories raise complete sentences
         raise ValueError(f"Environment {name!r} cannot be made with {_described(options)}: {one_line(error)}.") from error
     if not isinstance(made, Environment | HostEnvironment):
-        raise ValueError(f"{name!r} returned {type(made).__name__} where an envs_jax.Environment was expected{_advice(made)}.")
+        raise ValueError(f"{name!r} returned {type(made).__name__}, but an envs_jax.Environment is expected.{_advice(made)}")
     return made
 
 
@@ -89,12 +91,12 @@ def _described(options: dict[str, Any]) -> str:
 
 
 def _advice(env: Any) -> str:
-    """End of an error message that says how to wrap a PettingZoo environment; empty for other objects."""
+    """Last sentences of an error message, which say how to wrap a PettingZoo environment; empty for other objects."""
     kinds = {kind.__name__ for kind in type(env).__mro__ if kind.__module__.startswith("pettingzoo")}
     wrapped = "envs_jax.adapters.from_pettingzoo.from_pettingzoo(make_env, episode_limit)"
     if "AECEnv" in kinds:
-        return f": it is turn-based, so wrap it in pettingzoo.utils.aec_to_parallel, and that in {wrapped}"
-    return f": return {wrapped}, where make_env makes it" if "ParallelEnv" in kinds else ""
+        return f" It is turn-based: wrap it in pettingzoo.utils.aec_to_parallel, and return {wrapped}."
+    return f" Return {wrapped}, where make_env() builds it." if "ParallelEnv" in kinds else ""
 
 
 def find_factory(name: str) -> EnvironmentFactory:
@@ -108,8 +110,8 @@ def find_factory(name: str) -> EnvironmentFactory:
 def _known_factory(name: str) -> EnvironmentFactory:
     if name not in _FACTORIES:
         raise ValueError(
-            f"There is no environment {name!r}{nearest(name, _FACTORIES)}; there are {', '.join(_FACTORIES)}, "
-            f'{", ".join(f"{library}/NAME" for library in _EXTERNAL_LIBRARIES)}, and "package.module:Factory" for your own.'
+            f"There is no environment {name!r}{nearest(name, _FACTORIES)}: give one of {', '.join(_FACTORIES)}, "
+            f'{", ".join(f"{library}/NAME" for library in _EXTERNAL_LIBRARIES)}, or "package.module:Factory" for your own.'
         )
     return _FACTORIES[name]
 
@@ -120,7 +122,7 @@ def _external_factory(library: str, name: str) -> EnvironmentFactory:
     except ImportError as error:
         raise ValueError(
             f"Environment {f'{library}/{name}'!r} needs a package that cannot be imported ({error}): "
-            f'pip install "mamt_jax[{library}]".'
+            f'install it with `pip install "mamt_jax[{library}]"`.'
         ) from error
     return module.find_factory(name)
 
@@ -133,7 +135,8 @@ def _check_options(name: str, factory: EnvironmentFactory, options: dict[str, An
     for option in options:
         if option not in named:
             raise ValueError(
-                f"Environment {name!r} has no option {option!r}{nearest(option, named)}; its options are {_listed(named)}."
+                f"Environment {name!r} has no option {option!r}{nearest(option, named)}. "
+                f"It has {_listed(named) or 'no options'}."
             )
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in options]
     if missing:
@@ -141,4 +144,4 @@ def _check_options(name: str, factory: EnvironmentFactory, options: dict[str, An
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names) if names else "none"
+    return ", ".join(names)

@@ -152,7 +152,7 @@ def save(pictures: Sequence[np.ndarray] | np.ndarray, path: str | Path, frames_p
     if path.suffix not in FORMATS:
         raise ValueError(f"path={str(path)!r} is not valid: give a name that ends with {' or '.join(FORMATS)}.")
     if not len(pictures):
-        raise ValueError("There are no frames to save.")
+        raise ValueError("pictures is empty: there are no frames to save. Give at least one.")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gif":
         _write_gif(pictures, path, frames_per_second)
@@ -176,7 +176,7 @@ def save_mp4(pictures: np.ndarray, path: Path, frames_per_second: float) -> None
         from imageio_ffmpeg import get_ffmpeg_exe
     except ImportError as error:
         raise ValueError(
-            f"{path} needs the extra `video` (pip install -e '.[video]'); a name ending with .gif does not."
+            f"{path} needs the extra `video`: install it with `pip install -e '.[video]'`, or give a name that ends with .gif."
         ) from error
     size = f"{pictures.shape[2]}x{pictures.shape[1]}"
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(frames_per_second), "-i", "-"]

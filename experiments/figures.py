@@ -31,8 +31,10 @@ def draw_all(out: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draws all figures, or prints one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=results.RESULTS, metavar="DIR", help="where (default experiments/results)")
-    names = f"print one of {', '.join(TABLES)} with its words, draw nothing"
+    parser.add_argument(
+        "--out", type=Path, default=results.RESULTS, metavar="DIR", help="folder of the figures (default experiments/results)"
+    )
+    names = f"print a table instead of drawing: one of {', '.join(TABLES)}, followed by its arguments"
     parser.add_argument("--table", nargs="+", metavar="WORD", help=names)
     asked = parser.parse_args(arguments)
     if not asked.table:

@@ -171,10 +171,14 @@ def summary(found: dict[str, np.ndarray]) -> dict[str, Any]:
 def main() -> None:
     """Measures parity and extremes, prints and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=8, help="of the original that each policy plays")
-    parser.add_argument("--steps", type=int, default=150, help="of each of those, at most")
+    parser.add_argument("--episodes", type=int, default=8, help="episodes that each policy plays in the original (default 8)")
+    parser.add_argument("--steps", type=int, default=150, help="maximum number of steps in such an episode (default 150)")
     parser.add_argument(
-        "--endurance", type=int, nargs=3, default=(256, 3907, 100_000), help="environments, steps, original's steps"
+        "--endurance",
+        type=int,
+        nargs=3,
+        default=(256, 3907, 100_000),
+        help="number of environments, of their steps, and of the original's steps",
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "multiwalker_parity.json")
     asked = parser.parse_args()

@@ -226,12 +226,14 @@ def main() -> None:
     """Lists or trains the runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     runs = commands()
-    parser.add_argument("names", nargs="*", metavar="NAME", help="the runs to train (default: those without results)")
-    parser.add_argument("--list", action="store_true", help="print the runs, train nothing")
-    parser.add_argument("--work", type=Path, default=Path("runs/paper"), metavar="DIR", help="where (default runs/paper)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="runs to train (default: those without results)")
+    parser.add_argument("--list", action="store_true", help="print the runs instead of training them")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/paper"), metavar="DIR", help="folder of the runs (default runs/paper)"
+    )
     asked = parser.parse_args()
     if unknown := [name for name in asked.names if name not in runs]:
-        parser.error(f"there is no run {unknown[0]}: --list shows all.")
+        parser.error(f"there is no run {unknown[0]}: --list prints all runs.")
     if asked.list:
         print("\n".join(describe(name, runs[name]) for name in asked.names or runs))
         return

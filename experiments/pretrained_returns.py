@@ -97,9 +97,11 @@ def commands() -> str:
 def main() -> None:
     """Plays the policies, unless only tables are wanted, and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", action="store_true", help="print the tables from returns.json, play nothing")
+    parser.add_argument("--tables", action="store_true", help="print the tables from returns.json without playing the policies")
     names = [name_of(folder) for folder in folders()]
-    parser.add_argument("--only", nargs="+", choices=names, metavar="ENV/ALGO", help="play these, keep what is known of others")
+    parser.add_argument(
+        "--only", nargs="+", choices=names, metavar="ENV/ALGO", help="play only these policies and keep the other results"
+    )
     asked = parser.parse_args()
     if not asked.tables:
         use_compilation_cache(None)

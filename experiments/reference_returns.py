@@ -25,7 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RETURNS)
     every = [*TASKS, *ORIGINALS]
-    parser.add_argument("--only", nargs="+", choices=every, metavar="TASK", help="play these, keep the rest")
+    parser.add_argument(
+        "--only", nargs="+", choices=every, metavar="TASK", help="play only these tasks and keep the other results"
+    )
     asked = parser.parse_args()
     out, wanted = asked.out, asked.only or every
     returns: dict[str, dict] = json.loads(out.read_text())["returns"] if asked.only and out.exists() else {}

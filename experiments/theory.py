@@ -136,7 +136,7 @@ def main() -> None:
         "machine": describe_machine(),
     }
     write_json(out, content)
-    print(f"Wrote {out}; `python experiments/figures.py` draws it and prints its tables.")
+    print(f"Wrote {out}. `python experiments/figures.py` draws it and prints its tables.")
 
 
 if __name__ == "__main__":

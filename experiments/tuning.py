@@ -181,7 +181,7 @@ def run_trial(pair: str, options: Options, work: Path) -> dict[str, Any]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         resource.prlimit(process.pid, resource.RLIMIT_CPU, (SECONDS[task], SECONDS[task]))
     if process.returncode not in KILLED:
-        raise SystemExit(f"error: {shlex.join(command)} ended with {process.returncode}.")
+        raise SystemExit(f"error: {shlex.join(command)} ended with exit code {process.returncode}.")
     return summarise(options, read_rows(folder / METRICS))
 
 
@@ -212,13 +212,15 @@ def make_trials(pair: str, work: Path) -> None:
 def main() -> None:
     """Lists trials or runs those that are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", nargs="*", metavar="TASK/ALGO", help="(default: all)")
-    parser.add_argument("--list", action="store_true", help="print what is known, train nothing")
+    parser.add_argument("pairs", nargs="*", metavar="TASK/ALGO", help="pairs to tune (default: all)")
+    parser.add_argument("--list", action="store_true", help="print the trials instead of running them")
     parser.add_argument("--core", type=int, help="the CPU core to run on")
-    parser.add_argument("--work", type=Path, default=Path("runs/tuning"), metavar="DIR", help="where runs are kept meanwhile")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/tuning"), metavar="DIR", help="folder of the runs (default runs/tuning)"
+    )
     asked = parser.parse_args()
     if unknown := [pair for pair in asked.pairs if pair not in pairs()]:
-        parser.error(f"there is no pair {unknown[0]}: give some of {', '.join(pairs())}.")
+        parser.error(f"there is no pair {unknown[0]}: give one or more of {', '.join(pairs())}.")
     if asked.core is not None:
         os.sched_setaffinity(0, {asked.core})
     for pair in asked.pairs or pairs():

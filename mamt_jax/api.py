@@ -192,14 +192,14 @@ def make_trainer(env: Env, algo: Algo = "mamt", *, evaluations: int = 10, preset
     """
     experiment = _experiment(env, algo, options, preset)
     if len(experiment.runs) > 1:
-        raise OptionError("give one value for each option: vmap `train` over configs for several.")
+        raise OptionError("make_trainer takes one value for each option. For several values, vmap `train` over configs.")
     with launch.refusing(experiment):
         built = build(experiment)
     if not isinstance(built.env, Environment):
-        raise OptionError(f"env {experiment.env_name!r} is not valid: it runs outside JAX, train in it with mamt_jax.train.")
+        raise OptionError(f"env {experiment.env_name!r} is not valid: it runs outside JAX. Train in it with mamt_jax.train.")
     total = built.schedule.total_iterations
     if not 1 <= evaluations <= total:
-        raise OptionError(f"evaluations={evaluations} is not valid: give a number from 1 to {total}, the iterations.")
+        raise OptionError(f"evaluations={evaluations} is not valid: give a number from 1 to {total}, the number of iterations.")
     run = make_run(built.env, built.algorithm, experiment.training, built.schedule)
     config, spec = built.configs[0], built.env.spec
     return Trainer(

@@ -246,5 +246,5 @@ def action_distribution(spec: EnvSpec, agents: tuple[int, ...] | None = None, nu
     if not boxes:
         return categorical(tuple(spec.action_sizes[i] for i in chosen))
     if len(boxes) < len(spaces):
-        raise ValueError(f"{spec.name} mixes discrete and continuous agents; all action spaces must be of one kind")
+        raise ValueError(f"{spec.name} mixes discrete and continuous actions: all action spaces must be of one kind.")
     return tanh_gaussian(boxes, num_samples)

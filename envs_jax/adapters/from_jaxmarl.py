@@ -51,7 +51,7 @@ def find_factory(name: str) -> EnvironmentFactory:
     names = jaxmarl.registered_envs
     if name not in names:
         some = ", ".join([*names[:9], "switch_riddle", "SMAX", "hanabi", "overcooked_v2", "coin_game"])
-        raise ValueError(f"JaxMARL has no environment {name!r}{nearest(name, names)}; it has {some} and more.")
+        raise ValueError(f"JaxMARL has no environment {name!r}{nearest(name, names)}. Some of its environments are {some}.")
 
     def factory(episode_limit: int | None = None, options: dict | None = None) -> Environment:
         """Builds the environment.
@@ -122,14 +122,18 @@ def _make_spec(env: MultiAgentEnv, episode_limit: int | None) -> EnvSpec:
     try:
         shapes = jax.eval_shape(env.reset, jax.random.key(0))[0]
     except Exception as error:
-        raise ValueError(f"{env.name} cannot be adapted: its reset fails: {one_line(error)}.") from error
+        raise ValueError(f"{env.name} cannot be converted: its reset raises an error: {one_line(error)}.") from error
     if not (isinstance(shapes, dict) and set(env.agents) <= set(shapes)):
-        raise ValueError(f"{env.name} cannot be adapted: it must observe a dict with an array for each of {env.agents}.")
+        raise ValueError(
+            f"{env.name} cannot be converted: its reset must return a dict with an array for each of {env.agents}."
+        )
     observed = [shapes[agent] for agent in env.agents]
     dtype = np.result_type(*[each.dtype for each in observed])
     action_spaces = tuple(_action_space(env, agent) for agent in env.agents)
     if len({type(space) for space in action_spaces}) > 1:
-        raise ValueError(f"{env.name} cannot be adapted: some agents have discrete actions and others a Box.")
+        raise ValueError(
+            f"{env.name} cannot be converted: some agents have discrete actions and others a Box. All must be of the same kind."
+        )
     return EnvSpec(
         name=env.name,
         agent_names=tuple(env.agents),
@@ -145,7 +149,9 @@ def _action_space(env: MultiAgentEnv, agent: str) -> Discrete | Box:
         own = learning_space(_native_space(env, agent))
     except SpaceError as error:
         kind = type(env.action_space(agent)).__name__
-        raise ValueError(f"{env.name} cannot be adapted: {agent} acts in a {kind}, which is not valid: {error}") from error
+        raise ValueError(
+            f"{env.name} cannot be converted, because the action space {kind} of {agent} is not valid: {error}"
+        ) from error
     return dataclasses.replace(own, idle=_idle(env)) if isinstance(own, Discrete) else own
 
 
@@ -211,12 +217,12 @@ def _episode_limit(env: MultiAgentEnv, asked: int | None) -> int:
     own = _own_limit(env)
     limit = own if asked is None else asked
     if limit is None:
-        raise ValueError(f"episode_limit=None is not valid: {env.name} does not say how long it plays, give a number of steps.")
+        raise ValueError(f"episode_limit=None is not valid: {env.name} does not declare a time limit. Give a number of steps.")
     require_count("episode_limit", limit)
     if own is not None and limit > own:
         raise ValueError(
-            f"episode_limit={limit} is not valid: {env.name} ends after {own} steps by itself; give at most {own}, or lengthen "
-            f"the environment itself."
+            f"episode_limit={limit} is not valid: {env.name} ends its episodes after {own} steps. Give at most {own}, or "
+            f"increase the limit of {env.name} itself."
         )
     return limit
 

@@ -116,7 +116,9 @@ def pettingzoo_spec(env: ParallelEnv, episode_limit: int) -> EnvSpec:
     described = [_describe(env, agent) for agent in agents]
     own = tuple(learning_space(action) for _, action in described)
     if len({type(space) for space in own}) > 1:
-        raise SpaceError("Some agents have discrete actions and others a Box, which is not valid: all must be of one kind.")
+        raise SpaceError(
+            "The action spaces are not valid: some agents have discrete actions and others a Box. All must be of the same kind."
+        )
     masked = {agent for agent, (_, action) in zip(agents, described, strict=True) if is_masked(action)}
     if isinstance(own[0], Discrete) and not masked:
         masked = _masked_in_infos(env)
@@ -148,7 +150,9 @@ def _describe(env: ParallelEnv, agent: str) -> tuple[NativeSpace, NativeSpace]:
         return observation, action
     rest = [(key, each) for key, each in zip(observation.keys, observation.spaces, strict=True) if key != MASK]
     if not rest:
-        raise SpaceError(f"The observation space {space} of {agent} is not valid: it has nothing but an action_mask.")
+        raise SpaceError(
+            f"The observation space {space} of {agent} is not valid: it contains only an action_mask. Add an entry."
+        )
     return NativeDict(*map(tuple, zip(*rest, strict=True))), _masked(action, True)
 
 
@@ -173,8 +177,8 @@ def _with_pictures(make_env: MakeEnv) -> ParallelEnv:
     if getattr(env, "render_mode", None) != "rgb_array":
         _close(env)
         raise ValueError(
-            f"{type(env.unwrapped).__name__} draws no pictures, its render_mode is {getattr(env, 'render_mode', None)!r}: give "
-            f"from_pettingzoo a make_env with the parameter render_mode, to be passed on to the environment."
+            f"{type(env.unwrapped).__name__} has render_mode={getattr(env, 'render_mode', None)!r}, but pictures need "
+            f"'rgb_array'. Give from_pettingzoo a make_env that has a parameter render_mode and passes it to the environment."
         )
     return env
 

@@ -80,13 +80,14 @@ def make_original(name: str, **options: Any) -> "ParallelEnv":
 def original_options(name: str, **options: Any) -> dict[str, Any]:
     """Converts our options, including defaults, to those of the original; raises ValueError as `make_original` does."""
     if name not in ORIGINALS:
-        raise ValueError(f"{name} has no original in PettingZoo: there are those of {', '.join(ORIGINALS)}.")
+        raise ValueError(f"{name} has no original in PettingZoo. The environments with an original are {', '.join(ORIGINALS)}.")
     make(name, **options)  # raises ValueError for options that are not valid
     original = ORIGINALS[name]
     bound = inspect.signature(find_factory(name)).bind(**options)
     bound.apply_defaults()
     for option, value in original.fixed.items():
         if bound.arguments[option] != value:
-            raise ValueError(f"{option}={bound.arguments[option]!r} is not in the original of {name}, only {option}={value!r}.")
+            given = f"{option}={bound.arguments[option]!r}"
+            raise ValueError(f"{given} is not valid: the original of {name} supports only {option}={value!r}.")
     own = {option: value for option, value in bound.arguments.items() if option not in {*original.fixed, *original.ours}}
     return {original.names.get(option, option): value for option, value in own.items()}

@@ -27,7 +27,7 @@ def find_factory(name: str) -> EnvironmentFactory:
     except Exception as error:
         raise ValueError(
             f"Environment {f'pettingzoo/{name}'!r} cannot be imported ({one_line(error)}): give a module with a parallel_env, "
-            f"as pettingzoo/mpe2.simple_spread_v3 or pettingzoo/pettingzoo.sisl.pursuit.pursuit."
+            f"such as pettingzoo/mpe2.simple_spread_v3 or pettingzoo/pettingzoo.sisl.pursuit.pursuit."
         ) from error
     if not hasattr(module, "parallel_env"):
         raise ValueError(f"Environment {f'pettingzoo/{name}'!r} is not valid: the module {name} has no parallel_env.")
@@ -64,7 +64,7 @@ def _max_cycles(env: ParallelEnv) -> int:
     found = [getattr(each, limit) for each in inner for limit in ("max_cycles", "max_steps") if hasattr(each, limit)]
     env.close()
     if not found:
-        raise ValueError("it does not say when it truncates, give episode_limit.")
+        raise ValueError("it does not declare a time limit. Give episode_limit.")
     return int(found[0])
 
 
@@ -171,5 +171,6 @@ def multiwalker(
         return from_pettingzoo(made, episode_limit, ("displacement",), processes, last_metrics=("displacement",))
     except ImportError as error:
         raise ValueError(
-            f"Environment 'pettingzoo/multiwalker' needs Box2D ({error}): pip install box2d, on Python up to 3.13."
+            f"Environment 'pettingzoo/multiwalker' needs Box2D ({error}): install it with `pip install box2d`. "
+            "It supports Python up to 3.13."
         ) from error

@@ -62,7 +62,7 @@ def change_agents(
     ended = before.ended | terminated | truncated
     for agent in living:
         if agent not in ended and agent not in listed:
-            raise SpaceError(f"{agent} has left agents in a step that neither terminated nor truncated it.")
+            raise SpaceError(f"{agent} is missing from agents after a step that neither terminated nor truncated it.")
     return Change(Agents(listed, ended & set(listed)), terminated, truncated)
 
 
@@ -146,7 +146,7 @@ def _mean(name: str, infos: Mapping[str, Any], agents: tuple[str, ...]) -> float
     try:
         return float(sum(infos[agent][name] for agent in agents) / len(agents))
     except (KeyError, TypeError):
-        raise SpaceError(f"The metric {name!r} is missing: the info of each of {', '.join(agents)} must have it.") from None
+        raise SpaceError(f"The metric {name!r} is missing: the infos of {', '.join(agents)} must contain it.") from None
 
 
 def check_environment_type(env: Any) -> None:
@@ -166,7 +166,7 @@ def check_environment_type(env: Any) -> None:
     names = list(agents) if isinstance(agents, Iterable) else []
     if not names or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
         raise SpaceError(
-            f"{kind} has possible_agents={agents!r}, which is not valid: it must list the names of all agents, each once."
+            f"{kind} has possible_agents={agents!r}, which is not valid: it must list the name of every agent exactly once."
         )
     if not isinstance(getattr(env, "metadata", None), Mapping):
         raise SpaceError(f'{kind} has no metadata: give its class metadata = {{"name": "..."}}.')
@@ -175,14 +175,14 @@ def check_environment_type(env: Any) -> None:
 def check_reset(result: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Checks the result of `reset`; returns observations and infos."""
     if not isinstance(result, tuple) or len(result) != 2:
-        raise SpaceError(f"reset must return two values (observations, infos), it returned {_count(result)}.")
+        raise SpaceError(f"reset must return two values (observations, infos), but it returned {_count(result)}.")
     return _dicts(("observations", "infos"), result)
 
 
 def check_step(result: Any) -> tuple[Mapping[str, Any], ...]:
     """Checks the result of `step`; returns observations, rewards, terminations, truncations and infos."""
     if not isinstance(result, tuple) or len(result) != 5:
-        raise SpaceError(f"step must return five values ({', '.join(_RESULTS)}), it returned {_count(result)}.")
+        raise SpaceError(f"step must return five values ({', '.join(_RESULTS)}), but it returned {_count(result)}.")
     return _dicts(_RESULTS, result)
 
 
@@ -193,7 +193,7 @@ def _count(result: Any) -> str:
 def _dicts(names: tuple[str, ...], result: tuple) -> tuple:
     for name, value in zip(names, result, strict=True):
         if type(value) is not dict and not isinstance(value, Mapping):
-            raise SpaceError(f"{name} must be a dict over the agents, they are of type {type(value).__name__}.")
+            raise SpaceError(f"{name} must be a dict over the agents, but they are of type {type(value).__name__}.")
     return result
 
 
@@ -204,7 +204,7 @@ def check_agents(env: Any, known: tuple[str, ...]) -> tuple[str, ...]:
         raise SpaceError(f"agents={listed!r} is not valid: the environment must list the agents that act in the next step.")
     for agent in listed:
         if agent not in known:
-            raise SpaceError(f"agents lists {agent!r}, who is not among possible_agents: {', '.join(known)}.")
+            raise SpaceError(f"agents lists {agent!r}, but possible_agents contains only {', '.join(known)}.")
     return tuple(listed)
 
 
@@ -217,7 +217,7 @@ def reward_of(agent: str, rewards: Mapping[str, Any], required: bool) -> float:
         return value
     number = np.asarray(value)
     if number.dtype.kind not in "biuf" or number.size != 1:
-        raise SpaceError(f"The reward of {agent} is not valid: a number is expected, it is {value!r}.")
+        raise SpaceError(f"The reward of {agent} is not valid: a number is expected, but it is {value!r}.")
     return float(number.item())
 
 
@@ -228,7 +228,7 @@ def flag_of(agent: str, name: str, flags: Mapping[str, Any]) -> bool:
         return value
     number = np.asarray(value)
     if number.dtype.kind not in "biuf" or number.size != 1 or number.item() not in (0, 1):
-        raise SpaceError(f"The {name} of {agent} is not valid: True or False is expected, it is {value!r}.")
+        raise SpaceError(f"The {name} of {agent} is not valid: True or False is expected, but it is {value!r}.")
     return bool(number.item())
 
 
@@ -238,4 +238,4 @@ def check_finite(what: str, agents: tuple[str, ...], values: np.ndarray) -> None
     if bad.any():
         i = int(bad.argmax())
         value = values[i][~np.isfinite(values[i])].flat[0] if values[i].ndim else values[i]
-        raise SpaceError(f"The {what} of {agents[i]} is not valid: finite numbers are expected, there is {value}.")
+        raise SpaceError(f"The {what} of {agents[i]} is not valid: finite numbers are expected, but it contains {value}.")

@@ -85,7 +85,7 @@ def _actions(
 def _check_agents(spec: EnvSpec, agents: Iterable[str]) -> None:
     for agent in agents:
         if agent not in spec.agent_names:
-            raise ValueError(f"agent {agent!r} is not known to the policy: it was trained for {', '.join(spec.agent_names)}.")
+            raise ValueError(f"agent {agent!r} is not valid: the policy was trained for {', '.join(spec.agent_names)}.")
 
 
 def _numbered(policy: Policy, seed: int | None) -> Callable[..., jax.Array]:
@@ -129,8 +129,8 @@ def _picture(env: "ParallelEnv") -> np.ndarray:
     picture = np.asarray(env.render())
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError(
-            f"render() of {type(env.unwrapped).__name__} shows {picture.dtype} of shape {picture.shape}, which is no picture: "
-            f"(height, width, 3) uint8 is expected."
+            f"render() of {type(env.unwrapped).__name__} returned an array of {picture.dtype} {picture.shape}, but a picture "
+            f"of uint8 (height, width, 3) is expected."
         )
     return picture.copy()
 

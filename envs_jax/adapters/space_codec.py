@@ -66,7 +66,7 @@ def native_space(space: "gymnasium.Space") -> NativeSpace:
         return NativeDict(tuple(space.spaces), tuple(map(native_space, space.spaces.values())))
     if isinstance(space, spaces.Tuple):
         return NativeTuple(tuple(map(native_space, space.spaces)))
-    raise SpaceError(f"{space} is not supported: it must be built of {', '.join(KINDS)}.")
+    raise SpaceError(f"{space} is not supported. The supported spaces are {', '.join(KINDS)}.")
 
 
 def native_box(shape: Sequence[int], dtype: np.dtype, low: Any, high: Any) -> NativeBox:
@@ -123,7 +123,7 @@ def numbers(value: Any) -> np.ndarray:
     except ValueError:  # lists of different lengths
         array = np.asarray(None)
     if array.dtype.kind not in "biuf":
-        raise SpaceError(f"an array of numbers is expected, the value is {_short(value)}.")
+        raise SpaceError(f"an array of numbers is expected, but the value is {_short(value)}.")
     return array
 
 
@@ -135,21 +135,21 @@ def _array(value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     array = numbers(value)
     if array.shape != shape:
         if [axis for axis in array.shape if axis != 1] != [axis for axis in shape if axis != 1]:
-            raise SpaceError(f"its space declares shape {shape}, the value has shape {array.shape}.")
+            raise SpaceError(f"the space declares shape {shape}, but the value has shape {array.shape}.")
         array = array.reshape(shape)
     if array.dtype == dtype:
         return array
     with np.errstate(all="ignore"):
         cast = array.astype(dtype)
     if dtype.kind != "f" and (cast != array).any():
-        raise SpaceError(f"its space declares {dtype.name}, the value has the entry {array[cast != array][0]!s}.")
+        raise SpaceError(f"the space declares {dtype.name}, but the value contains {array[cast != array][0]!s}.")
     return cast
 
 
 def _binary(value: Any, shape: tuple[int, ...]) -> np.ndarray:
     array = _array(value, shape, np.dtype(np.int64))
     if ((array != 0) & (array != 1)).any():
-        raise SpaceError(f"zeros and ones are declared, the value has the entry {array[(array != 0) & (array != 1)][0]}.")
+        raise SpaceError(f"the space declares zeros and ones, but the value contains {array[(array != 0) & (array != 1)][0]}.")
     return array
 
 
@@ -163,7 +163,8 @@ def _one_hots(nvec: tuple[int, ...], start: tuple[int, ...], shape: tuple[int, .
         if outside.any():
             i = int(outside.argmax())
             raise SpaceError(
-                f"integers from {start[i]} to {start[i] + nvec[i] - 1} are declared, the value is {place[i] + first[i]}."
+                f"the space declares integers from {start[i]} to {start[i] + nvec[i] - 1}, but the value is "
+                f"{place[i] + first[i]}."
             )
         flat = np.zeros(sum(nvec), np.float32)
         flat[offsets + place] = 1.0
@@ -174,7 +175,8 @@ def _one_hots(nvec: tuple[int, ...], start: tuple[int, ...], shape: tuple[int, .
 
 def _characters(space: NativeText, value: Any) -> np.ndarray:
     if not isinstance(value, str) or len(value) > space.max_length or not set(value) <= set(space.characters):
-        raise SpaceError(f"at most {space.max_length} of {space.characters!r} are declared, the value is {_short(value)}.")
+        declared = f"a text of at most {space.max_length} characters from {space.characters!r}"
+        raise SpaceError(f"the space declares {declared}, but the value is {_short(value)}.")
     flat = np.full(space.max_length, len(space.characters), np.float32)
     flat[: len(value)] = [space.characters.index(each) for each in value]
     return flat
@@ -186,7 +188,7 @@ def _dict_flattener(space: NativeDict) -> Callable[[Any], np.ndarray]:
     def flatten(value: Any) -> np.ndarray:
         missing = [key for key in parts if key not in value] if isinstance(value, Mapping) else list(parts)
         if missing:
-            raise SpaceError(f"a dict with {', '.join(map(repr, parts))} is declared, the value is {_short(value)}.")
+            raise SpaceError(f"the space declares a dict with {', '.join(map(repr, parts))}, but the value is {_short(value)}.")
         return np.concatenate([_entry(key, part, value[key]) for key, part in parts.items()])
 
     return flatten
@@ -197,7 +199,7 @@ def _tuple_flattener(space: NativeTuple) -> Callable[[Any], np.ndarray]:
 
     def flatten(value: Any) -> np.ndarray:
         if not isinstance(value, tuple | list) or len(value) != len(parts):
-            raise SpaceError(f"a tuple of {len(parts)} is declared, the value is {_short(value)}.")
+            raise SpaceError(f"the space declares a tuple of length {len(parts)}, but the value is {_short(value)}.")
         return np.concatenate([_entry(i, part, each) for i, (part, each) in enumerate(zip(parts, value, strict=True))])
 
     return flatten
@@ -207,12 +209,12 @@ def _entry(key: Any, part: Callable[[Any], np.ndarray], value: Any) -> np.ndarra
     try:
         return part(value)
     except SpaceError as error:
-        raise SpaceError(f"of its entry {key!r} {error}") from None
+        raise SpaceError(f"in its entry {key!r}, {error}") from None
 
 
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"a dict with {', '.join(map(repr, value)) or 'nothing'}"
+        return f"a dict with {', '.join(map(repr, value))}" if value else "an empty dict"
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -229,9 +231,9 @@ def learning_space(space: NativeSpace) -> Discrete | Box:
         case NativeMultiDiscrete() | NativeMultiBinary():
             nvec = _nvec(space)
             if math.prod(nvec) > MOST_COMBINATIONS:
+                sizes = " x ".join(map(str, nvec)) if len(nvec) < 10 else f"from {len(nvec)} components"
                 raise SpaceError(
-                    f"it has {' x '.join(map(str, nvec)) if len(nvec) < 10 else f'{len(nvec)} components, together'} = "
-                    f"{math.prod(nvec)} combinations, which must be at most {MOST_COMBINATIONS}."
+                    f"it has {math.prod(nvec)} combinations ({sizes}), but at most {MOST_COMBINATIONS} are supported."
                 )
             return Discrete(math.prod(nvec))
         case NativeBox():
@@ -247,11 +249,13 @@ def _nvec(space: NativeMultiDiscrete | NativeMultiBinary) -> tuple[int, ...]:
 
 def _check_box(space: NativeBox) -> None:
     if not space.low:
-        raise SpaceError("it must be Discrete, MultiDiscrete, MultiBinary, or a Box with bounds: give finite low and high.")
+        raise SpaceError("it must be Discrete, MultiDiscrete, MultiBinary, or a Box with bounds. Give finite low and high.")
     if not math.prod(space.shape):
-        raise SpaceError("it has no components.")
+        raise SpaceError(f"its shape {space.shape} has no components.")
     if np.dtype(space.dtype).kind in "iu" and max(map(abs, [*space.low, *space.high])) > _LARGEST_INTEGER:
-        raise SpaceError("bounds of integers must be within 2**53, beyond which not all of them are reached.")
+        raise SpaceError(
+            "the bounds of an integer Box must be from -2**53 to 2**53. Larger integers cannot be represented exactly."
+        )
 
 
 def is_rescaled(space: NativeBox) -> bool:
@@ -273,7 +277,7 @@ def decoder(space: NativeSpace) -> Callable[[np.ndarray], Any]:
             return lambda action: table[int(action)].copy()
         case NativeBox():
             return _integer_decoder(space) if np.dtype(space.dtype).kind in "biu" else _real_decoder(space)
-    raise SpaceError("it is not a space of actions.")
+    raise SpaceError("it is not supported as an action space.")
 
 
 def _combinations(space: NativeMultiDiscrete | NativeMultiBinary) -> np.ndarray:
@@ -325,7 +329,7 @@ def encoder(space: NativeSpace) -> Callable[[Any], np.ndarray]:
         case NativeBox():
             assert isinstance(own, Box)
             return _box_encoder(space, own)
-    raise SpaceError("it is not a space of actions.")
+    raise SpaceError("it is not supported as an action space.")
 
 
 def _box_encoder(space: NativeBox, own: Box) -> Callable[[Any], np.ndarray]:
@@ -359,7 +363,7 @@ def mask_reader(space: NativeSpace) -> Callable[[Any], np.ndarray]:
         nvec = _nvec(space)
         size, table = sum(nvec), np.stack(np.unravel_index(np.arange(math.prod(nvec)), nvec), -1) + np.cumsum([0, *nvec[:-1]])
     else:
-        raise SpaceError("only actions that are numbered can be masked.")
+        raise SpaceError("only discrete actions can be masked.")
 
     def read(mask: Any) -> np.ndarray:
         if isinstance(mask, tuple | list) and mask and np.ndim(mask[0]):
@@ -423,7 +427,7 @@ def _any_shape(size: int) -> Callable[[Any], np.ndarray]:
     def flatten(observation: Any) -> np.ndarray:
         array = numbers(observation)
         if array.size != size:
-            raise SpaceError(f"it has shape {array.shape}, {array.size} entries; the policy was trained on {size}.")
+            raise SpaceError(f"it has {array.size} entries in shape {array.shape}, but the policy was trained on {size}.")
         return array.ravel().astype(np.float32, copy=False)
 
     return flatten
@@ -442,8 +446,8 @@ def joint_observation(codec: Codec, observations: Mapping[str, Any], agents: Ite
     for agent in agents:
         if agent not in observations:
             raise SpaceError(
-                f"The observation of {agent} is missing: every agent that acts next, or that was truncated, must have one; "
-                f"there are those of {', '.join(map(str, observations)) or 'nobody'}."
+                f"The observation of {agent} is missing: every agent that acts next or was truncated must have one. "
+                f"There are observations of {', '.join(map(str, observations)) or 'no agent'}."
             )
         i = codec.place[agent]
         try:
@@ -461,7 +465,9 @@ def joint_mask(codec: Codec, observations: Mapping[str, Any], infos: Mapping[str
         read = codec.read_mask.get(agent)
         if read is None:
             if mask is not None and codec.spec.discrete:
-                raise SpaceError(f"{agent} has an action_mask, which its first observation and info did not have.")
+                raise SpaceError(
+                    f"{agent} has an action_mask, but had none after the first reset. Give a mask from the first reset on."
+                )
             continue
         i = codec.place[agent]
         if mask is None:

@@ -125,7 +125,7 @@ class JaxParallelEnv(ParallelEnv):
     def render(self) -> np.ndarray | None:
         """Draws the current state: returns (height, width, 3) uint8, or shows it in a window if the render mode is "human"."""
         if self.render_mode is None:
-            gymnasium.logger.warn("render() without a render_mode: give to_pettingzoo one.")
+            gymnasium.logger.warn("render() draws nothing, because render_mode is None: give to_pettingzoo a render_mode.")
             return None
         picture = frame(self._env, self._state)
         if self.render_mode == "rgb_array":
@@ -146,7 +146,7 @@ class JaxParallelEnv(ParallelEnv):
             plt.close(self._env.spec.name)
 
     def _next_key(self) -> jax.Array:
-        assert self._key is not None, "reset before stepping"
+        assert self._key is not None, "step() was called before reset(): call reset() first."
         self._key, key = jax.random.split(self._key)
         return key
 
@@ -174,7 +174,7 @@ class JaxParallelEnv(ParallelEnv):
                 continue
             space, action = self.action_spaces[agent], np.asarray(actions[agent])
             if not (action.shape == space.shape if isinstance(space, gymnasium.spaces.Box) else space.contains(action[()])):
-                raise ValueError(f"action {actions[agent]!r} of {agent} is not valid: give one of {space}.")
+                raise ValueError(f"action {actions[agent]!r} of {agent} is not valid: give an element of {space}.")
             if isinstance(space, gymnasium.spaces.Box):
                 joint[i, : action.size] = action
             else:

@@ -55,7 +55,9 @@ def open_batch(
             ends = [process.exitcode for process in vector.processes]
             close(0.0)
             died = [f"process {number} has ended with code {code}" for number, code in enumerate(ends) if code is not None]
-            raise HostError(f"{spec.name}: {', '.join(died) or f'no answer in {SECONDS:.0f} s'}.") from error
+            raise HostError(
+                f"{spec.name}: {', '.join(died) or f'its processes did not answer within {SECONDS:.0f} s'}."
+            ) from error
         if "error" in infos:
             close(GRACE)
             raise HostError(next(text for text in infos["error"] if text))

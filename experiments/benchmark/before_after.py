@@ -139,18 +139,20 @@ def commit(revision: str) -> str:
 def main() -> None:
     """Measures both revisions, prints the result and adds a row."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("revisions", nargs="*", metavar="REVISION", help="before and after")
-    parser.add_argument("--what", help="the change, in words")
-    parser.add_argument("--update", default="maac", help="which update of updates.py")
-    parser.add_argument("--round", action="store_true", help="whole rounds of training with it, in batches of 256")
-    parser.add_argument("--turns", type=int, default=30, help="how often each is timed")
+    parser.add_argument("revisions", nargs="*", metavar="REVISION", help="the revisions before and after the change")
+    parser.add_argument("--what", help="description of the change")
+    parser.add_argument("--update", default="maac", help="update of updates.py to time (default maac)")
+    parser.add_argument(
+        "--round", action="store_true", help="time whole rounds of training with this update, in batches of 256"
+    )
+    parser.add_argument("--turns", type=int, default=30, help="number of times that each revision is timed (default 30)")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "benchmark_changes.json")
     asked = parser.parse_args()
     if asked.serve:
         return serve(asked.update, asked.round)
     if len(asked.revisions) != 2 or not asked.what:
-        parser.error("give the revisions before and after the change, and --what was changed")
+        parser.error("give the revisions before and after the change, and a description with --what.")
 
     from updates import spread
 

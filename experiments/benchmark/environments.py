@@ -145,8 +145,10 @@ def main() -> None:
     """Measures the environments that are asked for, prints and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "benchmark_environments.json")
-    parser.add_argument("--only", choices=tuple(ENVIRONMENTS), nargs="+", help="measure these and keep the rest of the file")
-    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help=f"sizes (default {BATCHES})")
+    parser.add_argument(
+        "--only", choices=tuple(ENVIRONMENTS), nargs="+", help="measure only these and keep the rest of the file"
+    )
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help=f"batch sizes (default {BATCHES})")
     asked = parser.parse_args()
     use_every_core()
     command = {"machine": describe_machine(), "command": "python experiments/benchmark/environments.py"}

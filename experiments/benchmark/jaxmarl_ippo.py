@@ -58,7 +58,7 @@ def load_theirs(path: Path) -> ModuleType:
         vars(sys.modules[name]).update(content)
     spec = importlib.util.spec_from_file_location("ippo_ff_mpe", path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise SystemExit(f"error: {path} is not there: give the path of JaxMARL's baselines/IPPO/ippo_ff_mpe.py.")
+        raise SystemExit(f"error: {path} does not exist: give the path of JaxMARL's baselines/IPPO/ippo_ff_mpe.py.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -133,7 +133,7 @@ def main() -> None:
     """Trains both, prints and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ippo", type=Path, help="JaxMARL's ippo_ff_mpe.py")
-    parser.add_argument("--steps", type=int, default=10_000_000, help="environment steps of each (default 10000000)")
+    parser.add_argument("--steps", type=int, default=10_000_000, help="environment steps of each training (default 10000000)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "benchmark_jaxmarl_ippo.json")
     arguments = parser.parse_args()
     theirs = train_theirs(arguments.ippo, arguments.steps)

@@ -61,7 +61,7 @@ def measure(pair: str, work: Path) -> dict[str, Any]:
     task, algo = pair.split("/")
     curves = {str(seed): train(task, algo, seed, work / pair / str(seed)) for seed in SEEDS}
     for seed, curve in curves.items():
-        print(pair, f"seed {seed}", f"highest {max(curve['return'])}", f"in all {curve['whole_seconds']} s", flush=True)
+        print(pair, f"seed {seed}", f"highest return {max(curve['return'])}", f"total {curve['whole_seconds']} s", flush=True)
     return curves
 
 
@@ -73,12 +73,12 @@ def read_measured(path: Path) -> dict[str, Any]:
 def main() -> None:
     """Measures the pairs that are asked for, prints and writes the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", nargs="*", metavar="TASK/ALGO", help="(default: those that are missing)")
+    parser.add_argument("pairs", nargs="*", metavar="TASK/ALGO", help="pairs to measure (default: those that are missing)")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--work", type=Path, default=Path("runs/time_to_return"), metavar="DIR")
     asked = parser.parse_args()
     if unknown := [pair for pair in asked.pairs if pair not in pairs()]:
-        parser.error(f"there is no pair {unknown[0]}: give some of {', '.join(pairs())}.")
+        parser.error(f"there is no pair {unknown[0]}: give one or more of {', '.join(pairs())}.")
     for pair in asked.pairs or [pair for pair in pairs() if pair not in read_measured(asked.out)["curves"]]:
         curves = measure(pair, asked.work)
         measured = read_measured(asked.out)  # another process on another core may have written meanwhile

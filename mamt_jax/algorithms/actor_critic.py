@@ -376,7 +376,7 @@ def algorithm(
         ValueError: if the environment has a single agent, because a critic attends to the other agents.
     """
     if spec.num_agents < 2:
-        raise ValueError(f"attention critics need at least 2 agents, but {spec.name} has {spec.num_agents}: use mappo")
+        raise ValueError(f"attention critics need at least 2 agents, but {spec.name} has {spec.num_agents}: use mappo.")
     return Algorithm(
         config=config,
         init=functools.partial(init, build, spec),

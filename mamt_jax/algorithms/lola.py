@@ -44,7 +44,7 @@ def make(spec: EnvSpec) -> Algorithm:
     if spec.num_agents != 2:
         raise ValueError(
             f"lola needs exactly 2 agents, but {spec.name} has {spec.num_agents}: "
-            "choose an environment with 2 agents, for example spread with num_agents=2"
+            "choose an environment with 2 agents, for example spread with num_agents=2."
         )
     return on_policy.algorithm(spec, LOLAConfig, update)
 

@@ -69,5 +69,5 @@ def make_optimal(spec: EnvSpec) -> Algorithm:
     """
     if spec.name not in DEPENDENT_AGENTS:
         known = ", ".join(DEPENDENT_AGENTS)
-        raise ValueError(f"mamd_op supports only {known}, where the dependent agents are known, not {spec.name}: use mamd")
+        raise ValueError(f"mamd_op does not support {spec.name}: dependent agents are known only for {known}. Use mamd.")
     return mirror_descent(spec, np.isin(np.arange(spec.num_agents), DEPENDENT_AGENTS[spec.name]))

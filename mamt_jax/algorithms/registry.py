@@ -66,6 +66,6 @@ def make(algorithm: str | Factory | Algorithm, spec: EnvSpec) -> Algorithm:
     if ":" in algorithm:
         return import_object(algorithm, "Algorithm")(spec)
     raise ValueError(
-        f"algo {algorithm!r} is unknown{nearest(algorithm, ALGORITHMS)}; there are {', '.join(ALGORITHMS)}, "
-        "or package.module:make for your own"
+        f"algo {algorithm!r} is not valid{nearest(algorithm, ALGORITHMS)}: give one of {', '.join(ALGORITHMS)}, "
+        "or package.module:make for your own."
     )

@@ -84,9 +84,13 @@ def missing(name: str, runs: Sequence[Run]) -> list[str]:
         return missing_comparison(runs)
     figure = FIGURES[name]
     small = [run for run in runs if len(run.agents) < figure.fewest]
-    equal = [f"left out {folders(small)}: with two agents all {figure.ingredient} are 1 by definition."] if small else []
+    equal = (
+        [f"the runs in {folders(small)} are left out: with two agents all {figure.ingredient} are 1 by definition."]
+        if small
+        else []
+    )
     return equal + [
-        f"no {figure.ingredient} in {folders(each)}: they come from `{command(task, figure.algo)}`."
+        f"the runs in {folders(each)} have no {figure.ingredient}: train with `{command(task, figure.algo)}`."
         for task, each in by_task(runs).items()
         if len(each[0].agents) >= figure.fewest and not having(each, *figure.metrics)
     ]
@@ -98,9 +102,9 @@ def missing_dilemma(runs: Sequence[Run]) -> list[str]:
     if not there:
         envs, algos = " ".join(returns.DILEMMA), " ".join(returns.DILEMMA["spread3_mix"])
         sweep = f"mamt sweep --env {envs} --algo {algos} --out runs/dilemma"
-        return [f"no runs on Spread-3 in {folders(runs)}: they come from `{sweep}`."]
+        return [f"there are no runs on Spread-3 in {folders(runs)}: train with `{sweep}`."]
     return [
-        f"no {algo} on {env}: it comes from `{command(Task(env, ()), algo)}`."
+        f"there is no run of {algo} on {env}: train with `{command(Task(env, ()), algo)}`."
         for env, algos in returns.DILEMMA.items()
         for algo in algos
         if (env, algo) not in there
@@ -113,9 +117,13 @@ def missing_comparison(runs: Sequence[Run]) -> list[str]:
     for task, each in by_task(having(runs, returns.RETURN)).items():
         labels = {run.label for run in each}
         if returns.BASELINE not in labels:
-            sentences.append(f"no {returns.BASELINE} in {folders(each)}: it comes from `{command(task, returns.BASELINE)}`.")
+            sentences.append(
+                f"there is no run of {returns.BASELINE} in {folders(each)}: train with `{command(task, returns.BASELINE)}`."
+            )
         elif len(labels) == 1:
-            sentences.append(f"only {returns.BASELINE} in {folders(each)}: mamt comes from `{command(task, 'mamt')}`.")
+            sentences.append(
+                f"there are only runs of {returns.BASELINE} in {folders(each)}: train mamt with `{command(task, 'mamt')}`."
+            )
     return sentences
 
 

@@ -109,7 +109,7 @@ def check_metric(runs: Sequence[Run], metric: str) -> None:
     """Raises OptionError unless every run has `metric`."""
     for run in runs:
         if not having([run], metric):
-            raise OptionError(f"--metric {metric} is not in {run.label}{nearest(metric, run.metrics)}: give another metric.")
+            raise OptionError(f"--metric {metric} is not valid: {run.label} has no such metric{nearest(metric, run.metrics)}.")
 
 
 def make_parser() -> Parser:
@@ -135,5 +135,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     plain_console().print(side_by_side(runs))
     style.save(draw(runs, values.metric, values.against), values.plot)
-    print(f"wrote {values.plot}")
+    print(f"Wrote {values.plot}")
     return 0

@@ -83,7 +83,9 @@ def join(address: Sequence[str]) -> tuple[int, int]:
     if address:
         if len(address) != 3 or not (address[1].isdigit() and address[2].isdigit() and ":" in address[0]):
             given = " ".join(address)
-            raise OptionError(f"--distributed {given} is not valid: give HOST:PORT COUNT INDEX, or nothing on a known cluster.")
+            raise OptionError(
+                f"--distributed {given} is not valid: give HOST:PORT COUNT INDEX, or no value on a known cluster."
+            )
         count, index = int(address[1]), int(address[2])
         if not 0 <= index < count:
             raise OptionError(f"--distributed INDEX {index} is not valid: give a number from 0 to {count - 1}.")
@@ -92,7 +94,7 @@ def join(address: Sequence[str]) -> tuple[int, int]:
     try:
         jax.distributed.initialize(**options)
     except (RuntimeError, ValueError) as error:
-        raise OptionError(f"--distributed cannot start ({error}): give HOST:PORT COUNT INDEX, the same port in all.") from error
+        raise OptionError(f"--distributed cannot start ({error}): give all processes the same HOST:PORT and COUNT.") from error
     from jax._src.distributed import global_state  # public functions would start the devices before they are chosen
 
     return global_state.process_id, global_state.num_processes
@@ -103,7 +105,7 @@ def part_from_service() -> None:
     try:
         jax.distributed.shutdown()
     except RuntimeError as error:
-        raise OptionError(f"--distributed cannot start, a process ended early ({error}): restart all processes.") from error
+        raise OptionError(f"--distributed cannot start, because a process ended early ({error}): restart all.") from error
 
 
 def wait(held: Hold, console: Console, seconds: float | None = None) -> int | None:
@@ -119,7 +121,11 @@ def wait(held: Hold, console: Console, seconds: float | None = None) -> int | No
         let_go(held)
 
     def announce(number: int) -> None:
-        say(console, f"Signal {number}: waiting up to {PATIENCE:.0f} s for the others' checkpoints. Once more stops at once.")
+        say(
+            console,
+            f"Signal {number}: this process waits up to {PATIENCE:.0f} s for the checkpoints of the other processes. "
+            "Repeat the signal to stop at once.",
+        )
 
     with deferred_signals(announce) as stopped:
         while others_hold(held) and (deadline is None or time.monotonic() < deadline):

@@ -85,7 +85,7 @@ def absolute(returns: Sequence[np.ndarray]) -> str:
     lines = [f"absolute metric of run {number}: {describe(each)}" for number, each in enumerate(returns)]
     means = np.array([each.mean() for each in returns])
     if len(means) > 1:
-        lines.append(f"over {len(means)} runs {means.mean():.2f}, standard deviation {means.std(ddof=1):.2f}")
+        lines.append(f"mean over {len(means)} runs: {means.mean():.2f}, standard deviation {means.std(ddof=1):.2f}")
     return "\n".join(lines)
 
 
@@ -93,35 +93,39 @@ def check_picture(env: Environment | HostEnvironment, views: bool, size: int | N
     """Raises ValueError unless `env` can be drawn, and with the `views` and in the `size` that are asked for."""
     if isinstance(env, HostEnvironment):
         if size is not None:
-            raise OptionError(f"--size {size}: {env.spec.name} draws itself in a size of its own, leave it out.")
+            raise OptionError(f"--size {size} is not valid: {env.spec.name} draws pictures of a fixed size. Leave out --size.")
         if env.with_pictures is None:
-            raise OptionError(f"--gif: {env.spec.name} runs outside JAX and has no pictures, leave it out.")
+            raise OptionError(
+                f"--gif is not valid: {env.spec.name} runs outside JAX and cannot draw pictures. Leave out --gif."
+            )
         env.with_pictures().close()
     elif "views" in inspect.signature(scenes(env)).parameters:
         return
     if views:
-        raise OptionError(f"--views: {env.spec.name} has none to show, leave it out.")
+        raise OptionError(f"--views is not valid: {env.spec.name} cannot show what agents see. Leave out --views.")
 
 
 def make_parser() -> Parser:
     """The options of the command."""
     parser = Parser("mamt evaluate", "[FOLDER] [options]", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="folder of a run of `mamt train`")
-    parser.add_argument("--pretrained", metavar="ENV/ALGO", help="instead of a folder, one of mamt_jax/pretrained")
+    parser.add_argument("--pretrained", metavar="ENV/ALGO", help="name of a policy in mamt_jax/pretrained, instead of a folder")
     parser.add_argument("--run", type=int, default=0, help="number of the run (default 0)")
     parser.add_argument("--policy", choices=get_args(Which), help="which policy of the run (default latest)")
-    many = f"the absolute metric of all its runs: best policies, {ABSOLUTE} times the episodes of an evaluation in training"
+    many = f"print the absolute metric: the return of each best policy over {ABSOLUTE} times the episodes of an evaluation"
     parser.add_argument("--absolute", action="store_true", help=many)
     parser.add_argument("--episodes", type=int, help=f"episodes to play for the return (default {EPISODES})")
     parser.add_argument("--seed", type=int, default=0, help="seed of starts, noise and sampled actions (default 0)")
-    sample = "sample actions, or take the most likely ones (default: as in the evaluations of training)"
+    sample = "sample actions, or take the most likely actions (default: as in the evaluations during training)"
     parser.add_argument("--sample", action=argparse.BooleanOptionalAction, help=sample)
     parser.add_argument("--original", action="store_true", help="also play in the original environment")
-    parser.add_argument("--gif", type=Path, help="film of one episode to write, a .gif or .mp4")
-    parser.add_argument("--views", action="store_true", help="show in the film what agents see, if the environment can")
+    parser.add_argument("--gif", type=Path, help="write a film of one episode to this .gif or .mp4 file")
+    parser.add_argument("--views", action="store_true", help="show in the film what agents see, if the environment supports it")
     parser.add_argument("--fps", type=float, help="frames per second of the film (default: the environment's own)")
     parser.add_argument("--size", type=int, help=f"longer side of the film in pixels (default {SIZE})")
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write the policy as StableHLO, for plain JAX")
+    parser.add_argument(
+        "--export", type=Path, metavar="FILE", help="write the policy to FILE as StableHLO, which runs without mamt_jax"
+    )
     return parser
 
 
@@ -134,7 +138,9 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         values.folder = pretrained_folder(values.pretrained)
     values.policy = values.policy or ("best" if values.pretrained or values.absolute else "latest")
     if values.absolute and values.policy != "best":
-        raise OptionError(f"--policy {values.policy} does not go with --absolute, which evaluates the best policies.")
+        raise OptionError(
+            f"--policy {values.policy} is not valid with --absolute, which evaluates the best policies: leave out --policy."
+        )
     if values.episodes is not None and values.episodes < 1:
         raise OptionError(f"--episodes {values.episodes} is not valid: give a whole number of at least 1.")
     if values.gif and values.gif.suffix not in FORMATS:
@@ -144,7 +150,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if values.size is not None and not 64 <= values.size <= 4096:
         raise OptionError(f"--size {values.size} is not valid: give a whole number from 64 to 4096.")
     if values.export and importlib.util.find_spec("flatbuffers") is None:
-        raise OptionError("--export needs flatbuffers: pip install -e '.[export]'.")
+        raise OptionError("--export needs flatbuffers: install it with `pip install -e '.[export]'`.")
     return values
 
 
@@ -186,7 +192,7 @@ def evaluate(values: argparse.Namespace) -> None:
     else:
         print(report(play_out(policy), values.sample, read_references(content)))
     if play_original:
-        print(f"in the original {describe(play_original(episodes, values.seed))}")
+        print(f"return in the original environment {describe(play_original(episodes, values.seed))}")
     if values.gif:
         if isinstance(env, HostEnvironment):
             made = film_on_host(env, policy, values.sample, values.seed, values.fps)
@@ -198,10 +204,11 @@ def evaluate(values: argparse.Namespace) -> None:
             }
             made = film_episode(env, policy, values.sample, jax.random.key(values.seed), **options)
         save(made.frames, values.gif, made.frames_per_second)
-        print(f"wrote {values.gif}")
+        print(f"Wrote {values.gif}")
     if values.export:
         values.export.write_bytes(export_policy(values.folder, values.run, values.policy, values.sample))
         masks = ["action_mask"] if env.spec.has_action_masks else []
         arguments = ", ".join(["observation", *masks, *(["numpy.uint32(seed)"] if values.sample else [])])
         shape = ("batch", env.spec.num_agents, env.spec.observation_size)
-        print(f"wrote {values.export}: jax.export.deserialize(file.read()).call({arguments}), float32 {shape}")
+        call = f"jax.export.deserialize(file.read()).call({arguments})"
+        print(f"Wrote {values.export}. Call it with {call}, where observation is float32 {shape}.")

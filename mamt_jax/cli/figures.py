@@ -17,9 +17,18 @@ def make_parser() -> Parser:
     """The options of `mamt figures`."""
     parser = Parser("mamt figures", "--runs DIR [DIR ...] [options]", description=__doc__)
     parser.add_argument("--runs", type=Path, nargs="+", metavar="DIR", help="folders of the runs")
-    parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="folder to write to (default figures)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("figures"), metavar="DIR", help="folder of the figures (default figures)"
+    )
     names = ", ".join(FIGURES)
-    parser.add_argument("--figure", nargs="+", choices=FIGURES, default=[*FIGURES], metavar="NAME", help=f"some of {names}")
+    parser.add_argument(
+        "--figure",
+        nargs="+",
+        choices=FIGURES,
+        default=[*FIGURES],
+        metavar="NAME",
+        help=f"figures to draw, out of {names} (default all)",
+    )
     parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="file format (default png)")
     parser.add_argument("--marl-eval", type=Path, metavar="FILE", help="write the returns of the runs as JSON for marl-eval")
     return parser
@@ -39,5 +48,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(sentence, file=sys.stderr)
     if values.marl_eval:
         values.marl_eval.write_text(json.dumps(to_marl_eval(runs), indent=1) + "\n")
-        print(f"wrote {values.marl_eval}")
+        print(f"Wrote {values.marl_eval}")
     return 0

@@ -74,7 +74,7 @@ def launch_ray(tasks: Sequence[Task], console: Console, cpus: float, gpus: float
         import ray
         from ray.exceptions import RayError
     except ImportError as error:
-        raise OptionError("--launcher ray needs Ray: pip install -e '.[ray]'.") from error
+        raise OptionError("--launcher ray needs Ray: install it with `pip install -e '.[ray]'`.") from error
     # The user's environments and algorithms are imported from the working directory.
     paths = os.pathsep.join(os.path.abspath(path) for path in [*filter(None, sys.path), os.getcwd()])
     with warnings.catch_warnings():

@@ -9,8 +9,8 @@ from mamt_jax.cli.early_exit import exit_while_importing
 COMMANDS = {
     "train": "train agents in an environment",
     "sweep": "train every combination of environments, algorithms, seeds and options, or search among them",
-    "evaluate": "play a trained policy: its return, a film, an export for plain JAX",
-    "compare": "put runs side by side, in a table and a plot",
+    "evaluate": "evaluate a trained policy, film an episode, export the policy",
+    "compare": "compare runs in a table and a plot",
     "figures": "draw the paper's figures from runs",
     "list": "list environments, algorithms, presets and trained policies",
 }

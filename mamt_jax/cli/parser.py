@@ -58,7 +58,7 @@ def _renamed(part: Sequence[str]) -> Sequence[str]:
     with suppress(ValueError):
         part = [part[0], *(value if factor is None else scaled(value, factor) for value in part[1:])]
     new = [f"--{name.replace('_', '-')}", *part[1:]]
-    print(f"warning: --{old.replace('_', '-')} will be removed in the next release: give {' '.join(new)}", file=sys.stderr)
+    print(f"warning: --{old.replace('_', '-')} will be removed in the next release: give {' '.join(new)}.", file=sys.stderr)
     return new
 
 
@@ -98,11 +98,11 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str
         raise OptionError(f"{unknown[0]!r} is not valid here: give options as --name value.")
     name = unknown[0].split("=")[0]
     known = [text for action in parser._actions for text in action.option_strings if text.startswith("--")]
-    raise OptionError(f"there is no option {name}{nearest(name, known)}: --help lists all.")
+    raise OptionError(f"there is no option {name}{nearest(name, known)}: --help lists all options.")
 
 
 def require_known(names: Iterable[str], known: Collection[str]) -> None:
     """Raises OptionError if `names` has an unknown option of `mamt sweep`; the message proposes the nearest one."""
     for name in names:
         if name not in known:
-            raise OptionError(f"there is no option --{name} here{nearest(name, known)}: mamt train --help lists all of a pair.")
+            raise OptionError(f"there is no option --{name} here{nearest(name, known)}: `mamt train --help` lists all options.")

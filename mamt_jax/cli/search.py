@@ -105,7 +105,7 @@ def check_asked(asked: argparse.Namespace, axes: Mapping[str, Sequence[str]]) ->
     """Raises OptionError if the sampler does not accept the other options."""
     if asked.sampler in SAMPLERS:
         if asked.trials is None:
-            raise OptionError(f"--sampler {asked.sampler} has no --trials: give the number of trials.")
+            raise OptionError(f"--sampler {asked.sampler} needs --trials: give the number of trials.")
         if asked.runs_per_task is not None:
             given = f"--runs-per-task {asked.runs_per_task} is not valid with --sampler {asked.sampler}"
             raise OptionError(f"{given}: give --batch, the number of trials that are trained at once.")
@@ -127,7 +127,7 @@ def require_optuna(sampler: str) -> None:
     try:
         import optuna
     except ImportError as error:
-        raise OptionError(f"--sampler {sampler} needs Optuna: pip install -e '.[optuna]'.") from error
+        raise OptionError(f"--sampler {sampler} needs Optuna: install it with `pip install -e '.[optuna]'`.") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -176,7 +176,7 @@ def read_range(name: str, option: Option, text: str) -> Range | None:
     except ValueError as error:
         raise OptionError(f"--{name} {text}: {error}") from None
     if any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
-        raise OptionError(f"--{name} {text} is not valid: only numbers have a range, give values one by one.")
+        raise OptionError(f"--{name} {text} is not valid: only numbers have a range. Give values one by one.")
     if not -math.inf < ends[0] < ends[1] < math.inf:
         raise OptionError(f"--{name} {text} is not valid: give a range LOW..HIGH with LOW below HIGH.")
     return Range(*ends)
@@ -262,7 +262,7 @@ def train_trials(
     """
     out, batch = Path(asked.out), asked.batch or (1 if asked.sampler == "tpe" else asked.trials)
     while groups := next_groups(study, search, asked, batch, console):
-        say(console, f"{len(waiting(study))} trials in {len(groups)} tasks to do, of {asked.trials} in all, in {out}")
+        say(console, f"Next trials: {len(waiting(study))} of {asked.trials}. Tasks: {len(groups)}. Folder: {out}")
         tasks = [Task(group.folder, group.experiment, asked.log) for group in groups]
         failures = launch(tasks, console, asked.cpus, asked.gpus)
         with writing(out):
@@ -345,7 +345,7 @@ def place_trials(study: "Study", search: Search, out: Path, console: Console) ->
             continue
         try:
             if params[number].keys() != search.space.keys():
-                raise OptionError("the process that proposed it was killed before it had all values.")
+                raise OptionError("the process that proposed it was killed before all its values were drawn.")
             experiment = experiment_of(search, params[number])
             prepare(experiment, out, {})
         except OptionError as error:

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         groups = make_groups(axes, out)
         with hold_folder(out, make=True):
             tasks = [task for group in groups for task in open_tasks(group, own.runs_per_task)]
-            console.print(f"{len(groups)} groups, {len(tasks)} tasks to do, in {out}")
+            console.print(f"Groups: {len(groups)}. Tasks to do: {len(tasks)}. Folder: {out}")
             failures = LAUNCHERS[own.launcher]([task._replace(log=own.log) for task in tasks], console, own.cpus, own.gpus)
             for group in groups:
                 merge_group(group)
@@ -93,22 +93,24 @@ def own_parser() -> Parser:
         required=True,
         type=train.folder,
         metavar="DIR",
-        help="folder of the sweep; with --launcher ray one that all machines see",
+        help="folder of the sweep. With --launcher ray all machines must share it",
     )
     parser.add_argument("--launcher", choices=tuple(LAUNCHERS), default="local", help="where to train (default local)")
     samplers = "train every combination, or search at random or by Optuna's TPE (default grid)"
     parser.add_argument("--sampler", choices=("grid", *SAMPLERS), default="grid", help=samplers)
     number = train.positive(train.MAX_RUNS)
-    parser.add_argument("--trials", type=number, metavar="INT", help="combinations in all that a search trains")
-    at_once = "trials that a search trains at once (default 1 for tpe, all for random)"
+    parser.add_argument("--trials", type=number, metavar="INT", help="total number of combinations that a search trains")
+    at_once = "number of trials that a search trains together (default 1 for tpe, all for random)"
     parser.add_argument("--batch", type=number, metavar="INT", help=at_once)
-    per_task = "runs of a group that one task trains (default all)"
+    per_task = "number of runs of a group that one task trains (default all)"
     parser.add_argument("--runs-per-task", type=train.positive(train.MAX_RUNS), metavar="INT", help=per_task)
     parser.add_argument("--cpus", type=float, default=1.0, help="CPU cores that Ray reserves for a task (default 1)")
     parser.add_argument("--gpus", type=float, default=0.0, help="GPUs that Ray reserves for a task (default 0)")
     train.add_log(parser.add_argument)
-    parser.add_argument("--merge", nargs="+", metavar="DIR", help="only merge the runs of these folders into --out")
-    parser.add_argument("--compilation-cache", metavar="DIR", help="as of mamt train")
+    parser.add_argument(
+        "--merge", nargs="+", metavar="DIR", help="merge the runs of these folders into --out, without training"
+    )
+    parser.add_argument("--compilation-cache", metavar="DIR", help="folder for compiled programs, as in mamt train")
     return parser
 
 
@@ -132,10 +134,10 @@ def read_axes(arguments: Sequence[str]) -> dict[str, list[str]]:
         if not values:
             raise OptionError(f"--{name} has no value: give one or more.")
     if "init-from" in axes:
-        raise OptionError("--init-from is an option of mamt train alone: a sweep's runs begin from random parameters.")
+        raise OptionError("--init-from is not an option of mamt sweep: its runs begin with random parameters. Use mamt train.")
     for name in ("resume", "distributed"):
         if name in axes:
-            raise OptionError(f"--{name} is an option of mamt train alone: a sweep goes on by the same command again.")
+            raise OptionError(f"--{name} is not an option of mamt sweep. To continue a sweep, repeat its command.")
     return axes
 
 

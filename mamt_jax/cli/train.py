@@ -133,7 +133,7 @@ def add_settings(parser: Parser, settings: Settings) -> None:
     titles = {
         "training": "training",
         "env": f"environment {settings.env}",
-        "algo": f"algorithm {settings.algo}; a FLOAT may be several values, each a run of its own",
+        "algo": f"algorithm {settings.algo} (a FLOAT accepts several values, with one run per value)",
     }
     for prefix, title in titles.items():
         add_options(parser, title, {name: option for name, (own, option) in settings.places.items() if own == prefix})
@@ -147,8 +147,8 @@ def read_resuming(arguments: Sequence[str]) -> dict[str, Any]:
     values, unknown = parser.parse_known_args(arguments)
     if unknown:
         raise OptionError(
-            f"--resume {values.resume} takes everything from that folder: "
-            "only --episodes, --compilation-cache and --distributed go with it, leave out the other options."
+            f"--resume {values.resume} takes all options from that folder: leave out {unknown[0]}. "
+            "Only --episodes, --compilation-cache and --distributed may be given with it."
         )
     return vars(values)
 
@@ -161,13 +161,13 @@ def common_parser(add_help: bool) -> Parser:
     add = parser.add_argument_group("run").add_argument
     add("--env", default=DEFAULT_ENV, metavar="NAME", help=f"{env_names}, or package.module:Factory (default {DEFAULT_ENV})")
     add("--algo", default=DEFAULT_ALGO, metavar="NAME", help=f"{algo_names}, or package.module:make (default {DEFAULT_ALGO})")
-    add("--seeds", type=positive(MAX_RUNS), default=1, metavar="INT", help="number of seeds, each a run of its own (default 1)")
+    add("--seeds", type=positive(MAX_RUNS), default=1, metavar="INT", help="number of seeds, with one run per seed (default 1)")
     presets = "; ".join(f"{name}: {what}" for name, what in PRESETS.items())
-    add("--preset", choices=tuple(PRESETS), default="tuned", help=f"{presets}; options override it (default tuned)")
+    add("--preset", choices=tuple(PRESETS), default="tuned", help=f"{presets}. Options override the preset (default tuned)")
     add("--out", type=folder, metavar="DIR", help="folder of the results (default runs/ENV-ALGO-TIME)")
-    described = "take the environment, the algorithm and all options from a run's folder or config.json; options override them"
+    described = "take the environment, the algorithm and all options from a run's folder or config.json. Options override them"
     add("--config", metavar="PATH", help=described)
-    begin = "begin with the parameters of the runs in DIR (the latest ones, or DIR/best.npz), or of pretrained/ENV/ALGO"
+    begin = "start from the parameters of the runs in DIR: the latest ones, those in DIR/best.npz, or pretrained/ENV/ALGO"
     add("--init-from", metavar="DIR", help=begin)
     add_log(add)
     add_resuming(add)
@@ -176,19 +176,19 @@ def common_parser(add_help: bool) -> Parser:
 
 def add_resuming(add: Any) -> None:
     """Adds --resume and the options that may go with it, except --episodes."""
-    add("--resume", type=folder, metavar="DIR", help="continue the run in DIR; --episodes gives it another length")
-    where = f"folder that keeps compiled programs for the next start, or {OFF} (default: one among the user's caches)"
+    add("--resume", type=folder, metavar="DIR", help="continue the run in DIR. --episodes changes its length")
+    where = f"folder for compiled programs, which later starts reuse, or {OFF} (default: a folder in the user's cache)"
     add("--compilation-cache", metavar="DIR", help=where)
     together = (
-        "one of several processes that share the runs: HOST:PORT of the first, how many, and which this is, from 0; "
-        "nothing where jax knows the cluster (Slurm, Open MPI, Kubernetes, TPUs)"
+        "share the runs among several processes: HOST:PORT of the first process, the number of processes, and the index of "
+        "this process, from 0. Give no value on a cluster that JAX recognizes (Slurm, Open MPI, Kubernetes, TPUs)"
     )
     add("--distributed", nargs="*", metavar="PLACE", help=together)
 
 
 def add_log(add: Any) -> None:
     """Adds the option --log."""
-    where = f"{', '.join(LOGGERS)}: loggers besides metrics.jsonl, with curves and films; each needs the extra of its name"
+    where = f"loggers besides metrics.jsonl, out of {', '.join(LOGGERS)}. Each needs the extra of the same name"
     add("--log", nargs="+", default=[], type=logger_name, metavar="NAME", help=where)
 
 

@@ -94,7 +94,7 @@ def attention_critic(
         ValueError: if `hidden_size` is not a multiple of `num_heads`.
     """
     if hidden_size % num_heads:
-        raise ValueError(f"hidden_size {hidden_size} must be a multiple of num_heads {num_heads}")
+        raise ValueError(f"hidden_size {hidden_size} must be a multiple of num_heads {num_heads}.")
     sizes = Architecture(spec, hidden_size, num_heads, features)
     return AttentionCritic(partial(init, sizes), partial(values, sizes), partial(swapped_values, sizes))
 

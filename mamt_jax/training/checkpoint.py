@@ -242,5 +242,5 @@ def _read_leaf(archive: Any, name: str, like: Any, path: Path) -> Any:
         array = array.view(like.dtype)
     if (array.shape, array.dtype) != (like.shape, like.dtype):
         found, expected = f"{array.dtype}{list(array.shape)}", f"{like.dtype}{list(like.shape)}"
-        raise CheckpointError(f"{path} belongs to another experiment: its {name} is {found}, expected {expected}.")
+        raise CheckpointError(f"{path} belongs to another experiment: its {name} is {found}, but {expected} is expected.")
     return array

@@ -105,7 +105,7 @@ def build(experiment: Experiment) -> Built:
     validate(experiment.training, env.spec.episode_limit, algorithm.data)
     if experiment.training.n_steps > 1 and not algorithm.multi_step:
         why = f"{experiment.algo_name} does not support multi-step returns"
-        raise ValueError(f"n_steps={experiment.training.n_steps} is not valid: {why}, give 1.")
+        raise ValueError(f"n_steps={experiment.training.n_steps} is not valid: {why}. Give 1.")
     if experiment.training.precision == "bfloat16":
         algorithm = algorithm._replace(update=with_bfloat16_products(algorithm.update))
     return Built(

@@ -309,8 +309,8 @@ def _check_fields(source: Source, algorithm: Algorithm, config: Config, theirs: 
         if not field.metadata.get("pytree_node", True):
             ours, other = (plain_value(field, value) for value in (ours, other))
             raise ValueError(
-                f"--init-from {source.name} does not fit {field.name}={ours}: it was trained with {field.name}={other}, "
-                f"leave out --{field.name.replace('_', '-')}."
+                f"--init-from {source.name} does not fit {field.name}={ours}: it was trained with {field.name}={other}. "
+                f"Leave out --{field.name.replace('_', '-')}."
             )
         notes.append(
             f"{field.name}={ours} does not change the initial parameters, which were learned with {field.name}={other}."
@@ -324,9 +324,9 @@ def _check_leaves(source: Source, wanted: LearnerState, theirs: LearnerState) ->
     for name, leaf in named_leaves(wanted).items():
         other = there.get(name)
         if other is None or (other.shape, other.dtype) != (leaf.shape, leaf.dtype):
-            found = "is missing there" if other is None else f"has shape {list(other.shape)} there and {list(leaf.shape)} here"
+            found = "is missing" if other is None else f"has shape {list(other.shape)}, but {list(leaf.shape)} is expected"
             only = "" if source.best else f", or use only its policies with --init-from {source.name}/{BEST}"
             raise ValueError(
-                f"--init-from {source.name} does not fit: {name} {found}; it was trained by {source.experiment.algo_name}, "
+                f"--init-from {source.name} does not fit: its {name} {found}. It was trained by {source.experiment.algo_name}: "
                 f"give --algo {source.experiment.algo_name}{only}."
             )

@@ -238,12 +238,12 @@ def extend(folder: Path, experiment: Experiment, episodes: int, console: Console
     done = read_done([where for _, where in parts])
     if len(done) == len(parts) and all(each.halted for each in done):
         raise OptionError(
-            f"--episodes {episodes} is not valid: all runs of {folder} have stopped, see `{STOPPED}` in {METRICS}."
+            f"--episodes {episodes} is not valid: all runs of {folder} have stopped. See `{STOPPED}` in {METRICS}."
         )
     most = max((each.iterations for each in done), default=0)
     if iterations <= most:
         number = built.schedule.env_steps(most) // limit
-        raise OptionError(f"--episodes {episodes} is not valid: {folder} has already done {number:,} episodes, give more.")
+        raise OptionError(f"--episodes {episodes} is not valid: {folder} has already done {number:,} episodes. Give more.")
     largest = max((part for part, _ in parts), key=lambda part: len(part.runs))
     session = prepare(largest, folder, {})
     if part_size(session, plan := planned(session), ALONE) < len(largest.runs):
@@ -398,7 +398,7 @@ def announce(
     if session.initial is not None:
         lines[4:4] = from_where(session.initial)
     if processes.count > 1:
-        lines.insert(2, f"Process   {processes.index} of {processes.count}, {waves} shares of up to {size} runs")
+        lines.insert(2, f"Process   {processes.index} of {processes.count}, {waves} parts of up to {size} runs")
     elif waves > 1:
         lines.insert(2, f"Waves     {waves} of up to {size} runs, because not all runs fit into memory")
     if minutes is not None:
@@ -412,7 +412,7 @@ def from_where(initial: Parameters) -> list[str]:
     record, runs = initial.record, sorted(set(initial.record["runs"]))
     what = "all parameters" if record["parameters"] == "all" else "the policies"
     which = f"run{'s' * (len(runs) > 1)} {', '.join(map(str, runs))} of {record['folder']} ({record['file']})"
-    return [f"Starts    from {what} of {which}; optimizer states are new", *(f"          {note}" for note in initial.notes)]
+    return [f"Starts    from {what} of {which}, with new optimizer states", *(f"          {note}" for note in initial.notes)]
 
 
 def play_references(built: Built) -> dict[str, Reference]:

@@ -131,7 +131,7 @@ def check_logger(name: str) -> None:
     if name not in LOGGERS:
         raise ValueError(f"{name!r} is not valid: give one or more of {', '.join(LOGGERS)}.")
     if importlib.util.find_spec(name) is None:
-        raise ValueError(f"{name} is not installed: pip install -e '.[{name}]'.")
+        raise ValueError(f"{name} is not installed: install it with `pip install -e '.[{name}]'`.")
 
 
 def scalars(row: Row) -> dict[str, float]:

@@ -117,8 +117,8 @@ def check_observation(spec: EnvSpec, observation: Any) -> jax.Array:
     expected = (spec.num_agents, spec.observation_size)
     if observation.shape[-2:] != expected:
         raise ValueError(
-            f"observation has shape {observation.shape}, which is not valid: give (..., {expected[0]}, {expected[1]}), a row "
-            f"for each of {_listed(spec)}, zero-padded to the widest agent."
+            f"observation has shape {observation.shape}, which is not valid: give (..., {expected[0]}, {expected[1]}), with "
+            f"one row for each of {_listed(spec)}, zero-padded to the widest agent."
         )
     return observation.astype(jnp.float32)
 
@@ -138,11 +138,11 @@ def check_action_mask(spec: EnvSpec, observation: jax.Array, action_mask: Any) -
     """The action mask as a tuple of arguments for `act`, empty without masks; raises ValueError if it does not fit."""
     if action_mask is None:
         if spec.has_action_masks:
-            raise ValueError(f"action_mask=None is not valid: {spec.name} masks actions, so give its action_mask (..., n, A).")
+            raise ValueError(f"action_mask=None is not valid: {spec.name} masks actions. Give its action_mask (..., n, A).")
         return ()
     mask, expected = _as_array("action_mask", action_mask), (*observation.shape[:-1], spec.action_size)
     if not spec.discrete:
-        raise ValueError(f"action_mask is not valid: the actions of {spec.name} are continuous, leave it out.")
+        raise ValueError(f"action_mask is not valid: the actions of {spec.name} are continuous. Leave it out.")
     if mask.shape != expected:
         raise ValueError(f"action_mask has shape {mask.shape}, which is not valid: give {expected}, to match the observation.")
     if not (mask.dtype == bool or jnp.issubdtype(mask.dtype, jnp.integer)):
@@ -166,7 +166,7 @@ def _load(folder: Path, which: Which, like: _Learner) -> _Learner:
     """Loads the latest or best policies of a folder; warns if the latest checkpoint is damaged, and uses the one before."""
     if which == "best":
         if not (folder / BEST).exists():
-            raise FolderError(f"{folder} has no {BEST}: no evaluation has written it, use the latest policy.")
+            raise FolderError(f"{folder} has no {BEST}: no evaluation has written it. Use the latest policy.")
         return load_checkpoint(folder / BEST, like)[0]
     if (folder / BEST).exists() and not list_checkpoints(folder / CHECKPOINTS):
         raise FolderError(f"{folder} holds no checkpoint, only its best policies: use them (which='best', or --policy best).")

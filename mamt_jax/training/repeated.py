@@ -52,7 +52,7 @@ def read_repeated(path: Path) -> Repeated:
     first = experiment.training.seed
     expected = set(itertools.product(range(first, first + seeds), *swept.values()))
     if {(run["seed"], *(config[name] for name in swept)) for run, config in rows} != expected:
-        raise OptionError(f"--config {path} is not valid: it holds merged runs, give the {CONFIG} of a single command.")
+        raise OptionError(f"--config {path} is not valid: it holds merged runs. Give the {CONFIG} of a single command.")
     algo = {name: found if name in swept else found[0] for name, found in values.items()}
     options = {"training": dataclasses.asdict(experiment.training), "env": dict(experiment.env_options), "algo": algo}
     return Repeated(experiment.env, experiment.algo, seeds, options)

@@ -43,8 +43,8 @@ def folder_name(text: str) -> Path:
     """The folder that a user has named; raises FolderError for an empty name or one with control characters or line breaks."""
     odd = [character for character in text if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")]
     if not text or odd:
-        found = f"it has {odd[0]!a}" if odd else "it is empty"
-        raise FolderError(f"The folder {text!a} is not valid, {found}: give a name without control characters or line breaks.")
+        found = f"it contains {odd[0]!a}" if odd else "it is empty"
+        raise FolderError(f"The folder {text!a} is not valid: {found}. Give a name without control characters or line breaks.")
     return Path(text)
 
 
@@ -127,7 +127,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
         if not isinstance(content, dict):
-            raise ValueError("not a JSON object")
+            raise ValueError("it is not a JSON object")
         schedule = content.get("schedule", {})
         content["schedule"] = {_SCHEDULE_UNTIL_0_1.get(name, name): value for name, value in schedule.items()}
         content["algorithm_configs"] = [with_new_names(each) for each in content.get("algorithm_configs", [])]

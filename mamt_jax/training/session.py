@@ -223,7 +223,7 @@ def show_pictures(
                 logger.show(run, name, path, env_steps)
     except Exception as error:  # the `scene` of an environment may raise any exception
         reason = str(error).partition("\n")[0] or type(error).__name__
-        display.note(f"A picture ({name}) cannot be drawn or logged ({reason}); training is not affected.")
+        display.note(f"A picture ({name}) cannot be drawn or logged ({reason}). Training is not affected.")
 
 
 def keep_best(session: Session, states: RunState, rows: list[dict[str, Any]], display: Display) -> None:
@@ -288,7 +288,7 @@ def finish(session: Session, states: RunState, counters: Counters, display: Disp
         counters = save(session, states, counters)
     except OSError as error:
         raise FolderError(
-            f"The last checkpoint cannot be written to {session.folder} ({error.strerror}); earlier checkpoints are unchanged. "
+            f"The last checkpoint cannot be written to {session.folder} ({error.strerror}). Earlier checkpoints are unchanged. "
             f"Free disk space, then continue with --resume {quoted(session.folder)}."
         ) from error
     for sentence in describe_latest(read_rows(session.folder / METRICS)):
