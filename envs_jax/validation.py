@@ -1,4 +1,4 @@
-"""Validates options and names. An error message is one sentence that says what is wrong and what would be right."""
+"""Validates options and names. An error message says what is wrong and what would be right."""
 
 import difflib
 import re

@@ -112,7 +112,7 @@ def convert(option: Option, text: str) -> Any:
     """Convert text to a value of the option's kind. A number may be negative only if the default is negative.
 
     Raises:
-        ValueError: if the text is not valid. The message is one sentence.
+        ValueError: if the text is not valid.
     """
     try:
         value = _value(option, text)

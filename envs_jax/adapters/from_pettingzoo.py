@@ -59,7 +59,7 @@ def from_pettingzoo(
     - An agent that does not act observes zeros and counts as terminated.
     - `reset(seed=...)` receives a seed for every episode, derived from the environment's first seed and the episode's number.
 
-    A violation raises HostError with one sentence, in the step that reveals it. `check_pettingzoo` checks the first step before
+    A violation raises HostError in the step that reveals it. `check_pettingzoo` checks the first step before
     training.
 
     Args:
@@ -98,7 +98,7 @@ def check_pettingzoo(env: ParallelEnv, episode_limit: int = 1000, metrics: Seque
         metrics: as in `from_pettingzoo`.
 
     Raises:
-        ValueError: if a check fails; one sentence with the agent, the expected value and the actual value.
+        ValueError: if a check fails. The message names the agent, the expected value and the actual value.
     """
     spec = pettingzoo_spec(env, episode_limit)
     episodes = Episodes(env, make_codec(spec), tuple(metrics))

@@ -1,6 +1,6 @@
 """Plays episodes of one PettingZoo environment and converts its steps to the fields of a TimeStep.
 
-Everything that the environment returns is checked. A failed check raises SpaceError with one sentence.
+Everything that the environment returns is checked. A failed check raises SpaceError.
 """
 
 import inspect

@@ -128,7 +128,7 @@ def missing_comparison(runs: Sequence[Run]) -> list[str]:
 
 
 def save_figures(names: Sequence[str], runs: Sequence[Run], out: Path, file_format: str = "png") -> list[str]:
-    """Writes the figures that can be drawn from `runs` to `out`; returns one sentence for each thing that is missing."""
+    """Writes the figures that can be drawn from `runs` to `out`; returns a message for each thing that is missing."""
     sentences = []
     for name in names:
         sentences += [f"{name}: {sentence}" for sentence in missing(name, runs)]

@@ -97,7 +97,7 @@ def build(experiment: Experiment) -> Built:
     """Builds the objects that an experiment describes.
 
     Raises:
-        ValueError: if that is not possible; the message says in one sentence what is wrong and what would be right.
+        ValueError: if that is not possible; the message says what is wrong and what would be right.
     """
     env = make_env(experiment)
     algorithm = algorithms.make(experiment.algo, env.spec)

@@ -115,7 +115,7 @@ def read_parameters(source: Source, built: Built) -> Parameters:
     New run k begins from the source's run number k modulo the number of its runs.
 
     Raises:
-        ValueError: if they do not fit; the message names in one sentence what does not fit.
+        ValueError: if they do not fit; the message names what does not fit.
         CheckpointError: if the file of the source cannot be used.
     """
     _check_spec(source, built.env.spec)

@@ -116,7 +116,7 @@ def sentences(session: Session, halts: Iterable[HaltedAt | None]) -> list[str]:
 
 
 def say_halted(session: Session, halts: Iterable[HaltedAt | None], display: Display) -> None:
-    """Prints one sentence for each run that halted."""
+    """Prints a message for each run that halted."""
     for sentence in sentences(session, halts):
         display.note(sentence)
 
