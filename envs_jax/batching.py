@@ -39,6 +39,7 @@ def batch_last(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Rank promotion is allowed inside `function`: arrays of different ranks align at their last axes, which agree.
     """
+    function = jax.jit(function)  # traced once for each size of the batch
 
     def of_batch(*arguments: Any) -> Any:
         last = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), arguments)
@@ -56,6 +57,7 @@ def separately(function: Callable[..., Any], *arguments: Any) -> Any:
     the run time and the compile time. A conditional prevents it. This one is always taken: its predicate is a constant behind
     an optimization barrier, which XLA does not remove and data cannot change.
     """
+    function = jax.jit(function)  # traced once, for its shapes and for the conditional
     shapes = jax.eval_shape(function, *arguments)
 
     def never(*_: Any) -> Any:

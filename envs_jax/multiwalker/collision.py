@@ -90,11 +90,11 @@ def place(shape: body.Polygons, pose: jax.Array, origin: Vector) -> Placed:
 
 def best(score: jax.Array, values: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     """Maximum of `score` (V, ..., E) over the first axis, and the entries of each of `values` there. The first wins a tie."""
-    top, *found = score[0], *(value[0] for value in values)
+    stacked = jnp.stack(jnp.broadcast_arrays(*values), 1)
+    top, found = score[0], stacked[0]
     for i in range(1, len(score)):
-        better = score[i] > top
+        found = jnp.where(score[i] > top, stacked[i], found)
         top = jnp.maximum(score[i], top)
-        found = [jnp.where(better, value[i], old) for value, old in zip(values, found, strict=True)]
     return top, *found
 
 

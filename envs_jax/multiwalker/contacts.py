@@ -229,7 +229,7 @@ def _feature(contacts: Contacts) -> tuple[Vector, jax.Array, jax.Array]:
 
 def moved_members(contacts: Contacts, moved: jax.Array) -> Side:
     """Selects the displacements of the bodies in contact from those of all bodies (3, 5, n, E)."""
-    x, y, turn = (sum((contacts.member[b] * value[b] for b in range(NUM_BODIES)), jnp.zeros(())) for value in moved)
+    x, y, turn = fold(jnp.add, (contacts.member[b] * moved[:, b, None] for b in range(NUM_BODIES)))
     return Side((x, y, turn), contacts.arm)
 
 
@@ -240,8 +240,8 @@ def push_of(separation: jax.Array, used: jax.Array, share: float) -> jax.Array:
 
 def moves(contacts: Contacts, push: Vector, torque: jax.Array) -> jax.Array:
     """Displacements of bodies (3, 5, n, E) by position impulses `push` (K, n, E) and their torques, all applied at once."""
-    change = contacts.light * push[0], contacts.light * push[1], contacts.light_turn * torque
-    return jnp.stack([jnp.stack([fold(jnp.add, member * value) for member in contacts.member]) for value in change])
+    change = jnp.stack([contacts.light * push[0], contacts.light * push[1], contacts.light_turn * torque], 1)
+    return jnp.stack([fold(jnp.add, member[:, None] * change) for member in contacts.member], 1)
 
 
 def _lowest(separation: jax.Array, contacts: Contacts) -> jax.Array:

@@ -30,6 +30,7 @@ STILL = 1e-6
 LOOKS = 8
 LOOK_AT_A_TIME, LAND_AT_A_TIME = 1 / 8, 1 / 24  # fractions of all legs
 LEVEL = 0.8  # lower bound of the distance from the ground per height above it, at any slope
+_CORNERS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # of a box, in its half widths
 _SIDES = np.array([[0, -1], [1, 0], [0, 1], [-1, 0]])  # normals of a box, from its lower left corner on
 _REACH = float(np.hypot(UPPER_WIDTH, LEG_HEIGHT) / 2)
 _FRICTION = float(np.sqrt(body.FRICTION[LEGS.start] * body.TERRAIN_FRICTION))
@@ -60,12 +61,11 @@ def _half_width(legs: _Legs) -> jax.Array:
 
 
 def _place(legs: _Legs, pose: jax.Array) -> Placed:
-    """Legs at `pose` (3, M), relative to their centres of mass."""
+    """Legs at `pose` (3, ..., M), relative to their centres of mass."""
     cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
-    across, along = single([-1, 1, 1, -1])[:, None] * _half_width(legs), single([-1, -1, 1, 1])[:, None] * LEG_HEIGHT / 2
-    side = single(_SIDES)[..., None]
-    corner = rotate(cos, sin, (across, along))
-    return Placed(corner, rotate(cos, sin, (side[:, 0], side[:, 1])), jnp.ones(corner[0].shape, bool))
+    x, y, normal_x, normal_y = (single(each).reshape(-1, *[1] * cos.ndim) for each in (*_CORNERS.T, *_SIDES.T))
+    corner = rotate(cos, sin, (x * _half_width(legs), y * LEG_HEIGHT / 2))
+    return Placed(corner, rotate(cos, sin, (normal_x, normal_y)), jnp.ones(corner[0].shape, bool))
 
 
 def _edges(legs: _Legs, middle: Vector) -> tuple[Vector, Vector]:
@@ -238,17 +238,18 @@ def _land_once(legs: _Legs, flight: _Flight) -> _Flight:
 
 
 def _clearance(legs: _Legs, pose: jax.Array) -> jax.Array:
-    """Clearance of legs at `pose` (3, M) above the ground, (M,)."""
-    number = jnp.arange(POINTS, dtype=jnp.float32)[:, None]
-    return clearance(_place(legs, pose), legs.left + terrain.STEP * number - pose[0], legs.height - pose[1])
+    """Clearance of legs at `pose` (3, L, M) above the ground, (L, M)."""
+    number = jnp.arange(POINTS, dtype=jnp.float32)[:, None, None]
+    return clearance(_place(legs, pose), legs.left + terrain.STEP * number - pose[0], legs.height[:, None] - pose[1])
 
 
 def _may_touch(legs: _Legs, looks: int) -> jax.Array:
     """Whether legs can reach the ground, (M,): a conservative test of the clearance at a number of poses, `looks`."""
     way = legs.after - legs.before
     furthest = (jnp.sqrt(way[0] ** 2 + way[1] ** 2) + _REACH * jnp.abs(way[2])) / (2 * looks)
-    clearance = fold(jnp.minimum, (_clearance(legs, legs.before + (look + 0.5) / looks * way) for look in range(looks)))
-    return LEVEL * clearance < TARGET + TOLERANCE + furthest
+    share = single((np.arange(looks) + 0.5) / looks)[:, None]
+    clearance = _clearance(legs, legs.before[:, None] + share * way[:, None])
+    return LEVEL * fold(jnp.minimum, clearance) < TARGET + TOLERANCE + furthest
 
 
 class Landed(NamedTuple):

@@ -20,7 +20,7 @@ from envs_jax.multiwalker.touching import Contacts, Touching, ground_slots
 from envs_jax.multiwalker.world import Control, Solver, World, fall, move
 
 FAR_APART = 0.02
-MEET_AT_A_TIME, FAR_AT_A_TIME = 1 / 32, 1 / 16  # of a batch: touching neighbours, and joints far apart
+MEET_AT_A_TIME, AGAIN_AT_A_TIME = 1 / 32, 1 / 16  # of a batch: touching neighbours; these and joints that are far apart
 
 
 @flax.struct.dataclass
@@ -183,12 +183,14 @@ class _Places(NamedTuple):
         package_pose: (3, E).
         active: (n, E) bool, walkers that need further sweeps.
         gap: (n, E), largest gap between anchors of a joint.
+        count: (E,) int32, number of sweeps so far.
     """
 
     pose: jax.Array
     package_pose: jax.Array
     active: jax.Array
     gap: jax.Array
+    count: jax.Array
 
 
 def _solve_positions(
@@ -203,20 +205,20 @@ def _solve_positions(
     solver: Solver,
 ) -> tuple[jax.Array, jax.Array]:
     """Poses of walkers and package after position correction of joints and contacts."""
-    fixed = _Fixed(world.pose, world.package_pose, touch, ground, limits)
-    start = _Places(pose, package_pose, present, jnp.zeros(present.shape))
-    settle = functools.partial(_settle, sweeps=solver.position_sweeps, package=package)
-    places = settle(fixed, start, pairs=False)
-    places = only_where(_meet(touch), lambda given, _: settle(*given, pairs=True), (fixed, start), places, MEET_AT_A_TIME)
-    far = (places.active & (places.gap > FAR_APART)).any(0)
-    more = solver.most_position_sweeps - solver.position_sweeps
-    further = functools.partial(_settle, sweeps=more, package=package, pairs=True)
-    places = only_where(far, further, fixed, places, FAR_AT_A_TIME)
+    fixed, meet = _Fixed(world.pose, world.package_pose, touch, ground, limits), _meet(touch)
+    start = _Places(pose, package_pose, present, jnp.zeros(present.shape), jnp.zeros(meet.shape, jnp.int32))
+    places = _settle(fixed, start, solver, package, pairs=False)
+    again = jax.tree.map(functools.partial(jnp.where, meet), start, places)
+    settle = functools.partial(_settle, solver=solver, package=package, pairs=True)
+    places = only_where(meet | places.active.any(0), settle, fixed, again, AGAIN_AT_A_TIME)
     return places.pose, places.package_pose
 
 
-def _settle(fixed: _Fixed, places: _Places, sweeps: int, package: body.Package, pairs: bool) -> _Places:
-    """Runs position sweeps while any walker is active. With `pairs`, contacts of neighbours are corrected, too."""
+def _settle(fixed: _Fixed, places: _Places, solver: Solver, package: body.Package, pairs: bool) -> _Places:
+    """Runs position sweeps while any walker is active. With `pairs`, contacts of neighbours are corrected, too.
+
+    After `position_sweeps`, only worlds in which joints are still far apart continue.
+    """
     touch, carrying = fixed.touch, (fixed.touch.package.code > 0).any(0)
 
     def sweep(places: _Places) -> _Places:
@@ -234,12 +236,16 @@ def _settle(fixed: _Fixed, places: _Places, sweeps: int, package: body.Package, 
         parts, good, gap = separately(joints.pull_together, parts, fixed.limits, active)
         good &= deepest >= NEAR_ENOUGH
         wrong_together = (carrying & ~good & active).any(0)
-        carried = (carrying & active).any(0)
+        carried, count = (carrying & active).any(0), places.count + 1
+        active &= (~good | (carrying & wrong_together)) & (count < solver.most_position_sweeps)
+        far = (active & (gap > FAR_APART)).any(0)
         return _Places(
-            pose=jnp.where(active, jnp.stack([jnp.stack(part) for part in parts], 1), places.pose),
+            pose=jnp.where(places.active, jnp.stack([jnp.stack(part) for part in parts], 1), places.pose),
             package_pose=jnp.where(carried, places.package_pose + its_change, places.package_pose),
-            active=active & (~good | (carrying & wrong_together)),
+            active=active & ((count != solver.position_sweeps) | far),
             gap=gap,
+            count=count,
         )
 
+    sweeps = solver.most_position_sweeps if pairs else solver.position_sweeps
     return while_any(sweeps, lambda places: places.active, sweep, places)

@@ -25,9 +25,13 @@ def only_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: An
     def some(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         left, changed = carry
         (column,) = jnp.nonzero(left, size=size, fill_value=width)
-        few_given, few = jax.tree.map(lambda leaf: leaf.at[..., column].get(mode="clip"), (given, changed))
+        few_given, few = jax.tree.map(
+            lambda leaf: leaf.at[..., column].get(mode="clip", wrap_negative_indices=False), (given, changed)
+        )
         new = function(few_given, few)
-        changed = jax.tree.map(lambda leaf, values: leaf.at[..., column].set(values, mode="drop"), changed, new)
+        changed = jax.tree.map(
+            lambda leaf, values: leaf.at[..., column].set(values, mode="drop", wrap_negative_indices=False), changed, new
+        )
         return left.at[column].set(False, mode="drop"), changed
 
     return jax.lax.while_loop(lambda carry: carry[0].any(), some, (needed, changed))[1]

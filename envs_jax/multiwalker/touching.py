@@ -14,7 +14,7 @@ import numpy as np
 from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import body, terrain
 from envs_jax.multiwalker.body import BODIES, HULL, NUM_BODIES, SKIN, single
-from envs_jax.multiwalker.collision import Manifold, Placed, Vector, ground_manifold, minus, place, polygon_manifold
+from envs_jax.multiwalker.collision import Manifold, Placed, Vector, ground_manifold, minus, place, polygon_manifold, rotate
 from envs_jax.multiwalker.falls import package_on_ground
 from envs_jax.multiwalker.selecting import only_where
 
@@ -22,6 +22,10 @@ LEG_EDGES, HULL_EDGES = 4, 6  # largest number of edges under a body
 PAIRS = 3  # pairs of bodies per pair of neighbours whose manifolds are computed
 AT_A_TIME = 1 / 8  # of all pairs of neighbours
 NOTHING, NUM_TOUCHABLE = -9, LEG_EDGES + 3
+_GEOMETRY = np.concatenate(
+    [*np.moveaxis(BODIES.corner, -1, 0), *np.moveaxis(BODIES.normal, -1, 0), BODIES.real, [np.arange(NUM_BODIES)]]
+)  # (5 V + 1, 5): of each body its corners, its normals, which sides are real, and its index
+_PARTS = len(BODIES.real) * np.arange(1, 6)
 _SHAPES = body.Polygons(*(array[:, :, None] for array in BODIES))  # (V, 5, 1, 2), for poses (3, 5, n, E)
 
 
@@ -231,18 +235,15 @@ def _picked(pose: jax.Array, chosen: jax.Array) -> tuple[Placed, Vector, jax.Arr
     """Shapes, positions and indices of the `chosen` bodies (PAIRS, 5, m, E) of walkers at `pose` (3, 5, m, E)."""
 
     def pick(values: jax.Array | np.ndarray) -> jax.Array:
-        return sum((chosen[:, b] * values[b] for b in range(NUM_BODIES)), jnp.zeros(()))
+        """Picks from values of the bodies (K, 5, m, E): (K, PAIRS, m, E)."""
+        return fold(jnp.add, (chosen[:, b] * values[:, b : b + 1] for b in range(NUM_BODIES)))
 
-    x, y, angle = (pick(value) for value in pose)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-
-    def turned(vectors: np.ndarray) -> Vector:
-        own = [jnp.stack([pick(single(vector)) for vector in vectors[..., i]]) for i in (0, 1)]
-        return cos * own[0] - sin * own[1], sin * own[0] + cos * own[1]
-
-    corner = turned(BODIES.corner)
-    real = jnp.stack([pick(single(side)) > 0.5 for side in BODIES.real])
-    return Placed((corner[0] + x, corner[1] + y), turned(BODIES.normal), real), (x, y), pick(np.arange(5.0, dtype=np.float32))
+    x, y, angle = pick(pose)
+    turned = functools.partial(rotate, jnp.cos(angle), jnp.sin(angle))
+    *vectors, real, number = jnp.split(pick(single(_GEOMETRY)[..., None, None]), _PARTS)
+    corner = turned((vectors[0], vectors[1]))
+    shape = Placed((corner[0] + x, corner[1] + y), turned((vectors[2], vectors[3])), real > 0.5)
+    return shape, (x, y), number[0]
 
 
 def _between(left: jax.Array, right: jax.Array) -> tuple[Contacts, Contacts, jax.Array]:
