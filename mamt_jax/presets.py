@@ -147,7 +147,7 @@ TUNED: dict[str, dict[str, Preset]] = {
         "maac": Preset(_MAAC | _SLOW | _SHARED | _CHASE | {"gamma": 0.99} | _length(6_000, 30, 20)),
         "mamd": Preset(_MAMD | _SLOW | _SHARED | _CHASE | {"tau": 0.05} | _length(6_000, 30, 20)),
         "mamt": Preset(_PURSUIT | {"epsilon": 30.0} | UNTUNED.options),
-        "maddpg": Preset(_PURSUIT | {"gamma": 0.95, "temperature": 0.3} | UNTUNED.options),
+        "maddpg": Preset(_MADDPG | _FAST | _CHASE | {"share_policy": True} | _length(6_000, 30, 20)),
         "mappo": Preset(_PURSUIT_MAPPO | _length(4_000, 10, 20)),
     },
     "multiwalker": {
