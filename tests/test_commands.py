@@ -31,7 +31,6 @@ CARDS = ("matrix_game", "pursuit", "rover_tower", "spread")
 GUIDES = (
     "README.md",
     *(f"docs/{name}.md" for name in PAGE_NAMES),
-    *(f"docs/algorithms/{name}.md" for name in registry.algorithm_names()),
     *(f"docs/environments/{name}.md" for name in CARDS),
 )
 """The pages whose trainings CI runs."""
