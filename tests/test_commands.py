@@ -1,7 +1,7 @@
 """Every command that the README and the documentation show is valid, and runs to its end with a budget of seconds.
 
-All are read, and what they would train is built. `pytest -m slow` runs all of them. CI leaves out, as too long, those that are
-like another one and the trainings whose results are committed. A run that a command needs is there as a short one.
+All are read, and what they would train is built. `pytest -m slow` runs all of them. CI has no time for those that are like
+another one, nor for trainings on the pages of algorithms and of evidence. A run that a command needs is there as a short one.
 """
 
 import shlex
@@ -73,10 +73,10 @@ SMALL: dict[str, dict[str, object]] = {
     },
     "benchmark/environments": {"SECONDS": 0.01, "REPEATS": 2, "PROCESSES": 1},
 }
-RUN_ELSEWHERE = {"experiments/figures.py", "experiments/run.py"}
+ELSEWHERE = {"experiments/figures.py", "experiments/run.py"}
 """Words of commands that other tests run."""
-ELSEWHERE = RUN_ELSEWHERE | {"experiments/results/multiwalker/mappo_events"}
-"""These, and a word of a command that compiles for long."""
+COMPILES_LONG = {"experiments/results/multiwalker/mappo_events"}
+"""Words of commands that compile for long."""
 BOX2D = {"pettingzoo/multiwalker", "experiments/multiwalker_parity.py", "experiments/multiwalker_statistics.py"}
 """Words of commands that need Box2D, which not every Python has."""
 TELLING = (
@@ -211,12 +211,12 @@ def call(words: list[str], arguments: list[str], monkeypatch: pytest.MonkeyPatch
 
 
 def of_each_kind(page: Path) -> Iterator[list[str]]:
-    """Of the commands of a page that are alike, one. Trainings are those of a guide; the results of others are committed."""
+    """The commands of a page that are like none before, on this page or another one. Trainings only if the page is a guide."""
     trains = page.relative_to(ROOT).as_posix() in GUIDES
     done = {likeness(words) for other in PAGES[: PAGES.index(page)] for words in commands(other)}
     for words in commands(page):
         training = words[1] in ("train", "sweep")
-        if words[0] == "cp" or ELSEWHERE & set(words) or likeness(words) in done or (training and not trains):
+        if words[0] == "cp" or (ELSEWHERE | COMPILES_LONG) & set(words) or likeness(words) in done or (training and not trains):
             continue
         done.add(likeness(words))
         yield words
@@ -227,7 +227,7 @@ def all_others() -> Iterator[Any]:
     done = {tuple(words) for page in PAGES for words in of_each_kind(page)}
     for page in PAGES:
         for words in commands(page):
-            if tuple(words) not in done and words[0] != "cp" and not RUN_ELSEWHERE & set(words):
+            if tuple(words) not in done and words[0] != "cp" and not ELSEWHERE & set(words):
                 done.add(tuple(words))
                 yield pytest.param(words, id=f"{page.parent.name}/{page.name}: {shlex.join(words)}")
 
