@@ -20,11 +20,12 @@ import numpy as np
 import envs_jax
 from envs_jax import auto_reset
 from envs_jax.environment import Policy
-from envs_jax.multiwalker import body, dynamics
-from envs_jax.multiwalker.body import SKIN
-from envs_jax.multiwalker.task import follow_flags
-from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE, ground_slots, touching
-from envs_jax.multiwalker.world import FAST, ORIGINAL, Solver
+from envs_jax.multiwalker import model
+from envs_jax.multiwalker.env import follow_flags
+from envs_jax.multiwalker.model import SKIN
+from envs_jax.multiwalker.physics import simulation
+from envs_jax.multiwalker.physics.contact_detection import NOTHING, NUM_TOUCHABLE, ground_slots, touching
+from envs_jax.multiwalker.physics.world import FAST, ORIGINAL, Solver
 from envs_jax.reference_policies import sample_action
 from mamt_jax.training.run_folder import describe_machine
 from multiwalker_states import SLOTS, Compared, column, control, feet_flags, read_bodies, read_world
@@ -95,9 +96,9 @@ def differences(step: Any, solver: Solver, act: StepAct, seed: int, sweeps: int,
 
 def compare_steps(acts: dict[str, StepAct], episodes: int, steps: int) -> list[dict[str, Any]]:
     """Shares of bodies, walkers and whole states that end a step within `NEAR` of the original, and of equal contact flags."""
-    package, rows = body.make_package(N), []
+    package, rows = model.make_package(N), []
     for solver, sweeps in COMPARED:
-        step = jax.jit(functools.partial(dynamics.step, package=package, solver=solver))
+        step = jax.jit(functools.partial(simulation.step, package=package, solver=solver))
         for policy, act in acts.items():
             found = [one for seed in range(episodes) for one in differences(step, solver, act, seed, sweeps, steps)]
             wrong = np.array([one.pose for one in found])
@@ -113,7 +114,7 @@ def compare_steps(acts: dict[str, StepAct], episodes: int, steps: int) -> list[d
 
 def extremes(pose: jax.Array, velocity: jax.Array, package_pose: jax.Array, heights: jax.Array) -> dict[str, jax.Array]:
     """Largest overlap in m, speed in m/s and spin in rad/s, (E,) each, of worlds with the batch as last axis."""
-    touch = touching(body.make_package(N), pose, package_pose, jnp.ones(pose.shape[2:], bool), heights)
+    touch = touching(model.make_package(N), pose, package_pose, jnp.ones(pose.shape[2:], bool), heights)
     points = ground_slots(touch, SLOTS), touch.package, touch.neighbours[0]
     apart = [jnp.where(c.code > 0, c.separation, 0.0).min((0, 1)) for c in points]
     speed = jnp.hypot(velocity[0], velocity[1]).max((0, 1))

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.multiwalker import dynamics
-from envs_jax.multiwalker.world import Control, Solver, World
+from envs_jax.multiwalker.physics import simulation
+from envs_jax.multiwalker.physics.world import Control, Solver, World
 
 SLOTS = 8
 
@@ -33,7 +33,7 @@ def read_bodies(env: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 def read_world(env: Any, solver: Solver, impulses: Any = None) -> World:
     """The original's state as a `World`; `impulses` are those of the last step, if known."""
-    world = dynamics.start(len(env.walkers), solver, 1)
+    world = simulation.start(len(env.walkers), solver, 1)
     pose, velocity, package_pose, package_velocity = (column(array) for array in read_bodies(env))
     kept = world.impulses if impulses is None else impulses
     return World(pose, velocity, package_pose, package_velocity, kept)

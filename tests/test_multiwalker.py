@@ -14,11 +14,12 @@ pytest.importorskip("Box2D")
 from pettingzoo.sisl.multiwalker.multiwalker import parallel_env  # noqa: E402
 
 from envs_jax import auto_reset, make, random_policy, rollout  # noqa: E402
-from envs_jax.multiwalker import body, dynamics, terrain  # noqa: E402
+from envs_jax.multiwalker import model, terrain
+from envs_jax.multiwalker.env import Rules, contact_flags, follow_flags, judge  # noqa: E402
 from envs_jax.multiwalker.observation import observe  # noqa: E402
-from envs_jax.multiwalker.task import Rules, contact_flags, follow_flags, judge  # noqa: E402
-from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE  # noqa: E402
-from envs_jax.multiwalker.world import FAST, ORIGINAL, Solver  # noqa: E402
+from envs_jax.multiwalker.physics import simulation  # noqa: E402
+from envs_jax.multiwalker.physics.contact_detection import NOTHING, NUM_TOUCHABLE  # noqa: E402
+from envs_jax.multiwalker.physics.world import FAST, ORIGINAL, Solver  # noqa: E402
 from multiwalker_states import Compared, column, control, feet_flags, read_bodies, read_world  # noqa: E402
 
 QUICK = {"xla_backend_optimization_level": 0}
@@ -92,13 +93,13 @@ def test_bits_make_bumps_and_stretches() -> None:
 
 def test_bodies_weigh_what_the_originals_do() -> None:
     _, inside = original(0)
-    walker, package = inside.walkers[0], body.make_package(N)
+    walker, package = inside.walkers[0], model.make_package(N)
     bodies = [walker.hull, *walker.legs]
-    np.testing.assert_allclose(body.MASS, [each.mass for each in bodies], rtol=1e-5)
+    np.testing.assert_allclose(model.MASS, [each.mass for each in bodies], rtol=1e-5)
     about_centre = [each.inertia - each.mass * np.dot(each.localCenter, each.localCenter) for each in bodies]
-    np.testing.assert_allclose(body.INERTIA, about_centre, rtol=1e-4)
+    np.testing.assert_allclose(model.INERTIA, about_centre, rtol=1e-4)
     np.testing.assert_allclose((package.mass, package.inertia), (inside.package.mass, inside.package.inertia), rtol=1e-4)
-    start = dynamics.start(N, ORIGINAL, 1)
+    start = simulation.start(N, ORIGINAL, 1)
     pose, _, package_pose, _ = read_bodies(inside)
     np.testing.assert_allclose(start.pose[..., 0], pose, atol=1e-5)
     np.testing.assert_allclose(start.package_pose[:, 0], package_pose, atol=1e-5)
@@ -107,7 +108,7 @@ def test_bodies_weigh_what_the_originals_do() -> None:
 def test_walkers_see_what_the_originals_do() -> None:
     program = jax.jit(observe, static_argnums=7, compiler_options=QUICK)
     present, noise = jnp.ones((N, 1), bool), jnp.zeros((7, N, 1))
-    length = body.make_package(N).length
+    length = model.make_package(N).length
     for seed in range(2):
         for inside, _, _ in play(seed, 30):
             world = read_world(inside, ORIGINAL)
@@ -145,7 +146,7 @@ def test_rewards_and_ends_are_the_originals(shared: bool, terminate_on_fall: boo
 def test_a_fall_is_paid_once_unless_asked_for() -> None:
     env = make("multiwalker", terminate_on_fall=False, shared_reward=False)
     rules: Rules = env.reset.keywords["rules"]  # pyright: ignore[reportFunctionMemberAccess]
-    world, fallen, nobody = dynamics.start(N, ORIGINAL, 1), jnp.array([[True], [False], [False]]), jnp.zeros((N, 1), bool)
+    world, fallen, nobody = simulation.start(N, ORIGINAL, 1), jnp.array([[True], [False], [False]]), jnp.zeros((N, 1), bool)
     for again, late in ((False, 0.0), (True, -110.0)):
         options = rules._replace(falls_pay_again=again)
         first, later = (judge(options, world, world, fell, fallen, jnp.zeros(1, bool)) for fell in (fallen, nobody))
@@ -166,9 +167,9 @@ def test_flags_of_events_tell_what_happened_last() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", [ORIGINAL, FAST._replace(velocity_sweeps=60, position_sweeps=60, slots=8)])
 def test_walkers_go_where_the_originals_do(solver: Solver) -> None:
-    package = body.make_package(N)
+    package = model.make_package(N)
     step = jax.jit(
-        lambda world, control, heights: dynamics.step(world, control, heights, package, solver), compiler_options=QUICK
+        lambda world, control, heights: simulation.step(world, control, heights, package, solver), compiler_options=QUICK
     )
     wrong = flight_errors(step, solver)
     # Now and then one more or one less sweep puts a walker's joints right, and then it is a little off.

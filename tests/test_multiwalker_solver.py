@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs_jax.multiwalker.pressing import make_pair, press
-from envs_jax.multiwalker.time_of_impact import TARGET, TOLERANCE, Way, time_of_impact
+from envs_jax.multiwalker.physics.block_solver import make_pair, press
+from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE, Way, time_of_impact
 
 HALF, HEIGHT, EDGE = 0.11, 0.57, 0.47
 COUNT = 160

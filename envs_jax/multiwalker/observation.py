@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.batching import fold
-from envs_jax.multiwalker import body, terrain
-from envs_jax.multiwalker.body import BODIES, HULL, HULL_CENTRE, LEGS, single
-from envs_jax.multiwalker.collision import Vector, cross, dot, place, rotate
-from envs_jax.multiwalker.joints import CHILD, PARENT, joint_angles
+from envs_jax.multiwalker import model, terrain
+from envs_jax.multiwalker.model import BODIES, HULL, HULL_CENTRE, LEGS, single
+from envs_jax.multiwalker.physics.articulation import CHILD, PARENT, joint_angles
+from envs_jax.multiwalker.physics.manifold import Vector, cross, dot, place, rotate
 
-NUM_RAYS, RANGE = 10, 160 / body.SCALE
+NUM_RAYS, RANGE = 10, 160 / model.SCALE
 NUM_POINTS = int(np.ceil(RANGE / terrain.STEP)) + 2  # ground points under a ray
 SIZE, NUM_NOISY = 31, 7
 _ANGLES = 1.5 * np.arange(NUM_RAYS) / NUM_RAYS
@@ -78,7 +78,7 @@ def _ray_to_bodies(pose: jax.Array, origin: Vector, others: jax.Array) -> jax.Ar
     cos, sin = jnp.cos(legs[2]), jnp.sin(legs[2])
     from_leg = origin[0] - legs[0], origin[1] - legs[1]
     start = cos * from_leg[0] + sin * from_leg[1], cos * from_leg[1] - sin * from_leg[0]
-    hull_shape = body.Polygons(*(array[:, HULL, None] for array in BODIES))
+    hull_shape = model.Polygons(*(array[:, HULL, None] for array in BODIES))
     hull = place(hull_shape, pose[:, HULL], (pose[0, HULL], pose[1, HULL]))
     sides = hull.normal[0][:, :, None], hull.normal[1][:, :, None]
     from_hull = origin[0] - pose[0, HULL][:, None], origin[1] - pose[1, HULL][:, None]
@@ -133,7 +133,7 @@ def observe(
     """
     spin, joint = velocity[2], joint_angles(pose[2])
     speed = spin[np.array(CHILD)] - spin[np.array(PARENT)]
-    hull = [pose[2, HULL], 2 * spin[HULL] * body.TIME_STEP, 0.12 * velocity[0, HULL], 0.08 * velocity[1, HULL]]
+    hull = [pose[2, HULL], 2 * spin[HULL] * model.TIME_STEP, 0.12 * velocity[0, HULL], 0.08 * velocity[1, HULL]]
     sides = [[joint[h], speed[h] / 4, joint[h + 1] + 1, speed[h + 1] / 6, feet[h // 2].astype(jnp.float32)] for h in (0, 2)]
     x, y = hull_origin(pose)
     offsets, there = neighbour_offsets(x, y, present)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from envs_jax.multiwalker.body import SCALE, single
+from envs_jax.multiwalker.model import SCALE, single
 
 STEP = 14 / SCALE
 HEIGHT = 400 / SCALE / 4

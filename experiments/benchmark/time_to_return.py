@@ -1,7 +1,7 @@
 """Measures time to a return: default training of every task and algorithm, each seed from an empty compilation cache.
 
-python experiments/benchmark/time_to_return.py                    # every pair that is missing
-python experiments/benchmark/time_to_return.py rover_tower/mamt   # this one again
+python experiments/benchmark/time_to_return.py                    # all pairs and seeds that are missing
+python experiments/benchmark/time_to_return.py rover_tower/mamt   # this pair again
 
 Run it alone on the machine. Seconds are counted from the start of the command and include imports and compilation. Curves are
 kept in experiments/results/benchmark_time_to_return.json, runs under runs/time_to_return. experiments/figures.py draws the
@@ -56,13 +56,15 @@ def train(task: str, algo: str, seed: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def measure(pair: str, work: Path) -> dict[str, Any]:
-    """Trains all seeds of a pair; returns their curves by seed."""
+def measure(pair: str, seed: int, work: Path, out: Path) -> None:
+    """Trains one seed of a pair and writes its curve."""
     task, algo = pair.split("/")
-    curves = {str(seed): train(task, algo, seed, work / pair / str(seed)) for seed in SEEDS}
-    for seed, curve in curves.items():
-        print(pair, f"seed {seed}", f"highest return {max(curve['return'])}", f"total {curve['whole_seconds']} s", flush=True)
-    return curves
+    curve = train(task, algo, seed, work / pair / str(seed))
+    print(pair, f"seed {seed}", f"highest return {max(curve['return'])}", f"total {curve['whole_seconds']} s", flush=True)
+    measured = read_measured(out)  # another process on another core may have written meanwhile
+    measured["curves"].setdefault(pair, {})[str(seed)] = curve
+    measured["machines"][pair] = describe_machine()
+    out.write_text(json.dumps(measured) + "\n")
 
 
 def read_measured(path: Path) -> dict[str, Any]:
@@ -70,20 +72,24 @@ def read_measured(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {"machines": {}, "curves": {}}
 
 
+def missing(curves: dict[str, Any]) -> list[tuple[str, int]]:
+    """The pairs and seeds that are not measured yet."""
+    return [(pair, seed) for pair in pairs() for seed in SEEDS if str(seed) not in curves.get(pair, {})]
+
+
 def main() -> None:
     """Measures the pairs that are asked for, prints and writes the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="*", metavar="TASK/ALGO", help="pairs to measure (default: those that are missing)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, metavar="N", help="seeds of these pairs (default: all)")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--work", type=Path, default=Path("runs/time_to_return"), metavar="DIR")
     asked = parser.parse_args()
     if unknown := [pair for pair in asked.pairs if pair not in pairs()]:
         parser.error(f"there is no pair {unknown[0]}: give one or more of {', '.join(pairs())}.")
-    for pair in asked.pairs or [pair for pair in pairs() if pair not in read_measured(asked.out)["curves"]]:
-        curves = measure(pair, asked.work)
-        measured = read_measured(asked.out)  # another process on another core may have written meanwhile
-        measured["curves"][pair], measured["machines"][pair] = curves, describe_machine()
-        asked.out.write_text(json.dumps(measured) + "\n")
+    given = [(pair, seed) for pair in asked.pairs for seed in asked.seeds]
+    for pair, seed in given or missing(read_measured(asked.out)["curves"]):
+        measure(pair, seed, asked.work, asked.out)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from envs_jax.multiwalker import body, terrain
-from envs_jax.multiwalker.body import BODIES, NUM_BODIES
+from envs_jax.multiwalker import model, terrain
+from envs_jax.multiwalker.model import BODIES, NUM_BODIES
 from envs_jax.scene import PALE, WALL, Scene, Shape, colour, polygon
 
 MARGIN, ABOVE, MARKS = 4.0, 8.0, 5
 ORDER = (1, 2, 0, 3, 4)  # the left leg behind the hull
 
 
-def outline(shape: body.Polygons, which: int, pose: np.ndarray) -> np.ndarray:
+def outline(shape: model.Polygons, which: int, pose: np.ndarray) -> np.ndarray:
     """Corners (V, 2) of a polygon at `pose` (3,)."""
     cos, sin = np.cos(pose[2]), np.sin(pose[2])
     corner = shape.corner.reshape(len(shape.corner), -1, 2)[:, which]
@@ -18,7 +18,7 @@ def outline(shape: body.Polygons, which: int, pose: np.ndarray) -> np.ndarray:
 
 
 def picture(
-    package: body.Package,
+    package: model.Package,
     pose: np.ndarray,
     package_pose: np.ndarray,
     heights: np.ndarray,

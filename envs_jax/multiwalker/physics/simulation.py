@@ -7,19 +7,21 @@ import jax
 import jax.numpy as jnp
 
 from envs_jax.batching import separately
-from envs_jax.multiwalker import body, reduced, sequential
-from envs_jax.multiwalker.body import HULL, LEGS
-from envs_jax.multiwalker.falls import WITHIN_STEP, hull_on_ground, package_on_ground
-from envs_jax.multiwalker.impact import land
-from envs_jax.multiwalker.touching import NOTHING, Touching, touching
-from envs_jax.multiwalker.world import Control, Solver, World, at_start
+from envs_jax.multiwalker import model
+from envs_jax.multiwalker.box2d import island
+from envs_jax.multiwalker.model import HULL, LEGS
+from envs_jax.multiwalker.physics import solver as generalized
+from envs_jax.multiwalker.physics.clearance import WITHIN_STEP, hull_on_ground, package_on_ground
+from envs_jax.multiwalker.physics.contact_detection import NOTHING, Touching, touching
+from envs_jax.multiwalker.physics.continuous_collision import land
+from envs_jax.multiwalker.physics.world import Control, Solver, World, at_start
 
 
 def start(num_walkers: int, solver: Solver, batch: int) -> World:
     """World at the start of an episode."""
     if solver.sequential:
-        return at_start(num_walkers, batch, sequential.no_impulses(num_walkers, batch))
-    return at_start(num_walkers, batch, reduced.no_impulses(num_walkers, solver.slots, batch))
+        return at_start(num_walkers, batch, island.no_impulses(num_walkers, batch))
+    return at_start(num_walkers, batch, generalized.no_impulses(num_walkers, solver.slots, batch))
 
 
 class Met(NamedTuple):
@@ -39,7 +41,9 @@ class Met(NamedTuple):
     dropped: jax.Array
 
 
-def _met(world: World, touch: Touching, edges: jax.Array, present: jax.Array, heights: jax.Array, package: body.Package) -> Met:
+def _met(
+    world: World, touch: Touching, edges: jax.Array, present: jax.Array, heights: jax.Array, package: model.Package
+) -> Met:
     """Contacts of a step that ends in `world` and in which legs landed on `edges`."""
     feet, edges = touch.feet, edges[:, 1::2]
     on_ground = jnp.where((edges == NOTHING).all(0), feet[: len(edges)], edges)
@@ -49,7 +53,7 @@ def _met(world: World, touch: Touching, edges: jax.Array, present: jax.Array, he
     return Met(feet, landed, touch.fallen | fell, touch.dropped | dropped)
 
 
-def step(world: World, control: Control, heights: jax.Array, package: body.Package, solver: Solver) -> tuple[World, Met]:
+def step(world: World, control: Control, heights: jax.Array, package: model.Package, solver: Solver) -> tuple[World, Met]:
     """Advances the world by 1/50 s.
 
     Args:
@@ -63,7 +67,7 @@ def step(world: World, control: Control, heights: jax.Array, package: body.Packa
         The world after the step, and the contacts during it.
     """
     touch = touching(package, world.pose, world.package_pose, control.present, heights)
-    after = (sequential if solver.sequential else reduced).solve(world, control, touch, package, solver)
+    after = (island if solver.sequential else generalized).solve(world, control, touch, package, solver)
     ways = world.pose[:, LEGS], after.pose[:, LEGS], after.velocity[:, LEGS]
     legs = separately(land, heights, control.present, *ways)
     pose, velocity = after.pose.at[:, LEGS].set(legs.pose), after.velocity.at[:, LEGS].set(legs.velocity)

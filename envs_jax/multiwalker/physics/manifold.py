@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from envs_jax.batching import fold, separately
-from envs_jax.multiwalker import body, terrain
-from envs_jax.multiwalker.body import SKIN, single
+from envs_jax.multiwalker import model, terrain
+from envs_jax.multiwalker.model import SKIN, single
 
 Vector = tuple[Any, Any]
 """Components x and y, arrays of the same shape."""
@@ -75,7 +75,7 @@ def rotate(cos: jax.Array, sin: jax.Array, vector: Vector) -> Vector:
     return cos * vector[0] - sin * vector[1], sin * vector[0] + cos * vector[1]
 
 
-def place(shape: body.Polygons, pose: jax.Array, origin: Vector) -> Placed:
+def place(shape: model.Polygons, pose: jax.Array, origin: Vector) -> Placed:
     """Places polygons (V, ..., 2) at `pose` (3, ..., E), with corners relative to `origin` (..., E)."""
     corner, normal = ((single(a[..., 0, None]), single(a[..., 1, None])) for a in (shape.corner, shape.normal))
 

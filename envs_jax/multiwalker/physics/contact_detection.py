@@ -12,11 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.batching import fold, separately
-from envs_jax.multiwalker import body, terrain
-from envs_jax.multiwalker.body import BODIES, HULL, NUM_BODIES, SKIN, single
-from envs_jax.multiwalker.collision import Manifold, Placed, Vector, ground_manifold, minus, place, polygon_manifold, rotate
-from envs_jax.multiwalker.falls import package_on_ground
-from envs_jax.multiwalker.selecting import only_where
+from envs_jax.multiwalker import model, terrain
+from envs_jax.multiwalker.model import BODIES, HULL, NUM_BODIES, SKIN, single
+from envs_jax.multiwalker.physics.clearance import package_on_ground
+from envs_jax.multiwalker.physics.manifold import (
+    Manifold,
+    Placed,
+    Vector,
+    ground_manifold,
+    minus,
+    place,
+    polygon_manifold,
+    rotate,
+)
+from envs_jax.multiwalker.physics.masked_loops import only_where
 
 LEG_EDGES, HULL_EDGES = 4, 6  # largest number of edges under a body
 PAIRS = 3  # pairs of bodies per pair of neighbours whose manifolds are computed
@@ -26,7 +35,7 @@ _GEOMETRY = np.concatenate(
     [*np.moveaxis(BODIES.corner, -1, 0), *np.moveaxis(BODIES.normal, -1, 0), BODIES.real, [np.arange(NUM_BODIES)]]
 )  # (5 V + 1, 5): of each body its corners, its normals, which sides are real, and its index
 _PARTS = len(BODIES.real) * np.arange(1, 6)
-_SHAPES = body.Polygons(*(array[:, :, None] for array in BODIES))  # (V, 5, 1, 2), for poses (3, 5, n, E)
+_SHAPES = model.Polygons(*(array[:, :, None] for array in BODIES))  # (V, 5, 1, 2), for poses (3, 5, n, E)
 
 
 class Contacts(NamedTuple):
@@ -137,8 +146,8 @@ def _contacts(normal: Vector, arm: Vector, separation: jax.Array, code: jax.Arra
         arm,
         separation,
         member,
-        own(1 / body.MASS),
-        own(1 / body.INERTIA),
+        own(1 / model.MASS),
+        own(1 / model.INERTIA),
         own(friction),
         code,
         code // (4 * NUM_BODIES) % 2 > 0,
@@ -191,14 +200,14 @@ def _deepest(manifold: Manifold) -> tuple[jax.Array, Callable[[jax.Array], jax.A
 
 
 def _with_package(
-    package: body.Package, package_pose: jax.Array, shape: Placed, from_body: Vector
+    package: model.Package, package_pose: jax.Array, shape: Placed, from_body: Vector
 ) -> tuple[Contacts, Vector, jax.Array]:
     """Contacts with the package: points of the deepest body, their arms (2, n, E), and which bodies touch it, (5, n, E) bool.
 
     Shapes are relative to the centres of mass of the bodies, which are at `from_body` (5, n, E) relative to the package's.
     """
     middle = package_pose[0], package_pose[1]
-    box = body.Polygons(*(array[:, None, None] for array in package.shape))
+    box = model.Polygons(*(array[:, None, None] for array in package.shape))
     there = shape._replace(corner=(shape.corner[0] + from_body[0], shape.corner[1] + from_body[1]))
     manifold = polygon_manifold(place(box, package_pose[:, None, None], middle), there)
     touches, take = _deepest(manifold)
@@ -206,7 +215,7 @@ def _with_package(
     normal, point = (take(manifold.normal[0]), take(manifold.normal[1])), (take(manifold.point[0]), take(manifold.point[1]))
     arm = minus(point, (take(from_body[0]), take(from_body[1])))
     code = take(NUM_BODIES * (8 + 4 * manifold.kind + manifold.number) + number)
-    friction = np.sqrt(body.FRICTION * body.PACKAGE_FRICTION)
+    friction = np.sqrt(model.FRICTION * model.PACKAGE_FRICTION)
     return _contacts(normal, arm, take(manifold.separation), code, friction), point, touches
 
 
@@ -263,7 +272,7 @@ def _between(left: jax.Array, right: jax.Array) -> tuple[Contacts, Contacts, jax
     for at, number, sign in ((one_at, one_number, -1.0), (other_at, other_number, 1.0)):
         arm = minus(point, (take(at[0]), take(at[1])))
         vector = sign * normal[0], sign * normal[1]
-        sides.append(_contacts(vector, arm, separation, take(kind + number), np.sqrt(body.FRICTION)))
+        sides.append(_contacts(vector, arm, separation, take(kind + number), np.sqrt(model.FRICTION)))
     first, second = sides
     friction = first.friction * second.friction
     code = first.code + 100 * second.code  # identifies both bodies
@@ -304,13 +313,13 @@ def _neighbours(pose: jax.Array, present: jax.Array) -> tuple[Contacts, Contacts
 
 def ground_slots(touch: Touching, slots: int) -> Contacts:
     """The first contact points of walkers with the ground, (slots, n, E). Legs come before hulls."""
-    friction = np.sqrt(body.FRICTION * body.TERRAIN_FRICTION)
-    points = _in_order(_points(touch.legs, body.LEGS), _points(touch.hull, slice(0, 1)))
+    friction = np.sqrt(model.FRICTION * model.TERRAIN_FRICTION)
+    points = _in_order(_points(touch.legs, model.LEGS), _points(touch.hull, slice(0, 1)))
     return separately(functools.partial(_choose, slots=slots, friction=friction), points)
 
 
 def touching(
-    package: body.Package, pose: jax.Array, package_pose: jax.Array, present: jax.Array, heights: jax.Array
+    package: model.Package, pose: jax.Array, package_pose: jax.Array, present: jax.Array, heights: jax.Array
 ) -> Touching:
     """Finds all contacts.
 
@@ -328,7 +337,7 @@ def touching(
         own = jax.tree.map(lambda leaf: leaf[:, bodies], shape)
         return separately(functools.partial(_on_ground, edges=edges), own, pose[:, bodies], heights, present)
 
-    legs, hull = on_ground(body.LEGS, LEG_EDGES), on_ground(slice(0, 1), HULL_EDGES)
+    legs, hull = on_ground(model.LEGS, LEG_EDGES), on_ground(slice(0, 1), HULL_EDGES)
     far = jnp.where(present, 0.0, 1e3)
     from_package = pose[0] + far - package_pose[0], pose[1] + far - package_pose[1]
     with_package, package_arm, on_package = separately(
@@ -343,7 +352,7 @@ def touching(
     foot_edges = jnp.arange(LEG_EDGES).reshape(-1, 1, 1, 1) + legs.first[1::2]
     on_edges = jnp.where(legs.manifold.touching.any(0)[:, 1::2], foot_edges, NOTHING)
     others = [
-        jnp.where(on[body.LOWER_LEGS], number, NOTHING) for number, on in ((-3, on_package), (-4, by_left), (-5, by_right))
+        jnp.where(on[model.LOWER_LEGS], number, NOTHING) for number, on in ((-3, on_package), (-4, by_left), (-5, by_right))
     ]
     return Touching(
         legs=legs,

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from envs_jax.multiwalker.body import INERTIA, JOINT_SPEED, LEG_HEIGHT, MASS, TIME_STEP, TORQUE, single
-from envs_jax.multiwalker.collision import Vector, cross, rotate
-from envs_jax.multiwalker.joints import CHILD, HIP, PARENT, joint_limits
-from envs_jax.multiwalker.world import Velocity
+from envs_jax.multiwalker.model import INERTIA, JOINT_SPEED, LEG_HEIGHT, MASS, TIME_STEP, TORQUE, single
+from envs_jax.multiwalker.physics.articulation import CHILD, HIP, PARENT, joint_limits
+from envs_jax.multiwalker.physics.manifold import Vector, cross, rotate
+from envs_jax.multiwalker.physics.world import Velocity
 
 
 class Hinge(NamedTuple):

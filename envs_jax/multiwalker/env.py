@@ -11,18 +11,19 @@ import numpy as np
 
 from envs_jax.batching import batch_last
 from envs_jax.environment import Box, Environment, EnvSpec, TimeStep, make_timestep
-from envs_jax.multiwalker import body, dynamics, terrain
-from envs_jax.multiwalker.body import HULL
-from envs_jax.multiwalker.gait import stand
+from envs_jax.multiwalker import model, terrain
+from envs_jax.multiwalker.model import HULL
 from envs_jax.multiwalker.observation import NUM_NOISY, SIZE, observe
-from envs_jax.multiwalker.picture import picture
-from envs_jax.multiwalker.touching import NOTHING, NUM_TOUCHABLE
-from envs_jax.multiwalker.world import SOLVERS, Control, Solver, World
+from envs_jax.multiwalker.physics import simulation
+from envs_jax.multiwalker.physics.contact_detection import NOTHING, NUM_TOUCHABLE
+from envs_jax.multiwalker.physics.world import SOLVERS, Control, Solver, World
+from envs_jax.multiwalker.render import picture
+from envs_jax.multiwalker.scripted import stand
 from envs_jax.scene import Scene
 from envs_jax.validation import require_choice, require_count, require_number, require_switch
 
 LARGEST_PUSH = 5.0
-FORWARD, UPRIGHT = 130 / body.SCALE, -5.0
+FORWARD, UPRIGHT = 130 / model.SCALE, -5.0
 GOAL = 10  # distance of the goal from the end, in points of the ground
 
 
@@ -31,12 +32,12 @@ class MultiWalkerState:
     """State of Multi-Walker.
 
     Attributes:
-        world: poses and velocities of all bodies, `envs_jax.multiwalker.world.World` without its batch axis.
+        world: poses and velocities of all bodies, `envs_jax.multiwalker.physics.world.World` without its batch axis.
         heights: (T,), heights of the ground at points 0.47 m apart.
         push: (n,) float32, force in newtons along x on each hull in the first step.
         fallen: (n,) bool, walkers whose hull has touched the ground or another walker.
         dropped: () bool, whether the package has touched the ground or a leg.
-        feet: (k, 2, n) int32, what the lower legs touched at the end of the last step, as in `dynamics.Met`.
+        feet: (k, 2, n) int32, what the lower legs touched at the end of the last step, as in `simulation.Met`.
         flags: (2, n) bool, contact flags of the feet.
         step: () int32.
     """
@@ -55,7 +56,7 @@ class Rules(NamedTuple):
     """Options of `multiwalker`, and values that are derived from them."""
 
     spec: EnvSpec
-    package: body.Package
+    package: model.Package
     solver: Solver
     position_noise: float
     angle_noise: float
@@ -116,7 +117,7 @@ def contact_flags(flags: jax.Array, before: jax.Array, now: jax.Array) -> jax.Ar
     return jnp.where((began == never) & (ended == never), flags, began < ended)
 
 
-def follow_flags(flags: jax.Array, feet: jax.Array, met: dynamics.Met) -> jax.Array:
+def follow_flags(flags: jax.Array, feet: jax.Array, met: simulation.Met) -> jax.Array:
     """Contact flags as in the original after a step. Before it the lower legs touched `feet` (k, 2, n, E)."""
     return contact_flags(contact_flags(flags, feet, met.feet), met.feet, met.landed)
 
@@ -170,7 +171,7 @@ def _advance(
     push = jnp.where(state.step == 0, state.push, 0.0)
     control = Control(jnp.clip(action.swapaxes(0, 1), -1.0, 1.0), push, present)
     before = state.world
-    world, met = dynamics.step(before, control, state.heights, rules.package, rules.solver)
+    world, met = simulation.step(before, control, state.heights, rules.package, rules.solver)
     fell = met.fallen & present & ~state.fallen
     fallen, dropped = state.fallen | fell, state.dropped | met.dropped
     state = dataclasses.replace(
@@ -187,7 +188,7 @@ def _advance(
     return state, _observe(rules, state, present, noise.swapaxes(0, 1)), outcome, displacement
 
 
-def _flags(rules: Rules, state: MultiWalkerState, met: dynamics.Met) -> jax.Array:
+def _flags(rules: Rules, state: MultiWalkerState, met: simulation.Met) -> jax.Array:
     if not rules.contact_events:
         return (met.landed != NOTHING).any(0)
     return follow_flags(state.flags, state.feet, met)
@@ -210,7 +211,7 @@ def _open(bits: jax.Array, push: jax.Array, noise: jax.Array, rules: Rules) -> t
     n, batch = push.shape
     nothing = jnp.zeros((n, batch), bool)
     state = MultiWalkerState(
-        world=dynamics.start(n, rules.solver, batch),
+        world=simulation.start(n, rules.solver, batch),
         heights=terrain.heights(*terrain.draws(bits)),
         push=push,
         fallen=nothing,
@@ -286,7 +287,7 @@ def _rules(options: dict[str, Any]) -> Rules:
     fixed = {"most_position_sweeps": options["most_position_sweeps"], "slots": options["ground_contacts"]}
     own = {
         "spec": _spec(options["num_walkers"], options["episode_limit"]),
-        "package": body.make_package(options["num_walkers"]),
+        "package": model.make_package(options["num_walkers"]),
         "solver": SOLVERS[options["solver"]]._replace(**sweeps, **fixed),
     }
     return Rules(**{name: value for name, value in options.items() if name in Rules._fields} | own)

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.multiwalker import body
-from envs_jax.multiwalker.body import INERTIA, MASS, NUM_BODIES, single
-from envs_jax.multiwalker.collision import Vector, cross
-from envs_jax.multiwalker.contacts import NEAR_ENOUGH, PUSH, Side, overlap, push_of
-from envs_jax.multiwalker.edges import FEET, OTHERS, Edges, num_edges
-from envs_jax.multiwalker.joints import Limits, Part, pull_together
-from envs_jax.multiwalker.selecting import while_any
-from envs_jax.multiwalker.touching import Contacts, Touching
+from envs_jax.multiwalker import model
+from envs_jax.multiwalker.box2d.ground_contacts import FEET, OTHERS, Edges, num_edges
+from envs_jax.multiwalker.model import INERTIA, MASS, NUM_BODIES, single
+from envs_jax.multiwalker.physics.articulation import Limits, Part, pull_together
+from envs_jax.multiwalker.physics.contact_detection import Contacts, Touching
+from envs_jax.multiwalker.physics.contact_solver import NEAR_ENOUGH, PUSH, Side, overlap, push_of
+from envs_jax.multiwalker.physics.manifold import Vector, cross
+from envs_jax.multiwalker.physics.masked_loops import while_any
 
 Place = tuple[jax.Array, jax.Array, jax.Array]
 """Displacement of a body: x, y and angle."""
@@ -102,7 +102,7 @@ def _put(bodies: Place, member: jax.Array, w: int, before: Place, after: Place) 
     return x, y, turn
 
 
-def _from_package(touch: Touching, package: body.Package, moved: Moved) -> Moved:
+def _from_package(touch: Touching, package: model.Package, moved: Moved) -> Moved:
     """Corrects contacts with the package, from the last walker to the first."""
     contacts, n = touch.package, moved.deepest.shape[0]
     its_light = jnp.asarray(1 / package.mass), jnp.asarray(1 / package.inertia)
@@ -135,7 +135,7 @@ def _from_neighbours(touch: Touching, moved: Moved) -> Moved:
 
 
 class Start(NamedTuple):
-    """Beginning of the step: poses (3, 5, n, E) and (3, E), contacts, and limits. `entered` is as in `joints.pull_together`."""
+    """Beginning of the step: poses (3, 5, n, E) and (3, E), contacts, and limits. `entered` is as in `articulation.pull_together`."""
 
     pose: jax.Array
     package_pose: jax.Array
@@ -147,7 +147,7 @@ class Start(NamedTuple):
 
 
 def settle(
-    start: Start, pose: jax.Array, package_pose: jax.Array, package: body.Package, sweeps: int
+    start: Start, pose: jax.Array, package_pose: jax.Array, package: model.Package, sweeps: int
 ) -> tuple[jax.Array, jax.Array]:
     """Poses (3, 5, n, E) and (3, E) after at most `sweeps` sweeps of position correction.
 

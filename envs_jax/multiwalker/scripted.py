@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from envs_jax.multiwalker.body import HULL
-from envs_jax.multiwalker.joints import joint_angles
+from envs_jax.multiwalker.model import HULL
+from envs_jax.multiwalker.physics.articulation import joint_angles
 
 MIDDLE, SPREAD = 0.15, 1.5
 KNEE, STIFFNESS = -0.8, 3.5

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from envs_jax.multiwalker.collision import Vector, dot, minus, rotate
-from envs_jax.multiwalker.selecting import only_where, while_any
+from envs_jax.multiwalker.physics.manifold import Vector, dot, minus, rotate
+from envs_jax.multiwalker.physics.masked_loops import only_where, while_any
 
 TARGET, TOLERANCE = 0.005, 0.00125
 ADVANCES, PUSHES, ROOTS = 8, 8, 16

@@ -1,22 +1,22 @@
 """Contacts of hulls and the package with the ground at the end of a step. Arrays have the batch as their last axis.
 
-Box2D's continuous collision detection stops hulls and the package at the ground within a step, as it does legs (`impact`), and
+Box2D's continuous collision detection stops hulls and the package at the ground within a step, as it does legs (`continuous_collision`), and
 reports the contact in that step. Here they are not stopped: their poses at the end of the step are tested. Contacts that form
-slowly are found at the beginning of the next step (`touching`).
+slowly are found at the beginning of the next step (`contact_detection`).
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.multiwalker import body, terrain
-from envs_jax.multiwalker.body import BODIES, HULL, SKIN, single
-from envs_jax.multiwalker.collision import clearance, place
-from envs_jax.multiwalker.time_of_impact import TARGET, TOLERANCE
+from envs_jax.multiwalker import model, terrain
+from envs_jax.multiwalker.model import BODIES, HULL, SKIN, single
+from envs_jax.multiwalker.physics.manifold import clearance, place
+from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE
 
 _REACH = float(np.hypot(*BODIES.corner[:, HULL].T).max())
 POINTS = int(np.ceil(2 * _REACH / terrain.STEP)) + 2  # ground points under a hull at any angle
-_HULL = body.Polygons(*(array[:, HULL, None] for array in BODIES))
+_HULL = model.Polygons(*(array[:, HULL, None] for array in BODIES))
 WITHIN_STEP = TARGET + TOLERANCE
 
 
@@ -27,7 +27,7 @@ def hull_on_ground(pose: jax.Array, heights: jax.Array, within: float) -> jax.Ar
     return clearance(shape, x - pose[0], jnp.where(there, height, 0.0) - pose[1]) < within
 
 
-def package_on_ground(package: body.Package, pose: jax.Array, heights: jax.Array, within: float) -> jax.Array:
+def package_on_ground(package: model.Package, pose: jax.Array, heights: jax.Array, within: float) -> jax.Array:
     """Whether the clearance of the package at `pose` (3, E) above the ground is at most `within`, (E,) bool."""
     cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
     half, thickness = package.length / 2, single(-package.shape.corner[:, 1].min())

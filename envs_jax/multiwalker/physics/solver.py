@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from envs_jax.batching import fold, separately
-from envs_jax.multiwalker import body, contacts, joints
-from envs_jax.multiwalker.body import NUM_BODIES, NUM_JOINTS
-from envs_jax.multiwalker.contacts import NEAR_ENOUGH, find_again, make_package_rows, make_rows, warm_start
-from envs_jax.multiwalker.joints import Part, make_motors, make_tree
-from envs_jax.multiwalker.selecting import only_where, while_any
-from envs_jax.multiwalker.touching import Contacts, Touching, ground_slots
-from envs_jax.multiwalker.world import Control, Solver, World, fall, move
+from envs_jax.multiwalker import model
+from envs_jax.multiwalker.model import NUM_BODIES, NUM_JOINTS
+from envs_jax.multiwalker.physics import articulation, contact_solver
+from envs_jax.multiwalker.physics.articulation import Part, make_motors, make_tree
+from envs_jax.multiwalker.physics.contact_detection import Contacts, Touching, ground_slots
+from envs_jax.multiwalker.physics.contact_solver import NEAR_ENOUGH, find_again, make_package_rows, make_rows, warm_start
+from envs_jax.multiwalker.physics.masked_loops import only_where, while_any
+from envs_jax.multiwalker.physics.world import Control, Solver, World, fall, move
 
 FAR_APART = 0.02
 MEET_AT_A_TIME, AGAIN_AT_A_TIME = 1 / 32, 1 / 16  # of a batch: touching neighbours; these and joints that are far apart
@@ -53,7 +54,7 @@ def no_impulses(num_walkers: int, slots: int, batch: int) -> Impulses:
     return Impulses(*(jnp.zeros((*shape, batch), jnp.float32) for shape in shapes))
 
 
-def solve(world: World, control: Control, touch: Touching, package: body.Package, solver: Solver) -> World:
+def solve(world: World, control: Control, touch: Touching, package: model.Package, solver: Solver) -> World:
     """World after a step, without landings of legs."""
     ground = ground_slots(touch, solver.slots)
     velocity, package_velocity, impulses, motors = _solve_velocities(world, control, touch, ground, package, solver)
@@ -71,16 +72,16 @@ def _meet(touch: Touching) -> jax.Array:
 class _Rows(NamedTuple):
     """Constraints of the velocity sweeps."""
 
-    motors: joints.Motors
-    ground: contacts.Rows
-    package: contacts.PackageRows
+    motors: articulation.Motors
+    ground: contact_solver.Rows
+    package: contact_solver.PackageRows
 
 
 class _Pairs(NamedTuple):
     """Jacobian rows of the left and the right walker of each pair of neighbours, and their common inverse effective mass."""
 
-    left: contacts.Rows
-    right: contacts.Rows
+    left: contact_solver.Rows
+    right: contact_solver.Rows
     gain: jax.Array
 
 
@@ -96,8 +97,8 @@ class _Swept(NamedTuple):
 
 
 def _solve_velocities(
-    world: World, control: Control, touch: Touching, points: Contacts, package: body.Package, solver: Solver
-) -> tuple[jax.Array, jax.Array, Impulses, joints.Motors]:
+    world: World, control: Control, touch: Touching, points: Contacts, package: model.Package, solver: Solver
+) -> tuple[jax.Array, jax.Array, Impulses, articulation.Motors]:
     """Velocities of bodies and package at the end of the step, accumulated impulses, and motors."""
     tree = separately(make_tree, world.pose[2])
     motors = separately(make_motors, tree, world.pose[2], control.action)
@@ -106,7 +107,7 @@ def _solve_velocities(
         lambda tree, contacts, arm: make_package_rows(tree, contacts, arm, package), tree, touch.package, touch.package_arm
     )
     velocity, carried = fall(world, control.push)
-    free, old = separately(joints.to_free, tree, velocity), world.impulses
+    free, old = separately(articulation.to_free, tree, velocity), world.impulses
     found = (
         separately(find_again, points.code, old.ground_code, old.ground),
         separately(find_again, touch.package.code, old.package_code, old.package),
@@ -128,16 +129,16 @@ def _solve_velocities(
     )
     codes = points.code, touch.package.code, touch.neighbours[0].code
     impulses = Impulses(swept.motor, swept.ground, swept.package, swept.neighbours, *codes)
-    return separately(joints.to_bodies, tree, swept.free), swept.carried, impulses, motors
+    return separately(articulation.to_bodies, tree, swept.free), swept.carried, impulses, motors
 
 
 def _sweep_together(
-    rows: _Rows, tree: joints.Tree, neighbours: tuple[Contacts, Contacts], start: _Swept, sweeps: int
+    rows: _Rows, tree: articulation.Tree, neighbours: tuple[Contacts, Contacts], start: _Swept, sweeps: int
 ) -> _Swept:
     """As `_sweep`, with contacts of neighbours."""
     left, right = (separately(make_rows, _part(tree, side), neighbours[side]) for side in (0, 1))
     gain = 2 * (left.gain + right.gain)
-    pairs = _Pairs(contacts.pad_rows(left, 0, 1), contacts.pad_rows(right, 1, 0), gain)
+    pairs = _Pairs(contact_solver.pad_rows(left, 0, 1), contact_solver.pad_rows(right, 1, 0), gain)
     free = warm_start(pairs.left, start.free, jnp.pad(start.neighbours, ((0, 0), (0, 0), (0, 1), (0, 0))))
     free = warm_start(pairs.right, free, jnp.pad(start.neighbours, ((0, 0), (0, 0), (1, 0), (0, 0))))
     return _sweep(rows, pairs, start._replace(free=free), sweeps)
@@ -148,11 +149,11 @@ def _sweep(rows: _Rows, pairs: _Pairs | None, start: _Swept, sweeps: int) -> _Sw
 
     def again(_: jax.Array, carry: tuple) -> tuple:
         free, carried, motor, on_ground, of_package, of_pairs = carry
-        free, motor = joints.sweep_motors(rows.motors, free, motor)
-        free, carried, of_package = separately(contacts.sweep_package, rows.package, free, carried, of_package)
+        free, motor = articulation.sweep_motors(rows.motors, free, motor)
+        free, carried, of_package = separately(contact_solver.sweep_package, rows.package, free, carried, of_package)
         if pairs is not None:
-            free, of_pairs = contacts.sweep_neighbours(*pairs, free, of_pairs)
-        free, on_ground = contacts.sweep_ground(rows.ground, free, on_ground)
+            free, of_pairs = contact_solver.sweep_neighbours(*pairs, free, of_pairs)
+        free, on_ground = contact_solver.sweep_ground(rows.ground, free, on_ground)
         return free, carried, motor, on_ground, of_package, of_pairs
 
     free, *others = jax.lax.fori_loop(0, sweeps, again, (start.free, *(list(each) for each in start[1:])))
@@ -160,7 +161,7 @@ def _sweep(rows: _Rows, pairs: _Pairs | None, start: _Swept, sweeps: int) -> _Sw
     return _Swept(free, carried, motor, on_ground, of_package, of_pairs)
 
 
-def _part(tree: joints.Tree, side: int) -> joints.Tree:
+def _part(tree: articulation.Tree, side: int) -> articulation.Tree:
     """Articulations of the left (0) or the right (1) walkers of all pairs of neighbours."""
     return jax.tree.map(lambda leaf: leaf[1:] if side else leaf[:-1], tree)
 
@@ -172,7 +173,7 @@ class _Fixed(NamedTuple):
     package_pose: jax.Array
     touch: Touching
     ground: Contacts
-    limits: joints.Limits
+    limits: articulation.Limits
 
 
 class _Places(NamedTuple):
@@ -199,9 +200,9 @@ def _solve_positions(
     package_pose: jax.Array,
     touch: Touching,
     ground: Contacts,
-    limits: joints.Limits,
+    limits: articulation.Limits,
     present: jax.Array,
-    package: body.Package,
+    package: model.Package,
     solver: Solver,
 ) -> tuple[jax.Array, jax.Array]:
     """Poses of walkers and package after position correction of joints and contacts."""
@@ -214,7 +215,7 @@ def _solve_positions(
     return places.pose, places.package_pose
 
 
-def _settle(fixed: _Fixed, places: _Places, solver: Solver, package: body.Package, pairs: bool) -> _Places:
+def _settle(fixed: _Fixed, places: _Places, solver: Solver, package: model.Package, pairs: bool) -> _Places:
     """Runs position sweeps while any walker is active. With `pairs`, contacts of neighbours are corrected, too.
 
     After `position_sweeps`, only worlds in which joints are still far apart continue.
@@ -223,17 +224,17 @@ def _settle(fixed: _Fixed, places: _Places, solver: Solver, package: body.Packag
 
     def sweep(places: _Places) -> _Places:
         active, moved = places.active, places.pose - fixed.pose
-        change, deepest = separately(contacts.push_from_ground, fixed.ground, moved)
-        from_package, its_change, on_package = contacts.push_from_package(
+        change, deepest = separately(contact_solver.push_from_ground, fixed.ground, moved)
+        from_package, its_change, on_package = contact_solver.push_from_package(
             touch.package, touch.package_arm, package, moved, places.package_pose - fixed.package_pose
         )
         change, deepest = change + from_package, jnp.minimum(deepest, on_package)
         if pairs:
-            from_pairs, of_pairs = contacts.push_from_neighbours(*touch.neighbours, moved)
+            from_pairs, of_pairs = contact_solver.push_from_neighbours(*touch.neighbours, moved)
             change, deepest = change + from_pairs, jnp.minimum(deepest, of_pairs)
         pushed = places.pose + change
         parts = [Part(*pushed[:, b]) for b in range(NUM_BODIES)]
-        parts, good, gap = separately(joints.pull_together, parts, fixed.limits, active)
+        parts, good, gap = separately(articulation.pull_together, parts, fixed.limits, active)
         good &= deepest >= NEAR_ENOUGH
         wrong_together = (carrying & ~good & active).any(0)
         carried, count = (carrying & active).any(0), places.count + 1

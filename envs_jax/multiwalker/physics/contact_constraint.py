@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from envs_jax.multiwalker.collision import Vector, cross
-from envs_jax.multiwalker.pressing import Pair, make_pair, press
-from envs_jax.multiwalker.world import Velocity
+from envs_jax.multiwalker.physics.block_solver import Pair, make_pair, press
+from envs_jax.multiwalker.physics.manifold import Vector, cross
+from envs_jax.multiwalker.physics.world import Velocity
 
 
 class Meeting(NamedTuple):

@@ -1,6 +1,6 @@
 """Contact constraints in generalized velocities: normal and friction impulses, and position correction of overlaps.
 
-The generalized velocity of a walker is described in `joints`. Arrays have the batch as their last axis.
+The generalized velocity of a walker is described in `articulation`. Arrays have the batch as their last axis.
 """
 
 from typing import NamedTuple
@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from envs_jax.batching import fold, separately
-from envs_jax.multiwalker import body
-from envs_jax.multiwalker.body import NUM_BODIES, SKIN, single
-from envs_jax.multiwalker.collision import Vector, cross, dot, minus
-from envs_jax.multiwalker.joints import Tree, respond
-from envs_jax.multiwalker.touching import Contacts
+from envs_jax.multiwalker import model
+from envs_jax.multiwalker.model import NUM_BODIES, SKIN, single
+from envs_jax.multiwalker.physics.articulation import Tree, respond
+from envs_jax.multiwalker.physics.contact_detection import Contacts
+from envs_jax.multiwalker.physics.manifold import Vector, cross, dot, minus
 
 PUSH, PUSH_SLOP, LARGEST_PUSH = 0.2, 0.005, 0.2
 NEAR_ENOUGH = -0.015
@@ -111,7 +111,7 @@ class PackageRows(NamedTuple):
     gain: jax.Array
 
 
-def make_package_rows(tree: Tree, contacts: Contacts, arm: Vector, package: body.Package) -> PackageRows:
+def make_package_rows(tree: Tree, contacts: Contacts, arm: Vector, package: model.Package) -> PackageRows:
     """Makes the rows of contacts with the package. Their points are at `arm` (2, n, E) from its centre of mass."""
     walker = make_rows(tree, contacts)
     normal = contacts.normal
@@ -260,7 +260,7 @@ def push_from_ground(contacts: Contacts, moved: jax.Array) -> tuple[jax.Array, j
 
 
 def push_from_package(
-    contacts: Contacts, arm: Vector, package: body.Package, moved: jax.Array, package_moved: jax.Array
+    contacts: Contacts, arm: Vector, package: model.Package, moved: jax.Array, package_moved: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `push_from_ground` for contacts with the package. The second of three results is the package's displacement (3, E)."""
     x, y, turn = package_moved

@@ -1,7 +1,7 @@
 """Solver that applies impulses at joints and contacts one after another, in Box2D's order (b2RevoluteJoint, b2ContactSolver).
 
 Box2D's 180 velocity sweeps do not always converge, and bodies move with the velocities that result. This solver reproduces
-those velocities. `reduced` finds the converged ones instead. Arrays have the batch as their last axis.
+those velocities. `physics.solver` finds the converged ones instead. Arrays have the batch as their last axis.
 """
 
 from typing import NamedTuple
@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.multiwalker import body
-from envs_jax.multiwalker.body import INERTIA, MASS, NUM_BODIES, NUM_JOINTS, single
-from envs_jax.multiwalker.collision import Vector
-from envs_jax.multiwalker.contacts import find_again
-from envs_jax.multiwalker.edges import FEET, OTHERS, Edges, edges_under, num_edges
-from envs_jax.multiwalker.hinges import Held, Hinge, make_hinges, pull, sweep_hinge
-from envs_jax.multiwalker.joints import CHILD, ORDER, PARENT, joint_limits
-from envs_jax.multiwalker.meetings import Meeting, Pressed, meet, push_on, sweep_meeting
-from envs_jax.multiwalker.sequential_positions import Start, settle
-from envs_jax.multiwalker.touching import Contacts, Touching
-from envs_jax.multiwalker.world import Control, Solver, Velocity, World, fall, move
+from envs_jax.multiwalker import model
+from envs_jax.multiwalker.box2d.ground_contacts import FEET, OTHERS, Edges, edges_under, num_edges
+from envs_jax.multiwalker.box2d.position_solver import Start, settle
+from envs_jax.multiwalker.box2d.revolute_joint import Held, Hinge, make_hinges, pull, sweep_hinge
+from envs_jax.multiwalker.model import INERTIA, MASS, NUM_BODIES, NUM_JOINTS, single
+from envs_jax.multiwalker.physics.articulation import CHILD, ORDER, PARENT, joint_limits
+from envs_jax.multiwalker.physics.contact_constraint import Meeting, Pressed, meet, push_on, sweep_meeting
+from envs_jax.multiwalker.physics.contact_detection import Contacts, Touching
+from envs_jax.multiwalker.physics.contact_solver import find_again
+from envs_jax.multiwalker.physics.manifold import Vector
+from envs_jax.multiwalker.physics.world import Control, Solver, Velocity, World, fall, move
 
 
 @flax.struct.dataclass
@@ -149,7 +149,7 @@ def entered_by_hull(touch: Touching) -> jax.Array:
 def _stand(edges: Edges, group: tuple[int, ...]) -> Stand:
     zero, bodies = jnp.zeros(()), np.array(group)
     light = single(1 / MASS)[bodies, None, None], single(1 / INERTIA)[bodies, None, None]
-    friction = jnp.asarray(single(np.sqrt(body.FRICTION * body.TERRAIN_FRICTION))[bodies, None, None])
+    friction = jnp.asarray(single(np.sqrt(model.FRICTION * model.TERRAIN_FRICTION))[bodies, None, None])
     meetings = []
     for k in range(num_edges(group)):
         normal, arm = (edges.normal[0][k], edges.normal[1][k]), (edges.arm[0][:, k], edges.arm[1][:, k])
@@ -172,7 +172,7 @@ def _meet(contacts: Contacts, w: int, its_arm: Vector, its_light: Vector) -> tup
     return Member(w, _one(contacts, contacts.member)[:, w]), meeting
 
 
-def _make_problem(world: World, control: Control, touch: Touching, edges: list[Edges], package: body.Package) -> _Problem:
+def _make_problem(world: World, control: Control, touch: Touching, edges: list[Edges], package: model.Package) -> _Problem:
     left, right = touch.neighbours
     its_light = jnp.asarray(1 / package.mass), jnp.asarray(1 / package.inertia)
     carries = [Carry(*_meet(touch.package, w, touch.package_arm, its_light)) for w in range(control.present.shape[0])]
@@ -280,7 +280,7 @@ def _warm_start(problem: _Problem, state: _State) -> _State:
     return state._replace(bodies=bodies, package=package)
 
 
-def solve(world: World, control: Control, touch: Touching, package: body.Package, solver: Solver) -> World:
+def solve(world: World, control: Control, touch: Touching, package: model.Package, solver: Solver) -> World:
     """World after a step, without landings of legs."""
     edges = edges_under(touch)
     problem = _make_problem(world, control, touch, edges, package)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.batching import separately
-from envs_jax.multiwalker.body import (
+from envs_jax.multiwalker.model import (
     HULL_CENTRE,
     INERTIA,
     JOINT_LOWER,
@@ -27,7 +27,7 @@ from envs_jax.multiwalker.body import (
     TORQUE,
     single,
 )
-from envs_jax.multiwalker.collision import Vector, cross, dot, rotate
+from envs_jax.multiwalker.physics.manifold import Vector, cross, dot, rotate
 
 PARENT, CHILD = (0, 1, 0, 3), (1, 2, 3, 4)  # bodies of the hip and the knee of each side
 ORDER = (3, 2, 0, 1)  # in which Box2D visits the joints

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.multiwalker import body, terrain
-from envs_jax.multiwalker.body import GRAVITY, MASS, NUM_BODIES, TIME_STEP, single
+from envs_jax.multiwalker import model, terrain
+from envs_jax.multiwalker.model import GRAVITY, MASS, NUM_BODIES, TIME_STEP, single
 
 FASTEST_MOVE, FASTEST_TURN = 2.0, np.pi / 2
 Velocity = tuple[jax.Array, jax.Array, jax.Array]
@@ -22,12 +22,12 @@ class Solver(NamedTuple):
     """Settings of the solver.
 
     Attributes:
-        sequential: whether impulses are applied to joints and contacts one after another, as in Box2D (module `sequential`).
-            Otherwise velocities are generalized, and satisfy the joints exactly (module `reduced`).
+        sequential: whether impulses are applied to joints and contacts one after another, as in Box2D (`box2d.island`).
+            Otherwise velocities are generalized, and satisfy the joints exactly (`physics.solver`).
         velocity_sweeps: number of velocity sweeps per step.
         position_sweeps: largest number of position sweeps per step.
-        most_position_sweeps: largest number of position sweeps where joints are still far apart; only for `reduced`.
-        slots: largest number of contact points of one walker with the ground; only for `reduced`.
+        most_position_sweeps: largest number of position sweeps where joints are still far apart; only without `sequential`.
+        slots: largest number of contact points of one walker with the ground; only without `sequential`.
     """
 
     sequential: bool
@@ -78,12 +78,12 @@ class Control(NamedTuple):
 def at_start(num_walkers: int, batch: int, impulses: Any) -> World:
     """World at the start of an episode. Walkers begin at rest above the ground, and the package above them."""
     x = terrain.START / 2 * terrain.STEP * (1 + np.arange(num_walkers))
-    y = terrain.HEIGHT + 2 * body.LEG_HEIGHT
-    drop = np.array([0.0, *[-body.LEG_HEIGHT * part - body.LEG_DOWN for _ in range(2) for part in (0.5, 1.5)]])
+    y = terrain.HEIGHT + 2 * model.LEG_HEIGHT
+    drop = np.array([0.0, *[-model.LEG_HEIGHT * part - model.LEG_DOWN for _ in range(2) for part in (0.5, 1.5)]])
     pose = np.zeros((3, NUM_BODIES, num_walkers))
-    pose[0], pose[1], pose[2] = x, y + drop[:, None], body.START_ANGLE[:, None]
-    pose[:2, 0] += body.HULL_CENTRE[:, None]
-    package = np.array([x.mean(), terrain.HEIGHT + 3 * body.LEG_HEIGHT, 0.0])
+    pose[0], pose[1], pose[2] = x, y + drop[:, None], model.START_ANGLE[:, None]
+    pose[:2, 0] += model.HULL_CENTRE[:, None]
+    package = np.array([x.mean(), terrain.HEIGHT + 3 * model.LEG_HEIGHT, 0.0])
 
     def spread(array: np.ndarray) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(array, jnp.float32)[..., None], (*array.shape, batch))

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from envs_jax.multiwalker.collision import Vector
-from envs_jax.multiwalker.touching import OnGround, Touching, ground_code
+from envs_jax.multiwalker.physics.contact_detection import OnGround, Touching, ground_code
+from envs_jax.multiwalker.physics.manifold import Vector
 
 FEET, OTHERS = (2, 4), (0, 1, 3)
 

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.batching import fold, separately
-from envs_jax.multiwalker import body, terrain
-from envs_jax.multiwalker.body import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
-from envs_jax.multiwalker.collision import Manifold, Placed, Vector, clearance, cross, ground_manifold, rotate
-from envs_jax.multiwalker.contacts import PUSH_SLOP, Side, overlap, push_of
-from envs_jax.multiwalker.meetings import Pressed, meet, sweep_meeting
-from envs_jax.multiwalker.selecting import only_where, while_any
-from envs_jax.multiwalker.time_of_impact import TARGET, TOLERANCE, Way, time_of_impact
-from envs_jax.multiwalker.touching import NOTHING
+from envs_jax.multiwalker import model, terrain
+from envs_jax.multiwalker.model import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
+from envs_jax.multiwalker.physics.contact_constraint import Pressed, meet, sweep_meeting
+from envs_jax.multiwalker.physics.contact_detection import NOTHING
+from envs_jax.multiwalker.physics.contact_solver import PUSH_SLOP, Side, overlap, push_of
+from envs_jax.multiwalker.physics.manifold import Manifold, Placed, Vector, clearance, cross, ground_manifold, rotate
+from envs_jax.multiwalker.physics.masked_loops import only_where, while_any
+from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE, Way, time_of_impact
 
 SHARE = 0.75
 PUSHES, SWEEPS = 20, 30
@@ -33,7 +33,7 @@ LEVEL = 0.8  # lower bound of the distance from the ground per height above it, 
 _CORNERS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # of a box, in its half widths
 _SIDES = np.array([[0, -1], [1, 0], [0, 1], [-1, 0]])  # normals of a box, from its lower left corner on
 _REACH = float(np.hypot(UPPER_WIDTH, LEG_HEIGHT) / 2)
-_FRICTION = float(np.sqrt(body.FRICTION[LEGS.start] * body.TERRAIN_FRICTION))
+_FRICTION = float(np.sqrt(model.FRICTION[LEGS.start] * model.TERRAIN_FRICTION))
 
 
 class _Legs(NamedTuple):
@@ -119,7 +119,7 @@ def _stops(manifold: Manifold, first: jax.Array) -> _Stops:
 
 def _weight(legs: _Legs) -> tuple[jax.Array, jax.Array]:
     """1 / mass and 1 / inertia of each leg, (M,)."""
-    light, turning = (jnp.where(legs.lower, 1 / of[2], 1 / of[1]) for of in (body.MASS, body.INERTIA))
+    light, turning = (jnp.where(legs.lower, 1 / of[2], 1 / of[1]) for of in (model.MASS, model.INERTIA))
     return light, turning
 
 

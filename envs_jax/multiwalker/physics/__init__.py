@@ -1,0 +1,1 @@
+"""Physics of Multi-Walker in generalized velocities: contact detection, solver and continuous collision."""
