@@ -22,9 +22,9 @@ from envs_jax import auto_reset
 from envs_jax.environment import Policy
 from envs_jax.multiwalker import model
 from envs_jax.multiwalker.env import follow_flags
-from envs_jax.multiwalker.model import SKIN
+from envs_jax.multiwalker.model import COLLISION_MARGIN
 from envs_jax.multiwalker.physics import simulation
-from envs_jax.multiwalker.physics.contact_detection import NOTHING, NUM_TOUCHABLE, ground_slots, touching
+from envs_jax.multiwalker.physics.contact_detection import NO_CONTACT, NUM_TOUCHABLE, detect_contacts, ground_contact_points
 from envs_jax.multiwalker.physics.world import FAST, ORIGINAL, Solver
 from envs_jax.reference_policies import sample_action
 from mamt_jax.training.run_folder import describe_machine
@@ -33,7 +33,7 @@ from multiwalker_statistics import TRAINED, policies
 
 RESULTS = Path(__file__).parent / "results"
 N, NEAR, AT_ONCE = 3, 1e-3, 10_000
-COMPARED = ((ORIGINAL, 180), (FAST, 180), (FAST._replace(velocity_sweeps=1000, position_sweeps=60, slots=SLOTS), 2000))
+COMPARED = ((ORIGINAL, 180), (FAST, 180), (FAST._replace(velocity_iterations=1000, position_iterations=60, slots=SLOTS), 2000))
 """Our solver, and the number of velocity sweeps of the original, whose default is 180."""
 StepAct = Callable[[int, int, Any], jax.Array]
 """(seed of the episode, number of the step, observations (n, d)) -> actions (n, 4)."""
@@ -48,9 +48,9 @@ class Sweeping:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.world, name)
 
-    def Step(self, time_step: float, velocity_sweeps: int, position_sweeps: int) -> None:  # noqa: N802
+    def Step(self, time_step: float, velocity_iterations: int, position_iterations: int) -> None:  # noqa: N802
         """Makes a step of the Box2D world, with our number of velocity sweeps."""
-        self.world.Step(time_step, self.sweeps, position_sweeps)
+        self.world.Step(time_step, self.sweeps, position_iterations)
 
 
 def compiled(act: Policy) -> StepAct:
@@ -81,7 +81,7 @@ def play(act: StepAct, seed: int, sweeps: int, steps: int) -> Iterator[tuple[Any
 def differences(step: Any, solver: Solver, act: StepAct, seed: int, sweeps: int, steps: int) -> list[Compared]:
     """Compares our step from each state of an episode of the original with the original's own step."""
     found, impulses, predicted = [], None, None
-    flags, feet = jnp.zeros((2, N, 1), bool), jnp.full((NUM_TOUCHABLE, 2, N, 1), NOTHING)
+    flags, feet = jnp.zeros((2, N, 1), bool), jnp.full((NUM_TOUCHABLE, 2, N, 1), NO_CONTACT)
     push = float(np.random.Generator(np.random.PCG64(seed)).uniform(-5, 5))
     for inside, action in play(act, seed, sweeps, steps):
         before = read_world(inside, solver, impulses)
@@ -103,7 +103,7 @@ def compare_steps(acts: dict[str, StepAct], episodes: int, steps: int) -> list[d
             found = [one for seed in range(episodes) for one in differences(step, solver, act, seed, sweeps, steps)]
             wrong = np.array([one.pose for one in found])
             ours = {"solver": "original" if solver.sequential else "fast"}
-            ours |= {"velocity_sweeps": solver.velocity_sweeps, "position_sweeps": solver.position_sweeps}
+            ours |= {"velocity_sweeps": solver.velocity_iterations, "position_sweeps": solver.position_iterations}
             row = {"ours": ours, "original_velocity_sweeps": sweeps, "policy": policy, "states": len(wrong)}
             of = {"bodies": wrong, "walkers": wrong.max(1), "whole_states": wrong.max((1, 2))}
             row |= {name: float((values < NEAR).mean()) for name, values in of.items()}
@@ -114,12 +114,12 @@ def compare_steps(acts: dict[str, StepAct], episodes: int, steps: int) -> list[d
 
 def extremes(pose: jax.Array, velocity: jax.Array, package_pose: jax.Array, heights: jax.Array) -> dict[str, jax.Array]:
     """Largest overlap in m, speed in m/s and spin in rad/s, (E,) each, of worlds with the batch as last axis."""
-    touch = touching(model.make_package(N), pose, package_pose, jnp.ones(pose.shape[2:], bool), heights)
-    points = ground_slots(touch, SLOTS), touch.package, touch.neighbours[0]
-    apart = [jnp.where(c.code > 0, c.separation, 0.0).min((0, 1)) for c in points]
+    touch = detect_contacts(model.make_package(N), pose, package_pose, jnp.ones(pose.shape[2:], bool), heights)
+    points = ground_contact_points(touch, SLOTS), touch.package, touch.neighbours[0]
+    apart = [jnp.where(c.feature_id > 0, c.separation, 0.0).min((0, 1)) for c in points]
     speed = jnp.hypot(velocity[0], velocity[1]).max((0, 1))
     return {
-        "overlap": jnp.maximum(-(jnp.stack(apart).min(0) + SKIN), 0.0),
+        "overlap": jnp.maximum(-(jnp.stack(apart).min(0) + COLLISION_MARGIN), 0.0),
         "speed": speed,
         "spin": jnp.abs(velocity[2]).max((0, 1)),
     }

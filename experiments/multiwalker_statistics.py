@@ -38,8 +38,6 @@ TRAINED = {
     "trained here": Trained(RESULTS / "multiwalker" / "mappo_events", 1),
     "trained there": Trained(RESULTS / "multiwalker_original" / "mappo_shared"),
 }
-AS_THE_ORIGINAL: dict[str, Any] = {"contact_events": True, "same_push": True}
-"""Options that make observations and the start of an episode equal to the original's."""
 
 
 def policies(env: Environment, trained: dict[str, Trained]) -> dict[str, Policy]:
@@ -89,7 +87,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="play only these policies and keep the rest of the file")
     parser.add_argument("--out", type=Path, default=RESULTS / "multiwalker_statistics.json")
     asked = parser.parse_args()
-    envs = {solver: envs_jax.make("multiwalker", solver=solver, **AS_THE_ORIGINAL) for solver in SOLVERS}
+    envs = {solver: envs_jax.make("multiwalker", solver=solver, original_rules=True) for solver in SOLVERS}
     original = make_any("pettingzoo/multiwalker")
     assert isinstance(original, HostEnvironment)
     results = json.loads(asked.out.read_text())["policies"] if asked.only and asked.out.exists() else {}

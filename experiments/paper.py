@@ -123,7 +123,7 @@ CAMPAIGN: dict[str, dict[str, str]] = {
         **dict.fromkeys(ATTENTION, f"--seeds 3 {_WALKERS}"),
         "maddpg": f"--seeds 5 --hidden-size 64 --gamma 0.95 --num-envs 12 --update-interval 48 --num-updates 1 {_WALKERS}",
         "mappo": f"--seeds 2 {_WALKERS_LONG}",
-        "mappo_events": f"--contact-events True --seeds 3 {_WALKERS_LONG}",
+        "mappo_events": f"--original-rules True --seeds 3 {_WALKERS_LONG}",
     },
     "tuned/rover_tower": {
         "maac": f"--seeds 10 {_TUNED} {_ROVERS}",

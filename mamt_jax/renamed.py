@@ -25,6 +25,7 @@ RENAMED = {
     "clip_ratio": Renamed("clip_eps"),
     "clip_value": Renamed("value_clip_eps"),
     "anneal_horizon": Renamed("lr_decay_updates"),
+    "contact_events": Renamed("original_rules"),
     "critic_regularisation": Renamed("attention_logit_coef", 1e-3),
 }
 

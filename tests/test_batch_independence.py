@@ -189,9 +189,9 @@ LONG = pytest.mark.long
     [
         ({}, whole, True),
         pytest.param({}, bare, False, marks=LONG),
-        pytest.param({"contact_events": True, "terminate_on_fall": False}, auto_reset, False, marks=LONG),
+        pytest.param({"original_rules": True, "terminate_on_fall": False}, auto_reset, False, marks=LONG),
         pytest.param({"terminate_on_fall": False, "remove_on_fall": False, "shared_reward": False}, whole, True, marks=LONG),
-        ({"solver": "original", "contact_events": True}, whole, True),
+        ({"solver": "original", "original_rules": True}, whole, True),
         pytest.param({"solver": "original", "terminate_on_fall": False}, bare, False, marks=LONG),
         pytest.param({"num_walkers": 1}, whole, False, marks=LONG),
     ],

@@ -117,7 +117,7 @@ def test_a_run_is_compared_with_the_references_of_its_task(maac: Path, tmp_path:
         ("spread", (("num_agents", 2),)): "spread",
         ("spread", (("num_agents", 3),)): "spread_n3",
         ("pursuit", (("shared_reward", False),)): "pursuit_local",
-        ("multiwalker", (("contact_events", True),)): "multiwalker",
+        ("multiwalker", (("original_rules", True),)): "multiwalker",
         ("pettingzoo/multiwalker", (("processes", 1),)): "multiwalker_original",
         ("pettingzoo/multiwalker", (("n_walkers", 2),)): None,
         ("spread:make", ()): None,

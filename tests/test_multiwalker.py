@@ -18,7 +18,7 @@ from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.env import Rules, contact_flags, follow_flags, judge  # noqa: E402
 from envs_jax.multiwalker.observation import observe  # noqa: E402
 from envs_jax.multiwalker.physics import simulation  # noqa: E402
-from envs_jax.multiwalker.physics.contact_detection import NOTHING, NUM_TOUCHABLE  # noqa: E402
+from envs_jax.multiwalker.physics.contact_detection import NO_CONTACT, NUM_TOUCHABLE  # noqa: E402
 from envs_jax.multiwalker.physics.world import FAST, ORIGINAL, Solver  # noqa: E402
 from multiwalker_states import Compared, column, control, feet_flags, read_bodies, read_world  # noqa: E402
 
@@ -126,7 +126,7 @@ def test_walkers_see_what_the_originals_do() -> None:
 )
 def test_rewards_and_ends_are_the_originals(shared: bool, terminate_on_fall: bool) -> None:
     env = make("multiwalker", shared_reward=shared, terminate_on_fall=terminate_on_fall, remove_on_fall=False)
-    rules: Rules = env.reset.keywords["rules"]._replace(falls_pay_again=True)  # pyright: ignore[reportFunctionMemberAccess]
+    rules: Rules = env.reset.keywords["rules"]._replace(original_rules=True)  # pyright: ignore[reportFunctionMemberAccess]
     decide = jax.jit(functools.partial(judge, rules), compiler_options=QUICK)
     ends, options = [], {"shared_reward": shared, "terminate_on_fall": terminate_on_fall, "remove_on_fall": False}
     for seed in range(4):
@@ -148,7 +148,7 @@ def test_a_fall_is_paid_once_unless_asked_for() -> None:
     rules: Rules = env.reset.keywords["rules"]  # pyright: ignore[reportFunctionMemberAccess]
     world, fallen, nobody = simulation.start(N, ORIGINAL, 1), jnp.array([[True], [False], [False]]), jnp.zeros((N, 1), bool)
     for again, late in ((False, 0.0), (True, -110.0)):
-        options = rules._replace(falls_pay_again=again)
+        options = rules._replace(original_rules=again)
         first, later = (judge(options, world, world, fell, fallen, jnp.zeros(1, bool)) for fell in (fallen, nobody))
         assert first.reward[:, 0].tolist() == [-110.0, 0.0, 0.0] and later.reward[:, 0].tolist() == [late, 0.0, 0.0]
 
@@ -165,7 +165,7 @@ def test_flags_of_events_tell_what_happened_last() -> None:
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", [ORIGINAL, FAST._replace(velocity_sweeps=60, position_sweeps=60, slots=8)])
+@pytest.mark.parametrize("solver", [ORIGINAL, FAST._replace(velocity_iterations=60, position_iterations=60, ground_points=8)])
 def test_walkers_go_where_the_originals_do(solver: Solver) -> None:
     package = model.make_package(N)
     step = jax.jit(
@@ -203,7 +203,7 @@ def flight_errors(step: Any, solver: Solver) -> np.ndarray:
 def follow(step: Any, solver: Solver, seed: int) -> list[Compared]:
     """All steps of an episode but the first, in which the push is."""
     found, impulses = [], None
-    flags, feet = jnp.zeros((2, N, 1), bool), jnp.full((NUM_TOUCHABLE, 2, N, 1), NOTHING)
+    flags, feet = jnp.zeros((2, N, 1), bool), jnp.full((NUM_TOUCHABLE, 2, N, 1), NO_CONTACT)
     for inside, before, action in play(seed, 200):
         world = before.replace(impulses=impulses or read_world(inside, solver).impulses)
         world, met = step(world, control(action), column(inside.terrain_y))
@@ -231,8 +231,9 @@ def test_one_walker_walks_alone() -> None:
 @pytest.mark.slow
 def test_a_walker_that_is_pushed_falls_once_and_ends_its_episode() -> None:
     """The one program of Multi-Walker in the default tests: a walker alone, without a batch."""
-    env = make("multiwalker", num_walkers=1, push=3000.0, terrain_length=40, ground_contacts=2)
+    env = make("multiwalker", num_walkers=1, terrain_length=40)
     state, timestep = jax.jit(env.reset, compiler_options=QUICK)(jax.random.key(0))
+    state = state.replace(push=jnp.full(1, 3000.0))
     step = jax.jit(env.step, compiler_options=QUICK)
     start, speed = float(state.world.package_pose[0]), []
     for number in range(60):

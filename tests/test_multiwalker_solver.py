@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs_jax.multiwalker.physics.block_solver import make_pair, press
-from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE, Way, time_of_impact
+from envs_jax.multiwalker.physics.block_solver import make_block, solve_block
+from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE, Sweep, time_of_impact
 
 HALF, HEIGHT, EDGE = 0.11, 0.57, 0.47
 COUNT = 160
@@ -26,9 +26,9 @@ def test_pressing_leaves_no_point_going_in_and_pulls_none() -> None:
     arms = rng.uniform(-1, 1, (COUNT, 2, 2))
     gain = np.einsum("mik,mjk->mij", arms, arms) + 0.3 * np.ones((2, 2))
     old, speed = np.abs(rng.normal(size=(2, COUNT))), rng.normal(size=(2, COUNT))
-    pair = make_pair(jnp.ones((2, COUNT), bool), jnp.asarray(gain[:, [0, 1], [0, 1]].T), jnp.asarray(gain[:, 0, 1]))
+    pair = make_block(jnp.ones((2, COUNT), bool), jnp.asarray(gain[:, [0, 1], [0, 1]].T), jnp.asarray(gain[:, 0, 1]))
     new = np.asarray(
-        jax.jit(press)(pair, (jnp.asarray(old[0]), jnp.asarray(old[1])), (jnp.asarray(speed[0]), jnp.asarray(speed[1])))
+        jax.jit(solve_block)(pair, (jnp.asarray(old[0]), jnp.asarray(old[1])), (jnp.asarray(speed[0]), jnp.asarray(speed[1])))
     )
     after = speed + np.einsum("mij,jm->im", gain, new - old)
     both = np.asarray(pair.together)
@@ -39,12 +39,12 @@ def test_pressing_leaves_no_point_going_in_and_pulls_none() -> None:
 
 def test_points_that_are_all_but_the_same_press_once() -> None:
     one = jnp.ones((2, 1))
-    pair = make_pair(jnp.ones((2, 1), bool), one, jnp.ones(1))
-    first, second = jax.jit(press)(pair, (jnp.zeros(1), jnp.zeros(1)), (-jnp.ones(1), -jnp.ones(1)))
+    pair = make_block(jnp.ones((2, 1), bool), one, jnp.ones(1))
+    first, second = jax.jit(solve_block)(pair, (jnp.zeros(1), jnp.zeros(1)), (-jnp.ones(1), -jnp.ones(1)))
     assert first.item() == 1 and second.item() == 0
 
 
-def distances(way: Way, shares: np.ndarray) -> np.ndarray:
+def distances(way: Sweep, shares: np.ndarray) -> np.ndarray:
     """From a leg to an edge, at all `shares` (S,) of the way, (S, M): points of the edge against the leg's box, 0 inside."""
     along = np.linspace(0, 1, 200)[:, None, None]
     pose = np.asarray(way.start) + shares[:, None, None] * (np.asarray(way.end) - np.asarray(way.start))
@@ -62,7 +62,7 @@ def test_legs_meet_the_ground_when_they_first_come_near_it() -> None:
     height = rng.uniform(-0.1, 0.1, (2, COUNT))
     corners = [(jnp.full(COUNT, x), jnp.asarray(y, jnp.float32)) for x, y in zip((0.0, EDGE), height, strict=True)]
     half = jnp.full(COUNT, HALF), jnp.full(COUNT, HEIGHT)
-    way = Way(jnp.asarray(start, jnp.float32), jnp.asarray(end, jnp.float32), half, *corners)
+    way = Sweep(jnp.asarray(start, jnp.float32), jnp.asarray(end, jnp.float32), half, *corners)
     when, touches = (np.asarray(each) for each in jax.jit(time_of_impact, compiler_options=QUICK)(way, jnp.ones(COUNT, bool)))
     shares = np.linspace(0, 1, 201)
     gap = distances(way, shares)

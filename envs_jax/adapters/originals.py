@@ -48,17 +48,7 @@ ORIGINALS = {
         module="pettingzoo.sisl.multiwalker.multiwalker",
         names={"num_walkers": "n_walkers", "episode_limit": "max_cycles"},
         fixed={},
-        ours=(
-            "push",
-            "same_push",
-            "falls_pay_again",
-            "contact_events",
-            "solver",
-            "velocity_sweeps",
-            "position_sweeps",
-            "most_position_sweeps",
-            "ground_contacts",
-        ),
+        ours=("original_rules", "solver"),
     ),
 }
 

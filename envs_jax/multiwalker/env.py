@@ -15,14 +15,14 @@ from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import HULL
 from envs_jax.multiwalker.observation import NUM_NOISY, SIZE, observe
 from envs_jax.multiwalker.physics import simulation
-from envs_jax.multiwalker.physics.contact_detection import NOTHING, NUM_TOUCHABLE
+from envs_jax.multiwalker.physics.contact_detection import NO_CONTACT, NUM_TOUCHABLE
 from envs_jax.multiwalker.physics.world import SOLVERS, Control, Solver, World
 from envs_jax.multiwalker.render import picture
 from envs_jax.multiwalker.scripted import stand
 from envs_jax.scene import Scene
 from envs_jax.validation import require_choice, require_count, require_number, require_switch
 
-LARGEST_PUSH = 5.0
+MAX_LINEAR_CORRECTION = 5.0
 FORWARD, UPRIGHT = 130 / model.SCALE, -5.0
 GOAL = 10  # distance of the goal from the end, in points of the ground
 
@@ -37,7 +37,7 @@ class MultiWalkerState:
         push: (n,) float32, force in newtons along x on each hull in the first step.
         fallen: (n,) bool, walkers whose hull has touched the ground or another walker.
         dropped: () bool, whether the package has touched the ground or a leg.
-        feet: (k, 2, n) int32, what the lower legs touched at the end of the last step, as in `simulation.Met`.
+        feet: (k, 2, n) int32, what the lower legs touched at the end of the last step, as in `simulation.StepContacts`.
         flags: (2, n) bool, contact flags of the feet.
         step: () int32.
     """
@@ -67,10 +67,7 @@ class Rules(NamedTuple):
     terminate_on_fall: bool
     remove_on_fall: bool
     terrain_length: int
-    push: float | None
-    same_push: bool
-    falls_pay_again: bool
-    contact_events: bool
+    original_rules: bool
 
 
 def _scale(rules: Rules) -> jax.Array:
@@ -103,23 +100,23 @@ def contact_flags(flags: jax.Array, before: jax.Array, now: jax.Array) -> jax.Ar
 
     Args:
         flags: (2, n, E) bool, flags so far.
-        before: (k, 2, n, E) int32, what was touched: edges of the ground from 0, other bodies below 0, `NOTHING` for none.
+        before: (k, 2, n, E) int32, what was touched: edges of the ground from 0, other bodies below 0, `NO_CONTACT` for none.
         now: (k, 2, n, E) int32, what is touched, in the same numbers.
     """
     other, never = np.iinfo(np.int32).max - 1, np.iinfo(np.int32).max
 
     def last(ones: jax.Array, others: jax.Array) -> jax.Array:
         """Number of the last of `ones` that is not among `others`. Smaller numbers are later, `never` means none."""
-        new = (ones != NOTHING) & ~(ones[:, None] == others[None]).any(1)
+        new = (ones != NO_CONTACT) & ~(ones[:, None] == others[None]).any(1)
         return jnp.where(new, jnp.where(ones < 0, other, ones), never).min(0)
 
     began, ended = last(now, before), last(before, now)
     return jnp.where((began == never) & (ended == never), flags, began < ended)
 
 
-def follow_flags(flags: jax.Array, feet: jax.Array, met: simulation.Met) -> jax.Array:
+def follow_flags(flags: jax.Array, feet: jax.Array, met: simulation.StepContacts) -> jax.Array:
     """Contact flags as in the original after a step. Before it the lower legs touched `feet` (k, 2, n, E)."""
-    return contact_flags(contact_flags(flags, feet, met.feet), met.feet, met.landed)
+    return contact_flags(contact_flags(flags, feet, met.feet), met.feet, met.feet_after)
 
 
 def present_walkers(rules: Rules, fallen: jax.Array) -> jax.Array:
@@ -150,7 +147,7 @@ def judge(rules: Rules, before: World, after: World, fell: jax.Array, fallen: ja
     own = jnp.where(there, UPRIGHT * tilt, 0.0)
     own += FORWARD * rules.forward_reward * (after.package_pose[0] - before.package_pose[0])
     penalty = rules.fall_reward + (0.0 if rules.terminate_on_fall else rules.terminate_reward)
-    own += jnp.where(fallen if rules.falls_pay_again else fell, penalty, 0.0)
+    own += jnp.where(fallen if rules.original_rules else fell, penalty, 0.0)
     lost = dropped | (after.package_pose[0] < 0) | (fallen.any(0) if rules.terminate_on_fall else False)
     won = after.package_pose[0] > (rules.terrain_length - GOAL) * terrain.STEP
     own += jnp.where(lost, rules.terminate_reward, 0.0)
@@ -179,7 +176,7 @@ def _advance(
         world=world,
         fallen=fallen,
         dropped=dropped,
-        feet=met.landed,
+        feet=met.feet_after,
         flags=_flags(rules, state, met),
         step=state.step + 1,
     )
@@ -188,9 +185,9 @@ def _advance(
     return state, _observe(rules, state, present, noise.swapaxes(0, 1)), outcome, displacement
 
 
-def _flags(rules: Rules, state: MultiWalkerState, met: simulation.Met) -> jax.Array:
-    if not rules.contact_events:
-        return (met.landed != NOTHING).any(0)
+def _flags(rules: Rules, state: MultiWalkerState, met: simulation.StepContacts) -> jax.Array:
+    if not rules.original_rules:
+        return (met.feet_after != NO_CONTACT).any(0)
     return follow_flags(state.flags, state.feet, met)
 
 
@@ -216,7 +213,7 @@ def _open(bits: jax.Array, push: jax.Array, noise: jax.Array, rules: Rules) -> t
         push=push,
         fallen=nothing,
         dropped=jnp.zeros(batch, bool),
-        feet=jnp.full((NUM_TOUCHABLE, 2, n, batch), NOTHING, jnp.int32),
+        feet=jnp.full((NUM_TOUCHABLE, 2, n, batch), NO_CONTACT, jnp.int32),
         flags=jnp.zeros((2, n, batch), bool),
         step=jnp.zeros(batch, jnp.int32),
     )
@@ -227,9 +224,8 @@ def _reset(key: jax.Array, rules: Rules) -> tuple[MultiWalkerState, TimeStep]:
     ground_key, push_key, noise_key = jax.random.split(key, 3)
     n = rules.spec.num_agents
     bits = jax.random.bits(ground_key, (rules.terrain_length,), jnp.uint32)
-    push = jax.random.uniform(push_key, (n,), jnp.float32, -LARGEST_PUSH, LARGEST_PUSH)
-    push = jnp.full_like(push, push[0]) if rules.same_push else push
-    push = push if rules.push is None else jnp.full_like(push, rules.push)
+    push = jax.random.uniform(push_key, (n,), jnp.float32, -MAX_LINEAR_CORRECTION, MAX_LINEAR_CORRECTION)
+    push = jnp.full_like(push, push[0]) if rules.original_rules else push
     noise = jax.random.normal(noise_key, (n, NUM_NOISY), jnp.float32)
     state, observation = batch_last(functools.partial(_open, rules=rules))(bits, push, noise)
     return state, make_timestep(rules.spec, observation, metrics={"displacement": jnp.zeros(())})
@@ -258,37 +254,24 @@ def _spec(num_walkers: int, episode_limit: int) -> EnvSpec:
     )
 
 
-COUNTS = (
-    "num_walkers",
-    "episode_limit",
-    "terrain_length",
-    "velocity_sweeps",
-    "position_sweeps",
-    "most_position_sweeps",
-    "ground_contacts",
-)
-SWITCHES = ("shared_reward", "terminate_on_fall", "remove_on_fall", "same_push", "falls_pay_again", "contact_events")
-MAY_BE_NONE = ("push", "velocity_sweeps", "position_sweeps")
+COUNTS = ("num_walkers", "episode_limit", "terrain_length")
+SWITCHES = ("shared_reward", "terminate_on_fall", "remove_on_fall", "original_rules")
 
 
 def _check(solver: str, **options: Any) -> None:
     """Raises ValueError if an option of `multiwalker` has a value that is not allowed."""
     require_choice("solver", solver, SOLVERS)
     for name, value in options.items():
-        if value is None and name in MAY_BE_NONE:
-            continue
         require = require_count if name in COUNTS else require_switch if name in SWITCHES else require_number
         require(name, value)
 
 
 def _rules(options: dict[str, Any]) -> Rules:
     """Makes the Rules of the options of `multiwalker`."""
-    sweeps = {name: options[name] for name in ("velocity_sweeps", "position_sweeps") if options[name] is not None}
-    fixed = {"most_position_sweeps": options["most_position_sweeps"], "slots": options["ground_contacts"]}
     own = {
         "spec": _spec(options["num_walkers"], options["episode_limit"]),
         "package": model.make_package(options["num_walkers"]),
-        "solver": SOLVERS[options["solver"]]._replace(**sweeps, **fixed),
+        "solver": SOLVERS[options["solver"]],
     }
     return Rules(**{name: value for name, value in options.items() if name in Rules._fields} | own)
 
@@ -305,15 +288,8 @@ def multiwalker(
     terminate_on_fall: bool = True,
     remove_on_fall: bool = True,
     terrain_length: int = 200,
-    push: float | None = None,
-    same_push: bool = False,
-    falls_pay_again: bool = False,
-    contact_events: bool = False,
+    original_rules: bool = False,
     solver: str = "fast",
-    velocity_sweeps: int | None = None,
-    position_sweeps: int | None = None,
-    most_position_sweeps: int = 60,
-    ground_contacts: int = 6,
 ) -> Environment:
     """Multi-Walker: bipedal walkers carry a package over rough ground, as in PettingZoo's multiwalker_v9.
 
@@ -331,15 +307,14 @@ def multiwalker(
       a fall terminates only the walker. Truncated after `episode_limit` steps.
     - state: `MultiWalkerState`. The noise is standard normal, (n, 7), for the last seven observation entries.
 
-    The rules are those of multiwalker_v9. The physics solver is our own. Other differences from the original:
+    The rules are those of multiwalker_v9. The time limit truncates here, and terminates in the original. `original_rules`
+    removes three more differences:
 
-    - The time limit truncates here. In the original it terminates.
     - A fall is penalized once. In the original, if falls do not end the episode, a fallen walker receives `fall_reward` and
-      `terminate_reward` again in every later step. `falls_pay_again` restores this.
-    - Each walker has its own random push at the start. In the original all walkers have the same push, and so do all episodes
-      after one reset with a seed. `same_push` gives all walkers of an episode the same push, and `push` sets it.
+      `terminate_reward` again in every later step.
+    - Each walker has its own random push at the start. In the original all walkers have the same push.
     - The contact flag of a foot says whether the foot touches anything. In the original the flag is cleared when any contact of
-      the foot ends, even if others continue. `contact_events` restores this.
+      the foot ends, even if others continue.
 
     Metric: `displacement`, the distance in metres by which the package has moved, of which an episode reports the last value.
 
@@ -356,18 +331,9 @@ def multiwalker(
         terminate_on_fall: whether a fall of one walker ends the episode for all.
         remove_on_fall: whether a fallen walker is removed, if its fall does not end the episode.
         terrain_length: length of the ground in steps of 0.47 m.
-        push: force on every hull in the first step, in newtons. None draws a force per walker, uniform from -5 to 5.
-        same_push: whether all walkers of an episode receive the same push.
-        falls_pay_again: whether a fall is also penalized in every later step.
-        contact_events: whether the contact flags of the feet follow beginnings and ends of contacts, as in the original.
+        original_rules: whether falls, pushes and contact flags follow the original, as above.
         solver: "fast", or "original", which applies impulses in the order and number of Box2D. With the latter, nearly every
             step ends in the original's state, but it is several times slower.
-        velocity_sweeps: solver iterations over motors and contacts in a step. None means 30, or 180 with the original solver.
-        position_sweeps: largest number of solver iterations in a step that correct positions. None means 8, or 60 with the
-            original solver.
-        most_position_sweeps: largest number of these iterations for walkers whose joints are still 2 cm apart after them. Only
-            the fast solver uses it.
-        ground_contacts: largest number of points in which one walker touches the ground. Only the fast solver uses it.
 
     Raises:
         ValueError: if an option has a value that is not allowed.

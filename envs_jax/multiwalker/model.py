@@ -7,7 +7,7 @@ import numpy as np
 SCALE = 30.0
 TIME_STEP = 1 / 50
 GRAVITY = -10.0
-SKIN = 0.02  # collision margin between two shapes: twice Box2D's b2_polygonRadius
+COLLISION_MARGIN = 0.02  # collision margin between two shapes: twice Box2D's b2_polygonRadius
 LEG_DOWN = -8 / SCALE
 LEG_HEIGHT = 34 / SCALE
 UPPER_WIDTH, LOWER_WIDTH = 8 / SCALE, 0.8 * 8 / SCALE

@@ -156,8 +156,7 @@ def experiment_from_json(content: Mapping[str, Any]) -> Experiment:
     try:
         fields = {field.name: content[field.name] for field in dataclasses.fields(Experiment)}
         training, runs = TrainingConfig(**fields.pop("training")), tuple(map(with_new_names, fields.pop("runs")))
-        fields |= {name: _tuples(fields[name]) for name in ("env_options", "algo_options")}
-        fields["algo_options"] = with_new_names(fields["algo_options"])
+        fields |= {name: with_new_names(_tuples(fields[name])) for name in ("env_options", "algo_options")}
         return Experiment(training=training, runs=runs, **fields)
     except (KeyError, TypeError) as error:
         raise ValueError(f"it does not describe an experiment ({error})") from error

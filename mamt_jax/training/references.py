@@ -18,8 +18,8 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in env
 ORIGINALS = {"multiwalker_original": "pettingzoo/multiwalker"}
 HOW = {"processes"}
 """Options that change how an environment runs, but not the task."""
-OBSERVED = {"contact_events"}
-"""Options that change only observations, which reference policies do not read."""
+OBSERVED = {"original_rules"}
+"""Options that hardly change the returns of reference policies, which read no observations."""
 
 
 class Reference(NamedTuple):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from envs_jax.multiwalker.physics.contact_detection import OnGround, Touching, ground_code
+from envs_jax.multiwalker.physics.contact_detection import Contacts, GroundManifolds, ground_feature_ids
 from envs_jax.multiwalker.physics.manifold import Vector
 
 FEET, OTHERS = (2, 4), (0, 1, 3)
@@ -21,27 +21,27 @@ class Edges(NamedTuple):
 
     Attributes:
         normal: unit normal from the ground to the body.
-        arm: from the body's centre of mass to the point.
+        r: from the body's centre of mass to the point.
         separation: negative where the skins overlap.
         by_body: bool, whether the reference side belongs to the body.
         touching: bool, whether the point exists.
-        code: feature id, a positive integer that is unique among a body's points; 0 for unused points.
+        feature_id: feature id, a positive integer that is unique among a body's points; 0 for unused points.
     """
 
     normal: Vector
-    arm: Vector
+    r: Vector
     separation: jax.Array
     by_body: jax.Array
     touching: jax.Array
-    code: jax.Array
+    feature_id: jax.Array
 
 
-def _edges(ground: OnGround) -> Edges:
+def _edges(ground: GroundManifolds) -> Edges:
     manifold = ground.manifold
     shape = manifold.separation.shape
     normal = jnp.broadcast_to(manifold.normal[0], shape[1:]), jnp.broadcast_to(manifold.normal[1], shape[1:])
-    code = jnp.where(manifold.touching, ground_code(ground), 0.0)
-    return Edges(normal, manifold.point, manifold.separation, manifold.kind, manifold.touching, code)
+    feature_id = jnp.where(manifold.touching, ground_feature_ids(ground), 0.0)
+    return Edges(normal, manifold.point, manifold.separation, manifold.reference_is_second, manifold.touching, feature_id)
 
 
 def _first(edges: Edges, count: int) -> Edges:
@@ -60,9 +60,9 @@ def _first(edges: Edges, count: int) -> Edges:
     return jax.tree.map(take, edges)
 
 
-def edges_under(touch: Touching) -> list[Edges]:
+def edges_under(contacts: Contacts) -> list[Edges]:
     """Edges under the bodies of `FEET`, then under those of `OTHERS`, at most `num_edges` per body."""
-    hull, legs = _edges(touch.hull), _edges(touch.legs)
+    hull, legs = _edges(contacts.hull), _edges(contacts.legs)
 
     def of_legs(first: int) -> Edges:
         return jax.tree.map(lambda leaf: leaf[..., first::2, :, :], legs)

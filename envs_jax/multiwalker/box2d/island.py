@@ -13,15 +13,21 @@ import numpy as np
 
 from envs_jax.multiwalker import model
 from envs_jax.multiwalker.box2d.ground_contacts import FEET, OTHERS, Edges, edges_under, num_edges
-from envs_jax.multiwalker.box2d.position_solver import Start, settle
-from envs_jax.multiwalker.box2d.revolute_joint import Held, Hinge, make_hinges, pull, sweep_hinge
+from envs_jax.multiwalker.box2d.position_solver import Start, correct_positions
+from envs_jax.multiwalker.box2d.revolute_joint import JointImpulse, RevoluteJoint, apply_joint_impulse, make_joints, solve_joint
 from envs_jax.multiwalker.model import INERTIA, MASS, NUM_BODIES, NUM_JOINTS, single
 from envs_jax.multiwalker.physics.articulation import CHILD, ORDER, PARENT, joint_limits
-from envs_jax.multiwalker.physics.contact_constraint import Meeting, Pressed, meet, push_on, sweep_meeting
-from envs_jax.multiwalker.physics.contact_detection import Contacts, Touching
-from envs_jax.multiwalker.physics.contact_solver import find_again
+from envs_jax.multiwalker.physics.contact_constraint import (
+    ContactConstraint,
+    ContactImpulse,
+    make_contact_constraint,
+    solve_contact,
+    warm_start_contact,
+)
+from envs_jax.multiwalker.physics.contact_detection import ContactPoints, Contacts
+from envs_jax.multiwalker.physics.contact_solver import match_warm_start
 from envs_jax.multiwalker.physics.manifold import Vector
-from envs_jax.multiwalker.physics.world import Control, Solver, Velocity, World, fall, move
+from envs_jax.multiwalker.physics.world import Control, Solver, Velocity, World, integrate_positions, integrate_velocities
 
 
 @flax.struct.dataclass
@@ -63,7 +69,7 @@ def no_impulses(num_walkers: int, batch: int) -> Impulses:
     return Impulses(*(jnp.zeros((*shape, batch), jnp.float32) for shape in shapes))
 
 
-class Member(NamedTuple):
+class WalkerBody(NamedTuple):
     """One body of a walker in each environment: `which` is its one-hot index, (5, E) float."""
 
     walker: int
@@ -74,52 +80,54 @@ Bodies = list[Velocity]
 """Velocities of the five bodies of all walkers, arrays (n, E)."""
 
 
-def _pick(bodies: Bodies, member: Member) -> Velocity:
+def _pick(bodies: Bodies, one_hot: WalkerBody) -> Velocity:
     """Velocity of a body of one walker, (E,)."""
-    parts = [[member.which[b] * value[member.walker] for value in velocity] for b, velocity in enumerate(bodies)]
+    parts = [[one_hot.which[b] * value[one_hot.walker] for value in velocity] for b, velocity in enumerate(bodies)]
     x, y, spin = (sum((part[i] for part in parts), jnp.zeros(())) for i in range(3))
     return x, y, spin
 
 
-def _change(bodies: Bodies, member: Member, before: Velocity, after: Velocity) -> Bodies:
+def _change(bodies: Bodies, one_hot: WalkerBody, before: Velocity, after: Velocity) -> Bodies:
     """Velocities of all bodies after that of one walker's body has changed from `before` to `after`."""
     change = [new - old for new, old in zip(after, before, strict=True)]
     changed = []
     for b, velocity in enumerate(bodies):
-        x, y, spin = (value.at[member.walker].add(member.which[b] * each) for value, each in zip(velocity, change, strict=True))
+        x, y, spin = (
+            value.at[one_hot.walker].add(one_hot.which[b] * each) for value, each in zip(velocity, change, strict=True)
+        )
         changed.append((x, y, spin))
     return changed
 
 
-class Stand(NamedTuple):
+class GroundContact(NamedTuple):
     """Contacts of the bodies of a group with the edges under them."""
 
     group: tuple[int, ...]
-    meetings: list[Meeting]
+    constraints: list[ContactConstraint]
 
 
-class Carry(NamedTuple):
+class PackageContact(NamedTuple):
     """Contact of one walker with the package."""
 
-    member: Member
-    meeting: Meeting
+    one_hot: WalkerBody
+    constraint: ContactConstraint
 
 
-class Bump(NamedTuple):
+class WalkerContact(NamedTuple):
     """Contact of a walker with the next one."""
 
-    left: Member
-    right: Member
-    meeting: Meeting
+    left: WalkerBody
+    right: WalkerBody
+    constraint: ContactConstraint
 
 
 class _Problem(NamedTuple):
     """Constraints of the velocity sweeps."""
 
-    hinges: list[Hinge]
-    stands: list[Stand]
-    carries: list[Carry]
-    bumps: list[Bump]
+    joints: list[RevoluteJoint]
+    stands: list[GroundContact]
+    carries: list[PackageContact]
+    bumps: list[WalkerContact]
     entered: jax.Array
 
 
@@ -128,10 +136,10 @@ class _State(NamedTuple):
 
     bodies: Bodies
     package: Velocity
-    held: list[Held]
-    on_ground: list[list[Pressed]]
-    on_package: list[Pressed]
-    of_pairs: list[Pressed]
+    held: list[JointImpulse]
+    on_ground: list[list[ContactImpulse]]
+    on_package: list[ContactImpulse]
+    of_pairs: list[ContactImpulse]
 
 
 def _nothing() -> Velocity:
@@ -139,50 +147,59 @@ def _nothing() -> Velocity:
     return jnp.zeros(()), jnp.zeros(()), jnp.zeros(())
 
 
-def entered_by_hull(touch: Touching) -> jax.Array:
+def entered_by_hull(contacts: Contacts) -> jax.Array:
     """Walkers (n, E) that Box2D reaches by the package, after a later walker. It visits their first knee last."""
-    carries = (touch.package.code > 0).any(0)
+    carries = (contacts.package.feature_id > 0).any(0)
     later = jnp.flip(jnp.cumsum(jnp.flip(carries, 0).astype(jnp.int32), 0), 0) - carries
     return carries & (later > 0)
 
 
-def _stand(edges: Edges, group: tuple[int, ...]) -> Stand:
+def _stand(edges: Edges, group: tuple[int, ...]) -> GroundContact:
     zero, bodies = jnp.zeros(()), np.array(group)
-    light = single(1 / MASS)[bodies, None, None], single(1 / INERTIA)[bodies, None, None]
+    inv_mass = single(1 / MASS)[bodies, None, None], single(1 / INERTIA)[bodies, None, None]
     friction = jnp.asarray(single(np.sqrt(model.FRICTION * model.TERRAIN_FRICTION))[bodies, None, None])
-    meetings = []
+    constraints = []
     for k in range(num_edges(group)):
-        normal, arm = (edges.normal[0][k], edges.normal[1][k]), (edges.arm[0][:, k], edges.arm[1][:, k])
-        meetings.append(meet(normal, edges.touching[:, k], arm, light, (jnp.zeros(2), jnp.zeros(2)), (zero, zero), friction))
-    return Stand(group, meetings)
+        normal, r = (edges.normal[0][k], edges.normal[1][k]), (edges.r[0][:, k], edges.r[1][:, k])
+        constraints.append(
+            make_contact_constraint(
+                normal, edges.touching[:, k], r, inv_mass, (jnp.zeros(2), jnp.zeros(2)), (zero, zero), friction
+            )
+        )
+    return GroundContact(group, constraints)
 
 
-def _one(contacts: Contacts, values: jax.Array) -> jax.Array:
+def _one(points: ContactPoints, values: jax.Array) -> jax.Array:
     """Values (..., 2, n, E) that both points of a contact share, read from a point in use."""
-    return jnp.where(contacts.code[0] > 0, values[..., 0, :, :], values[..., 1, :, :])
+    return jnp.where(points.feature_id[0] > 0, values[..., 0, :, :], values[..., 1, :, :])
 
 
-def _meet(contacts: Contacts, w: int, its_arm: Vector, its_light: Vector) -> tuple[Member, Meeting]:
+def _meet(points: ContactPoints, w: int, first_r: Vector, first_inv_mass: Vector) -> tuple[WalkerBody, ContactConstraint]:
     """Body of walker `w` and its constraints with another body, from contacts (2, n, E)."""
-    normal = _one(contacts, contacts.normal[0])[w], _one(contacts, contacts.normal[1])[w]
-    light = _one(contacts, contacts.light)[w], _one(contacts, contacts.light_turn)[w]
-    arms = ((arm[0][:, w], arm[1][:, w]) for arm in (contacts.arm, its_arm))
+    normal = _one(points, points.normal[0])[w], _one(points, points.normal[1])[w]
+    inv_mass = _one(points, points.inv_mass)[w], _one(points, points.inv_inertia)[w]
+    arms = ((r[0][:, w], r[1][:, w]) for r in (points.r, first_r))
     own, its = arms
-    meeting = meet(normal, contacts.code[:, w] > 0, own, light, its, its_light, _one(contacts, contacts.friction)[w])
-    return Member(w, _one(contacts, contacts.member)[:, w]), meeting
+    constraint = make_contact_constraint(
+        normal, points.feature_id[:, w] > 0, own, inv_mass, its, first_inv_mass, _one(points, points.friction)[w]
+    )
+    return WalkerBody(w, _one(points, points.one_hot)[:, w]), constraint
 
 
-def _make_problem(world: World, control: Control, touch: Touching, edges: list[Edges], package: model.Package) -> _Problem:
-    left, right = touch.neighbours
-    its_light = jnp.asarray(1 / package.mass), jnp.asarray(1 / package.inertia)
-    carries = [Carry(*_meet(touch.package, w, touch.package_arm, its_light)) for w in range(control.present.shape[0])]
-    lights, members = (_one(left, left.light), _one(left, left.light_turn)), _one(left, left.member)
+def _make_problem(world: World, control: Control, contacts: Contacts, edges: list[Edges], package: model.Package) -> _Problem:
+    left, right = contacts.neighbours
+    first_inv_mass = jnp.asarray(1 / package.mass), jnp.asarray(1 / package.inertia)
+    carries = [
+        PackageContact(*_meet(contacts.package, w, contacts.package_arm, first_inv_mass))
+        for w in range(control.present.shape[0])
+    ]
+    lights, members = (_one(left, left.inv_mass), _one(left, left.inv_inertia)), _one(left, left.one_hot)
     bumps = []
-    for w in range(right.code.shape[1]):
-        member, meeting = _meet(right, w, left.arm, (lights[0][w], lights[1][w]))
-        bumps.append(Bump(Member(w, members[:, w]), member._replace(walker=w + 1), meeting))
+    for w in range(right.feature_id.shape[1]):
+        one_hot, constraint = _meet(right, w, left.r, (lights[0][w], lights[1][w]))
+        bumps.append(WalkerContact(WalkerBody(w, members[:, w]), one_hot._replace(walker=w + 1), constraint))
     stands = [_stand(each, group) for each, group in zip(edges, (FEET, OTHERS), strict=True)]
-    return _Problem(make_hinges(world.pose[2], control.action), stands, carries, bumps, entered_by_hull(touch))
+    return _Problem(make_joints(world.pose[2], control.action), stands, carries, bumps, entered_by_hull(contacts))
 
 
 def _sweep_hinges(problem: _Problem, state: _State) -> _State:
@@ -192,7 +209,7 @@ def _sweep_hinges(problem: _Problem, state: _State) -> _State:
     for j, where in ((knee, ~entered), *((j, None) for j in others), (knee, entered)):
         a, b = PARENT[j], CHILD[j]
         before = bodies[a], bodies[b], held[j]
-        after = sweep_hinge(problem.hinges[j], j, *before)
+        after = solve_joint(problem.joints[j], j, *before)
         if where is not None:
             after = jax.tree.map(lambda new, old, where=where: jnp.where(where, new, old), after, before)
         bodies[a], bodies[b], held[j] = after
@@ -204,12 +221,12 @@ def _sweep_walkers(problem: _Problem, state: _State) -> _State:
     bodies, package, on_package, of_pairs = state.bodies, state.package, list(state.on_package), list(state.of_pairs)
     for w, bump in reversed(list(enumerate(problem.bumps))):
         left, right = _pick(bodies, bump.left), _pick(bodies, bump.right)
-        new_left, new_right, of_pairs[w] = sweep_meeting(bump.meeting, left, right, of_pairs[w])
+        new_left, new_right, of_pairs[w] = solve_contact(bump.constraint, left, right, of_pairs[w])
         bodies = _change(_change(bodies, bump.left, left, new_left), bump.right, right, new_right)
     for w, carry in reversed(list(enumerate(problem.carries))):
-        before = _pick(bodies, carry.member)
-        package, after, on_package[w] = sweep_meeting(carry.meeting, package, before, on_package[w])
-        bodies = _change(bodies, carry.member, before, after)
+        before = _pick(bodies, carry.one_hot)
+        package, after, on_package[w] = solve_contact(carry.constraint, package, before, on_package[w])
+        bodies = _change(bodies, carry.one_hot, before, after)
     return state._replace(bodies=bodies, package=package, on_package=on_package, of_pairs=of_pairs)
 
 
@@ -220,42 +237,42 @@ def _sweep_ground(problem: _Problem, state: _State) -> _State:
         x, y, spin = (jnp.stack([bodies[b][i] for b in stand.group]) for i in range(3))
         velocity, pressed = (x, y, spin), list(pressed)
         for k in reversed(range(len(pressed))):
-            _, velocity, pressed[k] = sweep_meeting(stand.meetings[k], _nothing(), velocity, pressed[k])
+            _, velocity, pressed[k] = solve_contact(stand.constraints[k], _nothing(), velocity, pressed[k])
         for i, b in enumerate(stand.group):
             bodies[b] = velocity[0][i], velocity[1][i], velocity[2][i]
         on_ground.append(pressed)
     return state._replace(bodies=bodies, on_ground=on_ground)
 
 
-def _sweep(problem: _Problem, state: _State) -> _State:
+def _iterate(problem: _Problem, state: _State) -> _State:
     return _sweep_ground(problem, _sweep_walkers(problem, _sweep_hinges(problem, state)))
 
 
-def _remember(meeting: Meeting, impulse: jax.Array) -> Pressed:
+def _remember(constraint: ContactConstraint, impulse: jax.Array) -> ContactImpulse:
     """Impulses (2 points, 2 rows, ...) of the last step, at points that are still in use."""
-    rub, push = (tuple(jnp.where(meeting.pair.used[p], impulse[p, row], 0.0) for p in (0, 1)) for row in (0, 1))
-    return Pressed((rub[0], rub[1]), (push[0], push[1]))
+    tangent, push = (tuple(jnp.where(constraint.pair.used[p], impulse[p, row], 0.0) for p in (0, 1)) for row in (0, 1))
+    return ContactImpulse((tangent[0], tangent[1]), (push[0], push[1]))
 
 
-def _remembered(problem: _Problem, world: World, control: Control, touch: Touching, edges: list[Edges]) -> _State:
+def _remembered(problem: _Problem, world: World, control: Control, contacts: Contacts, edges: list[Edges]) -> _State:
     """Velocities before the constraint impulses of this step, and the accumulated impulses of the last step."""
     old, limits, on_ground = world.impulses, joint_limits(world.pose[2]), []
     kept = (old.feet, old.feet_code), (old.others, old.others_code)
-    for stand, each, (impulse, old_code) in zip(problem.stands, edges, kept, strict=True):
-        code = _points(each.code)
-        found = find_again(code, old_code, impulse).reshape(2, len(stand.meetings), *impulse.shape[1:])
-        on_ground.append([_remember(meeting, found[:, k]) for k, meeting in enumerate(stand.meetings)])
-    on_package = find_again(touch.package.code, old.package_code, old.package)
-    of_pairs = find_again(touch.neighbours[1].code, old.neighbours_code, old.neighbours)
+    for stand, each, (impulse, old_feature_id) in zip(problem.stands, edges, kept, strict=True):
+        feature_id = _points(each.feature_id)
+        found = match_warm_start(feature_id, old_feature_id, impulse).reshape(2, len(stand.constraints), *impulse.shape[1:])
+        on_ground.append([_remember(constraint, found[:, k]) for k, constraint in enumerate(stand.constraints)])
+    on_package = match_warm_start(contacts.package.feature_id, old.package_code, old.package)
+    of_pairs = match_warm_start(contacts.neighbours[1].feature_id, old.neighbours_code, old.neighbours)
     limit = jnp.where(limits.at_lower, old.limit.clip(0), jnp.where(limits.at_upper, old.limit.clip(None, 0), 0.0))
-    velocity, its = fall(world, control.push)
+    velocity, its = integrate_velocities(world, control.push)
     return _State(
         bodies=[(velocity[0, b], velocity[1, b], velocity[2, b]) for b in range(NUM_BODIES)],
         package=(its[0], its[1], its[2]),
-        held=[Held(old.motor[j], (old.hold[0, j], old.hold[1, j]), limit[j]) for j in range(NUM_JOINTS)],
+        held=[JointImpulse(old.motor[j], (old.hold[0, j], old.hold[1, j]), limit[j]) for j in range(NUM_JOINTS)],
         on_ground=on_ground,
-        on_package=[_remember(carry.meeting, on_package[:, :, w]) for w, carry in enumerate(problem.carries)],
-        of_pairs=[_remember(bump.meeting, of_pairs[:, :, w]) for w, bump in enumerate(problem.bumps)],
+        on_package=[_remember(carry.constraint, on_package[:, :, w]) for w, carry in enumerate(problem.carries)],
+        of_pairs=[_remember(bump.constraint, of_pairs[:, :, w]) for w, bump in enumerate(problem.bumps)],
     )
 
 
@@ -264,34 +281,38 @@ def _warm_start(problem: _Problem, state: _State) -> _State:
     bodies, package = list(state.bodies), state.package
     for j, held in enumerate(state.held):
         a, b = PARENT[j], CHILD[j]
-        bodies[a], bodies[b] = pull(problem.hinges[j], j, bodies[a], bodies[b], held.hold, held.motor + held.limit)
+        bodies[a], bodies[b] = apply_joint_impulse(
+            problem.joints[j], j, bodies[a], bodies[b], held.hold, held.motor + held.limit
+        )
     for stand, pressed in zip(problem.stands, state.on_ground, strict=True):
-        for meeting, each in zip(stand.meetings, pressed, strict=True):
-            _, change = push_on(meeting, each, _nothing(), _nothing())
+        for constraint, each in zip(stand.constraints, pressed, strict=True):
+            _, change = warm_start_contact(constraint, each, _nothing(), _nothing())
             for i, b in enumerate(stand.group):
                 x, y, spin = (value + part[i] for value, part in zip(bodies[b], change, strict=True))
                 bodies[b] = x, y, spin
     for carry, pressed in zip(problem.carries, state.on_package, strict=True):
-        package, change = push_on(carry.meeting, pressed, package, _nothing())
-        bodies = _change(bodies, carry.member, _nothing(), change)
+        package, change = warm_start_contact(carry.constraint, pressed, package, _nothing())
+        bodies = _change(bodies, carry.one_hot, _nothing(), change)
     for bump, pressed in zip(problem.bumps, state.of_pairs, strict=True):
-        left, right = push_on(bump.meeting, pressed, _nothing(), _nothing())
+        left, right = warm_start_contact(bump.constraint, pressed, _nothing(), _nothing())
         bodies = _change(_change(bodies, bump.left, _nothing(), left), bump.right, _nothing(), right)
     return state._replace(bodies=bodies, package=package)
 
 
-def solve(world: World, control: Control, touch: Touching, package: model.Package, solver: Solver) -> World:
+def solve(world: World, control: Control, contacts: Contacts, package: model.Package, solver: Solver) -> World:
     """World after a step, without landings of legs."""
-    edges = edges_under(touch)
-    problem = _make_problem(world, control, touch, edges, package)
-    state = _warm_start(problem, _remembered(problem, world, control, touch, edges))
-    state = jax.lax.fori_loop(0, solver.velocity_sweeps, lambda _, state: _sweep(problem, state), state)
+    edges = edges_under(contacts)
+    problem = _make_problem(world, control, contacts, edges, package)
+    state = _warm_start(problem, _remembered(problem, world, control, contacts, edges))
+    state = jax.lax.fori_loop(0, solver.velocity_iterations, lambda _, state: _iterate(problem, state), state)
     velocity = jnp.stack([jnp.stack([body[i] for body in state.bodies]) for i in range(3)])
     velocity, package_velocity = jnp.where(control.present, velocity, 0.0), jnp.stack(state.package)
-    moved = move(world.pose, velocity), move(world.package_pose, package_velocity)
-    start = Start(world.pose, world.package_pose, touch, edges, joint_limits(world.pose[2]), problem.entered, control.present)
-    pose, package_pose = settle(start, *moved, package, solver.position_sweeps)
-    return World(pose, velocity, package_pose, package_velocity, _kept(state, touch, edges))
+    moved = integrate_positions(world.pose, velocity), integrate_positions(world.package_pose, package_velocity)
+    start = Start(
+        world.pose, world.package_pose, contacts, edges, joint_limits(world.pose[2]), problem.entered, control.present
+    )
+    pose, package_pose = correct_positions(start, *moved, package, solver.position_iterations)
+    return World(pose, velocity, package_pose, package_velocity, _kept(state, contacts, edges))
 
 
 def _points(values: jax.Array) -> jax.Array:
@@ -299,15 +320,15 @@ def _points(values: jax.Array) -> jax.Array:
     return values.reshape(-1, *values.shape[2:])
 
 
-def _stacked(pressed: list[Pressed]) -> jax.Array:
+def _stacked(pressed: list[ContactImpulse]) -> jax.Array:
     """Stacks the impulses of K manifolds, (2 points, 2 rows, K, ...)."""
     return jnp.stack([jnp.stack([jnp.stack([each[row][p] for each in pressed]) for row in (0, 1)]) for p in (0, 1)])
 
 
-def _kept(state: _State, touch: Touching, edges: list[Edges]) -> Impulses:
+def _kept(state: _State, contacts: Contacts, edges: list[Edges]) -> Impulses:
     """Accumulated impulses for the next step."""
     feet, others = (_points(_stacked(pressed).swapaxes(1, 2)) for pressed in state.on_ground)
-    no_pairs = jnp.zeros((2, 2, *touch.neighbours[1].code.shape[1:]))
+    no_pairs = jnp.zeros((2, 2, *contacts.neighbours[1].feature_id.shape[1:]))
     return Impulses(
         motor=jnp.stack([held.motor for held in state.held]),
         hold=jnp.stack([jnp.stack([held.hold[i] for held in state.held]) for i in (0, 1)]),
@@ -316,8 +337,8 @@ def _kept(state: _State, touch: Touching, edges: list[Edges]) -> Impulses:
         others=others,
         package=_stacked(state.on_package),
         neighbours=_stacked(state.of_pairs) if state.of_pairs else no_pairs,
-        feet_code=_points(edges[0].code),
-        others_code=_points(edges[1].code),
-        package_code=touch.package.code,
-        neighbours_code=touch.neighbours[1].code,
+        feet_code=_points(edges[0].feature_id),
+        others_code=_points(edges[1].feature_id),
+        package_code=contacts.package.feature_id,
+        neighbours_code=contacts.neighbours[1].feature_id,
     )

@@ -34,23 +34,23 @@ ORDER = (3, 2, 0, 1)  # in which Box2D visits the joints
 NUM_FREE = 2 + NUM_BODIES
 HIP = -HULL_CENTRE + np.array([0.0, LEG_DOWN])
 _HALF = LEG_HEIGHT / 2
-LINEAR_SLOP, ANGULAR_SLOP, LARGEST_TURN = 0.005, np.pi / 90, 8 * np.pi / 180
-TOTAL = float(MASS.sum())
+LINEAR_SLOP, ANGULAR_SLOP, MAX_ANGULAR_CORRECTION = 0.005, np.pi / 90, 8 * np.pi / 180
+TOTAL_MASS = float(MASS.sum())
 
 
-class Tree(NamedTuple):
+class Articulation(NamedTuple):
     """Kinematics and inertia of the articulations of n walkers at one pose.
 
     Attributes:
         arms: [5][5], a vector (n, E) or None. Body b has the velocity v + sum over j of w_j x arms[b][j], where v is the hull's
             velocity and w_j is the angular velocity of body j.
-        moments: [5], vectors (n, E). Entry j is the sum over bodies b of mass times arms[b][j].
+        mass_moments: [5], vectors (n, E). Entry j is the sum over bodies b of mass times arms[b][j].
         inverse: [5][5] of (n, E), inverse of the generalized inertia of the angular velocities, from which the hull's
             translation has been eliminated (Schur complement).
     """
 
     arms: list[list[Vector | None]]
-    moments: list[Vector]
+    mass_moments: list[Vector]
     inverse: list[list[jax.Array]]
 
 
@@ -71,7 +71,7 @@ def _inverse(matrix: list[list[jax.Array]]) -> list[list[jax.Array]]:
     return [[rows[i, j] for j in range(size)] for i in range(size)]
 
 
-def make_tree(angle: jax.Array) -> Tree:
+def make_articulation(angle: jax.Array) -> Articulation:
     """Makes the articulations at the bodies' angles (5, n, E)."""
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     hip = rotate(cos[0], sin[0], (single(HIP[0]), single(HIP[1])))
@@ -84,55 +84,59 @@ def make_tree(angle: jax.Array) -> Tree:
         arms[upper][upper] = thigh
         arms[lower][upper] = 2 * thigh[0], 2 * thigh[1]
         arms[lower][lower] = shin
-    moments = []
+    mass_moments = []
     matrix = [[jnp.zeros(()) for _ in range(NUM_BODIES)] for _ in range(NUM_BODIES)]
     for i in range(NUM_BODIES):
-        moved = [(MASS[b], arm) for b in range(NUM_BODIES) if (arm := arms[b][i]) is not None]
-        moments.append((sum(m * arm[0] for m, arm in moved), sum(m * arm[1] for m, arm in moved)))
+        moved = [(MASS[b], r) for b in range(NUM_BODIES) if (r := arms[b][i]) is not None]
+        mass_moments.append((sum(m * r[0] for m, r in moved), sum(m * r[1] for m, r in moved)))
     for i in range(NUM_BODIES):
         for j in range(NUM_BODIES):
             both = [(MASS[b], arms[b][i], arms[b][j]) for b in range(NUM_BODIES)]
             shared = sum(m * dot(p, q) for m, p, q in both if p is not None and q is not None)
-            matrix[i][j] = shared - dot(moments[i], moments[j]) / TOTAL + (INERTIA[i] if i == j else 0.0)
-    return Tree(arms, moments, _inverse(matrix))
+            matrix[i][j] = shared - dot(mass_moments[i], mass_moments[j]) / TOTAL_MASS + (INERTIA[i] if i == j else 0.0)
+    return Articulation(arms, mass_moments, _inverse(matrix))
 
 
-def respond(tree: Tree, push: Vector, turn: list[jax.Array]) -> jax.Array:
+def inverse_mass_product(articulation: Articulation, push: Vector, turn: list[jax.Array]) -> jax.Array:
     """Change of the generalized velocity by impulses, (7, ..., n, E).
 
     Args:
-        tree: the articulations.
+        articulation: the articulations.
         push: total linear impulse on each walker, (..., n, E).
         turn: five arrays (..., n, E), the generalized impulses of the angular velocities.
     """
 
-    def spins(tree: Tree, push: Vector, turn: list[jax.Array]) -> list[jax.Array]:
-        turn = [t - (push[1] * q[0] - push[0] * q[1]) / TOTAL for t, q in zip(turn, tree.moments, strict=True)]
-        return [sum((tree.inverse[i][j] * turn[j] for j in range(NUM_BODIES)), jnp.zeros(())) for i in range(NUM_BODIES)]
+    def spins(articulation: Articulation, push: Vector, turn: list[jax.Array]) -> list[jax.Array]:
+        turn = [
+            t - (push[1] * q[0] - push[0] * q[1]) / TOTAL_MASS for t, q in zip(turn, articulation.mass_moments, strict=True)
+        ]
+        return [
+            sum((articulation.inverse[i][j] * turn[j] for j in range(NUM_BODIES)), jnp.zeros(())) for i in range(NUM_BODIES)
+        ]
 
-    spin = separately(spins, tree, push, turn)
-    x = (push[0] + sum(s * q[1] for s, q in zip(spin, tree.moments, strict=True))) / TOTAL
-    y = (push[1] - sum(s * q[0] for s, q in zip(spin, tree.moments, strict=True))) / TOTAL
+    spin = separately(spins, articulation, push, turn)
+    x = (push[0] + sum(s * q[1] for s, q in zip(spin, articulation.mass_moments, strict=True))) / TOTAL_MASS
+    y = (push[1] - sum(s * q[0] for s, q in zip(spin, articulation.mass_moments, strict=True))) / TOTAL_MASS
     return jnp.stack([x, y, *spin])
 
 
-def to_free(tree: Tree, velocity: jax.Array) -> jax.Array:
+def to_generalized(articulation: Articulation, velocity: jax.Array) -> jax.Array:
     """Generalized velocity (7, n, E): mass-weighted projection of the velocities (3, 5, n, E) onto those that joints allow."""
     momentum = [(MASS[b] * velocity[0, b], MASS[b] * velocity[1, b]) for b in range(NUM_BODIES)]
     turn = []
     for j in range(NUM_BODIES):
-        moved = [cross(arm, momentum[b]) for b in range(NUM_BODIES) if (arm := tree.arms[b][j]) is not None]
+        moved = [cross(r, momentum[b]) for b in range(NUM_BODIES) if (r := articulation.arms[b][j]) is not None]
         turn.append(INERTIA[j] * velocity[2, j] + sum(moved))
     total = sum(p[0] for p in momentum), sum(p[1] for p in momentum)
-    return respond(tree, (jnp.asarray(total[0]), jnp.asarray(total[1])), turn)
+    return inverse_mass_product(articulation, (jnp.asarray(total[0]), jnp.asarray(total[1])), turn)
 
 
-def to_bodies(tree: Tree, free: jax.Array) -> jax.Array:
-    """Velocities of the bodies, (3, 5, n, E), from the generalized velocity `free` (7, n, E)."""
-    x, y, spin = free[0], free[1], free[2:]
+def to_bodies(articulation: Articulation, qvel: jax.Array) -> jax.Array:
+    """Velocities of the bodies, (3, 5, n, E), from the generalized velocity `qvel` (7, n, E)."""
+    x, y, spin = qvel[0], qvel[1], qvel[2:]
     velocities = []
     for b in range(NUM_BODIES):
-        moved = [(j, arm) for j in range(NUM_BODIES) if (arm := tree.arms[b][j]) is not None]
+        moved = [(j, r) for j in range(NUM_BODIES) if (r := articulation.arms[b][j]) is not None]
         velocities.append(
             jnp.stack([x - sum(spin[j] * a[1] for j, a in moved), y + sum(spin[j] * a[0] for j, a in moved), spin[b]])
         )
@@ -156,55 +160,58 @@ class Motors(NamedTuple):
     """Motors and limits of joints, which constrain the difference of two angular velocities, (4, n, E).
 
     Attributes:
-        response: (7, 4, n, E), change of the generalized velocity per unit impulse.
-        gain: inverse effective mass: change of the joint's angular velocity per unit impulse.
-        drive: impulse that accelerates a joint from rest to the target velocity of its motor.
-        strongest: largest impulse of the motor in a step.
+        inv_mass_jacobian: (7, 4, n, E), change of the generalized velocity per unit impulse.
+        inv_effective_mass: inverse effective mass: change of the joint's angular velocity per unit impulse.
+        motor_target: impulse that accelerates a joint from rest to the target velocity of its motor.
+        max_impulse: largest impulse of the motor in a step.
         limits: active limits.
     """
 
-    response: jax.Array
-    gain: jax.Array
-    drive: jax.Array
-    strongest: jax.Array
+    inv_mass_jacobian: jax.Array
+    inv_effective_mass: jax.Array
+    motor_target: jax.Array
+    max_impulse: jax.Array
     limits: Limits
 
 
-def make_motors(tree: Tree, angle: jax.Array, action: jax.Array) -> Motors:
+def make_motors(articulation: Articulation, angle: jax.Array, action: jax.Array) -> Motors:
     """Makes motors under `action` (4, n, E), from -1 to 1, and limits, at the bodies' angles (5, n, E)."""
     zero = jnp.zeros_like(angle[0])
     responses = []
     for parent, child in zip(PARENT, CHILD, strict=True):
         turn = [zero + float(b == child) - float(b == parent) for b in range(NUM_BODIES)]
-        responses.append(respond(tree, (zero, zero), turn))
-    response = jnp.stack(responses, 1)
-    gain = jnp.stack(
-        [response[2 + child, j] - response[2 + parent, j] for j, (parent, child) in enumerate(zip(PARENT, CHILD, strict=True))]
+        responses.append(inverse_mass_product(articulation, (zero, zero), turn))
+    inv_mass_jacobian = jnp.stack(responses, 1)
+    inv_effective_mass = jnp.stack(
+        [
+            inv_mass_jacobian[2 + child, j] - inv_mass_jacobian[2 + parent, j]
+            for j, (parent, child) in enumerate(zip(PARENT, CHILD, strict=True))
+        ]
     )
     return Motors(
-        response=response,
-        gain=gain,
-        drive=jnp.sign(action) * single(JOINT_SPEED)[:, None, None] / gain,
-        strongest=TIME_STEP * TORQUE * jnp.clip(jnp.abs(action), 0.0, 1.0),
+        inv_mass_jacobian=inv_mass_jacobian,
+        inv_effective_mass=inv_effective_mass,
+        motor_target=jnp.sign(action) * single(JOINT_SPEED)[:, None, None] / inv_effective_mass,
+        max_impulse=TIME_STEP * TORQUE * jnp.clip(jnp.abs(action), 0.0, 1.0),
         limits=joint_limits(angle),
     )
 
 
-def sweep_motors(motors: Motors, free: jax.Array, impulse: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+def solve_motors(motors: Motors, qvel: jax.Array, impulse: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
     """One sweep over motors and limits. The accumulated impulse of a joint is the sum of both.
 
     The motor's impulse is clamped to its strength. An active limit adds the impulse that stops the joint from moving beyond it.
     """
     impulse = list(impulse)
     for j in ORDER:
-        speed, strongest = free[2 + CHILD[j]] - free[2 + PARENT[j]], motors.strongest[j]
-        stop = impulse[j] - speed / motors.gain[j]  # XLA computes a quotient once, a product once per use
-        new = jnp.clip(stop + motors.drive[j], -strongest, strongest)
+        speed, max_impulse = qvel[2 + CHILD[j]] - qvel[2 + PARENT[j]], motors.max_impulse[j]
+        stop = impulse[j] - speed / motors.inv_effective_mass[j]  # XLA computes a quotient once, a product once per use
+        new = jnp.clip(stop + motors.motor_target[j], -max_impulse, max_impulse)
         new = jnp.where(motors.limits.at_lower[j], jnp.maximum(new, stop), new)
         new = jnp.where(motors.limits.at_upper[j], jnp.minimum(new, stop), new)
-        free = free + motors.response[:, j] * (new - impulse[j])
+        qvel = qvel + motors.inv_mass_jacobian[:, j] * (new - impulse[j])
         impulse[j] = new
-    return free, impulse
+    return qvel, impulse
 
 
 class Part(NamedTuple):
@@ -215,7 +222,7 @@ class Part(NamedTuple):
     angle: jax.Array
 
 
-def pull_together(
+def correct_joints(
     parts: list[Part], limits: Limits, active: jax.Array, entered: jax.Array | None = None
 ) -> tuple[list[Part], jax.Array, jax.Array]:
     """One sweep of position correction over the joints, where `active` (n, E), as in Box2D's b2RevoluteJoint.
@@ -233,20 +240,22 @@ def pull_together(
     if entered is not None:
         order = [(ORDER[0], active & ~entered), *order[1:], (ORDER[0], active & entered)]
     for j, where in order:
-        parts[PARENT[j]], parts[CHILD[j]], near, gap = _pull(parts[PARENT[j]], parts[CHILD[j]], limits, j, where)
+        parts[PARENT[j]], parts[CHILD[j]], near, gap = _correct_joint(parts[PARENT[j]], parts[CHILD[j]], limits, j, where)
         good, widest = good & (near | (~where & active)), jnp.maximum(widest, gap)
     return parts, good, widest
 
 
-def _pull(parent: Part, child: Part, limits: Limits, j: int, active: jax.Array) -> tuple[Part, Part, jax.Array, jax.Array]:
+def _correct_joint(
+    parent: Part, child: Part, limits: Limits, j: int, active: jax.Array
+) -> tuple[Part, Part, jax.Array, jax.Array]:
     """Corrects joint j, and returns both bodies, whether it was within tolerance, and the gap between its anchors."""
     a, b = PARENT[j], CHILD[j]
     light_a, light_b = 1 / INERTIA[a], 1 / INERTIA[b]
     joint = child.angle - parent.angle - single(JOINT_REFERENCE[j])
     below, above = joint - single(JOINT_LOWER[j]), joint - single(JOINT_UPPER[j])
     at_lower, at_upper = limits.at_lower[j], limits.at_upper[j]
-    turn = jnp.where(at_lower, jnp.clip(below + ANGULAR_SLOP, -LARGEST_TURN, 0.0), 0.0)
-    turn = jnp.where(at_upper, jnp.clip(above - ANGULAR_SLOP, 0.0, LARGEST_TURN), turn)
+    turn = jnp.where(at_lower, jnp.clip(below + ANGULAR_SLOP, -MAX_ANGULAR_CORRECTION, 0.0), 0.0)
+    turn = jnp.where(at_upper, jnp.clip(above - ANGULAR_SLOP, 0.0, MAX_ANGULAR_CORRECTION), turn)
     wrong_angle = jnp.where(at_lower, -below, jnp.where(at_upper, above, 0.0))
     turn = jnp.where(active, turn, 0.0) / (light_a + light_b)
     angle_a, angle_b = parent.angle + light_a * turn, child.angle - light_b * turn

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 WORST_CONDITION = 1000.0
 
 
-class Pair(NamedTuple):
+class Block(NamedTuple):
     """Inverse effective mass matrix of two contact points along the normal. Arrays have the same shape.
 
     Attributes:
@@ -24,15 +24,17 @@ class Pair(NamedTuple):
     together: jax.Array
 
 
-def make_pair(touching: jax.Array, own: jax.Array, other: jax.Array) -> Pair:
+def make_block(touching: jax.Array, own: jax.Array, other: jax.Array) -> Block:
     """Makes the matrix of the points that are `touching` (2, ...). If it is ill conditioned, only the first point is used."""
     both = touching[0] & touching[1]
     own = jnp.where(touching, own, 1.0)
     together = both & (own[0] ** 2 < WORST_CONDITION * (own[0] * own[1] - other**2))
-    return Pair((own[0], own[1]), other, (touching[0], touching[1] & (together | ~both)), together)
+    return Block((own[0], own[1]), other, (touching[0], touching[1] & (together | ~both)), together)
 
 
-def press(pair: Pair, old: tuple[jax.Array, jax.Array], speed: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+def solve_block(
+    pair: Block, old: tuple[jax.Array, jax.Array], speed: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     """Accumulated normal impulses, from the `old` ones and the normal speeds under those.
 
     They solve a linear complementarity problem: no impulse is negative, no point approaches, and a point that separates has no

@@ -1,8 +1,8 @@
 """Contacts of hulls and the package with the ground at the end of a step. Arrays have the batch as their last axis.
 
-Box2D's continuous collision detection stops hulls and the package at the ground within a step, as it does legs (`continuous_collision`), and
-reports the contact in that step. Here they are not stopped: their poses at the end of the step are tested. Contacts that form
-slowly are found at the beginning of the next step (`contact_detection`).
+Box2D's continuous collision detection stops hulls and the package at the ground within a step, as it does legs
+(`continuous_collision`), and reports the contact in that step. Here they are not stopped: their poses at the end of the step
+are tested. Contacts that form slowly are found at the beginning of the next step (`contact_detection`).
 """
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.multiwalker import model, terrain
-from envs_jax.multiwalker.model import BODIES, HULL, SKIN, single
+from envs_jax.multiwalker.model import BODIES, COLLISION_MARGIN, HULL, single
 from envs_jax.multiwalker.physics.manifold import clearance, place
 from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE
 
@@ -32,7 +32,7 @@ def package_on_ground(package: model.Package, pose: jax.Array, heights: jax.Arra
     cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
     half, thickness = package.length / 2, single(-package.shape.corner[:, 1].min())
     reach = int(np.ceil(package.length / terrain.STEP)) + 2
-    x, y, there, _ = terrain.window(heights, pose[0] - half - SKIN, reach)
+    x, y, there, _ = terrain.window(heights, pose[0] - half - COLLISION_MARGIN, reach)
     x, y = x - pose[0], y - pose[1]
     along, above = cos * x + sin * y, cos * y - sin * x
     poked = (there & (jnp.abs(along) <= half + within) & (above >= -thickness - within)).any(0)

@@ -13,7 +13,7 @@ import numpy as np
 
 from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import model, terrain
-from envs_jax.multiwalker.model import BODIES, HULL, NUM_BODIES, SKIN, single
+from envs_jax.multiwalker.model import BODIES, COLLISION_MARGIN, HULL, NUM_BODIES, single
 from envs_jax.multiwalker.physics.clearance import package_on_ground
 from envs_jax.multiwalker.physics.manifold import (
     Manifold,
@@ -25,12 +25,12 @@ from envs_jax.multiwalker.physics.manifold import (
     polygon_manifold,
     rotate,
 )
-from envs_jax.multiwalker.physics.masked_loops import only_where
+from envs_jax.multiwalker.physics.masked_loops import apply_where
 
 LEG_EDGES, HULL_EDGES = 4, 6  # largest number of edges under a body
 PAIRS = 3  # pairs of bodies per pair of neighbours whose manifolds are computed
 AT_A_TIME = 1 / 8  # of all pairs of neighbours
-NOTHING, NUM_TOUCHABLE = -9, LEG_EDGES + 3
+NO_CONTACT, NUM_TOUCHABLE = -9, LEG_EDGES + 3
 _GEOMETRY = np.concatenate(
     [*np.moveaxis(BODIES.corner, -1, 0), *np.moveaxis(BODIES.normal, -1, 0), BODIES.real, [np.arange(NUM_BODIES)]]
 )  # (5 V + 1, 5): of each body its corners, its normals, which sides are real, and its index
@@ -38,34 +38,34 @@ _PARTS = len(BODIES.real) * np.arange(1, 6)
 _SHAPES = model.Polygons(*(array[:, :, None] for array in BODIES))  # (V, 5, 1, 2), for poses (3, 5, n, E)
 
 
-class Contacts(NamedTuple):
+class ContactPoints(NamedTuple):
     """Contact points on bodies of walkers. Arrays are (K, n, E), and unused slots are zeros.
 
     Attributes:
         normal: direction of the normal impulse on the body.
-        arm: from the body's centre of mass to the point.
+        r: from the body's centre of mass to the point.
         separation: negative where the skins overlap.
-        member: (5, K, n, E) float, one-hot index of the body.
-        light: 1 / mass of the body.
-        light_turn: 1 / inertia of the body.
+        one_hot: (5, K, n, E) float, one-hot index of the body.
+        inv_mass: 1 / mass of the body.
+        inv_inertia: 1 / inertia of the body.
         friction: coefficient of friction.
-        code: feature id, by which the next step finds the accumulated impulse; 0 for unused slots.
-        by_second: bool, whether the reference side belongs to the second body. The second body is the walker's in contacts with
-            the ground and the package, and the right walker's in contacts of neighbours.
+        feature_id: feature id, by which the next step finds the accumulated impulse; 0 for unused slots.
+        reference_is_second: bool, whether the reference side belongs to the second body. The second body is the walker's in
+            contacts with the ground and the package, and the right walker's in contacts of neighbours.
     """
 
     normal: Vector
-    arm: Vector
+    r: Vector
     separation: jax.Array
-    member: jax.Array
-    light: jax.Array
-    light_turn: jax.Array
+    one_hot: jax.Array
+    inv_mass: jax.Array
+    inv_inertia: jax.Array
     friction: jax.Array
-    code: jax.Array
-    by_second: jax.Array
+    feature_id: jax.Array
+    reference_is_second: jax.Array
 
 
-class OnGround(NamedTuple):
+class GroundManifolds(NamedTuple):
     """Manifolds of bodies with the edges under them.
 
     Attributes:
@@ -77,7 +77,7 @@ class OnGround(NamedTuple):
     first: jax.Array
 
 
-class Touching(NamedTuple):
+class Contacts(NamedTuple):
     """All contacts at one time.
 
     Attributes:
@@ -92,11 +92,11 @@ class Touching(NamedTuple):
         dropped: (E,) bool, whether the package touches the ground or a leg.
     """
 
-    legs: OnGround
-    hull: OnGround
-    package: Contacts
+    legs: GroundManifolds
+    hull: GroundManifolds
+    package: ContactPoints
     package_arm: Vector
-    neighbours: tuple[Contacts, Contacts]
+    neighbours: tuple[ContactPoints, ContactPoints]
     feet: jax.Array
     fallen: jax.Array
     dropped: jax.Array
@@ -106,81 +106,81 @@ class _Candidates(NamedTuple):
     """Candidates for the slots of contact points, (C, n, E) each."""
 
     normal: Vector
-    arm: Vector
+    r: Vector
     separation: jax.Array
-    code: jax.Array
+    feature_id: jax.Array
     touching: jax.Array
 
 
-def _choose(candidates: _Candidates, slots: int, friction: np.ndarray) -> Contacts:
+def _choose(candidates: _Candidates, ground_points: int, friction: np.ndarray) -> ContactPoints:
     """Fills the slots with the first candidates that touch."""
     rank = jnp.cumsum(candidates.touching.astype(jnp.int32), 0)
-    index = (rank[None] <= jnp.arange(slots).reshape(-1, 1, 1, 1)).astype(jnp.int32).sum(1)
+    index = (rank[None] <= jnp.arange(ground_points).reshape(-1, 1, 1, 1)).astype(jnp.int32).sum(1)
     used = index < len(rank)
     index = jnp.minimum(index, len(rank) - 1)
 
     def take(value: jax.Array) -> jax.Array:
         return jnp.where(used, jnp.take_along_axis(value, index, 0, mode="promise_in_bounds"), 0.0)
 
-    code = take(candidates.code)
+    feature_id = take(candidates.feature_id)
     return _contacts(
         (take(candidates.normal[0]), take(candidates.normal[1])),
-        (take(candidates.arm[0]), take(candidates.arm[1])),
+        (take(candidates.r[0]), take(candidates.r[1])),
         take(candidates.separation),
-        code,
+        feature_id,
         friction,
     )
 
 
-def _contacts(normal: Vector, arm: Vector, separation: jax.Array, code: jax.Array, friction: np.ndarray) -> Contacts:
-    """Makes contacts. `code` mod 5 is the body. `code` // 5 mod 8 is 4 times the manifold's kind plus the point's number."""
-    number = jnp.arange(NUM_BODIES, dtype=jnp.float32).reshape(-1, *[1] * code.ndim)
-    member = ((code % NUM_BODIES)[None] == number) & (code > 0)
-    member = member.astype(jnp.float32)
+def _contacts(normal: Vector, r: Vector, separation: jax.Array, feature_id: jax.Array, friction: np.ndarray) -> ContactPoints:
+    """Makes contacts. `feature_id` mod 5 is the body. `feature_id` // 5 mod 8 is 4 `reference_is_second` + `feature`."""
+    number = jnp.arange(NUM_BODIES, dtype=jnp.float32).reshape(-1, *[1] * feature_id.ndim)
+    one_hot = ((feature_id % NUM_BODIES)[None] == number) & (feature_id > 0)
+    one_hot = one_hot.astype(jnp.float32)
 
     def own(values: np.ndarray) -> jax.Array:
-        return fold(jnp.add, member * single(values).reshape(number.shape))
+        return fold(jnp.add, one_hot * single(values).reshape(number.shape))
 
-    return Contacts(
+    return ContactPoints(
         normal,
-        arm,
+        r,
         separation,
-        member,
+        one_hot,
         own(1 / model.MASS),
         own(1 / model.INERTIA),
         own(friction),
-        code,
-        code // (4 * NUM_BODIES) % 2 > 0,
+        feature_id,
+        feature_id // (4 * NUM_BODIES) % 2 > 0,
     )
 
 
-def _on_ground(shape: Placed, pose: jax.Array, heights: jax.Array, present: jax.Array, edges: int) -> OnGround:
+def _on_ground(shape: Placed, pose: jax.Array, heights: jax.Array, present: jax.Array, edges: int) -> GroundManifolds:
     """Manifolds of bodies at `pose` (3, B, n, E) with the ground. They and `shape` are relative to the centres of mass."""
-    x, y, there, first = terrain.window(heights, pose[0] + fold(jnp.minimum, shape.corner[0]) - SKIN, edges + 1)
+    x, y, there, first = terrain.window(heights, pose[0] + fold(jnp.minimum, shape.corner[0]) - COLLISION_MARGIN, edges + 1)
     x, y = x - pose[0], y - pose[1]
     manifold = ground_manifold(shape, (x[:-1], y[:-1]), (x[1:], y[1:]), there[:-1] & there[1:])
-    return OnGround(manifold._replace(touching=manifold.touching & present), first)
+    return GroundManifolds(manifold._replace(touching=manifold.touching & present), first)
 
 
-def ground_code(ground: OnGround) -> jax.Array:
+def ground_feature_ids(ground: GroundManifolds) -> jax.Array:
     """Feature ids (2, edges, bodies, n, E): positive integers that are unique among a body's points."""
     manifold = ground.manifold
-    number = jnp.arange(len(manifold.kind), dtype=jnp.float32).reshape(-1, 1, 1, 1)
-    return 8 * (ground.first.astype(jnp.float32) + number + 2) + 4 * manifold.kind + manifold.number
+    number = jnp.arange(len(manifold.reference_is_second), dtype=jnp.float32).reshape(-1, 1, 1, 1)
+    return 8 * (ground.first.astype(jnp.float32) + number + 2) + 4 * manifold.reference_is_second + manifold.feature
 
 
-def _points(ground: OnGround, bodies: slice) -> _Candidates:
+def _points(ground: GroundManifolds, bodies: slice) -> _Candidates:
     """All points of bodies with edges, (2 * edges * B, n, E)."""
     manifold = ground.manifold
     which = jnp.arange(NUM_BODIES, dtype=jnp.float32)[bodies].reshape(-1, 1, 1)
-    code = NUM_BODIES * ground_code(ground) + which
+    feature_id = NUM_BODIES * ground_feature_ids(ground) + which
 
     def flat(value: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(value, code.shape).reshape(-1, *code.shape[3:])
+        return jnp.broadcast_to(value, feature_id.shape).reshape(-1, *feature_id.shape[3:])
 
     normal, point = manifold.normal, manifold.point
     vectors = (flat(normal[0]), flat(normal[1])), (flat(point[0]), flat(point[1]))
-    return _Candidates(*vectors, flat(manifold.separation), flat(code), flat(manifold.touching))
+    return _Candidates(*vectors, flat(manifold.separation), flat(feature_id), flat(manifold.touching))
 
 
 def _in_order(*parts: _Candidates) -> _Candidates:
@@ -201,7 +201,7 @@ def _deepest(manifold: Manifold) -> tuple[jax.Array, Callable[[jax.Array], jax.A
 
 def _with_package(
     package: model.Package, package_pose: jax.Array, shape: Placed, from_body: Vector
-) -> tuple[Contacts, Vector, jax.Array]:
+) -> tuple[ContactPoints, Vector, jax.Array]:
     """Contacts with the package: points of the deepest body, their arms (2, n, E), and which bodies touch it, (5, n, E) bool.
 
     Shapes are relative to the centres of mass of the bodies, which are at `from_body` (5, n, E) relative to the package's.
@@ -213,10 +213,10 @@ def _with_package(
     touches, take = _deepest(manifold)
     number = jnp.arange(NUM_BODIES, dtype=jnp.float32).reshape(-1, 1, 1)
     normal, point = (take(manifold.normal[0]), take(manifold.normal[1])), (take(manifold.point[0]), take(manifold.point[1]))
-    arm = minus(point, (take(from_body[0]), take(from_body[1])))
-    code = take(NUM_BODIES * (8 + 4 * manifold.kind + manifold.number) + number)
+    r = minus(point, (take(from_body[0]), take(from_body[1])))
+    feature_id = take(NUM_BODIES * (8 + 4 * manifold.reference_is_second + manifold.feature) + number)
     friction = np.sqrt(model.FRICTION * model.PACKAGE_FRICTION)
-    return _contacts(normal, arm, take(manifold.separation), code, friction), point, touches
+    return _contacts(normal, r, take(manifold.separation), feature_id, friction), point, touches
 
 
 def _nearest_pairs(left: jax.Array, right: jax.Array) -> jax.Array:
@@ -255,7 +255,7 @@ def _picked(pose: jax.Array, chosen: jax.Array) -> tuple[Placed, Vector, jax.Arr
     return shape, (x, y), number[0]
 
 
-def _between(left: jax.Array, right: jax.Array) -> tuple[Contacts, Contacts, jax.Array]:
+def _between(left: jax.Array, right: jax.Array) -> tuple[ContactPoints, ContactPoints, jax.Array]:
     """Contacts (2, m, E) of left and of right walkers at poses (3, 5, m, E), and which bodies touch, (5, 5, m, E) bool."""
     origin = jnp.stack([left[0, HULL], left[1, HULL], jnp.zeros_like(left[0, HULL])])[:, None]
     left, right = left - origin, right - origin
@@ -267,22 +267,26 @@ def _between(left: jax.Array, right: jax.Array) -> tuple[Contacts, Contacts, jax
     touches, take = _deepest(manifold)
     normal, point = (take(manifold.normal[0]), take(manifold.normal[1])), (take(manifold.point[0]), take(manifold.point[1]))
     separation = take(manifold.separation)
-    kind = NUM_BODIES * (8 + 4 * manifold.kind + manifold.number)
+    kind = NUM_BODIES * (8 + 4 * manifold.reference_is_second + manifold.feature)
     sides = []
     for at, number, sign in ((one_at, one_number, -1.0), (other_at, other_number, 1.0)):
-        arm = minus(point, (take(at[0]), take(at[1])))
+        r = minus(point, (take(at[0]), take(at[1])))
         vector = sign * normal[0], sign * normal[1]
-        sides.append(_contacts(vector, arm, separation, take(kind + number), np.sqrt(model.FRICTION)))
+        sides.append(_contacts(vector, r, separation, take(kind + number), np.sqrt(model.FRICTION)))
     first, second = sides
     friction = first.friction * second.friction
-    code = first.code + 100 * second.code  # identifies both bodies
+    feature_id = first.feature_id + 100 * second.feature_id  # identifies both bodies
     touching_bodies = (by_body * touches[:, None, None]).sum(0) > 0
-    return first._replace(friction=friction, code=code), second._replace(friction=friction, code=code), touching_bodies
+    return (
+        first._replace(friction=friction, feature_id=feature_id),
+        second._replace(friction=friction, feature_id=feature_id),
+        touching_bodies,
+    )
 
 
-def _no_neighbours(shape: tuple[int, ...]) -> tuple[Contacts, Contacts, jax.Array]:
+def _no_neighbours(shape: tuple[int, ...]) -> tuple[ContactPoints, ContactPoints, jax.Array]:
     zeros = jnp.zeros((2, *shape))
-    none = Contacts(
+    none = ContactPoints(
         (zeros, zeros), (zeros, zeros), zeros, jnp.zeros((NUM_BODIES, *zeros.shape)), zeros, zeros, zeros, zeros, zeros > 0
     )
     return none, none, jnp.zeros((NUM_BODIES, NUM_BODIES, *shape), bool)
@@ -290,11 +294,11 @@ def _no_neighbours(shape: tuple[int, ...]) -> tuple[Contacts, Contacts, jax.Arra
 
 def _reach(pose: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Left and right bound (n, E) of what each walker can touch."""
-    half = np.hypot(*np.moveaxis(BODIES.corner, -1, 0)).max(0)[:, None, None] + SKIN
+    half = np.hypot(*np.moveaxis(BODIES.corner, -1, 0)).max(0)[:, None, None] + COLLISION_MARGIN
     return (pose[0] - half).min(0), (pose[0] + half).max(0)
 
 
-def _neighbours(pose: jax.Array, present: jax.Array) -> tuple[Contacts, Contacts, jax.Array]:
+def _neighbours(pose: jax.Array, present: jax.Array) -> tuple[ContactPoints, ContactPoints, jax.Array]:
     """Result of `_between` for all pairs of neighbours, computed where they are close."""
     shape = pose.shape[2] - 1, pose.shape[3]
     if not shape[0]:
@@ -307,20 +311,20 @@ def _neighbours(pose: jax.Array, present: jax.Array) -> tuple[Contacts, Contacts
 
     poses = column(pose[:, :, :-1]), column(pose[:, :, 1:])
     none = jax.tree.map(column, _no_neighbours(shape))
-    found = only_where(close.reshape(-1), lambda poses, _: _between(*poses), poses, none, AT_A_TIME)
+    found = apply_where(close.reshape(-1), lambda poses, _: _between(*poses), poses, none, AT_A_TIME)
     return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-2], *shape), found)
 
 
-def ground_slots(touch: Touching, slots: int) -> Contacts:
+def ground_contact_points(contacts: Contacts, ground_points: int) -> ContactPoints:
     """The first contact points of walkers with the ground, (slots, n, E). Legs come before hulls."""
     friction = np.sqrt(model.FRICTION * model.TERRAIN_FRICTION)
-    points = _in_order(_points(touch.legs, model.LEGS), _points(touch.hull, slice(0, 1)))
-    return separately(functools.partial(_choose, slots=slots, friction=friction), points)
+    points = _in_order(_points(contacts.legs, model.LEGS), _points(contacts.hull, slice(0, 1)))
+    return separately(functools.partial(_choose, ground_points=ground_points, friction=friction), points)
 
 
-def touching(
+def detect_contacts(
     package: model.Package, pose: jax.Array, package_pose: jax.Array, present: jax.Array, heights: jax.Array
-) -> Touching:
+) -> Contacts:
     """Finds all contacts.
 
     Args:
@@ -333,7 +337,7 @@ def touching(
     centre = pose[0], pose[1]
     shape = place(_SHAPES, pose, centre)
 
-    def on_ground(bodies: slice, edges: int) -> OnGround:
+    def on_ground(bodies: slice, edges: int) -> GroundManifolds:
         own = jax.tree.map(lambda leaf: leaf[:, bodies], shape)
         return separately(functools.partial(_on_ground, edges=edges), own, pose[:, bodies], heights, present)
 
@@ -350,11 +354,11 @@ def touching(
     by_left = jnp.concatenate([padding, pair_touches.any(0)], 1)
 
     foot_edges = jnp.arange(LEG_EDGES).reshape(-1, 1, 1, 1) + legs.first[1::2]
-    on_edges = jnp.where(legs.manifold.touching.any(0)[:, 1::2], foot_edges, NOTHING)
+    on_edges = jnp.where(legs.manifold.touching.any(0)[:, 1::2], foot_edges, NO_CONTACT)
     others = [
-        jnp.where(on[model.LOWER_LEGS], number, NOTHING) for number, on in ((-3, on_package), (-4, by_left), (-5, by_right))
+        jnp.where(on[model.LOWER_LEGS], number, NO_CONTACT) for number, on in ((-3, on_package), (-4, by_left), (-5, by_right))
     ]
-    return Touching(
+    return Contacts(
         legs=legs,
         hull=hull,
         package=with_package,
@@ -362,5 +366,5 @@ def touching(
         neighbours=(one, other),
         feet=jnp.concatenate([on_edges, jnp.stack(others)]).astype(jnp.int32),
         fallen=hull.manifold.touching.any((0, 1, 2)) | by_left[HULL] | by_right[HULL],
-        dropped=on_package[1:].any((0, 1)) | package_on_ground(package, package_pose, heights, SKIN),
+        dropped=on_package[1:].any((0, 1)) | package_on_ground(package, package_pose, heights, COLLISION_MARGIN),
     )

@@ -14,12 +14,12 @@ import numpy as np
 from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
-from envs_jax.multiwalker.physics.contact_constraint import Pressed, meet, sweep_meeting
-from envs_jax.multiwalker.physics.contact_detection import NOTHING
-from envs_jax.multiwalker.physics.contact_solver import PUSH_SLOP, Side, overlap, push_of
+from envs_jax.multiwalker.physics.contact_constraint import ContactImpulse, make_contact_constraint, solve_contact
+from envs_jax.multiwalker.physics.contact_detection import NO_CONTACT
+from envs_jax.multiwalker.physics.contact_solver import LINEAR_SLOP, Side, overlap, position_correction
 from envs_jax.multiwalker.physics.manifold import Manifold, Placed, Vector, clearance, cross, ground_manifold, rotate
-from envs_jax.multiwalker.physics.masked_loops import only_where, while_any
-from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE, Way, time_of_impact
+from envs_jax.multiwalker.physics.masked_loops import apply_where, while_any
+from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE, Sweep, time_of_impact
 
 SHARE = 0.75
 PUSHES, SWEEPS = 20, 30
@@ -75,21 +75,21 @@ def _edges(legs: _Legs, middle: Vector) -> tuple[Vector, Vector]:
     return (x[:-1], y[:-1]), (x[1:], y[1:])
 
 
-def _pairs(legs: _Legs, start: jax.Array, end: jax.Array) -> Way:
+def _pairs(legs: _Legs, start: jax.Array, end: jax.Array) -> Sweep:
     """Sweeps of each leg over each edge, (k M,), from one pose (3, M) to another, relative to its position before the step."""
     middle = legs.before[0], legs.before[1]
     origin = jnp.stack([*middle, jnp.zeros_like(middle[0])])
     half = _half_width(legs), jnp.full_like(middle[0], LEG_HEIGHT / 2)
     left, right = jax.tree.map(jnp.ravel, _edges(legs, middle))
     start, end, half = jax.tree.map(lambda leaf: jnp.tile(leaf, POINTS - 1), (start - origin, end - origin, half))
-    return Way(start, end, half, left, right)
+    return Sweep(start, end, half, left, right)
 
 
 class _Stops(NamedTuple):
     """Contact manifolds that stop legs: arrays (MANIFOLDS, M), or (MANIFOLDS, 2, M) for the two points."""
 
     normal: Vector
-    arm: Vector
+    r: Vector
     separation: jax.Array
     by_leg: jax.Array
     touching: jax.Array
@@ -112,22 +112,22 @@ def _stops(manifold: Manifold, first: jax.Array) -> _Stops:
         of_edges,
         (take(point[0]), take(point[1])),
         take(manifold.separation),
-        take(manifold.kind) > 0,
+        take(manifold.reference_is_second) > 0,
         take(manifold.touching) > 0,
     )
 
 
 def _weight(legs: _Legs) -> tuple[jax.Array, jax.Array]:
     """1 / mass and 1 / inertia of each leg, (M,)."""
-    light, turning = (jnp.where(legs.lower, 1 / of[2], 1 / of[1]) for of in (model.MASS, model.INERTIA))
-    return light, turning
+    inv_mass, turning = (jnp.where(legs.lower, 1 / of[2], 1 / of[1]) for of in (model.MASS, model.INERTIA))
+    return inv_mass, turning
 
 
 def _moved(stops: _Stops, index: tuple[int, ...], moved: jax.Array) -> tuple[Vector, Vector, jax.Array]:
     """Normal, arm and separation of one contact point after the leg has `moved` (3, M)."""
     edge, zero = index[0], jnp.zeros_like(moved[0])
-    arm = stops.arm[0][index], stops.arm[1][index]
-    at_rest, leg = Side((zero, zero, zero), (zero, zero)), Side((moved[0], moved[1], moved[2]), arm)
+    r = stops.r[0][index], stops.r[1][index]
+    at_rest, leg = Side((zero, zero, zero), (zero, zero)), Side((moved[0], moved[1], moved[2]), r)
     found = overlap((stops.normal[0][edge], stops.normal[1][edge]), stops.separation[index], stops.by_leg[edge], at_rest, leg)
     return found.normal, found.arms[1], found.separation
 
@@ -137,44 +137,46 @@ _ALL = [(edge, point) for edge in range(MANIFOLDS) for point in range(2)]
 
 def _push_out(legs: _Legs, stops: _Stops) -> jax.Array:
     """Position correction of legs by sequential sweeps over their contacts: displacements (3, M)."""
-    light, turning = _weight(legs)
+    inv_mass, turning = _weight(legs)
 
     def again(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         moved, wrong = carry
         deepest = jnp.zeros(wrong.shape)
         for edge, point in _ALL:
-            normal, arm, separation = _moved(stops, (edge, point), moved)
+            normal, r, separation = _moved(stops, (edge, point), moved)
             separation = jnp.where(stops.touching[edge, point], separation, 0.0)
             deepest = jnp.minimum(deepest, separation)
-            torque = cross(arm, normal)
-            push = push_of(separation, wrong, SHARE) / (light + turning * torque**2)
-            moved = moved + jnp.stack([light * normal[0] * push, light * normal[1] * push, turning * torque * push])
-        return jnp.where(wrong, moved, carry[0]), wrong & (deepest < -1.5 * PUSH_SLOP)
+            torque = cross(r, normal)
+            push = position_correction(separation, wrong, SHARE) / (inv_mass + turning * torque**2)
+            moved = moved + jnp.stack([inv_mass * normal[0] * push, inv_mass * normal[1] * push, turning * torque * push])
+        return jnp.where(wrong, moved, carry[0]), wrong & (deepest < -1.5 * LINEAR_SLOP)
 
-    start = jnp.zeros((3, *light.shape)), stops.touching.any((0, 1))
+    start = jnp.zeros((3, *inv_mass.shape)), stops.touching.any((0, 1))
     return while_any(PUSHES, lambda carry: carry[1], again, start)[0]
 
 
 def _stop(legs: _Legs, stops: _Stops, moved: jax.Array, velocity: jax.Array) -> jax.Array:
     """Velocities (3, M) after contact impulses, of legs that have `moved` (3, M)."""
     zero, nowhere = jnp.zeros(()), jnp.zeros(2)
-    still, meetings = (zero, zero, zero), []
+    still, constraints = (zero, zero, zero), []
     for edge in range(MANIFOLDS):
         (normal, one, _), (_, other, _) = (_moved(stops, (edge, point), moved) for point in range(2))
-        arm = jnp.stack([one[0], other[0]]), jnp.stack([one[1], other[1]])
+        r = jnp.stack([one[0], other[0]]), jnp.stack([one[1], other[1]])
         friction = jnp.asarray(_FRICTION)
-        meetings.append(meet(normal, stops.touching[edge], arm, _weight(legs), (nowhere, nowhere), (zero, zero), friction))
+        constraints.append(
+            make_contact_constraint(normal, stops.touching[edge], r, _weight(legs), (nowhere, nowhere), (zero, zero), friction)
+        )
 
     def again(carry: tuple) -> tuple:
         velocity, pressed, moving = carry
         before, pressed = velocity, list(pressed)
-        for edge, meeting in enumerate(meetings):
-            _, velocity, pressed[edge] = separately(sweep_meeting, meeting, still, velocity, pressed[edge])
+        for edge, constraint in enumerate(constraints):
+            _, velocity, pressed[edge] = separately(solve_contact, constraint, still, velocity, pressed[edge])
         change = jnp.abs(jnp.stack(velocity) - jnp.stack(before)).max(0)
         return jax.tree.map(lambda new, old: jnp.where(moving, new, old), (velocity, pressed, change > STILL), carry)
 
     nothing = jnp.zeros(velocity.shape[1:])
-    pressed = [Pressed((nothing, nothing), (nothing, nothing)) for _ in range(MANIFOLDS)]
+    pressed = [ContactImpulse((nothing, nothing), (nothing, nothing)) for _ in range(MANIFOLDS)]
     start = tuple(velocity), pressed, jnp.ones(nothing.shape, bool)
     return jnp.stack(while_any(SWEEPS, lambda carry: carry[2], again, start)[0])
 
@@ -266,7 +268,7 @@ class Landed(NamedTuple):
     edges: jax.Array
 
 
-def land(heights: jax.Array, present: jax.Array, before: jax.Array, after: jax.Array, velocity: jax.Array) -> Landed:
+def resolve_impacts(heights: jax.Array, present: jax.Array, before: jax.Array, after: jax.Array, velocity: jax.Array) -> Landed:
     """Lands the legs that reach the ground within the step. The others remain as they are.
 
     Args:
@@ -285,14 +287,14 @@ def land(heights: jax.Array, present: jax.Array, before: jax.Array, after: jax.A
     edges = there[:-1] & there[1:]
     legs = _Legs(flat(before, 1), flat(after, 1), flat(x[0], 0), flat(height, 1), flat(edges, 1), flat(lower, 0))
     active = _may_touch(legs, 1) & flat(jnp.broadcast_to(present, lower.shape), 0)
-    active = only_where(active, lambda legs, _: _may_touch(legs, LOOKS), legs, jnp.zeros(active.shape, bool), LOOK_AT_A_TIME)
+    active = apply_where(active, lambda legs, _: _may_touch(legs, LOOKS), legs, jnp.zeros(active.shape, bool), LOOK_AT_A_TIME)
 
     def again(flight: _Flight) -> _Flight:
-        flight = only_where(flight.active, _look_ahead, legs, flight, LAND_AT_A_TIME)
-        return only_where(flight.active, _land_once, legs, flight, LAND_AT_A_TIME)
+        flight = apply_where(flight.active, _look_ahead, legs, flight, LAND_AT_A_TIME)
+        return apply_where(flight.active, _land_once, legs, flight, LAND_AT_A_TIME)
 
     zero, none = jnp.zeros(active.shape), jnp.zeros(legs.there.shape, bool)
     flight = _Flight(legs.before, legs.after, flat(velocity, 1), zero, legs.there, none, zero, active, none)
     flight = while_any(LANDINGS, lambda flight: flight.active, again, flight)
     met, numbers = flight.met.reshape(-1, *lower.shape), number + jnp.arange(POINTS - 1).reshape(-1, 1, 1, 1)
-    return Landed(flight.end.reshape(after.shape), flight.velocity.reshape(after.shape), jnp.where(met, numbers, NOTHING))
+    return Landed(flight.end.reshape(after.shape), flight.velocity.reshape(after.shape), jnp.where(met, numbers, NO_CONTACT))

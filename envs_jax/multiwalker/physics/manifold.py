@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import model, terrain
-from envs_jax.multiwalker.model import SKIN, single
+from envs_jax.multiwalker.model import COLLISION_MARGIN, single
 
 Vector = tuple[Any, Any]
 """Components x and y, arrays of the same shape."""
@@ -42,17 +42,17 @@ class Manifold(NamedTuple):
         point: (2, ..., E), contact points, halfway between the two surfaces.
         separation: (2, ..., E), negative where the skins overlap.
         touching: (2, ..., E) bool, whether the point exists.
-        kind: (..., E) bool, whether the reference side belongs to the second shape.
-        number: (2, ..., E) float, feature id within the manifold, 0 to 3: index of the end of the incident side, plus 2 if that
-            end was clipped.
+        reference_is_second: (..., E) bool, whether the reference side belongs to the second shape.
+        feature: (2, ..., E) float, feature id within the manifold, 0 to 3: index of the end of the incident side, plus 2 if
+            that end was clipped.
     """
 
     normal: Vector
     point: Vector
     separation: jax.Array
     touching: jax.Array
-    kind: jax.Array
-    number: jax.Array
+    reference_is_second: jax.Array
+    feature: jax.Array
 
 
 def dot(a: Vector, b: Vector) -> jax.Array:
@@ -105,13 +105,13 @@ class Clipped(NamedTuple):
         point: (2, ..., E), its ends, in the order in which Box2D's b2ClipSegmentToLine leaves them.
         height: (2, ..., E), signed distances of the ends from the reference side.
         left: (..., E) bool, whether any part of the side remains.
-        number: (2, ..., E), feature ids, as in `Manifold`.
+        feature: (2, ..., E), feature ids, as in `Manifold`.
     """
 
     point: Vector
     height: jax.Array
     left: jax.Array
-    number: jax.Array
+    feature: jax.Array
 
 
 def clip(side: tuple[Vector, Vector], normal: Vector, incident: tuple[Vector, Vector], margin: float) -> Clipped:
@@ -152,8 +152,10 @@ def _manifold(
     point, separation, left, number = clip(reference, normal, incident, margin)
     point = point[0] - 0.5 * separation * normal[0], point[1] - 0.5 * separation * normal[1]
     sign = jnp.where(first_decides, 1.0, -1.0)
-    touching = (near & left) & (separation <= SKIN)
-    return Manifold((sign * normal[0], sign * normal[1]), point, separation - SKIN, touching, ~first_decides, number)
+    touching = (near & left) & (separation <= COLLISION_MARGIN)
+    return Manifold(
+        (sign * normal[0], sign * normal[1]), point, separation - COLLISION_MARGIN, touching, ~first_decides, number
+    )
 
 
 def _prefer_second(first: jax.Array, second: jax.Array) -> jax.Array:
@@ -189,7 +191,7 @@ def ground_manifold(shape: Placed, left: Vector, right: Vector, exists: jax.Arra
     side_separation = fold(jnp.maximum, of_side)
     by_edge = ~_prefer_second(edge_separation, side_separation)
     ax, ay, bx, by, nx, ny = separately(choose, shape, of_side, facing, by_edge)
-    near = exists & (edge_separation <= SKIN) & (side_separation <= SKIN)
+    near = exists & (edge_separation <= COLLISION_MARGIN) & (side_separation <= COLLISION_MARGIN)
     own = (ax, ay), (bx, by)
     sides = ((right, left), own), ((left, right), own)
     return separately(functools.partial(_manifold, margin=0.0), by_edge, sides, ((x, y), (nx, ny)), near)
@@ -230,10 +232,12 @@ def polygon_manifold(first: Placed, second: Placed) -> Manifold:
     incident_first, incident_second = separately(facing, first, towards), separately(facing, second, towards)
     a = [jnp.where(by_first, reference, incident) for reference, incident in zip(a, incident_first, strict=True)]
     b = [jnp.where(by_first, incident, reference) for reference, incident in zip(b, incident_second, strict=True)]
-    near = (first_separation <= SKIN) & (second_separation <= SKIN)
+    near = (first_separation <= COLLISION_MARGIN) & (second_separation <= COLLISION_MARGIN)
     both = ((a[0], a[1]), (a[2], a[3])), ((b[0], b[1]), (b[2], b[3]))
     sides = both, both
-    return separately(functools.partial(_manifold, margin=SKIN), by_first, sides, ((a[4], a[5]), (b[4], b[5])), near)
+    return separately(
+        functools.partial(_manifold, margin=COLLISION_MARGIN), by_first, sides, ((a[4], a[5]), (b[4], b[5])), near
+    )
 
 
 def _values(shape: Placed) -> tuple[jax.Array, ...]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 
-def only_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: Any, changed: Any, share: float) -> Any:
+def apply_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: Any, changed: Any, share: float) -> Any:
     """Applies `function` to the columns in which it is `needed`, some at a time, and returns the new `changed`.
 
     The other columns cost nothing.

@@ -12,48 +12,50 @@ from envs_jax.multiwalker.box2d import island
 from envs_jax.multiwalker.model import HULL, LEGS
 from envs_jax.multiwalker.physics import solver as generalized
 from envs_jax.multiwalker.physics.clearance import WITHIN_STEP, hull_on_ground, package_on_ground
-from envs_jax.multiwalker.physics.contact_detection import NOTHING, Touching, touching
-from envs_jax.multiwalker.physics.continuous_collision import land
-from envs_jax.multiwalker.physics.world import Control, Solver, World, at_start
+from envs_jax.multiwalker.physics.contact_detection import NO_CONTACT, Contacts, detect_contacts
+from envs_jax.multiwalker.physics.continuous_collision import resolve_impacts
+from envs_jax.multiwalker.physics.world import Control, Solver, World, initial_world
 
 
 def start(num_walkers: int, solver: Solver, batch: int) -> World:
     """World at the start of an episode."""
     if solver.sequential:
-        return at_start(num_walkers, batch, island.no_impulses(num_walkers, batch))
-    return at_start(num_walkers, batch, generalized.no_impulses(num_walkers, solver.slots, batch))
+        return initial_world(num_walkers, batch, island.no_impulses(num_walkers, batch))
+    return initial_world(num_walkers, batch, generalized.no_impulses(num_walkers, solver.ground_points, batch))
 
 
-class Met(NamedTuple):
+class StepContacts(NamedTuple):
     """Contacts during a step.
 
     Attributes:
         feet: (k, 2, n, E) int32, what each lower leg touched at the beginning: numbers of ground edges, negative numbers for
             other bodies, -9 for nothing.
-        landed: (k, 2, n, E) int32, the same after landings within the step.
+        feet_after: (k, 2, n, E) int32, the same after landings within the step.
         fallen: (n, E) bool, whether the hull touched the ground or another walker.
         dropped: (E,) bool, whether the package touched the ground or a leg.
     """
 
     feet: jax.Array
-    landed: jax.Array
+    feet_after: jax.Array
     fallen: jax.Array
     dropped: jax.Array
 
 
 def _met(
-    world: World, touch: Touching, edges: jax.Array, present: jax.Array, heights: jax.Array, package: model.Package
-) -> Met:
+    world: World, contacts: Contacts, edges: jax.Array, present: jax.Array, heights: jax.Array, package: model.Package
+) -> StepContacts:
     """Contacts of a step that ends in `world` and in which legs landed on `edges`."""
-    feet, edges = touch.feet, edges[:, 1::2]
-    on_ground = jnp.where((edges == NOTHING).all(0), feet[: len(edges)], edges)
+    feet, edges = contacts.feet, edges[:, 1::2]
+    on_ground = jnp.where((edges == NO_CONTACT).all(0), feet[: len(edges)], edges)
     fell = hull_on_ground(world.pose[:, HULL], heights, WITHIN_STEP) & present
     dropped = package_on_ground(package, world.package_pose, heights, WITHIN_STEP)
-    landed = jnp.concatenate([on_ground, feet[len(edges) :]])
-    return Met(feet, landed, touch.fallen | fell, touch.dropped | dropped)
+    feet_after = jnp.concatenate([on_ground, feet[len(edges) :]])
+    return StepContacts(feet, feet_after, contacts.fallen | fell, contacts.dropped | dropped)
 
 
-def step(world: World, control: Control, heights: jax.Array, package: model.Package, solver: Solver) -> tuple[World, Met]:
+def step(
+    world: World, control: Control, heights: jax.Array, package: model.Package, solver: Solver
+) -> tuple[World, StepContacts]:
     """Advances the world by 1/50 s.
 
     Args:
@@ -66,10 +68,10 @@ def step(world: World, control: Control, heights: jax.Array, package: model.Pack
     Returns:
         The world after the step, and the contacts during it.
     """
-    touch = touching(package, world.pose, world.package_pose, control.present, heights)
-    after = (island if solver.sequential else generalized).solve(world, control, touch, package, solver)
+    contacts = detect_contacts(package, world.pose, world.package_pose, control.present, heights)
+    after = (island if solver.sequential else generalized).solve(world, control, contacts, package, solver)
     ways = world.pose[:, LEGS], after.pose[:, LEGS], after.velocity[:, LEGS]
-    legs = separately(land, heights, control.present, *ways)
+    legs = separately(resolve_impacts, heights, control.present, *ways)
     pose, velocity = after.pose.at[:, LEGS].set(legs.pose), after.velocity.at[:, LEGS].set(legs.velocity)
     after = dataclasses.replace(after, pose=pose, velocity=velocity)
-    return after, _met(after, touch, legs.edges, control.present, heights, package)
+    return after, _met(after, contacts, legs.edges, control.present, heights, package)

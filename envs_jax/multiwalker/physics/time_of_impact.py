@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from envs_jax.multiwalker.physics.manifold import Vector, dot, minus, rotate
-from envs_jax.multiwalker.physics.masked_loops import only_where, while_any
+from envs_jax.multiwalker.physics.masked_loops import apply_where, while_any
 
 TARGET, TOLERANCE = 0.005, 0.00125
 ADVANCES, PUSHES, ROOTS = 8, 8, 16
 AT_A_TIME = 1 / 8  # of all pairs
 
 
-class Way(NamedTuple):
+class Sweep(NamedTuple):
     """Sweeps of legs, and the edges below them.
 
     Attributes:
@@ -50,13 +50,13 @@ class Witness(NamedTuple):
     end: Vector
 
 
-def _pose(way: Way, share: jax.Array) -> tuple[Vector, jax.Array, jax.Array]:
+def _pose(way: Sweep, share: jax.Array) -> tuple[Vector, jax.Array, jax.Array]:
     """Poses of legs at the time `share` (P,): centre, cosine and sine."""
     x, y, angle = (start + share * (end - start) for start, end in zip(way.start, way.end, strict=True))
     return (x, y), jnp.cos(angle), jnp.sin(angle)
 
 
-def _nearest(way: Way, share: jax.Array) -> tuple[jax.Array, Axis]:
+def _nearest(way: Sweep, share: jax.Array) -> tuple[jax.Array, Axis]:
     """Distance of legs from edges at the time `share`, 0 if they overlap, and the axis along which it is measured."""
     middle, cos, sin = _pose(way, share)
     ends = minus(way.left, middle), minus(way.right, middle)
@@ -95,7 +95,7 @@ def _nearest(way: Way, share: jax.Array) -> tuple[jax.Array, Axis]:
     return jnp.where(apart, jnp.maximum(distance, 0.0), 0.0), Axis(direction, by_leg)
 
 
-def _along(way: Way, axis: Axis, witness: Witness, share: jax.Array) -> jax.Array:
+def _along(way: Sweep, axis: Axis, witness: Witness, share: jax.Array) -> jax.Array:
     """Separation of the `witness` points along the axis at the time `share`, as b2SeparationFunction::Evaluate."""
     middle, cos, sin = _pose(way, share)
     corner = rotate(cos, sin, (witness.corner[0] * way.half[0], witness.corner[1] * way.half[1]))
@@ -105,7 +105,7 @@ def _along(way: Way, axis: Axis, witness: Witness, share: jax.Array) -> jax.Arra
     return jnp.where(axis.by_leg, dot(to_end, turned) - support, dot(minus(corner, to_end), axis.direction))
 
 
-def _deepest(way: Way, axis: Axis, share: jax.Array) -> Witness:
+def _deepest(way: Sweep, axis: Axis, share: jax.Array) -> Witness:
     """Closest points along the axis at the time `share`, as b2SeparationFunction::FindMinSeparation."""
     _, cos, sin = _pose(way, share)
     own = rotate(cos, -sin, axis.direction)
@@ -117,7 +117,7 @@ def _deepest(way: Way, axis: Axis, share: jax.Array) -> Witness:
 
 
 def _root(
-    way: Way,
+    way: Sweep,
     axis: Axis,
     witness: Witness,
     low: tuple[jax.Array, jax.Array],
@@ -158,7 +158,7 @@ class _Retreat(NamedTuple):
     touches: jax.Array
 
 
-def _retreat(way: Way, axis: Axis, carry: _Retreat) -> _Retreat:
+def _retreat(way: Sweep, axis: Axis, carry: _Retreat) -> _Retreat:
     """Moves the time `late` back to where its closest points along the axis are `TARGET` apart."""
     witness = _deepest(way, axis, carry.late)
     gap_late, gap_early = (_along(way, axis, witness, share) for share in (carry.late, carry.early))
@@ -178,7 +178,7 @@ def _retreat(way: Way, axis: Axis, carry: _Retreat) -> _Retreat:
     )
 
 
-def _advance(way: Way, search: _Search) -> _Search:
+def _advance(way: Sweep, search: _Search) -> _Search:
     """One iteration of conservative advancement, along the axis of the current distance."""
     distance, axis = _nearest(way, search.time)
     touches = search.active & (distance > 0) & (distance < TARGET + TOLERANCE)
@@ -188,7 +188,7 @@ def _advance(way: Way, search: _Search) -> _Search:
     return _Search(end.early, end.active, end.touches)
 
 
-def _may_touch(way: Way) -> jax.Array:
+def _may_touch(way: Sweep) -> jax.Array:
     """False where the end of the sweep shows that there is no impact, (P,). This spares most searches."""
     start = jnp.zeros_like(way.half[0])
     distance, axis = _nearest(way, start)
@@ -197,7 +197,7 @@ def _may_touch(way: Way) -> jax.Array:
     return (distance > 0) & ((distance < TARGET + TOLERANCE) | ~apart)
 
 
-def time_of_impact(way: Way, edges: jax.Array) -> tuple[jax.Array, jax.Array]:
+def time_of_impact(way: Sweep, edges: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Times at which legs hit edges.
 
     Args:
@@ -209,10 +209,10 @@ def time_of_impact(way: Way, edges: jax.Array) -> tuple[jax.Array, jax.Array]:
         As in Box2D, a leg that already overlaps an edge does not hit it.
     """
 
-    def search(way: Way, start: _Search) -> _Search:
+    def search(way: Sweep, start: _Search) -> _Search:
         return while_any(ADVANCES, lambda search: search.active, functools.partial(_advance, way), start)
 
     near = edges & _may_touch(way)
     start = _Search(jnp.zeros(near.shape), near, jnp.zeros(near.shape, bool))
-    end = only_where(near, search, way, start, AT_A_TIME)
+    end = apply_where(near, search, way, start, AT_A_TIME)
     return end.time, end.touches

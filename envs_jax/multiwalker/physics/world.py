@@ -13,7 +13,7 @@ import numpy as np
 from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import GRAVITY, MASS, NUM_BODIES, TIME_STEP, single
 
-FASTEST_MOVE, FASTEST_TURN = 2.0, np.pi / 2
+MAX_TRANSLATION, MAX_ROTATION = 2.0, np.pi / 2
 Velocity = tuple[jax.Array, jax.Array, jax.Array]
 """Linear velocity along x and y, and angular velocity."""
 
@@ -24,21 +24,21 @@ class Solver(NamedTuple):
     Attributes:
         sequential: whether impulses are applied to joints and contacts one after another, as in Box2D (`box2d.island`).
             Otherwise velocities are generalized, and satisfy the joints exactly (`physics.solver`).
-        velocity_sweeps: number of velocity sweeps per step.
-        position_sweeps: largest number of position sweeps per step.
-        most_position_sweeps: largest number of position sweeps where joints are still far apart; only without `sequential`.
-        slots: largest number of contact points of one walker with the ground; only without `sequential`.
+        velocity_iterations: number of velocity sweeps per step.
+        position_iterations: largest number of position sweeps per step.
+        max_position_iterations: largest number of position sweeps where joints are still far apart; only without `sequential`.
+        ground_points: largest number of contact points of one walker with the ground; only without `sequential`.
     """
 
     sequential: bool
-    velocity_sweeps: int
-    position_sweeps: int
-    most_position_sweeps: int = 60
-    slots: int = 6
+    velocity_iterations: int
+    position_iterations: int
+    max_position_iterations: int = 60
+    ground_points: int = 6
 
 
-FAST = Solver(sequential=False, velocity_sweeps=30, position_sweeps=8)
-ORIGINAL = Solver(sequential=True, velocity_sweeps=180, position_sweeps=60)
+FAST = Solver(sequential=False, velocity_iterations=30, position_iterations=8)
+ORIGINAL = Solver(sequential=True, velocity_iterations=180, position_iterations=60)
 SOLVERS = {"fast": FAST, "original": ORIGINAL}
 
 
@@ -75,7 +75,7 @@ class Control(NamedTuple):
     present: jax.Array
 
 
-def at_start(num_walkers: int, batch: int, impulses: Any) -> World:
+def initial_world(num_walkers: int, batch: int, impulses: Any) -> World:
     """World at the start of an episode. Walkers begin at rest above the ground, and the package above them."""
     x = terrain.START / 2 * terrain.STEP * (1 + np.arange(num_walkers))
     y = terrain.HEIGHT + 2 * model.LEG_HEIGHT
@@ -91,15 +91,15 @@ def at_start(num_walkers: int, batch: int, impulses: Any) -> World:
     return World(spread(pose), spread(np.zeros_like(pose)), spread(package), spread(np.zeros(3)), impulses)
 
 
-def move(pose: jax.Array, velocity: jax.Array) -> jax.Array:
+def integrate_positions(pose: jax.Array, velocity: jax.Array) -> jax.Array:
     """Integrates poses (3, ..., E) over a step. As in Box2D, the displacement and the rotation in one step are bounded."""
     way = TIME_STEP * velocity
     far = jnp.sqrt(way[0] ** 2 + way[1] ** 2)
-    slower = jnp.minimum(1.0, FASTEST_MOVE / jnp.maximum(far, 1e-9))
-    return pose + jnp.stack([way[0] * slower, way[1] * slower, jnp.clip(way[2], -FASTEST_TURN, FASTEST_TURN)])
+    slower = jnp.minimum(1.0, MAX_TRANSLATION / jnp.maximum(far, 1e-9))
+    return pose + jnp.stack([way[0] * slower, way[1] * slower, jnp.clip(way[2], -MAX_ROTATION, MAX_ROTATION)])
 
 
-def fall(world: World, push: jax.Array) -> tuple[jax.Array, jax.Array]:
+def integrate_velocities(world: World, push: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Velocities of bodies and package after a step of gravity and of a force `push` (n, E) on the hulls."""
     velocity = world.velocity.at[1].add(TIME_STEP * GRAVITY).at[0, 0].add(push * single(TIME_STEP / MASS[0]))
     return velocity, world.package_velocity.at[1].add(TIME_STEP * GRAVITY)
