@@ -8,7 +8,7 @@ from envs_jax.batching import fold
 from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import BODIES, HULL, HULL_CENTRE, LEGS, single
 from envs_jax.multiwalker.physics.articulation import CHILD, PARENT, joint_angles
-from envs_jax.multiwalker.physics.manifold import Vector, cross, dot, place, rotate
+from envs_jax.multiwalker.physics.geometry import cross, dot, place, rotate
 
 NUM_RAYS, RANGE = 10, 160 / model.SCALE
 NUM_POINTS = int(np.ceil(RANGE / terrain.STEP)) + 2  # ground points under a ray
@@ -19,23 +19,21 @@ _FAR = 1e3
 _HALF_LEGS = BODIES.corner[:, LEGS].max(0).T  # half widths and half heights, (2, 4)
 
 
-def hull_origin(pose: jax.Array) -> Vector:
-    """Positions of the hulls' origins, x and y (n, E). Poses are those of the centres of mass."""
+def hull_origin(pose: jax.Array) -> jax.Array:
+    """Positions of the hulls' origins, (2, n, E). Poses are those of the centres of mass."""
     angle = pose[2, HULL]
-    x, y = rotate(jnp.cos(angle), jnp.sin(angle), (single(HULL_CENTRE[0]), single(HULL_CENTRE[1])))
-    return pose[0, HULL] - x, pose[1, HULL] - y
+    return pose[:2, HULL] - rotate(jnp.cos(angle), jnp.sin(angle), single(HULL_CENTRE))
 
 
-def _ray_to_ground(heights: jax.Array, origin: Vector) -> jax.Array:
+def _ray_to_ground(heights: jax.Array, origin: jax.Array) -> jax.Array:
     """Fraction of each ray at which it hits the ground, (10, n, E); 1 for no hit."""
     x, y, there, _ = terrain.window(heights, origin[0], NUM_POINTS)
-    x, y = x - origin[0], y - origin[1]
-    edge = x[1:] - x[:-1], y[1:] - y[:-1]
+    point = jnp.stack([x - origin[0], y - origin[1]])
+    edge = point[:, 1:] - point[:, :-1]
     # The ray d meets the edge e from p where s d = p + t e: s = p x e / (d x e), and d x p changes its sign along the edge.
-    at_edge = cross((x[:-1], y[:-1]), edge)
-    direction = (single(axis).reshape(-1, 1, 1) for axis in _RAYS)
-    ray = next(direction), next(direction)
-    side = [cross(ray, point) for point in zip(x, y, strict=True)]
+    at_edge = cross(point[:, :-1], edge)
+    ray = single(_RAYS)[..., None, None]
+    side = [cross(ray, point[:, k]) for k in range(NUM_POINTS)]
     share, speed = jnp.ones_like(side[0]), jnp.ones_like(side[0])
     for k in reversed(range(NUM_POINTS - 1)):  # rays go to the right, and the leftmost edge is the nearest
         its_speed = side[k + 1] - side[k]
@@ -49,7 +47,7 @@ def _nearest(enters: jax.Array, leaves: jax.Array, seen: jax.Array) -> jax.Array
     return jnp.where(hit, enters, 1.0)
 
 
-def _to_legs(ray: jax.Array, cos: jax.Array, sin: jax.Array, start: Vector, seen: jax.Array) -> jax.Array:
+def _to_legs(ray: jax.Array, cos: jax.Array, sin: jax.Array, start: jax.Array, seen: jax.Array) -> jax.Array:
     """Fraction of a ray (2,) at which it hits a leg; 1 for no hit. It begins at `start`, in the frames of the legs (4, ...)."""
     enters, leaves = -_FAR, _FAR
     speeds = cos * ray[0] + sin * ray[1], cos * ray[1] - sin * ray[0]
@@ -61,7 +59,7 @@ def _to_legs(ray: jax.Array, cos: jax.Array, sin: jax.Array, start: Vector, seen
     return fold(jnp.minimum, _nearest(jnp.asarray(enters), jnp.asarray(leaves), seen))
 
 
-def _to_hulls(ray: jax.Array, sides: Vector, start: jax.Array, seen: jax.Array) -> jax.Array:
+def _to_hulls(ray: jax.Array, sides: jax.Array, start: jax.Array, seen: jax.Array) -> jax.Array:
     """Fraction of a ray (2,) at which it hits a hull; 1 for no hit. `sides` (V, ...) are normals, `start` their distances."""
     speed = sides[0] * ray[0] + sides[1] * ray[1]
     at = start / jnp.where(jnp.abs(speed) < 1e-6, 1e-6, speed)
@@ -69,20 +67,19 @@ def _to_hulls(ray: jax.Array, sides: Vector, start: jax.Array, seen: jax.Array) 
     return _nearest(enters, leaves, seen)
 
 
-def _ray_to_bodies(pose: jax.Array, origin: Vector, others: jax.Array) -> jax.Array:
+def _ray_to_bodies(pose: jax.Array, origin: jax.Array, others: jax.Array) -> jax.Array:
     """Fraction of each ray at which it hits a leg or another walker's hull, (10, n, E); 1 for no hit.
 
     `others` (n, E) are the walkers that are present. Axes inside are (bodies, seen walker, observing walker, E).
     """
     legs = pose[:, LEGS, :, None]
     cos, sin = jnp.cos(legs[2]), jnp.sin(legs[2])
-    from_leg = origin[0] - legs[0], origin[1] - legs[1]
-    start = cos * from_leg[0] + sin * from_leg[1], cos * from_leg[1] - sin * from_leg[0]
+    start = rotate(cos, -sin, origin[:, None, None] - legs[:2])
     hull_shape = model.Polygons(*(array[:, HULL, None] for array in BODIES))
-    hull = place(hull_shape, pose[:, HULL], (pose[0, HULL], pose[1, HULL]))
-    sides = hull.normal[0][:, :, None], hull.normal[1][:, :, None]
-    from_hull = origin[0] - pose[0, HULL][:, None], origin[1] - pose[1, HULL][:, None]
-    ahead = dot(hull.normal, hull.corner)[:, :, None] - (sides[0] * from_hull[0] + sides[1] * from_hull[1])
+    hull = place(hull_shape, pose[:, HULL], pose[:2, HULL])
+    sides = hull.normal[:, :, :, None]
+    from_hull = origin[:, None] - pose[:2, HULL][:, :, None]
+    ahead = dot(hull.normal, hull.corner)[:, :, None] - dot(sides, from_hull[:, None])
     there = others[:, None]
     not_own = there & ~jnp.eye(pose.shape[2], dtype=bool)[..., None]
 

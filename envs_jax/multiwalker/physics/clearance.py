@@ -11,7 +11,7 @@ import numpy as np
 
 from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import BODIES, COLLISION_MARGIN, HULL, single
-from envs_jax.multiwalker.physics.manifold import clearance, place
+from envs_jax.multiwalker.physics.geometry import clearance, place
 from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE
 
 _REACH = float(np.hypot(*BODIES.corner[:, HULL].T).max())
@@ -23,7 +23,7 @@ WITHIN_STEP = TARGET + TOLERANCE
 def hull_on_ground(pose: jax.Array, heights: jax.Array, within: float) -> jax.Array:
     """Whether the clearance of hulls at `pose` (3, n, E) above the ground is less than `within`, (n, E) bool."""
     x, height, there, _ = terrain.window(heights, pose[0] - _REACH, POINTS)
-    shape = place(_HULL, pose, (pose[0], pose[1]))
+    shape = place(_HULL, pose, pose[:2])
     return clearance(shape, x - pose[0], jnp.where(there, height, 0.0) - pose[1]) < within
 
 

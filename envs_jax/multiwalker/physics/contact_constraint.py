@@ -1,116 +1,114 @@
-"""Contact constraints as in Box2D's b2ContactSolver: friction and normal impulses at the two points of a manifold."""
+"""Contact constraints as in Box2D's b2ContactSolver: friction and normal impulses at the two points of a manifold.
+
+A contact has one body that moves, on the ground, or two. A velocity is an array (3, ...): linear along x and y, and angular.
+Vectors and axes are as in `geometry`.
+"""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from envs_jax.batching import fold
 from envs_jax.multiwalker.physics.block_solver import Block, make_block, solve_block
-from envs_jax.multiwalker.physics.manifold import Vector, cross
-from envs_jax.multiwalker.physics.world import Velocity
+from envs_jax.multiwalker.physics.geometry import cross, dot, tangent
+
+Velocities = tuple[jax.Array, ...]
+"""Velocities of the bodies that move, the one to which the normal points last."""
+
+
+class Body(NamedTuple):
+    """A body in contact.
+
+    Attributes:
+        r: (2, 2 points, ...), from its centre of mass to the points.
+        inv_mass: 1 / mass.
+        inv_inertia: 1 / moment of inertia.
+        sign: direction in which impulses act on it, -1 for the first of two bodies.
+    """
+
+    r: jax.Array
+    inv_mass: jax.Array
+    inv_inertia: jax.Array
+    sign: float = 1.0
 
 
 class ContactConstraint(NamedTuple):
-    """Constraints of a manifold of a first body, which may be the ground, and a second body. Arrays have the same shape.
+    """Constraints of a manifold.
 
     Attributes:
-        normal: unit normal from the first to the second body.
-        torque: angular jacobian of the second body, along the tangent and along the normal, at each point.
-        inv_mass: 1 / mass and 1 / inertia of the second body.
-        first_torque: angular jacobian of the first body, 0 for the ground.
-        first_inv_mass: 1 / mass and 1 / inertia of the first body, 0 for the ground.
-        tangent: inverse effective mass along the tangent at each point, infinite for unused points.
+        direction: (2, 2 rows, ...), tangent and normal.
+        bodies: the bodies that move.
+        torque: of each body, its angular jacobian (2 rows, 2 points, ...).
+        inv_tangent_mass: (2 points, ...), inverse effective mass along the tangent, infinite for unused points.
         friction: coefficient of friction.
-        pair: inverse effective mass matrix along the normal.
+        block: inverse effective mass matrix along the normal.
     """
 
-    normal: Vector
-    torque: tuple[Vector, Vector]
-    inv_mass: Vector
-    first_torque: tuple[Vector, Vector]
-    first_inv_mass: Vector
-    tangent: Vector
+    direction: jax.Array
+    bodies: tuple[Body, ...]
+    torque: tuple[jax.Array, ...]
+    inv_tangent_mass: jax.Array
     friction: jax.Array
-    pair: Block
+    block: Block
 
 
 def make_contact_constraint(
-    normal: Vector,
-    touching: jax.Array,
-    r: Vector,
-    inv_mass: Vector,
-    first_r: Vector,
-    first_inv_mass: Vector,
-    friction: jax.Array,
+    normal: jax.Array, touching: jax.Array, bodies: tuple[Body, ...], friction: jax.Array
 ) -> ContactConstraint:
-    """Makes the constraints of two points (2, ...), at `first_r` from the first and `r` from the second centre of mass."""
-    directions = (normal[1], -normal[0]), normal
+    """Makes the constraints of the two points of a manifold, of which `touching` (2 points, ...) are used."""
+    direction = jnp.stack([tangent(normal), normal], 1)
+    torque = tuple(body.sign * cross(body.r[:, None], direction[:, :, None]) for body in bodies)
 
-    def torques(r: Vector) -> tuple[Vector, Vector]:
-        (a, b), (c, d) = ([cross((r[0][p], r[1][p]), direction) for p in (0, 1)] for direction in directions)
-        return (a, b), (c, d)
+    def inv_effective_mass(row: int, p: int, q: int) -> jax.Array:
+        pairs = zip(bodies, torque, strict=True)
+        return fold(jnp.add, (body.inv_mass + body.inv_inertia * of[row, p] * of[row, q] for body, of in pairs))
 
-    def inv_effective_mass(row: int, one: int, other: int) -> jax.Array:
-        own, its = torque[row], first_torque[row]
-        return inv_mass[0] + first_inv_mass[0] + inv_mass[1] * own[one] * own[other] + first_inv_mass[1] * its[one] * its[other]
-
-    torque, first_torque = torques(r), torques(first_r)
-    pair = make_block(
-        touching, jnp.stack([inv_effective_mass(1, 0, 0), inv_effective_mass(1, 1, 1)]), inv_effective_mass(1, 0, 1)
-    )
-    tangent = tuple(jnp.where(pair.used[p], inv_effective_mass(0, p, p), jnp.inf) for p in (0, 1))
-    return ContactConstraint(normal, torque, inv_mass, first_torque, first_inv_mass, (tangent[0], tangent[1]), friction, pair)
+    own = jnp.stack([inv_effective_mass(1, 0, 0), inv_effective_mass(1, 1, 1)])
+    block = make_block(touching, own, inv_effective_mass(1, 0, 1))
+    along = jnp.stack([jnp.where(block.used[p], inv_effective_mass(0, p, p), jnp.inf) for p in (0, 1)])
+    return ContactConstraint(direction, bodies, torque, along, friction, block)
 
 
-def apply_impulse(
-    constraint: ContactConstraint, row: int, p: int, impulse: jax.Array, first: Velocity, second: Velocity
-) -> tuple[Velocity, Velocity]:
-    """Velocities of both bodies after an impulse at point `p` along the tangent (`row` 0) or the normal (`row` 1)."""
-    normal = constraint.normal
-    x, y = (normal[1], -normal[0]) if row == 0 else normal
-    x, y = x * impulse, y * impulse
-    turned, its_turned = constraint.torque[row][p] * impulse, constraint.first_torque[row][p] * impulse
-    (inv_mass, turning), (first_inv_mass, its_turning) = constraint.inv_mass, constraint.first_inv_mass
-    first = first[0] - first_inv_mass * x, first[1] - first_inv_mass * y, first[2] - its_turning * its_turned
-    return first, (second[0] + inv_mass * x, second[1] + inv_mass * y, second[2] + turning * turned)
+def apply_impulse(constraint: ContactConstraint, row: int, p: int, impulse: jax.Array, velocities: Velocities) -> Velocities:
+    """Velocities after an impulse at point `p` along the tangent (`row` 0) or the normal (`row` 1)."""
+    x, y = constraint.direction[:, row] * impulse
+
+    def changed(velocity: jax.Array, body: Body, torque: jax.Array) -> jax.Array:
+        inv_mass = body.sign * body.inv_mass
+        return velocity + jnp.stack([inv_mass * x, inv_mass * y, body.inv_inertia * (torque[row, p] * impulse)])
+
+    return tuple(map(changed, velocities, constraint.bodies, constraint.torque))
 
 
-def _speed(constraint: ContactConstraint, row: int, p: int, first: Velocity, second: Velocity) -> jax.Array:
-    x, y = second[0] - first[0], second[1] - first[1]
-    along = (
-        constraint.normal[1] * x - constraint.normal[0] * y if row == 0 else constraint.normal[0] * x + constraint.normal[1] * y
-    )
-    return along + constraint.torque[row][p] * second[2] - constraint.first_torque[row][p] * first[2]
+def _speed(constraint: ContactConstraint, row: int, p: int, velocities: Velocities) -> jax.Array:
+    """Speed at which the bodies separate along the normal, or slide along the tangent, at point `p`."""
+    direction, parts = constraint.direction[:, row], zip(velocities, constraint.bodies, constraint.torque, strict=True)
+    return fold(jnp.add, (body.sign * dot(direction, v) + torque[row, p] * v[2] for v, body, torque in parts))
 
 
-class ContactImpulse(NamedTuple):
-    """Accumulated impulses at the two points of a manifold: friction, and normal."""
-
-    tangent: Vector
-    push: Vector
-
-
-def warm_start_contact(
-    constraint: ContactConstraint, pressed: ContactImpulse, first: Velocity, second: Velocity
-) -> tuple[Velocity, Velocity]:
-    """Velocities of both bodies after all accumulated impulses, for warm starts."""
+def warm_start_contact(constraint: ContactConstraint, impulse: jax.Array, velocities: Velocities) -> Velocities:
+    """Velocities after the accumulated impulses (2 rows, 2 points, ...)."""
     for row in (0, 1):
         for p in (0, 1):
-            first, second = apply_impulse(constraint, row, p, pressed[row][p], first, second)
-    return first, second
+            velocities = apply_impulse(constraint, row, p, impulse[row, p], velocities)
+    return velocities
 
 
-def solve_contact(
-    constraint: ContactConstraint, first: Velocity, second: Velocity, pressed: ContactImpulse
-) -> tuple[Velocity, Velocity, ContactImpulse]:
-    """One sweep over a manifold: friction at each point, then both normal impulses at once."""
-    rubs, old = [], pressed.push
+def solve_contact(constraint: ContactConstraint, velocities: Velocities, impulse: jax.Array) -> tuple[Velocities, jax.Array]:
+    """One iteration over a manifold: friction at each point, then both normal impulses at once.
+
+    Returns:
+        Velocities, and the accumulated impulses (2 rows, 2 points, ...).
+    """
+    rows = []
     for p in (0, 1):
-        limit = constraint.friction * old[p]
-        new = jnp.clip(pressed.tangent[p] - _speed(constraint, 0, p, first, second) / constraint.tangent[p], -limit, limit)
-        first, second = apply_impulse(constraint, 0, p, new - pressed.tangent[p], first, second)
-        rubs.append(new)
-    new = solve_block(constraint.pair, old, (_speed(constraint, 1, 0, first, second), _speed(constraint, 1, 1, first, second)))
+        limit = constraint.friction * impulse[1, p]
+        stop = impulse[0, p] - _speed(constraint, 0, p, velocities) / constraint.inv_tangent_mass[p]
+        rows.append(jnp.clip(stop, -limit, limit))
+        velocities = apply_impulse(constraint, 0, p, rows[p] - impulse[0, p], velocities)
+    speed = _speed(constraint, 1, 0, velocities), _speed(constraint, 1, 1, velocities)
+    new = solve_block(constraint.block, (impulse[1, 0], impulse[1, 1]), speed)
     for p in (0, 1):
-        first, second = apply_impulse(constraint, 1, p, new[p] - old[p], first, second)
-    return first, second, ContactImpulse((rubs[0], rubs[1]), new)
+        velocities = apply_impulse(constraint, 1, p, new[p] - impulse[1, p], velocities)
+    return velocities, jnp.stack([jnp.stack(rows), jnp.stack(new)])

@@ -1,9 +1,13 @@
 """Contact constraints in generalized velocities: normal and friction impulses, and position correction of overlaps.
 
-The generalized velocity of a walker is described in `articulation`. Arrays have the batch as their last axis.
+Impulses accumulate over projected Gauss-Seidel iterations and are clamped (Catto, Iterative Dynamics with Temporal Coherence,
+2005). Contacts with the package, and those between neighbours, are solved for all walkers at once by mass splitting (Tonge,
+Benevolenski and Voroshilov, Mass Splitting for Jitter-Free Parallel Rigid Body Simulation, 2012). Overlaps are corrected as by
+Box2D's b2ContactSolver::SolvePositionConstraints. Vectors and axes are as in `geometry`.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +15,27 @@ import jax.numpy as jnp
 from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import model
 from envs_jax.multiwalker.model import COLLISION_MARGIN, NUM_BODIES, single
-from envs_jax.multiwalker.physics.articulation import Articulation, inverse_mass_product
+from envs_jax.multiwalker.physics.articulation import LEVER, LINEAR_SLOP, Articulation, inverse_mass_product
 from envs_jax.multiwalker.physics.contact_detection import ContactPoints
-from envs_jax.multiwalker.physics.manifold import Vector, cross, dot, minus
+from envs_jax.multiwalker.physics.geometry import cross, dot, tangent
 
-BAUMGARTE, LINEAR_SLOP, MAX_LINEAR_CORRECTION = 0.2, 0.005, 0.2
-MIN_SEPARATION = -0.015
+BAUMGARTE, MAX_LINEAR_CORRECTION = 0.2, 0.2
+MIN_SEPARATION = -3 * LINEAR_SLOP
+V = TypeVar("V")
 
 
 class ContactRows(NamedTuple):
     """Jacobian rows of K contacts of n walkers: 2 per contact, along the tangent and along the normal.
 
     Attributes:
-        jacobian: [2][K] of (7, n, E), jacobian. Its product with the generalized velocity is the speed along the row.
-        inv_mass_jacobian: [2][K] of (7, n, E), change of the generalized velocity per unit impulse.
+        jacobian: (2, K, 7, n, E). Its product with the generalized velocity is the speed along the row.
+        inv_mass_jacobian: (2, K, 7, n, E), change of the generalized velocity per unit impulse.
         inv_effective_mass: (2, K, n, E), change of the row's speed per unit impulse. It is infinite in unused slots.
         friction: (K, n, E), coefficient of friction.
     """
 
-    jacobian: list[list[jax.Array]]
-    inv_mass_jacobian: list[list[jax.Array]]
+    jacobian: jax.Array
+    inv_mass_jacobian: jax.Array
     inv_effective_mass: jax.Array
     friction: jax.Array
 
@@ -38,30 +43,19 @@ class ContactRows(NamedTuple):
 def make_contact_rows(articulation: Articulation, points: ContactPoints) -> ContactRows:
     """Makes the jacobian rows of contacts."""
 
-    def pulls(articulation: Articulation, points: ContactPoints) -> list[jax.Array]:
-        x, y = points.normal
-        direction = jnp.stack([y, x]), jnp.stack([-x, y])
-        return [*direction, *(cross(r, direction) for r in _arms(articulation, points))]
+    def make_jacobian(offset: jax.Array, points: ContactPoints) -> jax.Array:
+        direction = jnp.stack([tangent(points.normal), points.normal], 1)
+        levers = jnp.asarray(single(LEVER)[..., None, None, None])
+        lever = fold(jnp.add, (levers[b] * points.one_hot[b] for b in range(NUM_BODIES)))
+        r = lever * offset[:, :, None] + points.one_hot * points.r[:, None]
+        return jnp.concatenate([direction, cross(r[:, :, None], direction[:, None])])
 
-    jacobian = separately(pulls, articulation, points)
-    inv_mass_jacobian = inverse_mass_product(articulation, (jacobian[0], jacobian[1]), jacobian[2:])
-    jacobian = jnp.stack(jacobian)
-    inv_effective_mass = fold(jnp.add, jacobian * inv_mass_jacobian)
+    jacobian = separately(make_jacobian, articulation.offset, points)
+    response = inverse_mass_product(articulation, jacobian[:2], jacobian[2:])
+    inv_effective_mass = fold(jnp.add, jacobian * response)
     inv_effective_mass = jnp.where(inv_effective_mass > 1e-9, inv_effective_mass, jnp.inf)
-    jacobian, inv_mass_jacobian = (
-        [list(jnp.moveaxis(row, 1, 0)) for row in jnp.moveaxis(of, 1, 0)] for of in (jacobian, inv_mass_jacobian)
-    )
-    return ContactRows(jacobian, inv_mass_jacobian, inv_effective_mass, points.friction)
-
-
-def _arms(articulation: Articulation, points: ContactPoints) -> list[Vector]:
-    """For each of the five angular velocities, its arms to the contact points: vectors (K, n, E)."""
-    arms = []
-    for j in range(NUM_BODIES):
-        moved = [(points.one_hot[b], r) for b in range(NUM_BODIES) if (r := articulation.arms[b][j]) is not None]
-        own = points.one_hot[j]
-        arms.append(tuple(own * points.r[i] + sum(m * r[i] for m, r in moved) for i in (0, 1)))
-    return arms
+    jacobian, response = (jnp.moveaxis(each, 0, 2) for each in (jacobian, response))
+    return ContactRows(jacobian, response, inv_effective_mass, points.friction)
 
 
 def match_warm_start(feature_id: jax.Array, old_feature_id: jax.Array, impulse: jax.Array) -> jax.Array:
@@ -72,39 +66,60 @@ def match_warm_start(feature_id: jax.Array, old_feature_id: jax.Array, impulse: 
 
 def warm_start(rows: ContactRows, qvel: jax.Array, impulse: jax.Array) -> jax.Array:
     """Generalized velocity after the impulses (K, 2, n, E) of the last step."""
-    return (
-        fold(jnp.add, (rows.inv_mass_jacobian[i][k] * each for k, both in enumerate(impulse) for i, each in enumerate(both)))
-        + qvel
-    )
+    pairs = ((i, k) for k in range(len(impulse)) for i in (0, 1))
+    return fold(jnp.add, (rows.inv_mass_jacobian[i, k] * impulse[k, i] for i, k in pairs)) + qvel
 
 
-def _new_impulses(old: jax.Array, inv_effective_mass: jax.Array, speed: jax.Array, limit: jax.Array | None) -> jax.Array:
-    """Accumulated impulse that stops `speed`, clamped to [-limit, limit], or to nonnegative values if `limit` is None."""
-    new = old - speed / inv_effective_mass  # XLA computes a quotient once, a product once per use
-    return jnp.maximum(new, 0.0) if limit is None else jnp.clip(new, -limit, limit)
+def solve_contacts(
+    velocity: V,
+    impulse: list[jax.Array],
+    friction: jax.Array,
+    inv_effective_mass: jax.Array,
+    speed: Callable[[V, int, int], jax.Array],
+    apply: Callable[[V, int, int, jax.Array], V],
+) -> tuple[V, list[jax.Array]]:
+    """One iteration over K contacts, for each the friction impulse and then the normal impulse.
+
+    An accumulated friction impulse is clamped to the friction cone, an accumulated normal impulse to nonnegative values.
+
+    Args:
+        velocity: velocities of all bodies in contact.
+        impulse: K accumulated impulses (2, n, E), along the tangent and along the normal.
+        friction: (K, n, E), coefficient of friction.
+        inv_effective_mass: (2, K, n, E).
+        speed: (velocity, i, k) -> speed of contact k along its tangent (i = 0) or its normal (i = 1).
+        apply: (velocity, i, k, impulse) -> velocity after an impulse there.
+    """
+    impulse = list(impulse)
+    for k, old in enumerate(impulse):
+        limit, new = friction[k] * old[1], []
+        for i in (0, 1):
+            # XLA computes a quotient once, a product once per use.
+            free = old[i] - speed(velocity, i, k) / inv_effective_mass[i, k]
+            new.append(jnp.clip(free, -limit, limit) if i == 0 else jnp.maximum(free, 0.0))
+            velocity = apply(velocity, i, k, new[i] - old[i])
+        impulse[k] = jnp.stack(new)
+    return velocity, impulse
 
 
 def solve_ground_contacts(rows: ContactRows, qvel: jax.Array, impulse: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
-    """One sweep over the ground contacts: friction, then normal impulse. `impulse` has K arrays (2, n, E)."""
-    impulse = list(impulse)
-    for k in range(len(impulse)):
-        old = impulse[k]
-        limit = rows.friction[k] * old[1]
-        new = []
-        for i, bound in enumerate((limit, None)):
-            speed = (rows.jacobian[i][k] * qvel).sum(0)
-            new.append(_new_impulses(old[i], rows.inv_effective_mass[i, k], speed, bound))
-            qvel = qvel + rows.inv_mass_jacobian[i][k] * (new[i] - old[i])
-        impulse[k] = jnp.stack(new)
-    return qvel, impulse
+    """One iteration over the ground contacts."""
+    return solve_contacts(
+        qvel,
+        impulse,
+        rows.friction,
+        rows.inv_effective_mass,
+        speed=lambda qvel, i, k: (rows.jacobian[i, k] * qvel).sum(0),
+        apply=lambda qvel, i, k, change: qvel + rows.inv_mass_jacobian[i, k] * change,
+    )
 
 
 class PackageRows(NamedTuple):
-    """Jacobian rows of contacts between walkers and the package, (..., 2 rows, 2 points, n, E).
+    """Jacobian rows of contacts between walkers and the package.
 
     Attributes:
         walker: the walkers' part.
-        jacobian: (3, 2, 2, n, E), the package's part of the jacobian.
+        jacobian: (3, 2 rows, 2 points, n, E), the package's part of the jacobian.
         inv_mass_jacobian: (3, 2, 2, n, E), change of the package's velocity per unit impulse.
         inv_effective_mass: (2, 2, n, E). Each walker in contact counts with an equal share of the package (mass splitting). All
             walkers can then apply impulses at the same time, and the iterations still converge.
@@ -116,187 +131,207 @@ class PackageRows(NamedTuple):
     inv_effective_mass: jax.Array
 
 
-def make_package_rows(articulation: Articulation, points: ContactPoints, r: Vector, package: model.Package) -> PackageRows:
-    """Makes the rows of contacts with the package. Their points are at `r` (2, n, E) from its centre of mass."""
+def make_package_rows(articulation: Articulation, points: ContactPoints, r: jax.Array, package: model.Package) -> PackageRows:
+    """Makes the rows of contacts with the package. Their points are at `r` (2, 2 points, n, E) from its centre of mass."""
     walker = make_contact_rows(articulation, points)
-    normal = points.normal
-    directions = (normal[1], -normal[0]), normal
-    jacobian = jnp.stack([jnp.stack([-d[0], -d[1], -cross(r, d)]) for d in directions], 1)
+    direction = jnp.stack([tangent(points.normal), points.normal], 1)
+    jacobian = -jnp.concatenate([direction, cross(r[:, None], direction)[None]])
     inv_mass = single([1 / package.mass, 1 / package.mass, 1 / package.inertia]).reshape(-1, 1, 1, 1, 1)
-    inv_mass_jacobian = jacobian * inv_mass
-    carriers = jnp.maximum((points.feature_id > 0).any(0).sum(0), 1).astype(jnp.float32)
-    inv_effective_mass = walker.inv_effective_mass + carriers * (jacobian * inv_mass_jacobian).sum(0)
-    return PackageRows(walker, jacobian, inv_mass_jacobian, inv_effective_mass)
+    response = jacobian * inv_mass
+    carriers = jnp.maximum(points.used.any(0).sum(0), 1).astype(jnp.float32)
+    inv_effective_mass = walker.inv_effective_mass + carriers * (jacobian * response).sum(0)
+    return PackageRows(walker, jacobian, response, inv_effective_mass)
 
 
 def solve_package_contacts(
-    rows: PackageRows, qvel: jax.Array, package: list[jax.Array], impulse: list[jax.Array]
-) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
-    """One sweep over the contacts with the package, for all walkers at once. `package` is its velocity, three arrays (E,)."""
-    package, impulse = list(package), list(impulse)
-    for k in range(len(impulse)):
-        old = impulse[k]
-        limit = rows.walker.friction[k] * old[1]
-        new = []
-        for i, bound in enumerate((limit, None)):
-            its_speed = sum(
-                (jacobian[i, k] * value for jacobian, value in zip(rows.jacobian, package, strict=True)), jnp.zeros(())
-            )
-            speed = (rows.walker.jacobian[i][k] * qvel).sum(0) + its_speed
-            new.append(_new_impulses(old[i], rows.inv_effective_mass[i, k], speed, bound))
-            change = new[i] - old[i]
-            qvel = qvel + rows.walker.inv_mass_jacobian[i][k] * change
-            package = [value + (rows.inv_mass_jacobian[c, i, k] * change).sum(0) for c, value in enumerate(package)]
-        impulse[k] = jnp.stack(new)
-    return qvel, package, impulse
+    rows: PackageRows, qvel: jax.Array, package: jax.Array, impulse: list[jax.Array]
+) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
+    """One iteration over the contacts with the package, whose velocity is `package` (3, E), for all walkers at once."""
+
+    def speed(velocity: tuple[jax.Array, jax.Array], i: int, k: int) -> jax.Array:
+        qvel, package = velocity
+        return (rows.walker.jacobian[i, k] * qvel).sum(0) + fold(jnp.add, rows.jacobian[:, i, k] * package[:, None])
+
+    def apply(velocity: tuple[jax.Array, jax.Array], i: int, k: int, change: jax.Array) -> tuple[jax.Array, jax.Array]:
+        qvel, package = velocity
+        package = package + (rows.inv_mass_jacobian[:, i, k] * change).sum(1)
+        return qvel + rows.walker.inv_mass_jacobian[i, k] * change, package
+
+    velocity, impulse = solve_contacts((qvel, package), impulse, rows.walker.friction, rows.inv_effective_mass, speed, apply)
+    return *velocity, impulse
 
 
-def pad_rows(rows: ContactRows, before: int, after: int) -> ContactRows:
-    """Pads rows of pairs of neighbours with zeros, `before` and `after` the pairs, to rows of all walkers."""
-    return jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(before, after), (0, 0)]), rows)
+class NeighbourRows(NamedTuple):
+    """Jacobian rows of contacts between neighbours, at the left and at the right walker of each pair.
 
-
-def solve_neighbour_contacts(
-    left: ContactRows, right: ContactRows, inv_effective_mass: jax.Array, qvel: jax.Array, impulse: list[jax.Array]
-) -> tuple[jax.Array, list[jax.Array]]:
-    """One sweep over the contacts between neighbours, for all pairs at the same time.
-
-    Args:
+    Attributes:
         left: rows of each walker as the left one of a pair; zeros for the last walker.
         right: rows of each walker as the right one of a pair; zeros for the first walker.
         inv_effective_mass: (2 rows, 2 points, n - 1, E). Walkers count with half their mass (mass splitting).
-        qvel: (7, n, E), generalized velocity.
-        impulse: two arrays (2 rows, n - 1, E), one per point.
     """
-    impulse = list(impulse)
-    for k in range(len(impulse)):
-        old = impulse[k]
-        limit = left.friction[k, :-1] * old[1]
-        new = []
-        for i, bound in enumerate((limit, None)):
-            speed = (left.jacobian[i][k] * qvel).sum(0)[:-1] + (right.jacobian[i][k] * qvel).sum(0)[1:]
-            new.append(_new_impulses(old[i], inv_effective_mass[i, k], speed, bound))
-            change = new[i] - old[i]
-            onto_left, onto_right = jnp.pad(change, ((0, 1), (0, 0))), jnp.pad(change, ((1, 0), (0, 0)))
-            qvel = qvel + left.inv_mass_jacobian[i][k] * onto_left + right.inv_mass_jacobian[i][k] * onto_right
-        impulse[k] = jnp.stack(new)
-    return qvel, impulse
+
+    left: ContactRows
+    right: ContactRows
+    inv_effective_mass: jax.Array
+
+
+def make_neighbour_rows(articulation: Articulation, left: ContactPoints, right: ContactPoints) -> NeighbourRows:
+    """Makes the rows of contacts (2, n - 1, E) of the left and the right walkers of pairs of neighbours."""
+
+    def make(walkers: slice, points: ContactPoints) -> ContactRows:
+        return separately(make_contact_rows, jax.tree.map(lambda leaf: leaf[:, :, walkers], articulation), points)
+
+    def pad(rows: ContactRows, before: int, after: int) -> ContactRows:
+        return jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(before, after), (0, 0)]), rows)
+
+    of_left, of_right = make(slice(None, -1), left), make(slice(1, None), right)
+    inv_effective_mass = 2 * (of_left.inv_effective_mass + of_right.inv_effective_mass)
+    return NeighbourRows(pad(of_left, 0, 1), pad(of_right, 1, 0), inv_effective_mass)
+
+
+def solve_neighbour_contacts(
+    rows: NeighbourRows, qvel: jax.Array, impulse: list[jax.Array]
+) -> tuple[jax.Array, list[jax.Array]]:
+    """One iteration over the contacts between neighbours, for all pairs at once. `impulse` has two arrays (2, n - 1, E)."""
+    left, right = rows.left, rows.right
+
+    def speed(qvel: jax.Array, i: int, k: int) -> jax.Array:
+        return (left.jacobian[i, k] * qvel).sum(0)[:-1] + (right.jacobian[i, k] * qvel).sum(0)[1:]
+
+    def apply(qvel: jax.Array, i: int, k: int, change: jax.Array) -> jax.Array:
+        onto_left, onto_right = jnp.pad(change, ((0, 1), (0, 0))), jnp.pad(change, ((1, 0), (0, 0)))
+        return qvel + left.inv_mass_jacobian[i, k] * onto_left + right.inv_mass_jacobian[i, k] * onto_right
+
+    return solve_contacts(qvel, impulse, left.friction[:, :-1], rows.inv_effective_mass, speed, apply)
 
 
 class Side(NamedTuple):
-    """One of two bodies in contact: its displacement (x, y, angle) since contact detection, and its arm to the point then."""
+    """One of two bodies in contact.
 
-    moved: tuple[jax.Array, jax.Array, jax.Array]
-    r: Vector
+    Attributes:
+        moved: (3, ...), displacement since contact detection.
+        r: (2, ...), from its centre of mass to the contact point at contact detection.
+        inv_mass: 1 / mass.
+        inv_inertia: 1 / moment of inertia.
+    """
+
+    moved: jax.Array
+    r: jax.Array
+    inv_mass: jax.Array
+    inv_inertia: jax.Array
+
+
+def ground_side(like: jax.Array) -> Side:
+    """The ground as the first side of contacts of the shape of `like`. It never moves."""
+    zero = jnp.zeros_like(like)
+    return Side(jnp.stack([zero] * 3), jnp.stack([zero] * 2), zero, zero)
 
 
 class Overlap(NamedTuple):
     """Contact geometry at the current poses of two bodies.
 
     Attributes:
-        normal: from the first to the second body.
-        arms: from the centre of mass of each body to the point.
+        normal: (2, ...), from the first to the second body.
+        r: from the centre of mass of each body to the point, two vectors (2, ...).
         separation: negative where the skins overlap.
     """
 
-    normal: Vector
-    arms: tuple[Vector, Vector]
+    normal: jax.Array
+    r: tuple[jax.Array, jax.Array]
     separation: jax.Array
 
 
-def turned(r: Vector, angle: jax.Array) -> Vector:
-    """Rotates `r` by a small angle, with Taylor polynomials of the cosine and the sine."""
+def turned(vector: jax.Array, angle: jax.Array) -> jax.Array:
+    """Rotates `vector` by a small angle, with Taylor polynomials of the cosine and the sine."""
     square = angle * angle
     cos, sin = 1 - square * (0.5 - square * (1 / 24)), angle * (1 - square * (1 / 6 - square * (1 / 120)))
-    return cos * r[0] - sin * r[1], sin * r[0] + cos * r[1]
+    return jnp.stack([cos * vector[0] - sin * vector[1], sin * vector[0] + cos * vector[1]])
 
 
-def overlap(normal: Vector, separation: jax.Array, reference_is_second: jax.Array, first: Side, second: Side) -> Overlap:
+def overlap(normal: jax.Array, separation: jax.Array, reference_is_second: jax.Array, first: Side, second: Side) -> Overlap:
     """Contact geometry after both bodies have moved, as in Box2D's b2PositionSolverManifold.
 
     The reference side rotates with its body. The contact point is fixed to the other body.
     """
     lift = 0.5 * jnp.where(reference_is_second, -1.0, 1.0) * (separation + COLLISION_MARGIN)
-    arms = [(side.r[0] + lift * normal[0], side.r[1] + lift * normal[1]) for side in (first, second)]
-    places, points = [], []
-    for (x, y, turn), r in zip((first.moved, second.moved), arms, strict=True):
-        along = turned(r, turn)
-        places.append((x - r[0], y - r[1]))  # relative to the original contact point
-        points.append((x - r[0] + along[0], y - r[1] + along[1]))
-    point = (
-        jnp.where(reference_is_second, points[0][0], points[1][0]),
-        jnp.where(reference_is_second, points[0][1], points[1][1]),
-    )
+    old = [side.r + lift * normal for side in (first, second)]
+    centre = [side.moved[:2] - r for side, r in zip((first, second), old, strict=True)]  # relative to the old contact point
+    points = [at + turned(r, side.moved[2]) for side, r, at in zip((first, second), old, centre, strict=True)]
+    point = jnp.where(reference_is_second, points[0], points[1])
     now = turned(normal, jnp.where(reference_is_second, second.moved[2], first.moved[2]))
-    one, other = minus(point, places[0]), minus(point, places[1])
-    way = jnp.where(reference_is_second, dot(normal, arms[1]) - dot(now, other), dot(now, one) - dot(normal, arms[0]))
-    return Overlap(now, (one, other), separation + way)
+    one, other = point - centre[0], point - centre[1]
+    change = jnp.where(reference_is_second, dot(normal, old[1]) - dot(now, other), dot(now, one) - dot(normal, old[0]))
+    return Overlap(now, (one, other), separation + change)
 
 
-def _feature(points: ContactPoints) -> tuple[Vector, jax.Array, jax.Array]:
-    return points.normal, points.separation, points.reference_is_second
+def position_correction(separation: jax.Array, used: jax.Array, factor: float) -> jax.Array:
+    """Distance by which a contact is corrected: the Baumgarte factor times the overlap beyond `LINEAR_SLOP`, clamped."""
+    return jnp.where(used, -jnp.clip(factor * (separation + LINEAR_SLOP), -MAX_LINEAR_CORRECTION, 0.0), 0.0)
 
 
-def moved_members(points: ContactPoints, moved: jax.Array) -> Side:
-    """Selects the displacements of the bodies in contact from those of all bodies (3, 5, n, E)."""
-    x, y, turn = fold(jnp.add, (points.one_hot[b] * moved[:, b, None] for b in range(NUM_BODIES)))
-    return Side((x, y, turn), points.r)
+class Correction(NamedTuple):
+    """Position correction of contacts: displacements (3, ...) of both bodies, and separation before, 0 for unused points."""
+
+    first: jax.Array
+    second: jax.Array
+    separation: jax.Array
 
 
-def position_correction(separation: jax.Array, used: jax.Array, share: float) -> jax.Array:
-    """Distance by which a contact is corrected: the factor `share` of the overlap beyond `LINEAR_SLOP`, clamped."""
-    return jnp.where(used, -jnp.clip(share * (separation + LINEAR_SLOP), -MAX_LINEAR_CORRECTION, 0.0), 0.0)
+def correct_contact(
+    normal: jax.Array,
+    separation: jax.Array,
+    reference_is_second: jax.Array,
+    used: jax.Array,
+    first: Side,
+    second: Side,
+    factor: float = BAUMGARTE,
+) -> Correction:
+    """Corrects the overlap of contacts by displacements of both bodies along the normal."""
+    found = overlap(normal, separation, reference_is_second, first, second)
+    torques = [cross(r, found.normal) for r in found.r]
+    sides = list(zip((first, second), torques, strict=True))
+    inv_effective_mass = fold(jnp.add, (side.inv_mass + side.inv_inertia * torque**2 for side, torque in sides))
+    impulse = position_correction(found.separation, used, factor) / jnp.where(used, inv_effective_mass, 1.0)
+    x, y = found.normal * impulse
+    changes = [jnp.stack([s.inv_mass * x, s.inv_mass * y, s.inv_inertia * torque * impulse]) for s, torque in sides]
+    return Correction(-changes[0], changes[1], jnp.where(used, found.separation, 0.0))
 
 
-def moves(points: ContactPoints, push: Vector, torque: jax.Array) -> jax.Array:
-    """Displacements of bodies (3, 5, n, E) by position impulses `push` (K, n, E) and their torques, all applied at once."""
-    change = jnp.stack([points.inv_mass * push[0], points.inv_mass * push[1], points.inv_inertia * torque], 1)
-    return jnp.stack([fold(jnp.add, one_hot[:, None] * change) for one_hot in points.one_hot], 1)
+def _sides(points: ContactPoints, moved: jax.Array) -> Side:
+    """The bodies in contact, where all bodies have `moved` (3, 5, n, E)."""
+    chosen = fold(jnp.add, (points.one_hot[b] * moved[:, b, None] for b in range(NUM_BODIES)))
+    return Side(chosen, points.r, points.inv_mass, points.inv_inertia)
 
 
-def _lowest(separation: jax.Array, points: ContactPoints) -> jax.Array:
-    return jnp.where(points.feature_id > 0, separation, 0.0).min(0, initial=0.0)
+def _spread(points: ContactPoints, change: jax.Array) -> jax.Array:
+    """Displacements of all bodies (3, 5, n, E) from those of bodies in contact (3, K, n, E), all applied at once."""
+    return jnp.stack([fold(jnp.add, jnp.moveaxis(each * change, 1, 0)) for each in points.one_hot], 1)
+
+
+def _correct(points: ContactPoints, first: Side, second: Side, factor: float = BAUMGARTE) -> Correction:
+    return correct_contact(points.normal, points.separation, points.reference_is_second, points.used, first, second, factor)
 
 
 def correct_ground_contacts(points: ContactPoints, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Position correction of ground contacts after bodies `moved` (3, 5, n, E): displacements, and lowest separation (n, E)."""
-    zero, used = jnp.zeros_like(points.separation), points.feature_id > 0
-    found = overlap(*_feature(points), Side((zero, zero, zero), (zero, zero)), moved_members(points, moved))
-    torque = cross(found.arms[1], found.normal)
-    inv_effective_mass = points.inv_mass + points.inv_inertia * torque**2
-    push = position_correction(found.separation, used, BAUMGARTE) / jnp.where(used, inv_effective_mass, 1.0)
-    pushes = found.normal[0] * push, found.normal[1] * push
-    return moves(points, pushes, torque * push), _lowest(found.separation, points)
+    found = _correct(points, ground_side(points.separation), _sides(points, moved))
+    return _spread(points, found.second), found.separation.min(0, initial=0.0)
 
 
 def correct_package_contacts(
-    points: ContactPoints, r: Vector, package: model.Package, moved: jax.Array, package_moved: jax.Array
+    points: ContactPoints, r: jax.Array, package: model.Package, moved: jax.Array, package_moved: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `correct_ground_contacts` for contacts with the package, whose displacement (3, E) is the second result."""
-    x, y, turn = package_moved
-    found = overlap(*_feature(points), Side((x, y, turn), r), moved_members(points, moved))
-    first_torque, torque = (cross(each, found.normal) for each in found.arms)
-    inv_mass, inv_inertia = 1 / package.mass, 1 / package.inertia
-    inv_effective_mass = points.inv_mass + points.inv_inertia * torque**2 + inv_mass + inv_inertia * first_torque**2
-    push = position_correction(found.separation, points.feature_id > 0, BAUMGARTE) / inv_effective_mass
-    pushes = found.normal[0] * push, found.normal[1] * push
-    its_change = inv_mass * pushes[0], inv_mass * pushes[1], inv_inertia * first_torque * push
-    its_move = -jnp.stack([value.sum((0, 1)) for value in its_change])
-    return moves(points, pushes, torque * push), its_move, _lowest(found.separation, points)
+    inv_mass, inv_inertia = (jnp.full_like(points.inv_mass, 1 / each) for each in (package.mass, package.inertia))
+    its = Side(package_moved[:, None, None], r, inv_mass, inv_inertia)
+    found = _correct(points, its, _sides(points, moved))
+    return _spread(points, found.second), found.first.sum((1, 2)), found.separation.min(0, initial=0.0)
 
 
 def correct_neighbour_contacts(left: ContactPoints, right: ContactPoints, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
     """As `correct_ground_contacts` for contacts of the `left` and the `right` walker of each pair of neighbours."""
-    used = right.feature_id > 0
-    sides = moved_members(left, moved[:, :, :-1]), moved_members(right, moved[:, :, 1:])
-    found = overlap(*_feature(right), *sides)
-    torques = [cross(r, found.normal) for r in found.arms]
-    inv_effective_mass = sum(
-        side.inv_mass + side.inv_inertia * torque**2 for side, torque in zip((left, right), torques, strict=True)
-    )
-    push = position_correction(found.separation, used, BAUMGARTE / 2) / jnp.where(used, inv_effective_mass, 1.0)
-    pushes = found.normal[0] * push, found.normal[1] * push
-    backwards = moves(left, (-pushes[0], -pushes[1]), -torques[0] * push)
-    change = jnp.zeros_like(moved).at[:, :, :-1].add(backwards).at[:, :, 1:].add(moves(right, pushes, torques[1] * push))
-    deepest = _lowest(found.separation, right)
+    found = _correct(right, _sides(left, moved[:, :, :-1]), _sides(right, moved[:, :, 1:]), BAUMGARTE / 2)
+    change = jnp.zeros_like(moved).at[:, :, :-1].add(_spread(left, found.first))
+    change = change.at[:, :, 1:].add(_spread(right, found.second))
+    deepest = found.separation.min(0, initial=0.0)
     return change, jnp.zeros(moved.shape[2:]).at[:-1].min(deepest).at[1:].min(deepest)

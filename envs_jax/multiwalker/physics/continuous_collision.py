@@ -14,19 +14,20 @@ import numpy as np
 from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
-from envs_jax.multiwalker.physics.contact_constraint import ContactImpulse, make_contact_constraint, solve_contact
+from envs_jax.multiwalker.physics.contact_constraint import Body, make_contact_constraint, solve_contact
 from envs_jax.multiwalker.physics.contact_detection import NO_CONTACT
-from envs_jax.multiwalker.physics.contact_solver import LINEAR_SLOP, Side, overlap, position_correction
-from envs_jax.multiwalker.physics.manifold import Manifold, Placed, Vector, clearance, cross, ground_manifold, rotate
+from envs_jax.multiwalker.physics.contact_solver import LINEAR_SLOP, Side, correct_contact, ground_side, overlap
+from envs_jax.multiwalker.physics.geometry import Placed, clearance, rotate
+from envs_jax.multiwalker.physics.manifold import Manifold, ground_manifold, select_manifolds
 from envs_jax.multiwalker.physics.masked_loops import apply_where, while_any
 from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE, Sweep, time_of_impact
 
-SHARE = 0.75
-PUSHES, SWEEPS = 20, 30
+TOI_BAUMGARTE = 0.75
+PUSHES, ITERATIONS = 20, 30
 LANDINGS = 8  # per leg and step
 MANIFOLDS = 3  # edges that can stop a leg
 POINTS = 5  # ground points under all poses of a leg in a step
-STILL = 1e-6
+SLOW = 1e-6
 LOOKS = 8
 LOOK_AT_A_TIME, LAND_AT_A_TIME = 1 / 8, 1 / 24  # fractions of all legs
 LEVEL = 0.8  # lower bound of the distance from the ground per height above it, at any slope
@@ -63,122 +64,87 @@ def _half_width(legs: _Legs) -> jax.Array:
 def _place(legs: _Legs, pose: jax.Array) -> Placed:
     """Legs at `pose` (3, ..., M), relative to their centres of mass."""
     cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
-    x, y, normal_x, normal_y = (single(each).reshape(-1, *[1] * cos.ndim) for each in (*_CORNERS.T, *_SIDES.T))
-    corner = rotate(cos, sin, (x * _half_width(legs), y * LEG_HEIGHT / 2))
-    return Placed(corner, rotate(cos, sin, (normal_x, normal_y)), jnp.ones(corner[0].shape, bool))
+    corner, normal = (single(each.T).reshape(2, -1, *[1] * cos.ndim) for each in (_CORNERS, _SIDES))
+    x, y = corner
+    corner = rotate(cos, sin, jnp.stack(jnp.broadcast_arrays(x * _half_width(legs), y * (LEG_HEIGHT / 2))))
+    return Placed(corner, rotate(cos, sin, normal), jnp.ones(corner.shape[1:], bool))
 
 
-def _edges(legs: _Legs, middle: Vector) -> tuple[Vector, Vector]:
-    """Left and right ends of the ground edges (k, M), relative to `middle`."""
+def _edges(legs: _Legs, middle: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Left and right ends of the ground edges (2, k, M), relative to `middle` (2, M)."""
     number = jnp.arange(POINTS, dtype=jnp.float32)[:, None]
-    x, y = legs.left + terrain.STEP * number - middle[0], legs.height - middle[1]
-    return (x[:-1], y[:-1]), (x[1:], y[1:])
+    points = jnp.stack([legs.left + terrain.STEP * number - middle[0], legs.height - middle[1]])
+    return points[:, :-1], points[:, 1:]
 
 
 def _pairs(legs: _Legs, start: jax.Array, end: jax.Array) -> Sweep:
     """Sweeps of each leg over each edge, (k M,), from one pose (3, M) to another, relative to its position before the step."""
-    middle = legs.before[0], legs.before[1]
-    origin = jnp.stack([*middle, jnp.zeros_like(middle[0])])
-    half = _half_width(legs), jnp.full_like(middle[0], LEG_HEIGHT / 2)
-    left, right = jax.tree.map(jnp.ravel, _edges(legs, middle))
-    start, end, half = jax.tree.map(lambda leaf: jnp.tile(leaf, POINTS - 1), (start - origin, end - origin, half))
+    middle = legs.before[:2]
+    origin = jnp.concatenate([middle, jnp.zeros_like(middle[:1])])
+    half = jnp.stack([_half_width(legs), jnp.full_like(middle[0], LEG_HEIGHT / 2)])
+    left, right = (each.reshape(2, -1) for each in _edges(legs, middle))
+    start, end, half = (jnp.tile(each, POINTS - 1) for each in (start - origin, end - origin, half))
     return Sweep(start, end, half, left, right)
 
 
-class _Stops(NamedTuple):
-    """Contact manifolds that stop legs: arrays (MANIFOLDS, M), or (MANIFOLDS, 2, M) for the two points."""
-
-    normal: Vector
-    r: Vector
-    separation: jax.Array
-    by_leg: jax.Array
-    touching: jax.Array
-
-
-def _stops(manifold: Manifold, first: jax.Array) -> _Stops:
+def _stops(manifold: Manifold, first: jax.Array) -> Manifold:
     """The first `MANIFOLDS` touching edges of manifolds (k, M), with the edge `first` (k, M) before the others."""
     touching = manifold.touching.any(0)
     rank = jnp.where(first, 1, 1 + jnp.cumsum((touching & ~first).astype(jnp.int32), 0))
-    rank = jnp.where(touching, rank, 0)
-    chosen = rank[None] == jnp.arange(1, MANIFOLDS + 1).reshape(-1, 1, 1)
-
-    def take(value: jax.Array) -> jax.Array:
-        picked = chosen if value.ndim == 2 else chosen[:, None]
-        return jnp.where(picked, value[None], 0).sum(value.ndim - 1)
-
-    normal, point = manifold.normal, manifold.point
-    of_edges = take(jnp.broadcast_to(normal[0], touching.shape)), take(jnp.broadcast_to(normal[1], touching.shape))
-    return _Stops(
-        of_edges,
-        (take(point[0]), take(point[1])),
-        take(manifold.separation),
-        take(manifold.reference_is_second) > 0,
-        take(manifold.touching) > 0,
-    )
+    return select_manifolds(manifold, jnp.where(touching, rank, 0), MANIFOLDS)
 
 
-def _weight(legs: _Legs) -> tuple[jax.Array, jax.Array]:
+def _inverse_mass(legs: _Legs) -> tuple[jax.Array, jax.Array]:
     """1 / mass and 1 / inertia of each leg, (M,)."""
-    inv_mass, turning = (jnp.where(legs.lower, 1 / of[2], 1 / of[1]) for of in (model.MASS, model.INERTIA))
-    return inv_mass, turning
+    inv_mass, inv_inertia = (jnp.where(legs.lower, 1 / of[2], 1 / of[1]) for of in (model.MASS, model.INERTIA))
+    return inv_mass, inv_inertia
 
 
-def _moved(stops: _Stops, index: tuple[int, ...], moved: jax.Array) -> tuple[Vector, Vector, jax.Array]:
-    """Normal, arm and separation of one contact point after the leg has `moved` (3, M)."""
-    edge, zero = index[0], jnp.zeros_like(moved[0])
-    r = stops.r[0][index], stops.r[1][index]
-    at_rest, leg = Side((zero, zero, zero), (zero, zero)), Side((moved[0], moved[1], moved[2]), r)
-    found = overlap((stops.normal[0][edge], stops.normal[1][edge]), stops.separation[index], stops.by_leg[edge], at_rest, leg)
-    return found.normal, found.arms[1], found.separation
-
-
-_ALL = [(edge, point) for edge in range(MANIFOLDS) for point in range(2)]
-
-
-def _push_out(legs: _Legs, stops: _Stops) -> jax.Array:
-    """Position correction of legs by sequential sweeps over their contacts: displacements (3, M)."""
-    inv_mass, turning = _weight(legs)
+def _push_out(legs: _Legs, stops: Manifold) -> jax.Array:
+    """Position correction of legs by iterations over their contacts, one after another: displacements (3, M)."""
+    inv_mass, inv_inertia = _inverse_mass(legs)
+    ground = ground_side(inv_mass)
 
     def again(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         moved, wrong = carry
         deepest = jnp.zeros(wrong.shape)
-        for edge, point in _ALL:
-            normal, r, separation = _moved(stops, (edge, point), moved)
-            separation = jnp.where(stops.touching[edge, point], separation, 0.0)
-            deepest = jnp.minimum(deepest, separation)
-            torque = cross(r, normal)
-            push = position_correction(separation, wrong, SHARE) / (inv_mass + turning * torque**2)
-            moved = moved + jnp.stack([inv_mass * normal[0] * push, inv_mass * normal[1] * push, turning * torque * push])
+        for edge in range(MANIFOLDS):
+            for point in (0, 1):
+                leg = Side(moved, stops.point[:, point, edge], inv_mass, inv_inertia)
+                at = stops.normal[:, edge], stops.separation[point, edge], stops.reference_is_second[edge]
+                found = correct_contact(*at, stops.touching[point, edge], ground, leg, TOI_BAUMGARTE)
+                moved, deepest = moved + found.second, jnp.minimum(deepest, found.separation)
         return jnp.where(wrong, moved, carry[0]), wrong & (deepest < -1.5 * LINEAR_SLOP)
 
     start = jnp.zeros((3, *inv_mass.shape)), stops.touching.any((0, 1))
     return while_any(PUSHES, lambda carry: carry[1], again, start)[0]
 
 
-def _stop(legs: _Legs, stops: _Stops, moved: jax.Array, velocity: jax.Array) -> jax.Array:
+def _stop(legs: _Legs, stops: Manifold, moved: jax.Array, velocity: jax.Array) -> jax.Array:
     """Velocities (3, M) after contact impulses, of legs that have `moved` (3, M)."""
-    zero, nowhere = jnp.zeros(()), jnp.zeros(2)
-    still, constraints = (zero, zero, zero), []
+    inv_mass, inv_inertia = _inverse_mass(legs)
+    ground, constraints = ground_side(inv_mass), []
     for edge in range(MANIFOLDS):
-        (normal, one, _), (_, other, _) = (_moved(stops, (edge, point), moved) for point in range(2))
-        r = jnp.stack([one[0], other[0]]), jnp.stack([one[1], other[1]])
-        friction = jnp.asarray(_FRICTION)
-        constraints.append(
-            make_contact_constraint(normal, stops.touching[edge], r, _weight(legs), (nowhere, nowhere), (zero, zero), friction)
+        legs_at = [Side(moved, stops.point[:, point, edge], inv_mass, inv_inertia) for point in (0, 1)]
+        one, other = (
+            overlap(stops.normal[:, edge], stops.separation[point, edge], stops.reference_is_second[edge], ground, leg)
+            for point, leg in enumerate(legs_at)
         )
+        leg = Body(jnp.stack([one.r[1], other.r[1]], 1), inv_mass, inv_inertia)
+        friction = jnp.asarray(_FRICTION)
+        constraints.append(make_contact_constraint(one.normal, stops.touching[:, edge], (leg,), friction))
 
     def again(carry: tuple) -> tuple:
-        velocity, pressed, moving = carry
-        before, pressed = velocity, list(pressed)
+        velocity, impulse, moving = carry
+        before, impulse = velocity, list(impulse)
         for edge, constraint in enumerate(constraints):
-            _, velocity, pressed[edge] = separately(solve_contact, constraint, still, velocity, pressed[edge])
-        change = jnp.abs(jnp.stack(velocity) - jnp.stack(before)).max(0)
-        return jax.tree.map(lambda new, old: jnp.where(moving, new, old), (velocity, pressed, change > STILL), carry)
+            (velocity,), impulse[edge] = separately(solve_contact, constraint, (velocity,), impulse[edge])
+        change = jnp.abs(velocity - before).max(0)
+        return jax.tree.map(lambda new, old: jnp.where(moving, new, old), (velocity, impulse, change > SLOW), carry)
 
-    nothing = jnp.zeros(velocity.shape[1:])
-    pressed = [ContactImpulse((nothing, nothing), (nothing, nothing)) for _ in range(MANIFOLDS)]
-    start = tuple(velocity), pressed, jnp.ones(nothing.shape, bool)
-    return jnp.stack(while_any(SWEEPS, lambda carry: carry[2], again, start)[0])
+    impulse = [jnp.zeros((2, 2, *velocity.shape[1:]))] * MANIFOLDS
+    start = velocity, impulse, jnp.ones(velocity.shape[1:], bool)
+    return while_any(ITERATIONS, lambda carry: carry[2], again, start)[0]
 
 
 class _Flight(NamedTuple):
@@ -215,14 +181,14 @@ def _look_ahead(legs: _Legs, flight: _Flight) -> _Flight:
     share = when.min(0)
     first = touches & (when == share)
     first &= jnp.cumsum(first.astype(jnp.int32), 0) == 1
-    active = touches.any(0) & (flight.time + (1 - flight.time) * share < 1 - STILL)
+    active = touches.any(0) & (flight.time + (1 - flight.time) * share < 1 - SLOW)
     return flight._replace(touched=first, share=share, active=active)
 
 
 def _land_once(legs: _Legs, flight: _Flight) -> _Flight:
     """Moves each leg to its next impact and applies the landing. An edge without contact there is not tested again."""
     pose = flight.start + flight.share * (flight.end - flight.start)
-    left, right = _edges(legs, (pose[0], pose[1]))
+    left, right = _edges(legs, pose[:2])
     manifold = ground_manifold(_place(legs, pose), left, right, legs.there)
     landed = (flight.touched & manifold.touching.any(0)).any(0)
     stops = _stops(manifold, flight.touched)

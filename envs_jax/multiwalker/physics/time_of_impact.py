@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from envs_jax.multiwalker.physics.manifold import Vector, dot, minus, rotate
+from envs_jax.batching import fold
+from envs_jax.multiwalker.physics.geometry import dot, rotate
 from envs_jax.multiwalker.physics.masked_loops import apply_where, while_any
 
 TARGET, TOLERANCE = 0.005, 0.00125
@@ -19,105 +20,96 @@ AT_A_TIME = 1 / 8  # of all pairs
 
 
 class Sweep(NamedTuple):
-    """Sweeps of legs, and the edges below them.
+    """Motions of legs (b2Sweep), and the edges below them.
 
     Attributes:
         start: (3, P), x, y and angle of the legs.
         end: (3, P).
-        half: half the width and half the height of the legs, (P,) each.
-        left: left ends of the edges, (P,) each.
-        right: right ends of the edges, (P,) each.
+        half: (2, P), half the width and half the height of the legs.
+        left: (2, P), left ends of the edges.
+        right: (2, P), right ends of the edges.
     """
 
     start: jax.Array
     end: jax.Array
-    half: Vector
-    left: Vector
-    right: Vector
+    half: jax.Array
+    left: jax.Array
+    right: jax.Array
 
 
 class Axis(NamedTuple):
-    """Axis along which separation is measured, (P,). It is fixed in the leg if `by_leg`, otherwise in the world."""
+    """Direction (2, P) along which separation is measured. It is fixed in the leg where `by_leg`, otherwise in the world."""
 
-    direction: Vector
+    direction: jax.Array
     by_leg: jax.Array
 
 
 class Witness(NamedTuple):
     """Closest points along an axis: a corner of the leg (signs of its x and y in the leg's frame) and an end of the edge."""
 
-    corner: Vector
-    end: Vector
+    corner: jax.Array
+    end: jax.Array
 
 
-def _pose(way: Sweep, share: jax.Array) -> tuple[Vector, jax.Array, jax.Array]:
-    """Poses of legs at the time `share` (P,): centre, cosine and sine."""
-    x, y, angle = (start + share * (end - start) for start, end in zip(way.start, way.end, strict=True))
-    return (x, y), jnp.cos(angle), jnp.sin(angle)
+def _pose(sweep: Sweep, time: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Poses of legs at `time` (P,): centre, cosine and sine."""
+    pose = sweep.start + time * (sweep.end - sweep.start)
+    return pose[:2], jnp.cos(pose[2]), jnp.sin(pose[2])
 
 
-def _nearest(way: Sweep, share: jax.Array) -> tuple[jax.Array, Axis]:
-    """Distance of legs from edges at the time `share`, 0 if they overlap, and the axis along which it is measured."""
-    middle, cos, sin = _pose(way, share)
-    ends = minus(way.left, middle), minus(way.right, middle)
-    edge = minus(way.right, way.left)
-    length = jnp.sqrt(dot(edge, edge))
-    up = -edge[1] / length, edge[0] / length
-    half = way.half
-    distance, direction = jnp.full(share.shape, jnp.inf), (jnp.zeros(share.shape), jnp.ones(share.shape))
+def _distance(sweep: Sweep, time: jax.Array) -> tuple[jax.Array, Axis]:
+    """Distance of legs from edges at `time`, 0 if they overlap, and the axis along which it is measured, as b2Distance."""
+    centre, cos, sin = _pose(sweep, time)
+    ends = sweep.left - centre, sweep.right - centre
+    edge = sweep.right - sweep.left
+    length, half = jnp.sqrt(dot(edge, edge)), sweep.half
+    up = jnp.stack([-edge[1], edge[0]]) / length
+    distance, direction = jnp.full(time.shape, jnp.inf), jnp.stack([jnp.zeros(time.shape), jnp.ones(time.shape)])
     heights = []
     for across, along in ((-1, -1), (1, -1), (1, 1), (-1, 1)):
-        corner = minus(rotate(cos, sin, (across * half[0], along * half[1])), ends[0])
+        corner = rotate(cos, sin, jnp.stack([across * half[0], along * half[1]])) - ends[0]
         height, part = dot(corner, up), dot(corner, edge) / length**2
         nearest = jnp.clip(part, 0.0, 1.0)
-        off = corner[0] - nearest * edge[0], corner[1] - nearest * edge[1]
+        off = corner - nearest * edge
         far = jnp.maximum(jnp.sqrt(dot(off, off)), 1e-9)
-        inside, side = nearest == part, jnp.sign(height)
-        nearer = far < distance
-        towards = jnp.where(inside, side * up[0], off[0] / far), jnp.where(inside, side * up[1], off[1] / far)
-        direction = jnp.where(nearer, towards[0], direction[0]), jnp.where(nearer, towards[1], direction[1])
+        towards = jnp.where(nearest == part, jnp.sign(height) * up, off / far)
+        direction = jnp.where(far < distance, towards, direction)
         distance = jnp.minimum(distance, far)
         heights.append(height)
     own = [rotate(cos, -sin, end) for end in ends]
-    by_leg = jnp.zeros(share.shape, bool)
-    for x, y in own:
-        out_x, out_y = jnp.abs(x) - half[0], jnp.abs(y) - half[1]
+    by_leg = jnp.zeros(time.shape, bool)
+    for end in own:
+        out_x, out_y = jnp.abs(end) - half
         nearer = (jnp.minimum(out_x, out_y) < 0) & (jnp.maximum(out_x, out_y) < distance)
-        sideways = out_x > out_y
-        towards = jnp.where(sideways, jnp.sign(x), 0.0), jnp.where(sideways, 0.0, jnp.sign(y))
-        direction = jnp.where(nearer, towards[0], direction[0]), jnp.where(nearer, towards[1], direction[1])
+        sideways = jnp.stack([out_x > out_y, out_x <= out_y])
+        direction = jnp.where(nearer, jnp.where(sideways, jnp.sign(end), 0.0), direction)
         distance = jnp.where(nearer, jnp.maximum(out_x, out_y), distance)
         by_leg |= nearer
-    apart = (jnp.minimum(jnp.abs(own[0][0]), jnp.abs(own[1][0])) >= half[0]) & (own[0][0] * own[1][0] > 0)
-    apart |= (jnp.minimum(jnp.abs(own[0][1]), jnp.abs(own[1][1])) >= half[1]) & (own[0][1] * own[1][1] > 0)
-    lowest, highest = jnp.stack(heights).min(0), jnp.stack(heights).max(0)
-    apart |= (lowest >= 0) | (highest <= 0)
+    beyond = (jnp.minimum(jnp.abs(own[0]), jnp.abs(own[1])) >= half) & (own[0] * own[1] > 0)
+    apart = beyond[0] | beyond[1] | (fold(jnp.minimum, heights) >= 0) | (fold(jnp.maximum, heights) <= 0)
     return jnp.where(apart, jnp.maximum(distance, 0.0), 0.0), Axis(direction, by_leg)
 
 
-def _along(way: Sweep, axis: Axis, witness: Witness, share: jax.Array) -> jax.Array:
-    """Separation of the `witness` points along the axis at the time `share`, as b2SeparationFunction::Evaluate."""
-    middle, cos, sin = _pose(way, share)
-    corner = rotate(cos, sin, (witness.corner[0] * way.half[0], witness.corner[1] * way.half[1]))
-    to_end = minus(witness.end, middle)
-    turned = rotate(cos, sin, axis.direction)
-    support = jnp.abs(axis.direction[0]) * way.half[0] + jnp.abs(axis.direction[1]) * way.half[1]
-    return jnp.where(axis.by_leg, dot(to_end, turned) - support, dot(minus(corner, to_end), axis.direction))
+def _separation(sweep: Sweep, axis: Axis, witness: Witness, time: jax.Array) -> jax.Array:
+    """Separation of the `witness` points along the axis at `time`, as b2SeparationFunction::Evaluate."""
+    centre, cos, sin = _pose(sweep, time)
+    corner, to_end = rotate(cos, sin, witness.corner * sweep.half), witness.end - centre
+    support = dot(jnp.abs(axis.direction), sweep.half)
+    by_leg = dot(to_end, rotate(cos, sin, axis.direction)) - support
+    return jnp.where(axis.by_leg, by_leg, dot(corner - to_end, axis.direction))
 
 
-def _deepest(way: Sweep, axis: Axis, share: jax.Array) -> Witness:
-    """Closest points along the axis at the time `share`, as b2SeparationFunction::FindMinSeparation."""
-    _, cos, sin = _pose(way, share)
-    own = rotate(cos, -sin, axis.direction)
-    corner = jnp.where(own[0] > 0, -1.0, 1.0), jnp.where(own[1] > 0, -1.0, 1.0)
-    turned = rotate(cos, sin, axis.direction)
-    along = jnp.where(axis.by_leg, -dot(minus(way.right, way.left), turned), dot(minus(way.right, way.left), axis.direction))
-    right = along > 0
-    return Witness(corner, (jnp.where(right, way.right[0], way.left[0]), jnp.where(right, way.right[1], way.left[1])))
+def _closest(sweep: Sweep, axis: Axis, time: jax.Array) -> Witness:
+    """Closest points along the axis at `time`, as b2SeparationFunction::FindMinSeparation."""
+    _, cos, sin = _pose(sweep, time)
+    edge = sweep.right - sweep.left
+    corner = jnp.where(rotate(cos, -sin, axis.direction) > 0, -1.0, 1.0)
+    along = jnp.where(axis.by_leg, -dot(edge, rotate(cos, sin, axis.direction)), dot(edge, axis.direction))
+    return Witness(corner, jnp.where(along > 0, sweep.right, sweep.left))
 
 
 def _root(
-    way: Sweep,
+    sweep: Sweep,
     axis: Axis,
     witness: Witness,
     low: tuple[jax.Array, jax.Array],
@@ -130,7 +122,7 @@ def _root(
         by_secant, early, gap_early, late, gap_late, found, searching = carry
         secant = early + (TARGET - gap_early) * (late - early) / jnp.where(gap_late == gap_early, 1.0, gap_late - gap_early)
         share = jnp.where(by_secant, secant, 0.5 * (early + late))
-        now = _along(way, axis, witness, share)
+        now = _separation(sweep, axis, witness, share)
         found = jnp.where(searching, share, found)
         above = now > TARGET
         early, gap_early = jnp.where(above, share, early), jnp.where(above, now, gap_early)
@@ -158,17 +150,17 @@ class _Retreat(NamedTuple):
     touches: jax.Array
 
 
-def _retreat(way: Sweep, axis: Axis, carry: _Retreat) -> _Retreat:
+def _retreat(sweep: Sweep, axis: Axis, carry: _Retreat) -> _Retreat:
     """Moves the time `late` back to where its closest points along the axis are `TARGET` apart."""
-    witness = _deepest(way, axis, carry.late)
-    gap_late, gap_early = (_along(way, axis, witness, share) for share in (carry.late, carry.early))
+    witness = _closest(sweep, axis, carry.late)
+    gap_late, gap_early = (_separation(sweep, axis, witness, share) for share in (carry.late, carry.early))
     separated = carry.working & (gap_late > TARGET + TOLERANCE)
     arrived = carry.working & ~separated & (gap_late > TARGET - TOLERANCE)
     working = carry.working & ~separated & ~arrived
     failed = working & (gap_early < TARGET - TOLERANCE)
     touches = working & ~failed & (gap_early <= TARGET + TOLERANCE)
     working = working & ~failed & ~touches
-    late = _root(way, axis, witness, (carry.early, gap_early), (carry.late, gap_late), working)
+    late = _root(sweep, axis, witness, (carry.early, gap_early), (carry.late, gap_late), working)
     return _Retreat(
         early=jnp.where(arrived, carry.late, carry.early),
         late=jnp.where(working, late, carry.late),
@@ -178,30 +170,30 @@ def _retreat(way: Sweep, axis: Axis, carry: _Retreat) -> _Retreat:
     )
 
 
-def _advance(way: Sweep, search: _Search) -> _Search:
+def _advance(sweep: Sweep, search: _Search) -> _Search:
     """One iteration of conservative advancement, along the axis of the current distance."""
-    distance, axis = _nearest(way, search.time)
+    distance, axis = _distance(sweep, search.time)
     touches = search.active & (distance > 0) & (distance < TARGET + TOLERANCE)
     active = search.active & (distance > 0) & ~touches
     start = _Retreat(search.time, jnp.ones_like(search.time), active, active, search.touches | touches)
-    end = while_any(PUSHES, lambda carry: carry.working, functools.partial(_retreat, way, axis), start)
+    end = while_any(PUSHES, lambda carry: carry.working, functools.partial(_retreat, sweep, axis), start)
     return _Search(end.early, end.active, end.touches)
 
 
-def _may_touch(way: Sweep) -> jax.Array:
+def _may_touch(sweep: Sweep) -> jax.Array:
     """False where the end of the sweep shows that there is no impact, (P,). This spares most searches."""
-    start = jnp.zeros_like(way.half[0])
-    distance, axis = _nearest(way, start)
+    start = jnp.zeros_like(sweep.half[0])
+    distance, axis = _distance(sweep, start)
     end = jnp.ones_like(start)
-    apart = _along(way, axis, _deepest(way, axis, end), end) > TARGET + TOLERANCE
+    apart = _separation(sweep, axis, _closest(sweep, axis, end), end) > TARGET + TOLERANCE
     return (distance > 0) & ((distance < TARGET + TOLERANCE) | ~apart)
 
 
-def time_of_impact(way: Sweep, edges: jax.Array) -> tuple[jax.Array, jax.Array]:
+def time_of_impact(sweep: Sweep, edges: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Times at which legs hit edges.
 
     Args:
-        way: sweeps of legs, and edges.
+        sweep: sweeps of legs, and edges.
         edges: (P,) bool, edges that legs can hit.
 
     Returns:
@@ -209,10 +201,10 @@ def time_of_impact(way: Sweep, edges: jax.Array) -> tuple[jax.Array, jax.Array]:
         As in Box2D, a leg that already overlaps an edge does not hit it.
     """
 
-    def search(way: Sweep, start: _Search) -> _Search:
-        return while_any(ADVANCES, lambda search: search.active, functools.partial(_advance, way), start)
+    def search(sweep: Sweep, start: _Search) -> _Search:
+        return while_any(ADVANCES, lambda search: search.active, functools.partial(_advance, sweep), start)
 
-    near = edges & _may_touch(way)
+    near = edges & _may_touch(sweep)
     start = _Search(jnp.zeros(near.shape), near, jnp.zeros(near.shape, bool))
-    end = apply_where(near, search, way, start, AT_A_TIME)
+    end = apply_where(near, search, sweep, start, AT_A_TIME)
     return end.time, end.touches

@@ -1,0 +1,93 @@
+"""Vectors and convex polygons.
+
+A vector is an array (2, ...). Arrays have the batch as their last axis, along which elementwise operations vectorize.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs_jax.batching import fold, separately
+from envs_jax.multiwalker import model, terrain
+from envs_jax.multiwalker.model import single
+
+FAR = 1e9
+
+
+Vector = jax.Array | np.ndarray
+
+
+class Placed(NamedTuple):
+    """Polygons with V corners at given poses, in world axes.
+
+    Attributes:
+        corner: (2, V, ..., E), relative to the origin that the caller chose.
+        normal: (2, V, ..., E), outward unit normal of the side from each corner to the next.
+        real: (V, ..., E) bool, whether that side has a positive length.
+    """
+
+    corner: jax.Array
+    normal: jax.Array
+    real: jax.Array
+
+
+def dot(a: Vector, b: Vector) -> jax.Array:
+    """Inner product."""
+    return jnp.asarray(a[0] * b[0] + a[1] * b[1])
+
+
+def cross(a: Vector, b: Vector) -> jax.Array:
+    """Cross product a_x b_y - a_y b_x, for example the torque of a force `b` at the lever `a`."""
+    return jnp.asarray(a[0] * b[1] - a[1] * b[0])
+
+
+def tangent(normal: jax.Array) -> jax.Array:
+    """Direction of friction (n_y, -n_x), as in Box2D."""
+    return jnp.stack([normal[1], -normal[0]])
+
+
+def rotate(cos: jax.Array, sin: jax.Array, vector: Vector) -> jax.Array:
+    """Rotates `vector` by the angle with this cosine and sine."""
+    return jnp.stack([cos * vector[0] - sin * vector[1], sin * vector[0] + cos * vector[1]])
+
+
+def place(shape: model.Polygons, pose: jax.Array, origin: jax.Array) -> Placed:
+    """Places polygons (V, ..., 2) at `pose` (3, ..., E), with corners relative to `origin` (2, ..., E)."""
+    corner, normal = (single(np.moveaxis(a, -1, 0))[..., None] for a in (shape.corner, shape.normal))
+
+    def turn(pose: jax.Array, origin: jax.Array) -> tuple[jax.Array, jax.Array]:
+        cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
+        return rotate(cos, sin, corner) + (pose[:2] - origin)[:, None], rotate(cos, sin, normal)
+
+    corner, normal = separately(turn, pose, origin)
+    return Placed(corner, normal, jnp.broadcast_to(shape.real[..., None], corner.shape[1:]))
+
+
+def at_maximum(score: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Maximum of `score` (V, ..., E) over its first axis, and `values` (C, V, ..., E) there. The first wins a tie."""
+    top, found = score[0], values[:, 0]
+    for i in range(1, len(score)):
+        found = jnp.where(score[i] > top, values[:, i], found)
+        top = jnp.maximum(score[i], top)
+    return top, found
+
+
+def sides(shape: Placed) -> jax.Array:
+    """Start, end and normal of each side, (6, V, ..., E)."""
+    return jnp.concatenate([shape.corner, jnp.roll(shape.corner, -1, 1), shape.normal])
+
+
+def clearance(shape: Placed, x: jax.Array, height: jax.Array) -> jax.Array:
+    """Clearance of polygons above ground points (k, ..., E) that are `terrain.STEP` apart, in the same coordinates, (..., E).
+
+    It is the minimum of the corners' heights above the ground and of the ground points' signed distances from the polygons.
+    """
+    at = (shape.corner[0] - x[0]) * single(1 / terrain.STEP)
+    below = fold(jnp.add, (jnp.maximum(1.0 - jnp.abs(at - k), 0.0) * each for k, each in enumerate(height)))
+    of_corners = fold(jnp.minimum, shape.corner[1] - below)
+    reach = dot(shape.normal, shape.corner)
+    planes = zip(shape.normal[0], shape.normal[1], reach, shape.real, strict=True)
+    of_sides = (jnp.where(real, nx * x + ny * height - offset, -FAR) for nx, ny, offset, real in planes)
+    return jnp.minimum(of_corners, fold(jnp.minimum, fold(jnp.maximum, of_sides)))
