@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.batching import fold, separately
+from envs_jax.batching import fold
 from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
 from envs_jax.multiwalker.physics.contact_constraint import Body, make_contact_constraint, solve_contact
@@ -101,50 +101,49 @@ def _inverse_mass(legs: _Legs) -> tuple[jax.Array, jax.Array]:
 
 
 def _push_out(legs: _Legs, stops: Manifold) -> jax.Array:
-    """Position correction of legs by iterations over their contacts, one after another: displacements (3, M)."""
+    """Position correction of legs by iterations over their contact points, one after another: displacements (3, M)."""
     inv_mass, inv_inertia = _inverse_mass(legs)
-    ground = ground_side(inv_mass)
+    ground, separation = ground_side(inv_mass), stops.separation
 
-    def again(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def correct(i: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        (moved, deepest), edge, point = carry, i // 2, i % 2
+        leg = Side(moved, stops.point[:, point, edge], inv_mass, inv_inertia)
+        at = stops.normal[:, edge], separation[point, edge], stops.reference_is_second[edge], stops.touching[point, edge]
+        found = correct_contact(*at, ground, leg, TOI_BAUMGARTE)
+        return moved + found.second, jnp.minimum(deepest, found.separation)
+
+    def iteration(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         moved, wrong = carry
-        deepest = jnp.zeros(wrong.shape)
-        for edge in range(MANIFOLDS):
-            for point in (0, 1):
-                leg = Side(moved, stops.point[:, point, edge], inv_mass, inv_inertia)
-                at = stops.normal[:, edge], stops.separation[point, edge], stops.reference_is_second[edge]
-                found = correct_contact(*at, stops.touching[point, edge], ground, leg, TOI_BAUMGARTE)
-                moved, deepest = moved + found.second, jnp.minimum(deepest, found.separation)
-        return jnp.where(wrong, moved, carry[0]), wrong & (deepest < -1.5 * LINEAR_SLOP)
+        new, deepest = jax.lax.fori_loop(0, 2 * MANIFOLDS, correct, (moved, jnp.zeros(wrong.shape)))
+        return jnp.where(wrong, new, moved), wrong & (deepest < -1.5 * LINEAR_SLOP)
 
     start = jnp.zeros((3, *inv_mass.shape)), stops.touching.any((0, 1))
-    return while_any(PUSHES, lambda carry: carry[1], again, start)[0]
+    return while_any(PUSHES, lambda carry: carry[1], iteration, start)[0]
 
 
 def _stop(legs: _Legs, stops: Manifold, moved: jax.Array, velocity: jax.Array) -> jax.Array:
     """Velocities (3, M) after contact impulses, of legs that have `moved` (3, M)."""
     inv_mass, inv_inertia = _inverse_mass(legs)
-    ground, constraints = ground_side(inv_mass), []
-    for edge in range(MANIFOLDS):
-        legs_at = [Side(moved, stops.point[:, point, edge], inv_mass, inv_inertia) for point in (0, 1)]
-        one, other = (
-            overlap(stops.normal[:, edge], stops.separation[point, edge], stops.reference_is_second[edge], ground, leg)
-            for point, leg in enumerate(legs_at)
-        )
-        leg = Body(jnp.stack([one.r[1], other.r[1]], 1), inv_mass, inv_inertia)
-        friction = jnp.asarray(_FRICTION)
-        constraints.append(make_contact_constraint(one.normal, stops.touching[:, edge], (leg,), friction))
+    leg = Side(moved[:, None, None], stops.point, inv_mass, inv_inertia)
+    normal, reference_is_second = stops.normal[:, None], stops.reference_is_second[None]
+    found = overlap(normal, stops.separation, reference_is_second, ground_side(stops.separation), leg)
+    body, friction = Body(found.r[1], inv_mass, inv_inertia), jnp.asarray(_FRICTION)
+    constraints = make_contact_constraint(found.normal[:, 0], stops.touching, (body,), friction)
 
-    def again(carry: tuple) -> tuple:
+    def solve(edge: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        velocity, impulse = carry
+        constraint = jax.tree.map(lambda leaf: leaf[..., edge, :] if jnp.ndim(leaf) > 1 else leaf, constraints)
+        (velocity,), new = solve_contact(constraint, (velocity,), impulse[:, :, edge])
+        return velocity, impulse.at[:, :, edge].set(new)
+
+    def iteration(carry: tuple) -> tuple:
         velocity, impulse, moving = carry
-        before, impulse = velocity, list(impulse)
-        for edge, constraint in enumerate(constraints):
-            (velocity,), impulse[edge] = separately(solve_contact, constraint, (velocity,), impulse[edge])
-        change = jnp.abs(velocity - before).max(0)
-        return jax.tree.map(lambda new, old: jnp.where(moving, new, old), (velocity, impulse, change > SLOW), carry)
+        new, impulse_now = jax.lax.fori_loop(0, MANIFOLDS, solve, (velocity, impulse))
+        change = jnp.abs(new - velocity).max(0)
+        return jax.tree.map(lambda now, old: jnp.where(moving, now, old), (new, impulse_now, change > SLOW), carry)
 
-    impulse = [jnp.zeros((2, 2, *velocity.shape[1:]))] * MANIFOLDS
-    start = velocity, impulse, jnp.ones(velocity.shape[1:], bool)
-    return while_any(ITERATIONS, lambda carry: carry[2], again, start)[0]
+    start = velocity, jnp.zeros((2, *stops.touching.shape)), jnp.ones(velocity.shape[1:], bool)
+    return while_any(ITERATIONS, lambda carry: carry[2], iteration, start)[0]
 
 
 class _Flight(NamedTuple):

@@ -87,14 +87,15 @@ def solve(world: World, control: Control, contacts: Contacts, package: model.Pac
     velocity, package_velocity, impulses, motors = _solve_velocities(world, control, contacts, ground, package, solver)
     velocity = jnp.where(control.present, velocity, 0.0)
     moved = integrate_positions(world.pose, velocity), integrate_positions(world.package_pose, package_velocity)
-    problem = _PositionProblem(world.pose, world.package_pose, contacts, ground, motors.limits)
+    on_package = contacts.package, contacts.package_r
+    problem = _PositionProblem(world.pose, world.package_pose, ground, *on_package, contacts.neighbours, motors.limits)
     pose, package_pose = _solve_positions(problem, *moved, control.present, package, solver)
     return World(pose, velocity, package_pose, package_velocity, impulses)
 
 
-def _neighbours_touch(contacts: Contacts) -> jax.Array:
+def _touch(neighbours: tuple[ContactPoints, ContactPoints]) -> jax.Array:
     """Whether any neighbours touch, (E,) bool. This is rare, and only these columns are solved with contacts of neighbours."""
-    return contacts.neighbours[0].used.any((0, 1))
+    return neighbours[0].used.any((0, 1))
 
 
 class _Constraints(NamedTuple):
@@ -135,7 +136,7 @@ def _solve_velocities(
     constraints = _Constraints(motors, ground, on_package)
     start = _VelocityState(qvel, package_velocity, old.motor, of_ground, of_package, of_neighbours)
     state = apply_where(
-        _neighbours_touch(contacts),
+        _touch(neighbours),
         lambda given, _: _iterate_with_neighbours(*given, iterations=solver.velocity_iterations),
         (constraints, articulation, neighbours, start),
         _iterate(constraints, None, start, solver.velocity_iterations),
@@ -189,8 +190,10 @@ class _PositionProblem(NamedTuple):
 
     pose: jax.Array
     package_pose: jax.Array
-    contacts: Contacts
     ground: ContactPoints
+    package: ContactPoints
+    package_r: jax.Array
+    neighbours: tuple[ContactPoints, ContactPoints]
     limits: Limits
 
 
@@ -221,7 +224,7 @@ def _solve_positions(
     solver: Solver,
 ) -> tuple[jax.Array, jax.Array]:
     """Poses of walkers and package after position correction of joints and contacts."""
-    touch = _neighbours_touch(problem.contacts)
+    touch = _touch(problem.neighbours)
     start = _PositionState(pose, package_pose, present, jnp.zeros(present.shape), jnp.zeros(touch.shape, jnp.int32))
     state = _correct_positions(problem, start, solver, package, neighbours=False)
     state = jax.tree.map(functools.partial(jnp.where, touch), start, state)
@@ -237,18 +240,18 @@ def _correct_positions(
 
     After `position_iterations`, only worlds in which joints are still far apart continue.
     """
-    contacts, carrying = problem.contacts, problem.contacts.package.used.any(0)
+    carrying = problem.package.used.any(0)
 
     def iteration(state: _PositionState) -> _PositionState:
         active, moved = state.active, state.pose - problem.pose
         change, deepest = separately(correct_ground_contacts, problem.ground, moved)
         package_moved = state.package_pose - problem.package_pose
         from_package, package_change, on_package = correct_package_contacts(
-            contacts.package, contacts.package_r, package, moved, package_moved
+            problem.package, problem.package_r, package, moved, package_moved
         )
         change, deepest = change + from_package, jnp.minimum(deepest, on_package)
         if neighbours:
-            from_neighbours, of_neighbours = correct_neighbour_contacts(*contacts.neighbours, moved)
+            from_neighbours, of_neighbours = correct_neighbour_contacts(*problem.neighbours, moved)
             change, deepest = change + from_neighbours, jnp.minimum(deepest, of_neighbours)
         pose, good, gap = separately(correct_joints, state.pose + change, problem.limits, active)
         good &= deepest >= MIN_SEPARATION
