@@ -22,7 +22,7 @@ _HALF_LEGS = BODIES.corner[:, LEGS].max(0).T  # half widths and half heights, (2
 def hull_origin(pose: jax.Array) -> jax.Array:
     """Positions of the hulls' origins, (2, n, E). Poses are those of the centres of mass."""
     angle = pose[2, HULL]
-    return pose[:2, HULL] - rotate(jnp.cos(angle), jnp.sin(angle), single(HULL_CENTRE))
+    return pose[:2, HULL] - rotate(jnp.cos(angle), jnp.sin(angle), single(HULL_CENTRE)[:, None, None])
 
 
 def _ray_to_ground(heights: jax.Array, origin: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """Solver that applies impulses at joints and contacts one after another, in Box2D's order (b2Island::Solve).
 
 Box2D's 180 velocity iterations do not always converge, and bodies move with the velocities that result. This solver reproduces
-those velocities. `physics.solver` finds the converged ones instead. A velocity is an array (3, n, E). Axes are as there.
+those velocities. `physics.solver` finds the converged ones instead. Axes are as there.
 """
 
 from typing import NamedTuple
@@ -21,12 +21,14 @@ from envs_jax.multiwalker.physics.articulation import CHILD, ORDER, PARENT, join
 from envs_jax.multiwalker.physics.contact_constraint import (
     Body,
     ContactConstraint,
+    ContactImpulse,
     make_contact_constraint,
     solve_contact,
     warm_start_contact,
 )
 from envs_jax.multiwalker.physics.contact_detection import ContactPoints, Contacts
 from envs_jax.multiwalker.physics.contact_solver import match_warm_start
+from envs_jax.multiwalker.physics.geometry import Motion, joined, motion
 from envs_jax.multiwalker.physics.manifold import Manifold
 from envs_jax.multiwalker.physics.world import Control, Solver, World, integrate_positions, integrate_velocities
 
@@ -77,19 +79,39 @@ class WalkerBody(NamedTuple):
     one_hot: jax.Array
 
 
-Bodies = list[jax.Array]
-"""Velocities of the five bodies of all walkers, (3, n, E) each."""
+Bodies = list[Motion]
+"""Velocities of the five bodies of all walkers (n, E)."""
 
 
-def _velocity(bodies: Bodies, body: WalkerBody) -> jax.Array:
-    """Velocity of a body of one walker, (3, E)."""
-    parts = [one_hot * velocity[:, body.walker] for one_hot, velocity in zip(body.one_hot, bodies, strict=True)]
-    return fold(jnp.add, parts)
+def _velocity(bodies: Bodies, body: WalkerBody) -> Motion:
+    """Velocity of a body of one walker (E,)."""
+
+    def pick(*leaves: jax.Array) -> jax.Array:
+        return fold(jnp.add, (one_hot * leaf[..., body.walker, :] for one_hot, leaf in zip(body.one_hot, leaves, strict=True)))
+
+    return jax.tree.map(pick, *bodies)
 
 
-def _add(bodies: Bodies, body: WalkerBody, change: jax.Array) -> Bodies:
+def _add(bodies: Bodies, body: WalkerBody, change: Motion) -> Bodies:
     """Velocities of all bodies after that of one walker's body has changed."""
-    return [v.at[:, body.walker].add(one_hot * change) for one_hot, v in zip(body.one_hot, bodies, strict=True)]
+    return [
+        jax.tree.map(lambda leaf, new, one_hot=one_hot: leaf.at[..., body.walker, :].add(one_hot * new), velocity, change)
+        for one_hot, velocity in zip(body.one_hot, bodies, strict=True)
+    ]
+
+
+def _change(after: Motion, before: Motion) -> Motion:
+    return jax.tree.map(jnp.subtract, after, before)
+
+
+def _stack(bodies: Bodies, group: tuple[int, ...]) -> Motion:
+    """Velocities of the bodies of a group (B, n, E)."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, -3), *(bodies[b] for b in group))
+
+
+def _at(values: Motion, i: int) -> Motion:
+    """Velocity of body i of a group."""
+    return jax.tree.map(lambda leaf: leaf[..., i, :, :], values)
 
 
 class PairContact(NamedTuple):
@@ -111,14 +133,14 @@ class _Problem(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Velocities and accumulated impulses, in the order of `_Problem`. Those of a manifold are (2 rows, 2 points, ...)."""
+    """Velocities and accumulated impulses, in the order of `_Problem`."""
 
     bodies: Bodies
-    package_velocity: jax.Array
+    package_velocity: Motion
     joints: list[JointImpulse]
-    ground: list[list[jax.Array]]
-    package: list[jax.Array]
-    neighbours: list[jax.Array]
+    ground: list[list[ContactImpulse]]
+    package: list[ContactImpulse]
+    neighbours: list[ContactImpulse]
 
 
 def entered_by_hull(contacts: Contacts) -> jax.Array:
@@ -193,11 +215,11 @@ def _solve_walkers(problem: _Problem, state: _State) -> _State:
         assert one is not None
         left, right = _velocity(bodies, one), _velocity(bodies, other)
         (new_left, new_right), neighbours[w] = solve_contact(constraint, (left, right), neighbours[w])
-        bodies = _add(_add(bodies, one, new_left - left), other, new_right - right)
+        bodies = _add(_add(bodies, one, _change(new_left, left)), other, _change(new_right, right))
     for w, (_, body, constraint) in reversed(list(enumerate(problem.package))):
         before = _velocity(bodies, body)
         (its, after), on_package[w] = solve_contact(constraint, (its, before), on_package[w])
-        bodies = _add(bodies, body, after - before)
+        bodies = _add(bodies, body, _change(after, before))
     return state._replace(bodies=bodies, package_velocity=its, package=on_package, neighbours=neighbours)
 
 
@@ -205,18 +227,20 @@ def _solve_ground(problem: _Problem, state: _State) -> _State:
     """One iteration over contacts with the ground, from right to left."""
     bodies, ground = list(state.bodies), []
     for group, constraints, impulses in zip((FEET, OTHERS), problem.ground, state.ground, strict=True):
-        velocity, impulses = jnp.stack([bodies[b] for b in group], 1), list(impulses)
+        velocity, impulses = _stack(bodies, group), list(impulses)
         for k in reversed(range(len(impulses))):
             (velocity,), impulses[k] = solve_contact(constraints[k], (velocity,), impulses[k])
         for i, b in enumerate(group):
-            bodies[b] = velocity[:, i]
+            bodies[b] = _at(velocity, i)
         ground.append(impulses)
     return state._replace(bodies=bodies, ground=ground)
 
 
-def _matched(constraint: ContactConstraint, impulse: jax.Array) -> jax.Array:
-    """Impulses (2 points, 2 rows, ...) of the last step at points that are still in use, (2 rows, 2 points, ...)."""
-    return jnp.where(jnp.stack(constraint.block.used), impulse.swapaxes(0, 1), 0.0)
+def _matched(constraint: ContactConstraint, impulse: jax.Array) -> ContactImpulse:
+    """Impulses (2 points, 2 rows, ...) of the last step, at points that are still in use."""
+    (a, b), used = impulse, constraint.block.used
+    rows = ((jnp.where(used[0], a[row], 0.0), jnp.where(used[1], b[row], 0.0)) for row in (0, 1))
+    return ContactImpulse(*rows)
 
 
 def _start(problem: _Problem, world: World, control: Control, contacts: Contacts, manifolds: list[Manifold]) -> _State:
@@ -231,8 +255,8 @@ def _start(problem: _Problem, world: World, control: Control, contacts: Contacts
     limit = jnp.where(limits.at_lower, old.limit.clip(0), jnp.where(limits.at_upper, old.limit.clip(None, 0), 0.0))
     velocity, package_velocity = integrate_velocities(world, control.push)
     return _State(
-        bodies=[velocity[:, b] for b in range(NUM_BODIES)],
-        package_velocity=package_velocity,
+        bodies=[motion(velocity[:, b]) for b in range(NUM_BODIES)],
+        package_velocity=motion(package_velocity),
         joints=[JointImpulse(old.motor[j], old.point[:, j], limit[j]) for j in range(NUM_JOINTS)],
         ground=ground,
         package=[_matched(each.constraint, on_package[:, :, w]) for w, each in enumerate(problem.package)],
@@ -248,10 +272,10 @@ def _warm_start(problem: _Problem, state: _State) -> _State:
         bodies[a], bodies[b] = apply_joint_impulse(problem.joints[j], j, bodies[a], bodies[b], impulse.point, turn)
     for group, constraints, impulses in zip((FEET, OTHERS), problem.ground, state.ground, strict=True):
         for constraint, impulse in zip(constraints, impulses, strict=True):
-            (velocity,) = warm_start_contact(constraint, impulse, (jnp.stack([bodies[b] for b in group], 1),))
+            (velocity,) = warm_start_contact(constraint, impulse, (_stack(bodies, group),))
             for i, b in enumerate(group):
-                bodies[b] = velocity[:, i]
-    still = jnp.zeros_like(its)
+                bodies[b] = _at(velocity, i)
+    still = jax.tree.map(jnp.zeros_like, its)
     for (_, body, constraint), impulse in zip(problem.package, state.package, strict=True):
         its, change = warm_start_contact(constraint, impulse, (its, still))
         bodies = _add(bodies, body, change)
@@ -272,13 +296,14 @@ def solve(world: World, control: Control, contacts: Contacts, package: model.Pac
 
     state = _warm_start(problem, _start(problem, world, control, contacts, manifolds))
     state = jax.lax.fori_loop(0, solver.velocity_iterations, iteration, state)
-    velocity = jnp.where(control.present, jnp.stack(state.bodies, 1), 0.0)
-    moved = integrate_positions(world.pose, velocity), integrate_positions(world.package_pose, state.package_velocity)
+    velocity = jnp.where(control.present, jnp.stack([joined(body) for body in state.bodies], 1), 0.0)
+    package_velocity = joined(state.package_velocity)
+    moved = integrate_positions(world.pose, velocity), integrate_positions(world.package_pose, package_velocity)
     limits = joint_limits(world.pose[2])
     poses = world.pose, world.package_pose
     positions = PositionProblem(*poses, contacts, manifolds, limits, problem.entered, control.present)
     pose, package_pose = correct_positions(positions, *moved, package, solver.position_iterations)
-    return World(pose, velocity, package_pose, state.package_velocity, _kept(state, contacts, manifolds))
+    return World(pose, velocity, package_pose, package_velocity, _kept(state, contacts, manifolds))
 
 
 def _flat(values: jax.Array) -> jax.Array:
@@ -286,9 +311,10 @@ def _flat(values: jax.Array) -> jax.Array:
     return values.reshape(-1, *values.shape[2:])
 
 
-def _stacked(impulses: list[jax.Array]) -> jax.Array:
+def _stacked(impulses: list[ContactImpulse]) -> jax.Array:
     """Stacks the impulses of K manifolds, (2 points, 2 rows, K, ...)."""
-    return jnp.stack(impulses, 2).swapaxes(0, 1)
+    rows = [[jnp.stack([each[row][p] for each in impulses]) for row in (0, 1)] for p in (0, 1)]
+    return jnp.stack([jnp.stack(each) for each in rows])
 
 
 def _kept(state: _State, contacts: Contacts, manifolds: list[Manifold]) -> Impulses:

@@ -9,7 +9,7 @@ import numpy as np
 from envs_jax.multiwalker import model
 from envs_jax.multiwalker.box2d.ground_contacts import FEET, OTHERS
 from envs_jax.multiwalker.model import INERTIA, MASS, single
-from envs_jax.multiwalker.physics.articulation import Limits, correct_joints
+from envs_jax.multiwalker.physics.articulation import Limits, correct_joints, stack_poses
 from envs_jax.multiwalker.physics.contact_detection import ContactPoints, Contacts
 from envs_jax.multiwalker.physics.contact_solver import (
     BAUMGARTE,
@@ -19,6 +19,7 @@ from envs_jax.multiwalker.physics.contact_solver import (
     correct_contact,
     ground_side,
 )
+from envs_jax.multiwalker.physics.geometry import Motion, joined, motion
 from envs_jax.multiwalker.physics.manifold import Manifold
 from envs_jax.multiwalker.physics.masked_loops import while_any
 
@@ -27,13 +28,13 @@ class Moved(NamedTuple):
     """Displacements since the beginning of the step.
 
     Attributes:
-        bodies: (3, 5, n, E).
-        package: (3, E).
+        bodies: of the bodies (5, n, E).
+        package: of the package (E,).
         deepest: (n, E), lowest separation in this iteration.
     """
 
-    bodies: jax.Array
-    package: jax.Array
+    bodies: Motion
+    package: Motion
     deepest: jax.Array
 
 
@@ -43,13 +44,14 @@ def _from_ground(manifolds: list[Manifold], moved: Moved) -> Moved:
     for group, manifold in zip((FEET, OTHERS), manifolds, strict=True):
         which = np.array(group)
         inv_mass, inv_inertia = (jnp.asarray(single(1 / of)[which, None, None]) for of in (MASS, INERTIA))
-        own, ground = bodies[:, which], ground_side(manifold.separation[0, 0])
+        own = jax.tree.map(lambda leaf, which=which: leaf[..., which, :, :], bodies)
+        ground = ground_side(manifold.separation[0, 0])
         for k in reversed(range(manifold.separation.shape[1])):
             for p in (0, 1):
                 at = manifold.normal[:, k], manifold.separation[p, k], manifold.reference_is_second[k], manifold.touching[p, k]
                 found = correct_contact(*at, ground, Side(own, manifold.point[:, p, k], inv_mass, inv_inertia))
-                own, deepest = own + found.second, jnp.minimum(deepest, found.separation.min(0))
-        bodies = bodies.at[:, which].set(own)
+                own, deepest = jax.tree.map(jnp.add, own, found.second), jnp.minimum(deepest, found.separation.min(0))
+        bodies = jax.tree.map(lambda leaf, new, which=which: leaf.at[..., which, :, :].set(new), bodies, own)
     return moved._replace(bodies=bodies, deepest=deepest)
 
 
@@ -59,10 +61,16 @@ def _correct(points: ContactPoints, p: int, w: int, first: Side, second: Side) -
     return correct_contact(*at, first, second, BAUMGARTE)
 
 
-def _side(points: ContactPoints, p: int, w: int, bodies: jax.Array) -> Side:
-    """The body of a walker at its contact point `p`, where the walker's bodies have moved (3, 5, E)."""
-    moved = (points.one_hot[:, p, w] * bodies).sum(1)
+def _side(points: ContactPoints, p: int, w: int, bodies: Motion, walker: int) -> Side:
+    """The body of `walker` at contact point `p` of a pair, where all bodies have moved."""
+    moved = jax.tree.map(lambda leaf: (points.one_hot[:, p, w] * leaf[..., walker, :]).sum(-2), bodies)
     return Side(moved, points.r[:, p, w], points.inv_mass[p, w], points.inv_inertia[p, w])
+
+
+def _add(points: ContactPoints, p: int, w: int, bodies: Motion, walker: int, change: Motion) -> Motion:
+    """Displacements of all bodies after that of the body of `walker` at contact point `p` of a pair has changed."""
+    one_hot = points.one_hot[:, p, w]
+    return jax.tree.map(lambda leaf, new: leaf.at[..., walker, :].add(one_hot * new[..., None, :]), bodies, change)
 
 
 def _from_package(contacts: Contacts, package: model.Package, moved: Moved) -> Moved:
@@ -72,9 +80,9 @@ def _from_package(contacts: Contacts, package: model.Package, moved: Moved) -> M
     for w in reversed(range(len(deepest))):
         for p in (0, 1):
             first = Side(its, contacts.package_r[:, p, w], inv_mass, inv_inertia)
-            found = _correct(points, p, w, first, _side(points, p, w, bodies[:, :, w]))
-            bodies = bodies.at[:, :, w].add(points.one_hot[:, p, w] * found.second[:, None])
-            its, deepest = its + found.first, deepest.at[w].min(found.separation)
+            found = _correct(points, p, w, first, _side(points, p, w, bodies, w))
+            bodies, its = _add(points, p, w, bodies, w, found.second), jax.tree.map(jnp.add, its, found.first)
+            deepest = deepest.at[w].min(found.separation)
     return Moved(bodies, its, deepest)
 
 
@@ -83,10 +91,9 @@ def _from_neighbours(contacts: Contacts, moved: Moved) -> Moved:
     (left, right), (bodies, its, deepest) = contacts.neighbours, moved
     for w in reversed(range(right.used.shape[1])):
         for p in (0, 1):
-            sides = _side(left, p, w, bodies[:, :, w]), _side(right, p, w, bodies[:, :, w + 1])
-            found = _correct(right, p, w, *sides)
-            bodies = bodies.at[:, :, w].add(left.one_hot[:, p, w] * found.first[:, None])
-            bodies = bodies.at[:, :, w + 1].add(right.one_hot[:, p, w] * found.second[:, None])
+            found = _correct(right, p, w, _side(left, p, w, bodies, w), _side(right, p, w, bodies, w + 1))
+            bodies = _add(left, p, w, bodies, w, found.first)
+            bodies = _add(right, p, w, bodies, w + 1, found.second)
             deepest = deepest.at[w].min(found.separation).at[w + 1].min(found.separation)
     return Moved(bodies, its, deepest)
 
@@ -117,17 +124,18 @@ def correct_positions(
 
     def iteration(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         pose, package_pose, active = carry
-        moved = Moved(pose - problem.pose, package_pose - problem.package_pose, jnp.zeros(active.shape))
+        moves = motion(pose - problem.pose), motion(package_pose - problem.package_pose)
+        moved = Moved(*moves, jnp.zeros(active.shape))
         moved = _from_neighbours(contacts, _from_package(contacts, package, moved))
         moved = _from_ground(problem.manifolds, moved)
         everyone = jnp.ones(active.shape, bool)
-        new, good, _ = correct_joints(problem.pose + moved.bodies, problem.limits, everyone, problem.entered)
+        parts, good, _ = correct_joints(problem.pose + joined(moved.bodies), problem.limits, everyone, problem.entered)
         good &= moved.deepest >= MIN_SEPARATION
         together = (good | ~linked | ~problem.present).all(0)
         still = active & jnp.where(linked, ~together, ~good)
         package_moves = (carrying & active).any(0)
-        package_pose = jnp.where(package_moves, problem.package_pose + moved.package, package_pose)
-        return jnp.where(active, new, pose), package_pose, still
+        package_pose = jnp.where(package_moves, problem.package_pose + joined(moved.package), package_pose)
+        return jnp.where(active, stack_poses(parts), pose), package_pose, still
 
     pose, package_pose, _ = while_any(iterations, lambda carry: carry[2], iteration, (pose, package_pose, problem.present))
     return pose, package_pose

@@ -1,6 +1,6 @@
 """Revolute joints as in Box2D's b2RevoluteJoint: motor, angular limit and point constraint of hips and knees.
 
-A velocity is an array (3, n, E). Vectors and axes are as in `geometry`.
+Vectors and axes are as in `geometry`.
 """
 
 from typing import NamedTuple
@@ -10,18 +10,23 @@ import jax.numpy as jnp
 
 from envs_jax.multiwalker.model import INERTIA, JOINT_SPEED, MASS, TIME_STEP, TORQUE, single
 from envs_jax.multiwalker.physics.articulation import CHILD, HIP, KNEE, PARENT, joint_limits, point_matrix
-from envs_jax.multiwalker.physics.geometry import cross, rotate
+from envs_jax.multiwalker.physics.geometry import Motion, add_scaled, cross, dot, perpendicular, rotate
 
 
 class RevoluteJoint(NamedTuple):
-    """One revolute joint of all walkers, (n, E).
+    """One revolute joint of all walkers. Scalars are (n, E), vectors (2, n, E).
+
+    The 3 x 3 inverse effective mass matrix of the point constraint and the angular limit has the diagonal xx, yy, zz.
 
     Attributes:
-        r: from the centres of mass of the parent and the child to the anchor, (2, n, E) each.
-        point: xx, xy, yy: inverse effective mass matrix of the point constraint.
-        determinant: of that matrix.
-        turn: xz, yz, zz: column of the angular limit in the 3 x 3 inverse effective mass matrix.
-        limit: last row of the adjugate of the 3 x 3 matrix, and its determinant. They give the impulse of the limit.
+        r: from the centres of mass of the parent and the child to the anchor, two vectors.
+        diagonal: vector xx, yy.
+        off_diagonal: xy.
+        determinant: xx yy - xy xy.
+        column: vector xz, yz.
+        corner: zz.
+        adjugate: vector, first two entries of the last row of the adjugate of the matrix. The third is `determinant`.
+        whole_determinant: determinant of the matrix.
         at_lower: bool, whether the joint is at its lower limit.
         at_upper: bool, whether the joint is at its upper limit.
         motor_speed: target angular velocity of the motor.
@@ -29,10 +34,13 @@ class RevoluteJoint(NamedTuple):
     """
 
     r: tuple[jax.Array, jax.Array]
-    point: tuple[jax.Array, jax.Array, jax.Array]
+    diagonal: jax.Array
+    off_diagonal: jax.Array
     determinant: jax.Array
-    turn: tuple[jax.Array, jax.Array, jax.Array]
-    limit: tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+    column: jax.Array
+    corner: jax.Array
+    adjugate: jax.Array
+    whole_determinant: jax.Array
     at_lower: jax.Array
     at_upper: jax.Array
     motor_speed: jax.Array
@@ -44,19 +52,24 @@ def make_joints(angle: jax.Array, action: jax.Array) -> list[RevoluteJoint]:
     limits = joint_limits(angle)
     cos, sin, joints = jnp.cos(angle), jnp.sin(angle), []
     for j, (a, b) in enumerate(zip(PARENT, CHILD, strict=True)):
-        r_a, r_b = rotate(cos[a], sin[a], single(HIP if a == 0 else KNEE)), rotate(cos[b], sin[b], single(-KNEE))
+        start, end = (single(each)[:, None, None] for each in (HIP if a == 0 else KNEE, -KNEE))
+        r_a, r_b = rotate(cos[a], sin[a], start), rotate(cos[b], sin[b], end)
         inv_inertia_a, inv_inertia_b = float(1 / INERTIA[a]), float(1 / INERTIA[b])
-        xx, xy, yy = point_matrix(j, r_a, r_b)
-        xz = -inv_inertia_a * r_a[1] - inv_inertia_b * r_b[1]
-        yz = inv_inertia_a * r_a[0] + inv_inertia_b * r_b[0]
-        zz = jnp.full_like(xx, inv_inertia_a + inv_inertia_b)
-        adjugate = xy * yz - xz * yy, xy * xz - xx * yz, xx * yy - xy * xy
+        xx, off_diagonal, yy = point_matrix(j, r_a, r_b)
+        diagonal = jnp.stack([xx, yy])
+        determinant = diagonal[0] * diagonal[1] - off_diagonal**2
+        column = inv_inertia_a * perpendicular(r_a) + inv_inertia_b * perpendicular(r_b)
+        corner = jnp.full_like(off_diagonal, inv_inertia_a + inv_inertia_b)
+        adjugate = off_diagonal * column[::-1] - diagonal[::-1] * column
         joint = RevoluteJoint(
             r=(r_a, r_b),
-            point=(xx, xy, yy),
-            determinant=adjugate[2],
-            turn=(xz, yz, zz),
-            limit=(*adjugate, xz * adjugate[0] + yz * adjugate[1] + zz * adjugate[2]),
+            diagonal=diagonal,
+            off_diagonal=off_diagonal,
+            determinant=determinant,
+            column=column,
+            corner=corner,
+            adjugate=adjugate,
+            whole_determinant=dot(column, adjugate) + corner * determinant,
             at_lower=limits.at_lower[j],
             at_upper=limits.at_upper[j],
             motor_speed=jnp.sign(action[j]) * single(JOINT_SPEED[j]),
@@ -75,41 +88,33 @@ class JointImpulse(NamedTuple):
 
 
 def apply_joint_impulse(
-    joint: RevoluteJoint, j: int, parent: jax.Array, child: jax.Array, point: jax.Array, turn: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    joint: RevoluteJoint, j: int, parent: Motion, child: Motion, point: jax.Array, turn: jax.Array
+) -> tuple[Motion, Motion]:
     """Velocities of both bodies after an impulse `point` at the anchor and an angular impulse `turn`."""
-
-    def changed(velocity: jax.Array, r: jax.Array, which: int, sign: float) -> jax.Array:
-        inv_mass, inv_inertia = single(sign / MASS[which]), single(sign / INERTIA[which])
-        return velocity + jnp.stack([inv_mass * point[0], inv_mass * point[1], inv_inertia * (cross(r, point) + turn)])
-
-    return changed(parent, joint.r[0], PARENT[j], -1.0), changed(child, joint.r[1], CHILD[j], 1.0)
+    (a, b), (r_a, r_b) = (PARENT[j], CHILD[j]), joint.r
+    parent = add_scaled(parent, -1 / MASS[a], -1 / INERTIA[a], point, cross(r_a, point) + turn)
+    return parent, add_scaled(child, 1 / MASS[b], 1 / INERTIA[b], point, cross(r_b, point) + turn)
 
 
 def solve_joint(
-    joint: RevoluteJoint, j: int, parent: jax.Array, child: jax.Array, impulse: JointImpulse
-) -> tuple[jax.Array, jax.Array, JointImpulse]:
+    joint: RevoluteJoint, j: int, parent: Motion, child: Motion, impulse: JointImpulse
+) -> tuple[Motion, Motion, JointImpulse]:
     """One iteration over a joint: motor, then the point constraint, with an active limit (3 x 3) or alone (2 x 2)."""
-    inv_inertia_a, inv_inertia_b = single(1 / INERTIA[PARENT[j]]), single(1 / INERTIA[CHILD[j]])
+    inv_inertia_a, inv_inertia_b = float(1 / INERTIA[PARENT[j]]), float(1 / INERTIA[CHILD[j]])
     # These are quotients because XLA computes a quotient once. It recomputes sums and products for each use.
-    motor = impulse.motor - (child[2] - parent[2] - joint.motor_speed) / joint.turn[2]
+    motor = impulse.motor - (child.angular - parent.angular - joint.motor_speed) / joint.corner
     motor = jnp.clip(motor, -joint.max_motor_impulse, joint.max_motor_impulse)
     change = motor - impulse.motor
-    spin_a, spin_b = parent[2] - inv_inertia_a * change, child[2] + inv_inertia_b * change
+    spin_a, spin_b = parent.angular - inv_inertia_a * change, child.angular + inv_inertia_b * change
 
-    r_a, r_b = joint.r
-    x = parent[0] - spin_a * r_a[1] - child[0] + spin_b * r_b[1]
-    y = parent[1] + spin_a * r_a[0] - child[1] - spin_b * r_b[0]
-    z = spin_a - spin_b
-    by_x, by_y, by_z, divisor = joint.limit
-    limit = impulse.limit + (by_x * x + by_y * y + by_z * z) / divisor
+    (r_a, r_b), turning = joint.r, spin_a - spin_b
+    speed = parent.linear + spin_a * perpendicular(r_a) - child.linear - spin_b * perpendicular(r_b)
+    limit = impulse.limit + (dot(joint.adjugate, speed) + joint.determinant * turning) / joint.whole_determinant
     holds = (joint.at_lower & (limit >= 0)) | (joint.at_upper & (limit <= 0))
     limit = jnp.where(holds, limit, 0.0)
     turn = limit - impulse.limit
     # Given the limit's impulse, the 2 x 2 system determines that of the point constraint.
-    x, y = x - joint.turn[0] * turn, y - joint.turn[1] * turn
-    xx, xy, yy = joint.point
-    point = jnp.stack([(yy * x - xy * y) / joint.determinant, (xx * y - xy * x) / joint.determinant])
-    parent, child = jnp.stack([*parent[:2], spin_a]), jnp.stack([*child[:2], spin_b])
-    parent, child = apply_joint_impulse(joint, j, parent, child, point, turn)
-    return parent, child, JointImpulse(motor, impulse.point + point, limit)
+    speed = speed - joint.column * turn
+    point = (joint.diagonal[::-1] * speed - joint.off_diagonal * speed[::-1]) / joint.determinant
+    motions = Motion(parent.linear, spin_a), Motion(child.linear, spin_b)
+    return *apply_joint_impulse(joint, j, *motions, point, turn), JointImpulse(motor, impulse.point + point, limit)

@@ -5,7 +5,7 @@ Rigid Body Dynamics Algorithms, 2008): the hull's linear velocity (x, y) and the
 satisfy the joints exactly. Vectors and axes are as in `geometry`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from envs_jax.multiwalker.model import (
     TORQUE,
     single,
 )
-from envs_jax.multiwalker.physics.geometry import cross, dot, rotate
+from envs_jax.multiwalker.physics.geometry import cross, dot, perpendicular, rotate, tangent
 
 PARENT, CHILD = (0, 1, 0, 3), (1, 2, 3, 4)  # bodies of the hip and the knee of each side
 ORDER = (3, 2, 0, 1)  # in which Box2D visits the joints
@@ -41,6 +41,10 @@ TOTAL_MASS = float(MASS.sum())
 MASS_MOMENT = MASS @ LEVER
 COUPLING = LEVER.T @ np.diag(MASS) @ LEVER - np.outer(MASS_MOMENT, MASS_MOMENT) / TOTAL_MASS
 JOINT_TORQUE = np.eye(NUM_BODIES)[:, CHILD] - np.eye(NUM_BODIES)[:, PARENT]  # of a unit impulse at each joint, (5, 4)
+
+
+Components = tuple[jax.Array, jax.Array, jax.Array]
+"""x, y and angle of a body of n walkers (n, E). They are separate arrays in loops, which XLA then vectorizes."""
 
 
 class Articulation(NamedTuple):
@@ -104,7 +108,7 @@ def inverse_mass_product(articulation: Articulation, force: jax.Array, torque: j
         return fold(jnp.add, (inverse[:, j] * each for j, each in enumerate(torque)))
 
     spin = separately(spins, inverse, moment, force, torque)
-    moved = fold(jnp.add, (jnp.stack([each * q_y, -each * q_x]) for each, q_x, q_y in zip(spin, *moment, strict=True)))
+    moved = fold(jnp.add, (spin[j] * tangent(moment[:, j]) for j in range(NUM_BODIES)))
     return jnp.concatenate([(force + moved) / TOTAL_MASS, spin])
 
 
@@ -118,8 +122,8 @@ def to_generalized(articulation: Articulation, velocity: jax.Array) -> jax.Array
 
 def to_bodies(articulation: Articulation, qvel: jax.Array) -> jax.Array:
     """Velocities of the bodies, (3, 5, n, E), from the generalized velocity `qvel` (7, n, E)."""
-    spin, (x, y) = qvel[2:], articulation.offset
-    turning = jnp.stack([-spin * y, spin * x])
+    spin = qvel[2:]
+    turning = spin * perpendicular(articulation.offset)
     linear = qvel[:2, None] + fold(jnp.add, (_column(LEVER[:, j], 3) * turning[:, j, None] for j in range(NUM_BODIES)))
     return jnp.concatenate([linear, spin[None]])
 
@@ -129,6 +133,11 @@ class Limits(NamedTuple):
 
     at_lower: jax.Array
     at_upper: jax.Array
+
+
+def stack_poses(parts: list[Components]) -> jax.Array:
+    """Poses (3, 5, n, E) of the five bodies."""
+    return jnp.stack([jnp.stack(part) for part in parts], 1)
 
 
 def joint_limits(angle: jax.Array) -> Limits:
@@ -190,7 +199,7 @@ def solve_motors(motors: Motors, qvel: jax.Array, impulse: list[jax.Array]) -> t
 
 def correct_joints(
     pose: jax.Array, limits: Limits, active: jax.Array, entered: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[list[Components], jax.Array, jax.Array]:
     """One iteration of position correction over the joints of walkers at `pose` (3, 5, n, E), where `active` (n, E).
 
     As in Box2D's b2RevoluteJoint, a joint at a limit first returns to it. Then its anchors are moved together. Box2D traverses
@@ -198,23 +207,24 @@ def correct_joints(
     knee that is otherwise first comes last.
 
     Returns:
-        The poses; (n, E) bool, whether each joint of a walker was within tolerance when the iteration reached it; (n, E), the
-        largest gap between anchors.
+        The poses of the bodies; (n, E) bool, whether each joint of a walker was within tolerance when the iteration reached it;
+        (n, E), the largest gap between anchors.
     """
-    parts, good, widest = list(jnp.moveaxis(pose, 1, 0)), jnp.ones(active.shape, bool), jnp.zeros(active.shape)
+    parts: list[Components] = [(pose[0, b], pose[1, b], pose[2, b]) for b in range(NUM_BODIES)]
+    good, widest = jnp.ones(active.shape, bool), jnp.zeros(active.shape)
     order = [(j, active) for j in ORDER]
     if entered is not None:
         order = [(ORDER[0], active & ~entered), *order[1:], (ORDER[0], active & entered)]
     for j, where in order:
         parts[PARENT[j]], parts[CHILD[j]], near, gap = _correct_joint(parts[PARENT[j]], parts[CHILD[j]], limits, j, where)
         good, widest = good & (near | (~where & active)), jnp.maximum(widest, gap)
-    return jnp.stack(parts, 1), good, widest
+    return parts, good, widest
 
 
 def _correct_joint(
-    parent: jax.Array, child: jax.Array, limits: Limits, j: int, active: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Corrects joint j between bodies at poses (3, n, E); returns both, whether it was within tolerance, and its gap."""
+    parent: Components, child: Components, limits: Limits, j: int, active: jax.Array
+) -> tuple[Components, Components, jax.Array, jax.Array]:
+    """Corrects joint j between bodies at these poses; returns both, whether it was within tolerance, and its gap."""
     a, b = PARENT[j], CHILD[j]
     inv_inertia_a, inv_inertia_b = 1 / INERTIA[a], 1 / INERTIA[b]
     joint = child[2] - parent[2] - single(JOINT_REFERENCE[j])
@@ -228,22 +238,24 @@ def _correct_joint(
 
     # XLA recomputes sums and products for each use, but not cosines, sines and quotients. Each chain of sums and products here
     # therefore ends in one of the latter.
-    r_a = rotate(jnp.cos(angle_a), jnp.sin(angle_a), single(HIP if a == 0 else KNEE))
-    r_b = rotate(jnp.cos(angle_b), jnp.sin(angle_b), single(-KNEE))
-    gap = child[:2] + r_b - parent[:2] - r_a
+    (start_x, start_y), half = (single(each) for each in (HIP if a == 0 else KNEE, -KNEE[1]))
+    cos_a, sin_a, cos_b, sin_b = jnp.cos(angle_a), jnp.sin(angle_a), jnp.cos(angle_b), jnp.sin(angle_b)
+    r_a = cos_a * start_x - sin_a * start_y, sin_a * start_x + cos_a * start_y
+    r_b = -half * sin_b, half * cos_b
+    gap = child[0] + r_b[0] - parent[0] - r_a[0], child[1] + r_b[1] - parent[1] - r_a[1]
     xx, xy, yy = point_matrix(j, r_a, r_b)
-    determinant = jnp.where(active, xx * yy - xy * xy, jnp.inf)
-    x, y = (xy * gap[1] - yy * gap[0]) / determinant, (xy * gap[0] - xx * gap[1]) / determinant
-    impulse = jnp.stack([x, y])
-    width = jnp.sqrt(dot(gap, gap))
+    determinant, used = xy * xy - xx * yy, jnp.where(active, 1.0, 0.0)
+    x, y = used * (yy * gap[0] - xy * gap[1]) / determinant, used * (xx * gap[1] - xy * gap[0]) / determinant
+    width = jnp.sqrt(gap[0] * gap[0] + gap[1] * gap[1])
     near = (width <= LINEAR_SLOP) & (wrong_angle <= ANGULAR_SLOP)
-    parent = jnp.stack([parent[0] - x / MASS[a], parent[1] - y / MASS[a], angle_a - inv_inertia_a * cross(r_a, impulse)])
-    child = jnp.stack([child[0] + x / MASS[b], child[1] + y / MASS[b], angle_b + inv_inertia_b * cross(r_b, impulse)])
+    turn_a, turn_b = (r[0] * y - r[1] * x for r in (r_a, r_b))
+    parent = parent[0] - x / MASS[a], parent[1] - y / MASS[a], angle_a - inv_inertia_a * turn_a
+    child = child[0] + x / MASS[b], child[1] + y / MASS[b], angle_b + inv_inertia_b * turn_b
     return parent, child, near, width
 
 
-def point_matrix(j: int, r_a: jax.Array, r_b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Inverse effective mass xx, xy, yy of the point constraint of joint j, whose anchor is at `r_a` and `r_b`."""
+def point_matrix(j: int, r_a: Any, r_b: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Inverse effective mass xx, xy, yy of the point constraint of joint j, with its anchor at `r_a` and `r_b`."""
     a, b = PARENT[j], CHILD[j]
     inv_inertia_a, inv_inertia_b, inv_mass = float(1 / INERTIA[a]), float(1 / INERTIA[b]), float(1 / MASS[a] + 1 / MASS[b])
     xx = inv_mass + inv_inertia_a * r_a[1] ** 2 + inv_inertia_b * r_b[1] ** 2

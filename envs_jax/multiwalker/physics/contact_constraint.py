@@ -1,7 +1,6 @@
 """Contact constraints as in Box2D's b2ContactSolver: friction and normal impulses at the two points of a manifold.
 
-A contact has one body that moves, on the ground, or two. A velocity is an array (3, ...): linear along x and y, and angular.
-Vectors and axes are as in `geometry`.
+A contact has one body that moves, on the ground, or two. Vectors and axes are as in `geometry`.
 """
 
 from typing import NamedTuple
@@ -11,9 +10,9 @@ import jax.numpy as jnp
 
 from envs_jax.batching import fold
 from envs_jax.multiwalker.physics.block_solver import Block, make_block, solve_block
-from envs_jax.multiwalker.physics.geometry import cross, dot, tangent
+from envs_jax.multiwalker.physics.geometry import Motion, add_scaled, cross, dot, tangent
 
-Velocities = tuple[jax.Array, ...]
+Velocities = tuple[Motion, ...]
 """Velocities of the bodies that move, the one to which the normal points last."""
 
 
@@ -70,45 +69,47 @@ def make_contact_constraint(
     return ContactConstraint(direction, bodies, torque, along, friction, block)
 
 
+class ContactImpulse(NamedTuple):
+    """Accumulated impulses at the two points of a manifold, along the tangent and along the normal."""
+
+    tangent: tuple[jax.Array, jax.Array]
+    normal: tuple[jax.Array, jax.Array]
+
+
 def apply_impulse(constraint: ContactConstraint, row: int, p: int, impulse: jax.Array, velocities: Velocities) -> Velocities:
     """Velocities after an impulse at point `p` along the tangent (`row` 0) or the normal (`row` 1)."""
-    x, y = constraint.direction[:, row] * impulse
-
-    def changed(velocity: jax.Array, body: Body, torque: jax.Array) -> jax.Array:
-        inv_mass = body.sign * body.inv_mass
-        return velocity + jnp.stack([inv_mass * x, inv_mass * y, body.inv_inertia * (torque[row, p] * impulse)])
-
-    return tuple(map(changed, velocities, constraint.bodies, constraint.torque))
+    linear = constraint.direction[:, row] * impulse
+    return tuple(
+        add_scaled(velocity, body.sign * body.inv_mass, body.inv_inertia, linear, torque[row, p] * impulse)
+        for velocity, body, torque in zip(velocities, constraint.bodies, constraint.torque, strict=True)
+    )
 
 
 def _speed(constraint: ContactConstraint, row: int, p: int, velocities: Velocities) -> jax.Array:
     """Speed at which the bodies separate along the normal, or slide along the tangent, at point `p`."""
     direction, parts = constraint.direction[:, row], zip(velocities, constraint.bodies, constraint.torque, strict=True)
-    return fold(jnp.add, (body.sign * dot(direction, v) + torque[row, p] * v[2] for v, body, torque in parts))
+    return fold(jnp.add, (body.sign * dot(direction, v.linear) + torque[row, p] * v.angular for v, body, torque in parts))
 
 
-def warm_start_contact(constraint: ContactConstraint, impulse: jax.Array, velocities: Velocities) -> Velocities:
-    """Velocities after the accumulated impulses (2 rows, 2 points, ...)."""
+def warm_start_contact(constraint: ContactConstraint, impulse: ContactImpulse, velocities: Velocities) -> Velocities:
+    """Velocities after the accumulated impulses."""
     for row in (0, 1):
         for p in (0, 1):
-            velocities = apply_impulse(constraint, row, p, impulse[row, p], velocities)
+            velocities = apply_impulse(constraint, row, p, impulse[row][p], velocities)
     return velocities
 
 
-def solve_contact(constraint: ContactConstraint, velocities: Velocities, impulse: jax.Array) -> tuple[Velocities, jax.Array]:
-    """One iteration over a manifold: friction at each point, then both normal impulses at once.
-
-    Returns:
-        Velocities, and the accumulated impulses (2 rows, 2 points, ...).
-    """
-    rows = []
+def solve_contact(
+    constraint: ContactConstraint, velocities: Velocities, impulse: ContactImpulse
+) -> tuple[Velocities, ContactImpulse]:
+    """One iteration over a manifold: friction at each point, then both normal impulses at once."""
+    friction, old = [], impulse.normal
     for p in (0, 1):
-        limit = constraint.friction * impulse[1, p]
-        stop = impulse[0, p] - _speed(constraint, 0, p, velocities) / constraint.inv_tangent_mass[p]
-        rows.append(jnp.clip(stop, -limit, limit))
-        velocities = apply_impulse(constraint, 0, p, rows[p] - impulse[0, p], velocities)
-    speed = _speed(constraint, 1, 0, velocities), _speed(constraint, 1, 1, velocities)
-    new = solve_block(constraint.block, (impulse[1, 0], impulse[1, 1]), speed)
+        limit = constraint.friction * old[p]
+        stop = impulse.tangent[p] - _speed(constraint, 0, p, velocities) / constraint.inv_tangent_mass[p]
+        friction.append(jnp.clip(stop, -limit, limit))
+        velocities = apply_impulse(constraint, 0, p, friction[p] - impulse.tangent[p], velocities)
+    new = solve_block(constraint.block, old, (_speed(constraint, 1, 0, velocities), _speed(constraint, 1, 1, velocities)))
     for p in (0, 1):
-        velocities = apply_impulse(constraint, 1, p, new[p] - impulse[1, p], velocities)
-    return velocities, jnp.stack([jnp.stack(rows), jnp.stack(new)])
+        velocities = apply_impulse(constraint, 1, p, new[p] - old[p], velocities)
+    return velocities, ContactImpulse((friction[0], friction[1]), new)

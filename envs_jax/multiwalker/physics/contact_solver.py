@@ -17,7 +17,7 @@ from envs_jax.multiwalker import model
 from envs_jax.multiwalker.model import COLLISION_MARGIN, NUM_BODIES, single
 from envs_jax.multiwalker.physics.articulation import LEVER, LINEAR_SLOP, Articulation, inverse_mass_product
 from envs_jax.multiwalker.physics.contact_detection import ContactPoints
-from envs_jax.multiwalker.physics.geometry import cross, dot, tangent
+from envs_jax.multiwalker.physics.geometry import Motion, cross, dot, joined, motion, rotate, tangent
 
 BAUMGARTE, MAX_LINEAR_CORRECTION = 0.2, 0.2
 MIN_SEPARATION = -3 * LINEAR_SLOP
@@ -144,20 +144,24 @@ def make_package_rows(articulation: Articulation, points: ContactPoints, r: jax.
 
 
 def solve_package_contacts(
-    rows: PackageRows, qvel: jax.Array, package: jax.Array, impulse: list[jax.Array]
-) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
-    """One iteration over the contacts with the package, whose velocity is `package` (3, E), for all walkers at once."""
+    rows: PackageRows, qvel: jax.Array, package: list[jax.Array], impulse: list[jax.Array]
+) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
+    """One iteration over the contacts with the package, for all walkers at once. Its velocity is three arrays (E,)."""
 
-    def speed(velocity: tuple[jax.Array, jax.Array], i: int, k: int) -> jax.Array:
+    def speed(velocity: tuple[jax.Array, list[jax.Array]], i: int, k: int) -> jax.Array:
         qvel, package = velocity
-        return (rows.walker.jacobian[i, k] * qvel).sum(0) + fold(jnp.add, rows.jacobian[:, i, k] * package[:, None])
+        its_speed = fold(jnp.add, (rows.jacobian[c, i, k] * value for c, value in enumerate(package)))
+        return (rows.walker.jacobian[i, k] * qvel).sum(0) + its_speed
 
-    def apply(velocity: tuple[jax.Array, jax.Array], i: int, k: int, change: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def apply(
+        velocity: tuple[jax.Array, list[jax.Array]], i: int, k: int, change: jax.Array
+    ) -> tuple[jax.Array, list[jax.Array]]:
         qvel, package = velocity
-        package = package + (rows.inv_mass_jacobian[:, i, k] * change).sum(1)
+        package = [value + (rows.inv_mass_jacobian[c, i, k] * change).sum(0) for c, value in enumerate(package)]
         return qvel + rows.walker.inv_mass_jacobian[i, k] * change, package
 
-    velocity, impulse = solve_contacts((qvel, package), impulse, rows.walker.friction, rows.inv_effective_mass, speed, apply)
+    friction, inv_effective_mass = rows.walker.friction, rows.inv_effective_mass
+    velocity, impulse = solve_contacts((qvel, package), impulse, friction, inv_effective_mass, speed, apply)
     return *velocity, impulse
 
 
@@ -209,13 +213,13 @@ class Side(NamedTuple):
     """One of two bodies in contact.
 
     Attributes:
-        moved: (3, ...), displacement since contact detection.
+        moved: displacement since contact detection.
         r: (2, ...), from its centre of mass to the contact point at contact detection.
         inv_mass: 1 / mass.
         inv_inertia: 1 / moment of inertia.
     """
 
-    moved: jax.Array
+    moved: Motion
     r: jax.Array
     inv_mass: jax.Array
     inv_inertia: jax.Array
@@ -223,8 +227,8 @@ class Side(NamedTuple):
 
 def ground_side(like: jax.Array) -> Side:
     """The ground as the first side of contacts of the shape of `like`. It never moves."""
-    zero = jnp.zeros_like(like)
-    return Side(jnp.stack([zero] * 3), jnp.stack([zero] * 2), zero, zero)
+    zero, vector = jnp.zeros_like(like), jnp.zeros((2, *like.shape))
+    return Side(Motion(vector, zero), vector, zero, zero)
 
 
 class Overlap(NamedTuple):
@@ -245,7 +249,7 @@ def turned(vector: jax.Array, angle: jax.Array) -> jax.Array:
     """Rotates `vector` by a small angle, with Taylor polynomials of the cosine and the sine."""
     square = angle * angle
     cos, sin = 1 - square * (0.5 - square * (1 / 24)), angle * (1 - square * (1 / 6 - square * (1 / 120)))
-    return jnp.stack([cos * vector[0] - sin * vector[1], sin * vector[0] + cos * vector[1]])
+    return rotate(cos, sin, vector)
 
 
 def overlap(normal: jax.Array, separation: jax.Array, reference_is_second: jax.Array, first: Side, second: Side) -> Overlap:
@@ -255,10 +259,10 @@ def overlap(normal: jax.Array, separation: jax.Array, reference_is_second: jax.A
     """
     lift = 0.5 * jnp.where(reference_is_second, -1.0, 1.0) * (separation + COLLISION_MARGIN)
     old = [side.r + lift * normal for side in (first, second)]
-    centre = [side.moved[:2] - r for side, r in zip((first, second), old, strict=True)]  # relative to the old contact point
-    points = [at + turned(r, side.moved[2]) for side, r, at in zip((first, second), old, centre, strict=True)]
+    centre = [side.moved.linear - r for side, r in zip((first, second), old, strict=True)]  # relative to the old contact point
+    points = [at + turned(r, side.moved.angular) for side, r, at in zip((first, second), old, centre, strict=True)]
     point = jnp.where(reference_is_second, points[0], points[1])
-    now = turned(normal, jnp.where(reference_is_second, second.moved[2], first.moved[2]))
+    now = turned(normal, jnp.where(reference_is_second, second.moved.angular, first.moved.angular))
     one, other = point - centre[0], point - centre[1]
     change = jnp.where(reference_is_second, dot(normal, old[1]) - dot(now, other), dot(now, one) - dot(normal, old[0]))
     return Overlap(now, (one, other), separation + change)
@@ -270,10 +274,10 @@ def position_correction(separation: jax.Array, used: jax.Array, factor: float) -
 
 
 class Correction(NamedTuple):
-    """Position correction of contacts: displacements (3, ...) of both bodies, and separation before, 0 for unused points."""
+    """Position correction of contacts: displacements of both bodies, and separation before, 0 for unused points."""
 
-    first: jax.Array
-    second: jax.Array
+    first: Motion
+    second: Motion
     separation: jax.Array
 
 
@@ -292,29 +296,34 @@ def correct_contact(
     sides = list(zip((first, second), torques, strict=True))
     inv_effective_mass = fold(jnp.add, (side.inv_mass + side.inv_inertia * torque**2 for side, torque in sides))
     impulse = position_correction(found.separation, used, factor) / jnp.where(used, inv_effective_mass, 1.0)
-    x, y = found.normal * impulse
-    changes = [jnp.stack([s.inv_mass * x, s.inv_mass * y, s.inv_inertia * torque * impulse]) for s, torque in sides]
-    return Correction(-changes[0], changes[1], jnp.where(used, found.separation, 0.0))
+    impulses = -impulse, impulse
+    changes = [
+        Motion(side.inv_mass * found.normal * each, side.inv_inertia * torque * each)
+        for (side, torque), each in zip(sides, impulses, strict=True)
+    ]
+    return Correction(changes[0], changes[1], jnp.where(used, found.separation, 0.0))
 
 
-def _sides(points: ContactPoints, moved: jax.Array) -> Side:
+def _side(points: ContactPoints, moved: jax.Array) -> Side:
     """The bodies in contact, where all bodies have `moved` (3, 5, n, E)."""
     chosen = fold(jnp.add, (points.one_hot[b] * moved[:, b, None] for b in range(NUM_BODIES)))
-    return Side(chosen, points.r, points.inv_mass, points.inv_inertia)
+    return Side(motion(chosen), points.r, points.inv_mass, points.inv_inertia)
 
 
-def _spread(points: ContactPoints, change: jax.Array) -> jax.Array:
-    """Displacements of all bodies (3, 5, n, E) from those of bodies in contact (3, K, n, E), all applied at once."""
-    return jnp.stack([fold(jnp.add, jnp.moveaxis(each * change, 1, 0)) for each in points.one_hot], 1)
+def _spread(points: ContactPoints, change: Motion) -> jax.Array:
+    """Displacements of all bodies (3, 5, n, E) from those of bodies in contact (K, n, E), all applied at once."""
+    values = joined(change)
+    return jnp.stack([fold(jnp.add, jnp.moveaxis(each * values, 1, 0)) for each in points.one_hot], 1)
 
 
 def _correct(points: ContactPoints, first: Side, second: Side, factor: float = BAUMGARTE) -> Correction:
-    return correct_contact(points.normal, points.separation, points.reference_is_second, points.used, first, second, factor)
+    at = points.normal, points.separation, points.reference_is_second, points.used
+    return correct_contact(*at, first, second, factor)
 
 
 def correct_ground_contacts(points: ContactPoints, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Position correction of ground contacts after bodies `moved` (3, 5, n, E): displacements, and lowest separation (n, E)."""
-    found = _correct(points, ground_side(points.separation), _sides(points, moved))
+    found = _correct(points, ground_side(points.separation), _side(points, moved))
     return _spread(points, found.second), found.separation.min(0, initial=0.0)
 
 
@@ -323,14 +332,14 @@ def correct_package_contacts(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `correct_ground_contacts` for contacts with the package, whose displacement (3, E) is the second result."""
     inv_mass, inv_inertia = (jnp.full_like(points.inv_mass, 1 / each) for each in (package.mass, package.inertia))
-    its = Side(package_moved[:, None, None], r, inv_mass, inv_inertia)
-    found = _correct(points, its, _sides(points, moved))
-    return _spread(points, found.second), found.first.sum((1, 2)), found.separation.min(0, initial=0.0)
+    found = _correct(points, Side(motion(package_moved[:, None, None]), r, inv_mass, inv_inertia), _side(points, moved))
+    package_change = jnp.concatenate([found.first.linear.sum((1, 2)), found.first.angular.sum((0, 1))[None]])
+    return _spread(points, found.second), package_change, found.separation.min(0, initial=0.0)
 
 
 def correct_neighbour_contacts(left: ContactPoints, right: ContactPoints, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
     """As `correct_ground_contacts` for contacts of the `left` and the `right` walker of each pair of neighbours."""
-    found = _correct(right, _sides(left, moved[:, :, :-1]), _sides(right, moved[:, :, 1:]), BAUMGARTE / 2)
+    found = _correct(right, _side(left, moved[:, :, :-1]), _side(right, moved[:, :, 1:]), BAUMGARTE / 2)
     change = jnp.zeros_like(moved).at[:, :, :-1].add(_spread(left, found.first))
     change = change.at[:, :, 1:].add(_spread(right, found.second))
     deepest = found.separation.min(0, initial=0.0)

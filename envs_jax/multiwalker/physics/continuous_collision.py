@@ -5,19 +5,26 @@ moves for the rest of the step, in which it may land again. The next step correc
 last axis.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.batching import fold
+from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
-from envs_jax.multiwalker.physics.contact_constraint import Body, make_contact_constraint, solve_contact
+from envs_jax.multiwalker.physics.contact_constraint import (
+    Body,
+    ContactConstraint,
+    ContactImpulse,
+    make_contact_constraint,
+    solve_contact,
+)
 from envs_jax.multiwalker.physics.contact_detection import NO_CONTACT
 from envs_jax.multiwalker.physics.contact_solver import LINEAR_SLOP, Side, correct_contact, ground_side, overlap
-from envs_jax.multiwalker.physics.geometry import Placed, clearance, rotate
+from envs_jax.multiwalker.physics.geometry import Motion, Placed, clearance, joined, motion, rotate
 from envs_jax.multiwalker.physics.manifold import Manifold, ground_manifold, select_manifolds
 from envs_jax.multiwalker.physics.masked_loops import apply_where, while_any
 from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE, Sweep, time_of_impact
@@ -100,49 +107,53 @@ def _inverse_mass(legs: _Legs) -> tuple[jax.Array, jax.Array]:
     return inv_mass, inv_inertia
 
 
-def _push_out(legs: _Legs, stops: Manifold) -> jax.Array:
-    """Position correction of legs by iterations over their contact points, one after another: displacements (3, M)."""
+def _push_out(legs: _Legs, stops: Manifold) -> Motion:
+    """Position correction of legs by iterations over their contact points, one after another: displacements."""
     inv_mass, inv_inertia = _inverse_mass(legs)
     ground, separation = ground_side(inv_mass), stops.separation
 
-    def correct(i: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        (moved, deepest), edge, point = carry, i // 2, i % 2
-        leg = Side(moved, stops.point[:, point, edge], inv_mass, inv_inertia)
-        at = stops.normal[:, edge], separation[point, edge], stops.reference_is_second[edge], stops.touching[point, edge]
-        found = correct_contact(*at, ground, leg, TOI_BAUMGARTE)
-        return moved + found.second, jnp.minimum(deepest, found.separation)
+    def iteration(carry: tuple[Motion, jax.Array]) -> tuple[Motion, jax.Array]:
+        (moved, wrong), deepest = carry, jnp.zeros(carry[1].shape)
+        for edge in range(MANIFOLDS):
+            for point in (0, 1):
+                leg = Side(moved, stops.point[:, point, edge], inv_mass, inv_inertia)
+                at = stops.normal[:, edge], separation[point, edge], stops.reference_is_second[edge]
+                found = correct_contact(*at, stops.touching[point, edge], ground, leg, TOI_BAUMGARTE)
+                moved, deepest = jax.tree.map(jnp.add, moved, found.second), jnp.minimum(deepest, found.separation)
+        moved = jax.tree.map(functools.partial(jnp.where, wrong), moved, carry[0])
+        return moved, wrong & (deepest < -1.5 * LINEAR_SLOP)
 
-    def iteration(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        moved, wrong = carry
-        new, deepest = jax.lax.fori_loop(0, 2 * MANIFOLDS, correct, (moved, jnp.zeros(wrong.shape)))
-        return jnp.where(wrong, new, moved), wrong & (deepest < -1.5 * LINEAR_SLOP)
-
-    start = jnp.zeros((3, *inv_mass.shape)), stops.touching.any((0, 1))
+    start = motion(jnp.zeros((3, *inv_mass.shape))), stops.touching.any((0, 1))
     return while_any(PUSHES, lambda carry: carry[1], iteration, start)[0]
 
 
-def _stop(legs: _Legs, stops: Manifold, moved: jax.Array, velocity: jax.Array) -> jax.Array:
-    """Velocities (3, M) after contact impulses, of legs that have `moved` (3, M)."""
+def _stop(legs: _Legs, stops: Manifold, moved: Motion, velocity: jax.Array) -> Motion:
+    """Velocities after contact impulses, of legs that have `moved` and had the velocity (3, M)."""
     inv_mass, inv_inertia = _inverse_mass(legs)
-    leg = Side(moved[:, None, None], stops.point, inv_mass, inv_inertia)
+    displacement = jax.tree.map(lambda leaf: leaf[..., None, None, :], moved)
+    leg = Side(displacement, stops.point, inv_mass, inv_inertia)
     normal, reference_is_second = stops.normal[:, None], stops.reference_is_second[None]
     found = overlap(normal, stops.separation, reference_is_second, ground_side(stops.separation), leg)
     body, friction = Body(found.r[1], inv_mass, inv_inertia), jnp.asarray(_FRICTION)
     constraints = make_contact_constraint(found.normal[:, 0], stops.touching, (body,), friction)
 
-    def solve(edge: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        velocity, impulse = carry
-        constraint = jax.tree.map(lambda leaf: leaf[..., edge, :] if jnp.ndim(leaf) > 1 else leaf, constraints)
-        (velocity,), new = solve_contact(constraint, (velocity,), impulse[:, :, edge])
-        return velocity, impulse.at[:, :, edge].set(new)
+    def at(edge: int) -> ContactConstraint:
+        return jax.tree.map(lambda leaf: leaf[..., edge, :] if jnp.ndim(leaf) > 1 else leaf, constraints)
+
+    edges = [at(edge) for edge in range(MANIFOLDS)]
 
     def iteration(carry: tuple) -> tuple:
         velocity, impulse, moving = carry
-        new, impulse_now = jax.lax.fori_loop(0, MANIFOLDS, solve, (velocity, impulse))
-        change = jnp.abs(new - velocity).max(0)
-        return jax.tree.map(lambda now, old: jnp.where(moving, now, old), (new, impulse_now, change > SLOW), carry)
+        new, impulse = velocity, list(impulse)
+        for edge, constraint in enumerate(edges):
+            (new,), impulse[edge] = separately(solve_contact, constraint, (new,), impulse[edge])
+        linear, angular = jax.tree.map(lambda now, old: jnp.abs(now - old), new, velocity)
+        change = jnp.maximum(jnp.maximum(*linear), angular)
+        return jax.tree.map(lambda now, old: jnp.where(moving, now, old), (new, impulse, change > SLOW), carry)
 
-    start = velocity, jnp.zeros((2, *stops.touching.shape)), jnp.ones(velocity.shape[1:], bool)
+    none = jnp.zeros(velocity.shape[1:])
+    impulse = [ContactImpulse((none, none), (none, none))] * MANIFOLDS
+    start = motion(velocity), impulse, jnp.ones(none.shape, bool)
     return while_any(ITERATIONS, lambda carry: carry[2], iteration, start)[0]
 
 
@@ -192,8 +203,8 @@ def _land_once(legs: _Legs, flight: _Flight) -> _Flight:
     landed = (flight.touched & manifold.touching.any(0)).any(0)
     stops = _stops(manifold, flight.touched)
     moved = _push_out(legs, stops)
-    stopped = _stop(legs, stops, moved, flight.velocity)
-    start, passed = pose + moved, flight.time + (1 - flight.time) * flight.share
+    stopped = joined(_stop(legs, stops, moved, flight.velocity))
+    start, passed = pose + joined(moved), flight.time + (1 - flight.time) * flight.share
     return flight._replace(
         start=jnp.where(landed, start, flight.start),
         end=jnp.where(landed, start + (1 - passed) * TIME_STEP * stopped, flight.end),

@@ -1,9 +1,10 @@
 """Vectors and convex polygons.
 
-A vector is an array (2, ...). Arrays have the batch as their last axis, along which elementwise operations vectorize.
+A vector is an array (2, ...). Arrays have the batch as their last axis, along which elementwise operations vectorize. Vectors
+are not stacked from components in loops, because XLA's concatenations on a CPU do not vectorize.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,28 @@ FAR = 1e9
 
 
 Vector = jax.Array | np.ndarray
+
+
+class Motion(NamedTuple):
+    """Velocity or displacement of a body: linear (2, ...) and angular (...)."""
+
+    linear: jax.Array
+    angular: jax.Array
+
+
+def motion(values: jax.Array) -> Motion:
+    """Takes x, y and angle (3, ...) apart."""
+    return Motion(values[:2], values[2])
+
+
+def joined(parts: Motion) -> jax.Array:
+    """Joins x, y and angle, (3, ...)."""
+    return jnp.concatenate([parts.linear, parts.angular[None]])
+
+
+def add_scaled(before: Motion, inv_mass: Any, inv_inertia: Any, impulse: jax.Array, torque: jax.Array) -> Motion:
+    """Motion of a body after an impulse (2, ...) and an angular impulse."""
+    return Motion(before.linear + inv_mass * impulse, before.angular + inv_inertia * torque)
 
 
 class Placed(NamedTuple):
@@ -43,14 +66,19 @@ def cross(a: Vector, b: Vector) -> jax.Array:
     return jnp.asarray(a[0] * b[1] - a[1] * b[0])
 
 
+def perpendicular(vector: Vector) -> jax.Array:
+    """Rotates `vector` by a right angle, (-y, x)."""
+    return jnp.asarray(single([-1, 1]).reshape(2, *[1] * (vector.ndim - 1)) * vector[::-1])
+
+
 def tangent(normal: jax.Array) -> jax.Array:
     """Direction of friction (n_y, -n_x), as in Box2D."""
-    return jnp.stack([normal[1], -normal[0]])
+    return -perpendicular(normal)
 
 
 def rotate(cos: jax.Array, sin: jax.Array, vector: Vector) -> jax.Array:
     """Rotates `vector` by the angle with this cosine and sine."""
-    return jnp.stack([cos * vector[0] - sin * vector[1], sin * vector[0] + cos * vector[1]])
+    return cos * vector + sin * perpendicular(vector)
 
 
 def place(shape: model.Polygons, pose: jax.Array, origin: jax.Array) -> Placed:

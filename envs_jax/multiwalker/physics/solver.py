@@ -23,6 +23,7 @@ from envs_jax.multiwalker.physics.articulation import (
     make_articulation,
     make_motors,
     solve_motors,
+    stack_poses,
     to_bodies,
     to_generalized,
 )
@@ -179,10 +180,10 @@ def _iterate(
         qvel, on_ground = solve_ground_contacts(constraints.ground, qvel, on_ground)
         return qvel, package_velocity, motor, on_ground, on_package, of_neighbours
 
-    # Lists of impulses spare an update of the whole array for each of them.
-    velocities, impulses = start[:2], [list(each) for each in start[2:]]
-    end = jax.lax.fori_loop(0, iterations, iteration, (*velocities, *impulses))
-    return _VelocityState(*end[:2], *(jnp.stack(each) for each in end[2:]))
+    # Lists spare an update of the whole array for each entry.
+    qvel, *others = jax.lax.fori_loop(0, iterations, iteration, (start.qvel, *(list(each) for each in start[1:])))
+    package_velocity, motor, of_ground, of_package, of_neighbours = (jnp.stack(each) for each in others)
+    return _VelocityState(qvel, package_velocity, motor, of_ground, of_package, of_neighbours)
 
 
 class _PositionProblem(NamedTuple):
@@ -253,14 +254,14 @@ def _correct_positions(
         if neighbours:
             from_neighbours, of_neighbours = correct_neighbour_contacts(*problem.neighbours, moved)
             change, deepest = change + from_neighbours, jnp.minimum(deepest, of_neighbours)
-        pose, good, gap = separately(correct_joints, state.pose + change, problem.limits, active)
+        parts, good, gap = separately(correct_joints, state.pose + change, problem.limits, active)
         good &= deepest >= MIN_SEPARATION
         carried, count = (carrying & active).any(0), state.count + 1
         wrong_together = (carrying & ~good & active).any(0)
         active &= (~good | (carrying & wrong_together)) & (count < solver.max_position_iterations)
         far = (active & (gap > FAR_APART)).any(0)
         return _PositionState(
-            pose=jnp.where(state.active, pose, state.pose),
+            pose=jnp.where(state.active, stack_poses(parts), state.pose),
             package_pose=jnp.where(carried, state.package_pose + package_change, state.package_pose),
             active=active & ((count != solver.position_iterations) | far),
             gap=gap,
