@@ -20,7 +20,7 @@ def draw_all(out: Path) -> None:
     """Draws the paper's figures, Fig. 8, time to a return, one figure per environment, and the comparison of Multi-Walker."""
     save_figures([*FIGURES], results.committed_runs(), out / "figures")
     style.save(theory.draw(results.read_result("theory")), out / "figures" / "theory.png")
-    style.save(time_to_return.draw(results.read_result("benchmark_time_to_return")), out / "time_to_return.png")
+    style.save(time_to_return.draw(time_to_return.read_benchmark()), out / "time_to_return.png")
     references = results.read_returns()
     for name in results.shown_environments():
         figure = results.draw(results.RESULTS / name, results.ENVIRONMENTS[name], references[name])

@@ -89,7 +89,7 @@ def differences(step: Any, solver: Solver, act: StepAct, seed: int, sweeps: int,
             same_flags = feet_flags(inside) == np.asarray(flags[..., 0])
             found.append(Compared(np.abs(predicted - np.asarray(before.pose[..., 0])).max(0), same_flags))
         after, met = step(before, control(action, 0.0 if impulses else push), column(inside.terrain_y))
-        flags, feet = follow_flags(flags, feet, met), met.landed
+        flags, feet = follow_flags(flags, feet, met), met.feet_after
         impulses, predicted = after.impulses, np.asarray(after.pose[..., 0])
     return found
 

@@ -76,7 +76,6 @@ _THREE = {"num_envs": 480, "update_interval": 4000, "gamma": 0.9}
 _COVER_THREE = _length(800_000, 40)
 _COVER_MIX = _length(400_000, 25)
 
-_PURSUIT = {"hidden_size": 64, "batch_size": 256, "tau": 0.01, "update_interval": 400, "buffer_size": 300_000}
 _CHASE = {"shared_reward": False, "evaluation_policy": "sampled"}
 _PURSUIT_MAPPO = (
     _ROLLOUT | {"num_envs": 64, "share_policy": True, "policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3} | _CHASE
@@ -99,8 +98,8 @@ _WALKERS_MAPPO = {
     "share_policy": True,
     "gamma": 0.99,
     "gae_lambda": 0.95,
-    "policy_learning_rate": 7e-4,
-    "critic_learning_rate": 1e-3,
+    "policy_learning_rate": 1.4e-3,
+    "critic_learning_rate": 2e-3,
     "reward_normalisation": "scale",
 }
 
@@ -146,7 +145,7 @@ TUNED: dict[str, dict[str, Preset]] = {
     "pursuit": {
         "maac": Preset(_MAAC | _SLOW | _SHARED | _CHASE | {"gamma": 0.99} | _length(6_000, 30, 20)),
         "mamd": Preset(_MAMD | _SLOW | _SHARED | _CHASE | {"tau": 0.05} | _length(6_000, 30, 20)),
-        "mamt": Preset(_PURSUIT | {"epsilon": 30.0} | UNTUNED.options),
+        "mamt": Preset(_MAMT | _SLOW | _SHARED | _CHASE | {"gamma": 0.99, "tau": 0.05} | _length(6_000, 30, 20)),
         "maddpg": Preset(_MADDPG | _FAST | _CHASE | {"share_policy": True} | _length(6_000, 30, 20)),
         "mappo": Preset(_PURSUIT_MAPPO | _length(4_000, 10, 20)),
     },
@@ -154,7 +153,7 @@ TUNED: dict[str, dict[str, Preset]] = {
         "maac": Preset(_WALKERS | UNTUNED.options),
         "mamd": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
         "mamt": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
-        "mappo": Preset(_WALKERS_MAPPO | {"lr_decay_updates": 366} | _length(24_000, 24, 24)),
+        "mappo": Preset(_WALKERS_MAPPO | {"lr_decay_updates": 550} | _length(36_000, 36, 24), 58),
     },
 }
 """Tuned presets, by task and algorithm."""

@@ -212,7 +212,7 @@ def follow(step: Any, solver: Solver, seed: int) -> list[Compared]:
         if ended:
             break
         flags = follow_flags(flags, feet, met)
-        impulses, feet = world.impulses, met.landed
+        impulses, feet = world.impulses, met.feet_after
         difference = np.abs(np.asarray(world.pose[..., 0]) - read_bodies(inside)[0]).max(0)
         found.append(Compared(difference, feet_flags(inside) == np.asarray(flags[..., 0])))
     assert len(found) < 199

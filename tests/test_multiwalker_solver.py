@@ -44,11 +44,11 @@ def test_points_that_are_all_but_the_same_press_once() -> None:
     assert first.item() == 1 and second.item() == 0
 
 
-def distances(way: Sweep, shares: np.ndarray) -> np.ndarray:
+def distances(sweep: Sweep, shares: np.ndarray) -> np.ndarray:
     """From a leg to an edge, at all `shares` (S,) of the way, (S, M): points of the edge against the leg's box, 0 inside."""
     along = np.linspace(0, 1, 200)[:, None, None]
-    pose = np.asarray(way.start) + shares[:, None, None] * (np.asarray(way.end) - np.asarray(way.start))
-    x, y = (np.asarray(a) + along * (np.asarray(b) - np.asarray(a)) for a, b in zip(way.left, way.right, strict=True))
+    pose = np.asarray(sweep.start) + shares[:, None, None] * (np.asarray(sweep.end) - np.asarray(sweep.start))
+    x, y = (np.asarray(a) + along * (np.asarray(b) - np.asarray(a)) for a, b in zip(sweep.left, sweep.right, strict=True))
     x, y = x - pose[:, 0], y - pose[:, 1]
     cos, sin = np.cos(pose[:, 2]), np.sin(pose[:, 2])
     out = [np.maximum(np.abs(v) - h, 0) for v, h in ((cos * x + sin * y, HALF), (cos * y - sin * x, HEIGHT))]
@@ -60,17 +60,19 @@ def test_legs_meet_the_ground_when_they_first_come_near_it() -> None:
     start = np.stack([rng.uniform(-0.3, 0.8, COUNT), rng.uniform(0.6, 1.0, COUNT), rng.uniform(-1.5, 1.5, COUNT)])
     end = start + np.stack([rng.uniform(-0.2, 0.2, COUNT), rng.uniform(-0.4, 0.1, COUNT), rng.uniform(-0.4, 0.4, COUNT)])
     height = rng.uniform(-0.1, 0.1, (2, COUNT))
-    corners = [(jnp.full(COUNT, x), jnp.asarray(y, jnp.float32)) for x, y in zip((0.0, EDGE), height, strict=True)]
-    half = jnp.full(COUNT, HALF), jnp.full(COUNT, HEIGHT)
-    way = Sweep(jnp.asarray(start, jnp.float32), jnp.asarray(end, jnp.float32), half, *corners)
-    when, touches = (np.asarray(each) for each in jax.jit(time_of_impact, compiler_options=QUICK)(way, jnp.ones(COUNT, bool)))
+    left, right = (
+        jnp.stack([jnp.full(COUNT, x), jnp.asarray(y, jnp.float32)]) for x, y in zip((0.0, EDGE), height, strict=True)
+    )
+    half = jnp.stack([jnp.full(COUNT, HALF), jnp.full(COUNT, HEIGHT)])
+    sweep = Sweep(jnp.asarray(start, jnp.float32), jnp.asarray(end, jnp.float32), half, left, right)
+    when, touches = (np.asarray(each) for each in jax.jit(time_of_impact, compiler_options=QUICK)(sweep, jnp.ones(COUNT, bool)))
     shares = np.linspace(0, 1, 201)
-    gap = distances(way, shares)
+    gap = distances(sweep, shares)
     apart = gap[0] > TARGET + 2 * TOLERANCE
     nearest = gap.min(0)
     assert (touches[apart & (nearest < TARGET - 2 * TOLERANCE)]).all() and touches.sum() >= 20
     assert not touches[apart & (nearest > TARGET + 2 * TOLERANCE)].any() and not touches[gap[0] == 0].any()
     for m in np.flatnonzero(touches & apart):
-        there = distances(way, when[m : m + 1])[0, m]
+        there = distances(sweep, when[m : m + 1])[0, m]
         before = gap[shares < when[m] - 0.01, m]
         assert abs(there - TARGET) < 2 * TOLERANCE and (before > TARGET - 2 * TOLERANCE).all()

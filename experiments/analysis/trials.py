@@ -12,9 +12,10 @@ from analysis.results import RESULTS, final, read_result, read_run
 def table(algorithms: Sequence[str]) -> str:
     """A table of trial scores by task, for algorithms with matching axes. Scores higher than all earlier ones are bold."""
     names = [" or ".join(dict.fromkeys(each)) for each in zip(*(tuning.AXES[algo] for algo in algorithms), strict=True)]
+    found = {pair: tuning.read_trials(pair) for pair in tuning.pairs() if pair.rpartition("/")[2] in algorithms}
+    names += ["further"] * (max(map(len, found.values())) - len(names) - 1)
     rows: list[Sequence[str]] = [("", "start", *names)]
-    for pair in tuning.pairs():
-        trials = tuning.read_trials(pair) if pair.rpartition("/")[2] in algorithms else []
+    for pair, trials in found.items():
         if trials:
             rows.append((pair, *scores(trials), *[""] * (len(names) + 1 - len(trials))))
     return markdown(rows)

@@ -17,6 +17,7 @@ from envs_jax.multiwalker.physics.masked_loops import apply_where, while_any
 TARGET, TOLERANCE = 0.005, 0.00125
 ADVANCES, PUSHES, ROOTS = 8, 8, 16
 AT_A_TIME = 1 / 8  # of all pairs
+TIE = 1e-6  # m
 
 
 class Sweep(NamedTuple):
@@ -105,7 +106,8 @@ def _closest(sweep: Sweep, axis: Axis, time: jax.Array) -> Witness:
     edge = sweep.right - sweep.left
     corner = jnp.where(rotate(cos, -sin, axis.direction) > 0, -1.0, 1.0)
     along = jnp.where(axis.by_leg, -dot(edge, rotate(cos, sin, axis.direction)), dot(edge, axis.direction))
-    return Witness(corner, jnp.where(along > 0, sweep.right, sweep.left))
+    # Both ends are often equally close. XLA may compute `along` once for each component, with other rounding.
+    return Witness(corner, jnp.where(along > TIE, sweep.right, sweep.left))
 
 
 def _root(
