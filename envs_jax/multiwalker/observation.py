@@ -34,12 +34,12 @@ def _ray_to_ground(heights: jax.Array, origin: jax.Array) -> jax.Array:
     at_edge = cross(point[:, :-1], edge)
     ray = single(_RAYS)[..., None, None]
     side = [cross(ray, point[:, k]) for k in range(NUM_POINTS)]
-    share, speed = jnp.ones_like(side[0]), jnp.ones_like(side[0])
+    numerator, denominator = jnp.ones_like(side[0]), jnp.ones_like(side[0])
     for k in reversed(range(NUM_POINTS - 1)):  # rays go to the right, and the leftmost edge is the nearest
-        its_speed = side[k + 1] - side[k]
-        hit = ((side[k] <= 0) != (side[k + 1] <= 0)) & (at_edge[k] * its_speed >= 0) & there[k] & there[k + 1]
-        share, speed = jnp.where(hit, at_edge[k], share), jnp.where(hit, its_speed, speed)
-    return jnp.minimum(share / speed, 1.0)
+        change = side[k + 1] - side[k]
+        hit = ((side[k] <= 0) != (side[k + 1] <= 0)) & (at_edge[k] * change >= 0) & there[k] & there[k + 1]
+        numerator, denominator = jnp.where(hit, at_edge[k], numerator), jnp.where(hit, change, denominator)
+    return jnp.minimum(numerator / denominator, 1.0)
 
 
 def _nearest(enters: jax.Array, leaves: jax.Array, seen: jax.Array) -> jax.Array:

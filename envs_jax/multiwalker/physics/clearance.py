@@ -39,6 +39,6 @@ def package_on_ground(package: model.Package, pose: jax.Array, heights: jax.Arra
     end = single([-half, half])[:, None]
     end_x, end_y = cos * end + sin * thickness, sin * end - cos * thickness
     x, y, there, _ = terrain.window(heights, pose[0] + end_x, 2)
-    share = (pose[0] + end_x - x[0]) / terrain.STEP
-    sunk = there.all(0) & (pose[1] + end_y <= y[0] + share * (y[1] - y[0]) + within)
+    fraction = (pose[0] + end_x - x[0]) / terrain.STEP
+    sunk = there.all(0) & (pose[1] + end_y <= y[0] + fraction * (y[1] - y[0]) + within)
     return poked | sunk.any(0)

@@ -231,7 +231,9 @@ def _between(left: jax.Array, right: jax.Array) -> tuple[ContactPoints, ContactP
     touches, values = _deepest(polygon_manifold(one, other), at, numbers)
     normal, point, separation = values[:2], values[2:4], values[4]
     sides = (-normal, values[7:9], values[5]), (normal, values[9:], values[6])
-    first, second = (_make_points(way, point - at, separation, code, np.sqrt(model.FRICTION)) for way, at, code in sides)
+    first, second = (
+        _make_points(direction, point - at, separation, ids, np.sqrt(model.FRICTION)) for direction, at, ids in sides
+    )
     shared = {"friction": first.friction * second.friction, "feature_id": first.feature_id + 100 * second.feature_id}
     touching_bodies = (by_body * touches[:, None, None]).sum(0) > 0
     return first._replace(**shared), second._replace(**shared), touching_bodies

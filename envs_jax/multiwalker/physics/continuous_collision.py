@@ -167,7 +167,7 @@ class _Flight(NamedTuple):
         time: (M,), elapsed fraction of the step.
         edges: (k, M) bool, edges that legs can still land on.
         touched: (k, M) bool, the edge of the next impact.
-        share: (M,), time of the next impact as a fraction of the remaining step.
+        fraction: (M,), time of the next impact as a fraction of the remaining step.
         active: (M,) bool, whether legs can land again.
         met: (k, M) bool, all edges that legs touched in their last landing.
     """
@@ -178,7 +178,7 @@ class _Flight(NamedTuple):
     time: jax.Array
     edges: jax.Array
     touched: jax.Array
-    share: jax.Array
+    fraction: jax.Array
     active: jax.Array
     met: jax.Array
 
@@ -188,23 +188,23 @@ def _look_ahead(legs: _Legs, flight: _Flight) -> _Flight:
     when, touches = time_of_impact(_pairs(legs, flight.start, flight.end), (flight.edges & flight.active).reshape(-1))
     when, touches = (value.reshape(flight.edges.shape) for value in (when, touches))
     when = jnp.where(touches, when, 1.0)
-    share = when.min(0)
-    first = touches & (when == share)
+    fraction = when.min(0)
+    first = touches & (when == fraction)
     first &= jnp.cumsum(first.astype(jnp.int32), 0) == 1
-    active = touches.any(0) & (flight.time + (1 - flight.time) * share < 1 - SLOW)
-    return flight._replace(touched=first, share=share, active=active)
+    active = touches.any(0) & (flight.time + (1 - flight.time) * fraction < 1 - SLOW)
+    return flight._replace(touched=first, fraction=fraction, active=active)
 
 
 def _land_once(legs: _Legs, flight: _Flight) -> _Flight:
     """Moves each leg to its next impact and applies the landing. An edge without contact there is not tested again."""
-    pose = flight.start + flight.share * (flight.end - flight.start)
+    pose = flight.start + flight.fraction * (flight.end - flight.start)
     left, right = _edges(legs, pose[:2])
     manifold = ground_manifold(_place(legs, pose), left, right, legs.there)
     landed = (flight.touched & manifold.touching.any(0)).any(0)
     stops = _stops(manifold, flight.touched)
     moved = _push_out(legs, stops)
     stopped = joined(_stop(legs, stops, moved, flight.velocity))
-    start, passed = pose + joined(moved), flight.time + (1 - flight.time) * flight.share
+    start, passed = pose + joined(moved), flight.time + (1 - flight.time) * flight.fraction
     return flight._replace(
         start=jnp.where(landed, start, flight.start),
         end=jnp.where(landed, start + (1 - passed) * TIME_STEP * stopped, flight.end),
@@ -223,10 +223,10 @@ def _clearance(legs: _Legs, pose: jax.Array) -> jax.Array:
 
 def _may_touch(legs: _Legs, looks: int) -> jax.Array:
     """Whether legs can reach the ground, (M,): a conservative test of the clearance at a number of poses, `looks`."""
-    way = legs.after - legs.before
-    furthest = (jnp.sqrt(way[0] ** 2 + way[1] ** 2) + _REACH * jnp.abs(way[2])) / (2 * looks)
-    share = single((np.arange(looks) + 0.5) / looks)[:, None]
-    clearance = _clearance(legs, legs.before[:, None] + share * way[:, None])
+    displacement = legs.after - legs.before
+    furthest = (jnp.sqrt(displacement[0] ** 2 + displacement[1] ** 2) + _REACH * jnp.abs(displacement[2])) / (2 * looks)
+    fraction = single((np.arange(looks) + 0.5) / looks)[:, None]
+    clearance = _clearance(legs, legs.before[:, None] + fraction * displacement[:, None])
     return LEVEL * fold(jnp.minimum, clearance) < TARGET + TOLERANCE + furthest
 
 

@@ -35,7 +35,7 @@ def _flat(leaf: jax.Array) -> jax.Array:
     return leaf.reshape(math.prod(leaf.shape[:-1]), leaf.shape[-1])
 
 
-def apply_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: Any, changed: Any, share: float) -> Any:
+def apply_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: Any, changed: Any, fraction: float) -> Any:
     """Applies `function` to the columns in which it is `needed`, some at a time, and returns the new `changed`.
 
     The other columns cost nothing. All leaves of a type are packed into one array. Otherwise XLA compiles a gather and a
@@ -46,10 +46,10 @@ def apply_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: A
         function: (given, changed) -> new `changed`, on some columns. It computes each column independently.
         given: tree of arrays (..., M) that are only read.
         changed: tree of arrays (..., M).
-        share: fraction of all columns that are computed at a time.
+        fraction: fraction of all columns that are computed at a time.
     """
     width = len(needed)
-    size = max(1, int(share * width))
+    size = max(1, int(fraction * width))
     (packed_given, unpack_given), (packed, unpack) = _pack(given), _pack(changed)
 
     def some(carry: tuple[jax.Array, dict[str, jax.Array]]) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -41,7 +41,7 @@ class StepContacts(NamedTuple):
     dropped: jax.Array
 
 
-def _met(
+def _step_contacts(
     world: World, contacts: Contacts, edges: jax.Array, present: jax.Array, heights: jax.Array, package: model.Package
 ) -> StepContacts:
     """Contacts of a step that ends in `world` and in which legs landed on `edges`."""
@@ -74,4 +74,4 @@ def step(
     legs = separately(resolve_impacts, heights, control.present, *ways)
     pose, velocity = after.pose.at[:, LEGS].set(legs.pose), after.velocity.at[:, LEGS].set(legs.velocity)
     after = dataclasses.replace(after, pose=pose, velocity=velocity)
-    return after, _met(after, contacts, legs.edges, control.present, heights, package)
+    return after, _step_contacts(after, contacts, legs.edges, control.present, heights, package)

@@ -120,18 +120,18 @@ def _root(
 ) -> jax.Array:
     """Time between `low` and `high` (time, separation) at which the points are `TARGET` apart, by bisections and secants."""
 
-    def look(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def bisect(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         by_secant, early, gap_early, late, gap_late, found, searching = carry
         secant = early + (TARGET - gap_early) * (late - early) / jnp.where(gap_late == gap_early, 1.0, gap_late - gap_early)
-        share = jnp.where(by_secant, secant, 0.5 * (early + late))
-        now = _separation(sweep, axis, witness, share)
-        found = jnp.where(searching, share, found)
+        time = jnp.where(by_secant, secant, 0.5 * (early + late))
+        now = _separation(sweep, axis, witness, time)
+        found = jnp.where(searching, time, found)
         above = now > TARGET
-        early, gap_early = jnp.where(above, share, early), jnp.where(above, now, gap_early)
-        late, gap_late = jnp.where(above, late, share), jnp.where(above, gap_late, now)
+        early, gap_early = jnp.where(above, time, early), jnp.where(above, now, gap_early)
+        late, gap_late = jnp.where(above, late, time), jnp.where(above, gap_late, now)
         return ~by_secant, early, gap_early, late, gap_late, found, searching & (jnp.abs(now - TARGET) >= TOLERANCE)
 
-    return while_any(ROOTS, lambda carry: carry[-1], look, (jnp.zeros((), bool), *low, *high, high[0], needed))[5]
+    return while_any(ROOTS, lambda carry: carry[-1], bisect, (jnp.zeros((), bool), *low, *high, high[0], needed))[5]
 
 
 class _Search(NamedTuple):
@@ -155,7 +155,7 @@ class _Retreat(NamedTuple):
 def _retreat(sweep: Sweep, axis: Axis, carry: _Retreat) -> _Retreat:
     """Moves the time `late` back to where its closest points along the axis are `TARGET` apart."""
     witness = _closest(sweep, axis, carry.late)
-    gap_late, gap_early = (_separation(sweep, axis, witness, share) for share in (carry.late, carry.early))
+    gap_late, gap_early = (_separation(sweep, axis, witness, time) for time in (carry.late, carry.early))
     separated = carry.working & (gap_late > TARGET + TOLERANCE)
     arrived = carry.working & ~separated & (gap_late > TARGET - TOLERANCE)
     working = carry.working & ~separated & ~arrived

@@ -14,8 +14,6 @@ from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import GRAVITY, MASS, NUM_BODIES, TIME_STEP, single
 
 MAX_TRANSLATION, MAX_ROTATION = 2.0, np.pi / 2
-Velocity = tuple[jax.Array, jax.Array, jax.Array]
-"""Linear velocity along x and y, and angular velocity."""
 
 
 class Solver(NamedTuple):
@@ -24,9 +22,9 @@ class Solver(NamedTuple):
     Attributes:
         sequential: whether impulses are applied to joints and contacts one after another, as in Box2D (`box2d.island`).
             Otherwise velocities are generalized, and satisfy the joints exactly (`physics.solver`).
-        velocity_iterations: number of velocity sweeps per step.
-        position_iterations: largest number of position sweeps per step.
-        max_position_iterations: largest number of position sweeps where joints are still far apart; only without `sequential`.
+        velocity_iterations: number of velocity iterations per step.
+        position_iterations: largest number of position iterations per step.
+        max_position_iterations: largest number of them where joints are still far apart; only without `sequential`.
         ground_points: largest number of contact points of one walker with the ground; only without `sequential`.
     """
 
@@ -93,10 +91,10 @@ def initial_world(num_walkers: int, batch: int, impulses: Any) -> World:
 
 def integrate_positions(pose: jax.Array, velocity: jax.Array) -> jax.Array:
     """Integrates poses (3, ..., E) over a step. As in Box2D, the displacement and the rotation in one step are bounded."""
-    way = TIME_STEP * velocity
-    far = jnp.sqrt(way[0] ** 2 + way[1] ** 2)
-    slower = jnp.minimum(1.0, MAX_TRANSLATION / jnp.maximum(far, 1e-9))
-    return pose + jnp.stack([way[0] * slower, way[1] * slower, jnp.clip(way[2], -MAX_ROTATION, MAX_ROTATION)])
+    x, y, angle = TIME_STEP * velocity
+    distance = jnp.sqrt(x**2 + y**2)
+    scale = jnp.minimum(1.0, MAX_TRANSLATION / jnp.maximum(distance, 1e-9))
+    return pose + jnp.stack([x * scale, y * scale, jnp.clip(angle, -MAX_ROTATION, MAX_ROTATION)])
 
 
 def integrate_velocities(world: World, push: jax.Array) -> tuple[jax.Array, jax.Array]:
