@@ -25,32 +25,36 @@ from envs_jax.multiwalker.env import follow_flags
 from envs_jax.multiwalker.model import COLLISION_MARGIN
 from envs_jax.multiwalker.physics import simulation
 from envs_jax.multiwalker.physics.contact_detection import NO_CONTACT, NUM_TOUCHABLE, detect_contacts, ground_contact_points
-from envs_jax.multiwalker.physics.world import FAST, ORIGINAL, Solver
+from envs_jax.multiwalker.physics.world import Solver
 from envs_jax.reference_policies import sample_action
 from mamt_jax.training.run_folder import describe_machine
-from multiwalker_states import SLOTS, Compared, column, control, feet_flags, read_bodies, read_world
+from multiwalker_states import GROUND_POINTS, Compared, column, control, feet_flags, read_bodies, read_world
 from multiwalker_statistics import TRAINED, policies
 
 RESULTS = Path(__file__).parent / "results"
 N, NEAR, AT_ONCE = 3, 1e-3, 10_000
-COMPARED = ((ORIGINAL, 180), (FAST, 180), (FAST._replace(velocity_iterations=1000, position_iterations=60, slots=SLOTS), 2000))
-"""Our solver, and the number of velocity sweeps of the original, whose default is 180."""
+COMPARED = (
+    (simulation.ORIGINAL, 180),
+    (simulation.FAST, 180),
+    (simulation.FAST._replace(velocity_iterations=1000, position_iterations=60, ground_points=GROUND_POINTS), 2000),
+)
+"""Our solver, and the number of velocity iterations of the original, whose default is 180."""
 StepAct = Callable[[int, int, Any], jax.Array]
 """(seed of the episode, number of the step, observations (n, d)) -> actions (n, 4)."""
 
 
-class Sweeping:
-    """A Box2D world that solves velocities with a given number of sweeps."""
+class FixedIterations:
+    """A Box2D world that solves velocities with a given number of iterations."""
 
-    def __init__(self, world: Any, sweeps: int) -> None:
-        self.__dict__.update(world=world, sweeps=sweeps)
+    def __init__(self, world: Any, iterations: int) -> None:
+        self.__dict__.update(world=world, iterations=iterations)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.world, name)
 
     def Step(self, time_step: float, velocity_iterations: int, position_iterations: int) -> None:  # noqa: N802
-        """Makes a step of the Box2D world, with our number of velocity sweeps."""
-        self.world.Step(time_step, self.sweeps, position_iterations)
+        """Makes a step of the Box2D world, with our number of velocity iterations."""
+        self.world.Step(time_step, self.iterations, position_iterations)
 
 
 def compiled(act: Policy) -> StepAct:
@@ -62,14 +66,14 @@ def compiled(act: Policy) -> StepAct:
     return jax.jit(program)
 
 
-def play(act: StepAct, seed: int, sweeps: int, steps: int) -> Iterator[tuple[Any, np.ndarray]]:
+def play(act: StepAct, seed: int, iterations: int, steps: int) -> Iterator[tuple[Any, np.ndarray]]:
     """Plays an episode of the original; yields its inner environment before each step, and the action (n, 4)."""
     from pettingzoo.sisl.multiwalker.multiwalker import parallel_env
 
     env: Any = parallel_env(n_walkers=N)
     seen, _ = env.reset(seed=seed)
     inside = env.unwrapped.env
-    inside.world = Sweeping(inside.world, sweeps)
+    inside.world = FixedIterations(inside.world, iterations)
     for number in range(steps):
         if len(env.agents) < N:
             return
@@ -78,12 +82,12 @@ def play(act: StepAct, seed: int, sweeps: int, steps: int) -> Iterator[tuple[Any
         seen, *_ = env.step(dict(zip(env.possible_agents, action, strict=True)))
 
 
-def differences(step: Any, solver: Solver, act: StepAct, seed: int, sweeps: int, steps: int) -> list[Compared]:
+def differences(step: Any, solver: Solver, act: StepAct, seed: int, iterations: int, steps: int) -> list[Compared]:
     """Compares our step from each state of an episode of the original with the original's own step."""
     found, impulses, predicted = [], None, None
     flags, feet = jnp.zeros((2, N, 1), bool), jnp.full((NUM_TOUCHABLE, 2, N, 1), NO_CONTACT)
     push = float(np.random.Generator(np.random.PCG64(seed)).uniform(-5, 5))
-    for inside, action in play(act, seed, sweeps, steps):
+    for inside, action in play(act, seed, iterations, steps):
         before = read_world(inside, solver, impulses)
         if predicted is not None:
             same_flags = feet_flags(inside) == np.asarray(flags[..., 0])
@@ -97,14 +101,14 @@ def differences(step: Any, solver: Solver, act: StepAct, seed: int, sweeps: int,
 def compare_steps(acts: dict[str, StepAct], episodes: int, steps: int) -> list[dict[str, Any]]:
     """Shares of bodies, walkers and whole states that end a step within `NEAR` of the original, and of equal contact flags."""
     package, rows = model.make_package(N), []
-    for solver, sweeps in COMPARED:
+    for solver, iterations in COMPARED:
         step = jax.jit(functools.partial(simulation.step, package=package, solver=solver))
         for policy, act in acts.items():
-            found = [one for seed in range(episodes) for one in differences(step, solver, act, seed, sweeps, steps)]
+            found = [one for seed in range(episodes) for one in differences(step, solver, act, seed, iterations, steps)]
             wrong = np.array([one.pose for one in found])
-            ours = {"solver": "original" if solver.sequential else "fast"}
-            ours |= {"velocity_sweeps": solver.velocity_iterations, "position_sweeps": solver.position_iterations}
-            row = {"ours": ours, "original_velocity_sweeps": sweeps, "policy": policy, "states": len(wrong)}
+            ours = {"solver": "original" if solver.solve is simulation.ORIGINAL.solve else "fast"}
+            ours |= {"velocity_iterations": solver.velocity_iterations, "position_iterations": solver.position_iterations}
+            row = {"ours": ours, "original_velocity_iterations": iterations, "policy": policy, "states": len(wrong)}
             of = {"bodies": wrong, "walkers": wrong.max(1), "whole_states": wrong.max((1, 2))}
             row |= {name: float((values < NEAR).mean()) for name, values in of.items()}
             rows.append(row | {"flags": float(np.mean([one.flags for one in found]))})
@@ -115,7 +119,7 @@ def compare_steps(acts: dict[str, StepAct], episodes: int, steps: int) -> list[d
 def extremes(pose: jax.Array, velocity: jax.Array, package_pose: jax.Array, heights: jax.Array) -> dict[str, jax.Array]:
     """Largest overlap in m, speed in m/s and spin in rad/s, (E,) each, of worlds with the batch as last axis."""
     touch = detect_contacts(model.make_package(N), pose, package_pose, jnp.ones(pose.shape[2:], bool), heights)
-    points = ground_contact_points(touch, SLOTS), touch.package, touch.neighbours[0]
+    points = ground_contact_points(touch, GROUND_POINTS), touch.package, touch.neighbours[0]
     apart = [jnp.where(c.feature_id > 0, c.separation, 0.0).min((0, 1)) for c in points]
     speed = jnp.hypot(velocity[0], velocity[1]).max((0, 1))
     return {

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.multiwalker.physics import simulation
-from envs_jax.multiwalker.physics.world import Control, Solver, World
+from envs_jax.multiwalker.physics.world import Control, Solver, World, initial_world
 
-SLOTS = 8
+GROUND_POINTS = 8
 
 
 def column(array: Any) -> jax.Array:
@@ -33,7 +32,7 @@ def read_bodies(env: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 def read_world(env: Any, solver: Solver, impulses: Any = None) -> World:
     """The original's state as a `World`; `impulses` are those of the last step, if known."""
-    world = simulation.start(len(env.walkers), solver, 1)
+    world = initial_world(len(env.walkers), solver, 1)
     pose, velocity, package_pose, package_velocity = (column(array) for array in read_bodies(env))
     kept = world.impulses if impulses is None else impulses
     return World(pose, velocity, package_pose, package_velocity, kept)

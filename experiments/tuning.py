@@ -43,7 +43,7 @@ TASKS: dict[str, Options] = {
     "pursuit": {"env": "pursuit", "evaluation_episodes": 20},
     "multiwalker": {"env": "multiwalker", "evaluation_episodes": 24},
 }
-SECONDS = {"rover_tower": 120, "spread": 60, "spread_n3": 90, "spread3_mix": 60, "pursuit": 150, "multiwalker": 200}
+SECONDS = {"rover_tower": 120, "spread": 60, "spread_n3": 90, "spread3_mix": 60, "pursuit": 150, "multiwalker": 400}
 """CPU seconds of a trial, compilation included."""
 STEPS_BETWEEN_EVALUATIONS = {"replay": 60_000, "rollout": 250_000}
 EPISODE_STEPS = {"pursuit": 500, "multiwalker": 500}
@@ -58,6 +58,15 @@ START: dict[str, Options] = {
     "mappo": _ROLLOUT | {"share_policy": True, "policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3},
     "lola": _ROLLOUT | {"lookahead": 0.003, "policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
 }
+_WALKERS = {
+    "num_envs": 12,
+    "update_interval": 48,
+    "num_updates": 1,
+    "gamma": 0.99,
+    "tau": 0.01,
+    "policy_learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+}
 _THREE = {"num_envs": 480, "update_interval": 4000, "gamma": 0.9}
 FIRST: dict[str, Options] = {
     "pursuit": {"shared_reward": False, "share_policy": True, "evaluation_policy": "sampled"},
@@ -68,6 +77,8 @@ FIRST: dict[str, Options] = {
     "spread3_mix/mappo": {"share_policy": False},
     "pursuit/mappo": {"num_envs": 64},
     **dict.fromkeys(("pursuit/maac", "pursuit/mamd", "pursuit/mamt"), {"share_critic": True}),
+    **dict.fromkeys(("multiwalker/maac", "multiwalker/mamd", "multiwalker/mamt"), _WALKERS | {"num_action_samples": 4}),
+    "multiwalker/maddpg": _WALKERS,
     "multiwalker/mappo": {
         "num_envs": 512,
         "update_interval": 32_768,

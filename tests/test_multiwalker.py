@@ -19,7 +19,7 @@ from envs_jax.multiwalker.env import Rules, contact_flags, follow_flags, judge  
 from envs_jax.multiwalker.observation import observe  # noqa: E402
 from envs_jax.multiwalker.physics import simulation  # noqa: E402
 from envs_jax.multiwalker.physics.contact_detection import NO_CONTACT, NUM_TOUCHABLE  # noqa: E402
-from envs_jax.multiwalker.physics.world import FAST, ORIGINAL, Solver  # noqa: E402
+from envs_jax.multiwalker.physics.world import Solver, initial_world  # noqa: E402
 from multiwalker_states import Compared, column, control, feet_flags, read_bodies, read_world  # noqa: E402
 
 QUICK = {"xla_backend_optimization_level": 0}
@@ -61,7 +61,7 @@ def play(seed: int, steps: int, **options: Any) -> Any:
     for _ in range(steps):
         if len(env.agents) < N:
             return
-        before = read_world(inside, ORIGINAL)
+        before = read_world(inside, simulation.ORIGINAL)
         action = rng.uniform(-1, 1, (N, 4)).astype(np.float32)
         env.step(dict(zip(env.possible_agents, action, strict=True)))
         yield inside, before, action
@@ -99,7 +99,7 @@ def test_bodies_weigh_what_the_originals_do() -> None:
     about_centre = [each.inertia - each.mass * np.dot(each.localCenter, each.localCenter) for each in bodies]
     np.testing.assert_allclose(model.INERTIA, about_centre, rtol=1e-4)
     np.testing.assert_allclose((package.mass, package.inertia), (inside.package.mass, inside.package.inertia), rtol=1e-4)
-    start = simulation.start(N, ORIGINAL, 1)
+    start = initial_world(N, simulation.ORIGINAL, 1)
     pose, _, package_pose, _ = read_bodies(inside)
     np.testing.assert_allclose(start.pose[..., 0], pose, atol=1e-5)
     np.testing.assert_allclose(start.package_pose[:, 0], package_pose, atol=1e-5)
@@ -111,7 +111,7 @@ def test_walkers_see_what_the_originals_do() -> None:
     length = model.make_package(N).length
     for seed in range(2):
         for inside, _, _ in play(seed, 30):
-            world = read_world(inside, ORIGINAL)
+            world = read_world(inside, simulation.ORIGINAL)
             feet = feet_flags(inside)[..., None]
             heights = column(inside.terrain_y)
             seen = program(world.pose, world.velocity, world.package_pose, feet, present, heights, noise, length)
@@ -132,7 +132,7 @@ def test_rewards_and_ends_are_the_originals(shared: bool, terminate_on_fall: boo
     for seed in range(4):
         fallen = np.zeros(N, bool)
         for inside, before, _ in play(seed, 200, **options):
-            after, now = read_world(inside, ORIGINAL), np.array(inside.fallen_walkers)
+            after, now = read_world(inside, simulation.ORIGINAL), np.array(inside.fallen_walkers)
             fell, fallen = now & ~fallen, now
             flags = (jnp.asarray(each)[..., None] for each in (fell, fallen, inside.game_over))
             outcome = decide(before, after, *flags)
@@ -146,7 +146,11 @@ def test_rewards_and_ends_are_the_originals(shared: bool, terminate_on_fall: boo
 def test_a_fall_is_paid_once_unless_asked_for() -> None:
     env = make("multiwalker", terminate_on_fall=False, shared_reward=False)
     rules: Rules = env.reset.keywords["rules"]  # pyright: ignore[reportFunctionMemberAccess]
-    world, fallen, nobody = simulation.start(N, ORIGINAL, 1), jnp.array([[True], [False], [False]]), jnp.zeros((N, 1), bool)
+    world, fallen, nobody = (
+        initial_world(N, simulation.ORIGINAL, 1),
+        jnp.array([[True], [False], [False]]),
+        jnp.zeros((N, 1), bool),
+    )
     for again, late in ((False, 0.0), (True, -110.0)):
         options = rules._replace(original_rules=again)
         first, later = (judge(options, world, world, fell, fallen, jnp.zeros(1, bool)) for fell in (fallen, nobody))
@@ -165,7 +169,9 @@ def test_flags_of_events_tell_what_happened_last() -> None:
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", [ORIGINAL, FAST._replace(velocity_iterations=60, position_iterations=60, ground_points=8)])
+@pytest.mark.parametrize(
+    "solver", [simulation.ORIGINAL, simulation.FAST._replace(velocity_iterations=60, position_iterations=60, ground_points=8)]
+)
 def test_walkers_go_where_the_originals_do(solver: Solver) -> None:
     package = model.make_package(N)
     step = jax.jit(
@@ -177,7 +183,7 @@ def test_walkers_go_where_the_originals_do(solver: Solver) -> None:
     followed = follow(step, solver, 0) + follow(step, solver, 1)
     near = np.array([each.pose for each in followed]) < 1e-3
     # experiments/multiwalker_parity.py counts more of them
-    if solver.sequential:
+    if solver.solve is simulation.ORIGINAL.solve:
         assert near.all((1, 2)).mean() > 0.95, near.all((1, 2)).mean()
         assert np.array([each.flags for each in followed]).mean() > 0.99
     else:
@@ -208,7 +214,7 @@ def follow(step: Any, solver: Solver, seed: int) -> list[Compared]:
         world = before.replace(impulses=impulses or read_world(inside, solver).impulses)
         world, met = step(world, control(action), column(inside.terrain_y))
         ended = any(inside.last_dones)
-        assert not solver.sequential or ended == bool(met.fallen.any() | met.dropped.any())
+        assert solver.solve is simulation.FAST.solve or ended == bool(met.fallen.any() | met.dropped.any())
         if ended:
             break
         flags = follow_flags(flags, feet, met)

@@ -16,7 +16,7 @@ from envs_jax.multiwalker.model import HULL
 from envs_jax.multiwalker.observation import NUM_NOISY, SIZE, observe
 from envs_jax.multiwalker.physics import simulation
 from envs_jax.multiwalker.physics.contact_detection import NO_CONTACT, NUM_TOUCHABLE
-from envs_jax.multiwalker.physics.world import SOLVERS, Control, Solver, World
+from envs_jax.multiwalker.physics.world import Control, Solver, World, initial_world
 from envs_jax.multiwalker.render import picture
 from envs_jax.multiwalker.scripted import stand
 from envs_jax.scene import Scene
@@ -208,7 +208,7 @@ def _open(bits: jax.Array, push: jax.Array, noise: jax.Array, rules: Rules) -> t
     n, batch = push.shape
     nothing = jnp.zeros((n, batch), bool)
     state = MultiWalkerState(
-        world=simulation.start(n, rules.solver, batch),
+        world=initial_world(n, rules.solver, batch),
         heights=terrain.heights(*terrain.draws(bits)),
         push=push,
         fallen=nothing,
@@ -260,7 +260,7 @@ SWITCHES = ("shared_reward", "terminate_on_fall", "remove_on_fall", "original_ru
 
 def _check(solver: str, **options: Any) -> None:
     """Raises ValueError if an option of `multiwalker` has a value that is not allowed."""
-    require_choice("solver", solver, SOLVERS)
+    require_choice("solver", solver, simulation.SOLVERS)
     for name, value in options.items():
         require = require_count if name in COUNTS else require_switch if name in SWITCHES else require_number
         require(name, value)
@@ -271,7 +271,7 @@ def _rules(options: dict[str, Any]) -> Rules:
     own = {
         "spec": _spec(options["num_walkers"], options["episode_limit"]),
         "package": model.make_package(options["num_walkers"]),
-        "solver": SOLVERS[options["solver"]],
+        "solver": simulation.SOLVERS[options["solver"]],
     }
     return Rules(**{name: value for name, value in options.items() if name in Rules._fields} | own)
 

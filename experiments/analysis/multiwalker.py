@@ -53,15 +53,18 @@ def episodes_table(results: dict[str, Any]) -> str:
 def steps_table(content: dict[str, Any]) -> str:
     """A table of the shares of bodies, walkers and states that end a step within 1 mm and 1 mrad of the original."""
     rows: list[Sequence[str]] = [
-        ("solver", "velocity sweeps", "the original's", "policy", "steps", "bodies", "walkers", "whole states", "flags")
+        ("solver", "velocity iterations", "the original's", "policy", "steps", "bodies", "walkers", "whole states", "flags")
     ]
     for row in content["steps"]:
-        sweeps, shares = row["ours"]["velocity_sweeps"], [f"{row[name]:.0%}" for name in ("bodies", "walkers", "whole_states")]
+        iterations, shares = (
+            row["ours"]["velocity_iterations"],
+            [f"{row[name]:.0%}" for name in ("bodies", "walkers", "whole_states")],
+        )
         rows.append(
             (
                 row["ours"]["solver"],
-                f"{sweeps:,}",
-                f"{row['original_velocity_sweeps']:,}",
+                f"{iterations:,}",
+                f"{row['original_velocity_iterations']:,}",
                 row["policy"],
                 f"{row['states']:,}",
                 *shares,

@@ -36,9 +36,7 @@ class ContactPoints(NamedTuple):
         normal: (2, K, n, E), direction of the normal impulse on the body.
         r: (2, K, n, E), from the body's centre of mass to the point.
         separation: (K, n, E), negative where the skins overlap.
-        one_hot: (5, K, n, E) float, one-hot index of the body.
-        inv_mass: (K, n, E), 1 / mass of the body.
-        inv_inertia: (K, n, E), 1 / inertia of the body.
+        body: (K, n, E) float, index of the body; -1 for unused slots.
         friction: (K, n, E), coefficient of friction.
         feature_id: (K, n, E) float, by which the next step finds the accumulated impulse; 0 for unused slots.
         reference_is_second: (K, n, E) bool, whether the reference side belongs to the second body. The second body is the
@@ -48,9 +46,7 @@ class ContactPoints(NamedTuple):
     normal: jax.Array
     r: jax.Array
     separation: jax.Array
-    one_hot: jax.Array
-    inv_mass: jax.Array
-    inv_inertia: jax.Array
+    body: jax.Array
     friction: jax.Array
     feature_id: jax.Array
     reference_is_second: jax.Array
@@ -59,6 +55,26 @@ class ContactPoints(NamedTuple):
     def used(self) -> jax.Array:
         """Slots that hold a contact point, (K, n, E) bool."""
         return self.feature_id > 0
+
+    @property
+    def one_hot(self) -> jax.Array:
+        """One-hot index of the body, (5, K, n, E) float."""
+        return (self.body == jnp.arange(NUM_BODIES, dtype=jnp.float32).reshape(-1, 1, 1, 1)).astype(jnp.float32)
+
+    @property
+    def inv_mass(self) -> jax.Array:
+        """1 / mass of the body, (K, n, E)."""
+        return _of_body(self.body, 1 / model.MASS)
+
+    @property
+    def inv_inertia(self) -> jax.Array:
+        """1 / moment of inertia of the body, (K, n, E)."""
+        return _of_body(self.body, 1 / model.INERTIA)
+
+
+def _of_body(body: jax.Array, values: np.ndarray) -> jax.Array:
+    """Values (5,) of the bodies of contact points; 0 in unused slots."""
+    return fold(jnp.add, (jnp.where(body == b, single(value), 0.0) for b, value in enumerate(values)))
 
 
 class GroundManifolds(NamedTuple):
@@ -102,14 +118,8 @@ def _make_points(
     normal: jax.Array, r: jax.Array, separation: jax.Array, feature_id: jax.Array, friction: np.ndarray
 ) -> ContactPoints:
     """Makes contact points. `feature_id` mod 5 is the body. `feature_id` // 5 mod 8 is 4 `reference_is_second` + `feature`."""
-    number = jnp.arange(NUM_BODIES, dtype=jnp.float32).reshape(-1, *[1] * feature_id.ndim)
-    one_hot = (((feature_id % NUM_BODIES)[None] == number) & (feature_id > 0)).astype(jnp.float32)
-
-    def of_body(values: np.ndarray) -> jax.Array:
-        return fold(jnp.add, one_hot * single(values).reshape(number.shape))
-
-    mass, reference_is_second = (of_body(1 / model.MASS), of_body(1 / model.INERTIA)), feature_id // (4 * NUM_BODIES) % 2 > 0
-    return ContactPoints(normal, r, separation, one_hot, *mass, of_body(friction), feature_id, reference_is_second)
+    body, reference_is_second = jnp.where(feature_id > 0, feature_id % NUM_BODIES, -1.0), feature_id // (4 * NUM_BODIES) % 2 > 0
+    return ContactPoints(normal, r, separation, body, _of_body(body, friction), feature_id, reference_is_second)
 
 
 def _on_ground(shape: Placed, pose: jax.Array, heights: jax.Array, present: jax.Array, edges: int) -> GroundManifolds:
@@ -246,13 +256,13 @@ def _neighbours(pose: jax.Array, present: jax.Array) -> tuple[ContactPoints, Con
     def column(leaf: jax.Array) -> jax.Array:
         return leaf.reshape(*leaf.shape[:-2], 1, -1)
 
-    poses = column(pose[:, :, :-1]), column(pose[:, :, 1:])
-    none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(_between, *poses))
+    poses, between = (column(pose[:, :, :-1]), column(pose[:, :, 1:])), jax.jit(_between)
+    none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(between, *poses))
     if shape[0]:
         half = np.hypot(*np.moveaxis(BODIES.corner, -1, 0)).max(0)[:, None, None] + COLLISION_MARGIN
         low, high = (pose[0] - half).min(0), (pose[0] + half).max(0)
         close = present[:-1] & present[1:] & (high[:-1] >= low[1:]) & (high[1:] >= low[:-1])
-        none = apply_where(close.reshape(-1), lambda poses, _: _between(*poses), poses, none, AT_A_TIME)
+        none = apply_where(close.reshape(-1), lambda poses, _: between(*poses), poses, none, AT_A_TIME)
     return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-2], *shape), none)
 
 

@@ -14,14 +14,11 @@ from envs_jax.multiwalker.physics import solver as generalized
 from envs_jax.multiwalker.physics.clearance import WITHIN_STEP, hull_on_ground, package_on_ground
 from envs_jax.multiwalker.physics.contact_detection import NO_CONTACT, Contacts, detect_contacts
 from envs_jax.multiwalker.physics.continuous_collision import resolve_impacts
-from envs_jax.multiwalker.physics.world import Control, Solver, World, initial_world
+from envs_jax.multiwalker.physics.world import Control, Solver, World
 
-
-def start(num_walkers: int, solver: Solver, batch: int) -> World:
-    """World at the start of an episode."""
-    if solver.sequential:
-        return initial_world(num_walkers, batch, island.no_impulses(num_walkers, batch))
-    return initial_world(num_walkers, batch, generalized.no_impulses(num_walkers, solver.ground_points, batch))
+FAST = Solver(generalized.solve, generalized.impulse_shapes, velocity_iterations=30, position_iterations=8)
+ORIGINAL = Solver(island.solve, island.impulse_shapes, velocity_iterations=180, position_iterations=60)
+SOLVERS = {"fast": FAST, "original": ORIGINAL}
 
 
 class StepContacts(NamedTuple):
@@ -69,7 +66,7 @@ def step(
         The world after the step, and the contacts during it.
     """
     contacts = detect_contacts(package, world.pose, world.package_pose, control.present, heights)
-    after = (island if solver.sequential else generalized).solve(world, control, contacts, package, solver)
+    after = solver.solve(world, control, contacts, package, solver)
     ways = world.pose[:, LEGS], after.pose[:, LEGS], after.velocity[:, LEGS]
     legs = separately(resolve_impacts, heights, control.present, *ways)
     pose, velocity = after.pose.at[:, LEGS].set(legs.pose), after.velocity.at[:, LEGS].set(legs.velocity)

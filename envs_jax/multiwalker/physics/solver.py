@@ -8,7 +8,6 @@ joints. Arrays have these axes: components of a vector or a pose, bodies or cont
 import functools
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -46,50 +45,33 @@ from envs_jax.multiwalker.physics.contact_solver import (
     warm_start,
 )
 from envs_jax.multiwalker.physics.masked_loops import apply_where, while_any
-from envs_jax.multiwalker.physics.world import Control, Solver, World, integrate_positions, integrate_velocities
+from envs_jax.multiwalker.physics.world import (
+    Control,
+    Impulses,
+    ImpulseShapes,
+    Solver,
+    World,
+    integrate_positions,
+    integrate_velocities,
+)
 
 FAR_APART = 0.02
 VELOCITIES_AT_A_TIME, POSITIONS_AT_A_TIME = 1 / 32, 1 / 16  # of a batch, where neighbours touch or joints are far apart
 
 
-@flax.struct.dataclass
-class Impulses:
-    """Accumulated impulses of a step and feature ids of its contacts, for the warm start of the next one.
-
-    Attributes:
-        motor: (4, n, E), of motors and limits.
-        ground: (K, 2, n, E), along the tangent and along the normal.
-        package: (2 points, 2, n, E).
-        neighbours: (2 points, 2, n - 1, E).
-        ground_ids: (K, n, E).
-        package_ids: (2, n, E).
-        neighbour_ids: (2, n - 1, E).
-    """
-
-    motor: jax.Array
-    ground: jax.Array
-    package: jax.Array
-    neighbours: jax.Array
-    ground_ids: jax.Array
-    package_ids: jax.Array
-    neighbour_ids: jax.Array
-
-
-def no_impulses(num_walkers: int, ground_points: int, batch: int) -> Impulses:
-    """Impulses at the start of an episode, which are zeros."""
-    n = num_walkers
-    shapes = [(NUM_JOINTS, n), (ground_points, 2, n), (2, 2, n), (2, 2, n - 1), (ground_points, n), (2, n), (2, n - 1)]
-    return Impulses(*(jnp.zeros((*shape, batch), jnp.float32) for shape in shapes))
+def impulse_shapes(num_walkers: int, solver: Solver) -> ImpulseShapes:
+    """Shapes of the impulses of motors and limits, and of contact points with the ground, the package and neighbours."""
+    return (NUM_JOINTS, num_walkers), [(solver.ground_points, num_walkers), (2, num_walkers), (2, num_walkers - 1)]
 
 
 def solve(world: World, control: Control, contacts: Contacts, package: model.Package, solver: Solver) -> World:
     """World after a step, before continuous collision detection."""
     ground = ground_contact_points(contacts, solver.ground_points)
-    velocity, package_velocity, impulses, motors = _solve_velocities(world, control, contacts, ground, package, solver)
+    velocity, package_velocity, impulses, limits = _solve_velocities(world, control, contacts, ground, package, solver)
     velocity = jnp.where(control.present, velocity, 0.0)
     moved = integrate_positions(world.pose, velocity), integrate_positions(world.package_pose, package_velocity)
     on_package = contacts.package, contacts.package_r
-    problem = _PositionProblem(world.pose, world.package_pose, ground, *on_package, contacts.neighbours, motors.limits)
+    problem = _PositionProblem(world.pose, world.package_pose, ground, *on_package, contacts.neighbours, limits)
     pose, package_pose = _solve_positions(problem, *moved, control.present, package, solver)
     return World(pose, velocity, package_pose, package_velocity, impulses)
 
@@ -106,48 +88,43 @@ class _Constraints(NamedTuple):
 
 
 class _VelocityState(NamedTuple):
-    """Generalized velocity, velocity of the package, and accumulated impulses."""
+    """Generalized velocity, velocity of the package, and accumulated impulses as in `Impulses`."""
 
     qvel: jax.Array
     package_velocity: jax.Array
-    motor: jax.Array
-    ground: jax.Array
-    package: jax.Array
-    neighbours: jax.Array
+    motors: jax.Array
+    contacts: tuple[jax.Array, ...]
 
 
 def _solve_velocities(
-    world: World, control: Control, contacts: Contacts, points: ContactPoints, package: model.Package, solver: Solver
-) -> tuple[jax.Array, jax.Array, Impulses, Motors]:
-    """Velocities of bodies and package at the end of the step, accumulated impulses, and motors."""
+    world: World, control: Control, contacts: Contacts, ground: ContactPoints, package: model.Package, solver: Solver
+) -> tuple[jax.Array, jax.Array, Impulses, Limits]:
+    """Velocities of bodies and package at the end of the step, accumulated impulses, and active limits."""
+    old, neighbours = world.impulses, contacts.neighbours
     articulation = separately(make_articulation, world.pose[2])
     motors = separately(make_motors, articulation, world.pose[2], control.action)
-    ground = separately(make_contact_rows, articulation, points)
+    rows = separately(make_contact_rows, articulation, ground)
     make = functools.partial(make_package_rows, package=package)
     on_package = separately(make, articulation, contacts.package, contacts.package_r)
-    velocity, package_velocity = integrate_velocities(world, control.push)
-    qvel, old, neighbours = separately(to_generalized, articulation, velocity), world.impulses, contacts.neighbours
-    of_ground = separately(match_warm_start, points.feature_id, old.ground_ids, old.ground)
-    of_package = separately(match_warm_start, contacts.package.feature_id, old.package_ids, old.package)
-    of_neighbours = separately(match_warm_start, neighbours[0].feature_id, old.neighbour_ids, old.neighbours)
-    qvel = qvel + fold(jnp.add, (motors.inv_mass_jacobian[:, j] * each for j, each in enumerate(old.motor)))
-    qvel = warm_start(on_package.walker, warm_start(ground, qvel, of_ground), of_package)
-    package_velocity += (on_package.inv_mass_jacobian * of_package.swapaxes(0, 1)[None]).sum((1, 2, 3))
+    ids = tuple(points.feature_id for points in (ground, contacts.package, neighbours[0]))
+    matched = tuple(separately(match_warm_start, *each) for each in zip(ids, old.feature_ids, old.contacts, strict=True))
 
-    constraints = _Constraints(motors, ground, on_package)
-    start = _VelocityState(qvel, package_velocity, old.motor, of_ground, of_package, of_neighbours)
-    state = apply_where(
+    velocity, package_velocity = integrate_velocities(world, control.push)
+    qvel = separately(to_generalized, articulation, velocity)
+    qvel = qvel + fold(jnp.add, (motors.inv_mass_jacobian[:, j] * each for j, each in enumerate(old.joints)))
+    qvel = warm_start(on_package.walker, warm_start(rows, qvel, matched[0]), matched[1])
+    package_velocity += (on_package.inv_mass_jacobian * matched[1].swapaxes(0, 1)[None]).sum((1, 2, 3))
+
+    constraints, start = _Constraints(motors, rows, on_package), _VelocityState(qvel, package_velocity, old.joints, matched)
+    end = apply_where(
         _touch(neighbours),
         lambda given, _: _iterate_with_neighbours(*given, iterations=solver.velocity_iterations),
         (constraints, articulation, neighbours, start),
         _iterate(constraints, None, start, solver.velocity_iterations),
         VELOCITIES_AT_A_TIME,
     )
-    motor, of_ground, of_package, of_neighbours = state[2:]
-    impulses = Impulses(
-        motor, of_ground, of_package, of_neighbours, points.feature_id, contacts.package.feature_id, neighbours[0].feature_id
-    )
-    return separately(to_bodies, articulation, state.qvel), state.package_velocity, impulses, motors
+    bodies = separately(to_bodies, articulation, end.qvel)
+    return bodies, end.package_velocity, Impulses(end.motors, end.contacts, ids), motors.limits
 
 
 def _iterate_with_neighbours(
@@ -158,9 +135,9 @@ def _iterate_with_neighbours(
     iterations: int,
 ) -> _VelocityState:
     """As `_iterate`, with contacts of neighbours."""
-    rows, rest = make_neighbour_rows(articulation, *neighbours), ((0, 0), (0, 0))
-    qvel = warm_start(rows.left, start.qvel, jnp.pad(start.neighbours, (*rest, (0, 1), (0, 0))))
-    qvel = warm_start(rows.right, qvel, jnp.pad(start.neighbours, (*rest, (1, 0), (0, 0))))
+    rows, (*_, impulse) = make_neighbour_rows(articulation, *neighbours), start.contacts
+    qvel = warm_start(rows.left, start.qvel, jnp.pad(impulse, [(0, 0), (0, 0), (0, 1), (0, 0)]))
+    qvel = warm_start(rows.right, qvel, jnp.pad(impulse, [(0, 0), (0, 0), (1, 0), (0, 0)]))
     return _iterate(constraints, rows, start._replace(qvel=qvel), iterations)
 
 
@@ -170,20 +147,20 @@ def _iterate(
     """Iterations over all motors and contacts. Contacts of neighbours are included if `neighbours` is not None."""
 
     def iteration(_: jax.Array, state: tuple) -> tuple:
-        qvel, package_velocity, motor, on_ground, on_package, of_neighbours = state
-        qvel, motor = solve_motors(constraints.motors, qvel, motor)
-        qvel, package_velocity, on_package = separately(
-            solve_package_contacts, constraints.package, qvel, package_velocity, on_package
+        qvel, package_velocity, motors, (ground, package, beside) = state
+        qvel, motors = solve_motors(constraints.motors, qvel, motors)
+        qvel, package_velocity, package = separately(
+            solve_package_contacts, constraints.package, qvel, package_velocity, package
         )
         if neighbours is not None:
-            qvel, of_neighbours = solve_neighbour_contacts(neighbours, qvel, of_neighbours)
-        qvel, on_ground = solve_ground_contacts(constraints.ground, qvel, on_ground)
-        return qvel, package_velocity, motor, on_ground, on_package, of_neighbours
+            qvel, beside = solve_neighbour_contacts(neighbours, qvel, beside)
+        qvel, ground = solve_ground_contacts(constraints.ground, qvel, ground)
+        return qvel, package_velocity, motors, (ground, package, beside)
 
     # Lists spare an update of the whole array for each entry.
-    qvel, *others = jax.lax.fori_loop(0, iterations, iteration, (start.qvel, *(list(each) for each in start[1:])))
-    package_velocity, motor, of_ground, of_package, of_neighbours = (jnp.stack(each) for each in others)
-    return _VelocityState(qvel, package_velocity, motor, of_ground, of_package, of_neighbours)
+    listed = start.qvel, [*start.package_velocity], [*start.motors], tuple([*each] for each in start.contacts)
+    qvel, package_velocity, motors, contacts = jax.lax.fori_loop(0, iterations, iteration, listed)
+    return _VelocityState(qvel, jnp.stack(package_velocity), jnp.stack(motors), tuple(map(jnp.stack, contacts)))
 
 
 class _PositionProblem(NamedTuple):

@@ -3,7 +3,8 @@
 Poses are those of centres of mass.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -16,28 +17,43 @@ from envs_jax.multiwalker.model import GRAVITY, MASS, NUM_BODIES, TIME_STEP, sin
 MAX_TRANSLATION, MAX_ROTATION = 2.0, np.pi / 2
 
 
+ImpulseShapes = tuple[tuple[int, ...], list[tuple[int, ...]]]
+"""Shapes of the impulses of joints, and of each kind of contact points, without the batch axis."""
+
+
 class Solver(NamedTuple):
-    """Settings of the solver.
+    """A solver and its settings.
 
     Attributes:
-        sequential: whether impulses are applied to joints and contacts one after another, as in Box2D (`box2d.island`).
-            Otherwise velocities are generalized, and satisfy the joints exactly (`physics.solver`).
+        solve: (world, control, contacts, package, solver) -> world after a step, before continuous collision detection.
+        impulse_shapes: (number of walkers, solver) -> shapes of its impulses.
         velocity_iterations: number of velocity iterations per step.
         position_iterations: largest number of position iterations per step.
-        max_position_iterations: largest number of them where joints are still far apart; only without `sequential`.
-        ground_points: largest number of contact points of one walker with the ground; only without `sequential`.
+        max_position_iterations: largest number of them where joints are still far apart, only in `physics.solver`.
+        ground_points: largest number of contact points of one walker with the ground, only in `physics.solver`.
     """
 
-    sequential: bool
+    solve: Callable[..., "World"]
+    impulse_shapes: Callable[[int, "Solver"], ImpulseShapes]
     velocity_iterations: int
     position_iterations: int
     max_position_iterations: int = 60
     ground_points: int = 6
 
 
-FAST = Solver(sequential=False, velocity_iterations=30, position_iterations=8)
-ORIGINAL = Solver(sequential=True, velocity_iterations=180, position_iterations=60)
-SOLVERS = {"fast": FAST, "original": ORIGINAL}
+@flax.struct.dataclass
+class Impulses:
+    """Accumulated impulses of a step and feature ids of its contacts, for the warm start of the next one.
+
+    Attributes:
+        joints: (4, ..., n, E), in the form of the solver.
+        contacts: of each kind of contacts, (K points, 2, ..., E), along the tangent and along the normal.
+        feature_ids: of each kind, (K, ..., E).
+    """
+
+    joints: jax.Array
+    contacts: tuple[jax.Array, ...]
+    feature_ids: tuple[jax.Array, ...]
 
 
 @flax.struct.dataclass
@@ -49,14 +65,14 @@ class World:
         velocity: (3, 5, n, E).
         package_pose: (3, E).
         package_velocity: (3, E).
-        impulses: accumulated impulses of the last step, in the form of the solver.
+        impulses: accumulated impulses of the last step.
     """
 
     pose: jax.Array
     velocity: jax.Array
     package_pose: jax.Array
     package_velocity: jax.Array
-    impulses: Any
+    impulses: Impulses
 
 
 class Control(NamedTuple):
@@ -73,7 +89,7 @@ class Control(NamedTuple):
     present: jax.Array
 
 
-def initial_world(num_walkers: int, batch: int, impulses: Any) -> World:
+def initial_world(num_walkers: int, solver: Solver, batch: int) -> World:
     """World at the start of an episode. Walkers begin at rest above the ground, and the package above them."""
     x = terrain.START / 2 * terrain.STEP * (1 + np.arange(num_walkers))
     y = terrain.HEIGHT + 2 * model.LEG_HEIGHT
@@ -86,7 +102,13 @@ def initial_world(num_walkers: int, batch: int, impulses: Any) -> World:
     def spread(array: np.ndarray) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(array, jnp.float32)[..., None], (*array.shape, batch))
 
-    return World(spread(pose), spread(np.zeros_like(pose)), spread(package), spread(np.zeros(3)), impulses)
+    def zeros(*shape: int) -> jax.Array:
+        return spread(np.zeros(shape))
+
+    joints, points = solver.impulse_shapes(num_walkers, solver)
+    contacts, ids = (zeros(shape[0], 2, *shape[1:]) for shape in points), (zeros(*shape) for shape in points)
+    impulses = Impulses(zeros(*joints), tuple(contacts), tuple(ids))
+    return World(spread(pose), zeros(*pose.shape), spread(package), zeros(3), impulses)
 
 
 def integrate_positions(pose: jax.Array, velocity: jax.Array) -> jax.Array:
