@@ -12,7 +12,7 @@ from envs_jax.multiwalker import model
 from envs_jax.multiwalker.model import INERTIA, MASS, single
 from envs_jax.multiwalker.physics.contact_constraint import Body, ContactConstraint, make_contact_constraint
 from envs_jax.multiwalker.physics.contact_detection import ContactPoints, Contacts, GroundManifolds, ground_feature_ids
-from envs_jax.multiwalker.physics.geometry import Motion
+from envs_jax.multiwalker.physics.geometry import Motion, running_count
 from envs_jax.multiwalker.physics.manifold import Manifold, select_manifolds
 
 FEET, OTHERS = (2, 4), (0, 1, 3)
@@ -114,7 +114,7 @@ def make_constraints(contacts: ContactSet) -> list[ContactConstraint]:
 def _first_edges(manifold: Manifold, count: int) -> Manifold:
     """The first `count` edges that each body touches. Unused slots are zeros."""
     touching = manifold.touching.any(0)
-    rank = jnp.where(touching, jnp.cumsum(touching.astype(jnp.int32), 0), 0)
+    rank = jnp.where(touching, running_count(touching), 0)
     return manifold if len(touching) == count else select_manifolds(manifold, rank, count)
 
 

@@ -23,7 +23,7 @@ from envs_jax.multiwalker.physics.contact_constraint import (
 )
 from envs_jax.multiwalker.physics.contact_detection import Contacts
 from envs_jax.multiwalker.physics.contact_solver import match_warm_start
-from envs_jax.multiwalker.physics.geometry import joined, motion
+from envs_jax.multiwalker.physics.geometry import joined, motion, running_count
 from envs_jax.multiwalker.physics.world import (
     Control,
     Impulses,
@@ -62,8 +62,7 @@ class _State(NamedTuple):
 def entered_by_hull(contacts: Contacts) -> jax.Array:
     """Walkers (n, E) that Box2D reaches by the package, after a later walker. It visits their first knee last."""
     carries = contacts.package.used.any(0)
-    later = jnp.flip(jnp.cumsum(jnp.flip(carries, 0).astype(jnp.int32), 0), 0) - carries
-    return carries & (later > 0)
+    return carries & (running_count(carries) < carries.sum(0))
 
 
 def _solve_joints(problem: _Problem, state: _State) -> _State:

@@ -15,7 +15,7 @@ from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import BODIES, COLLISION_MARGIN, HULL, LEGS, NUM_BODIES, single
 from envs_jax.multiwalker.physics.clearance import package_on_ground
-from envs_jax.multiwalker.physics.geometry import Placed, place, rotate
+from envs_jax.multiwalker.physics.geometry import Placed, place, rotate, running_count
 from envs_jax.multiwalker.physics.manifold import Manifold, ground_manifold, polygon_manifold
 from envs_jax.multiwalker.physics.masked_loops import apply_where
 
@@ -152,7 +152,7 @@ def ground_contact_points(contacts: Contacts, count: int) -> ContactPoints:
     friction = np.sqrt(model.FRICTION * model.TERRAIN_FRICTION)
 
     def choose(candidates: jax.Array) -> ContactPoints:
-        rank = jnp.cumsum(candidates[-1].astype(jnp.int32), 0)
+        rank = running_count(candidates[-1] > 0)
         index = (rank[None] <= jnp.arange(count).reshape(-1, 1, 1, 1)).astype(jnp.int32).sum(1)
         index, used = jnp.minimum(index, len(rank) - 1)[None], index < len(rank)
         chosen = jnp.where(used, jnp.take_along_axis(candidates[:-1], index, 1, mode="promise_in_bounds"), 0.0)

@@ -312,8 +312,10 @@ def _side(points: ContactPoints, moved: jax.Array) -> Side:
 
 def _spread(points: ContactPoints, change: Motion) -> jax.Array:
     """Displacements of all bodies (3, 5, n, E) from those of bodies in contact (K, n, E), all applied at once."""
-    values = joined(change)
-    return jnp.stack([fold(jnp.add, jnp.moveaxis(each * values, 1, 0)) for each in points.one_hot], 1)
+    one_hot = points.one_hot
+    linear = fold(jnp.add, (one_hot[:, k] * change.linear[:, None, k] for k in range(one_hot.shape[1])))
+    angular = fold(jnp.add, (one_hot[:, k] * change.angular[k] for k in range(one_hot.shape[1])))
+    return joined(Motion(linear, angular))
 
 
 def _correct(points: ContactPoints, first: Side, second: Side, factor: float = BAUMGARTE) -> Correction:

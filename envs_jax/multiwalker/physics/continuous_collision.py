@@ -24,7 +24,7 @@ from envs_jax.multiwalker.physics.contact_constraint import (
 )
 from envs_jax.multiwalker.physics.contact_detection import NO_CONTACT
 from envs_jax.multiwalker.physics.contact_solver import LINEAR_SLOP, Side, correct_contact, ground_side, overlap
-from envs_jax.multiwalker.physics.geometry import Motion, Placed, clearance, joined, motion, rotate
+from envs_jax.multiwalker.physics.geometry import Motion, Placed, clearance, joined, motion, rotate, running_count
 from envs_jax.multiwalker.physics.manifold import Manifold, ground_manifold, select_manifolds
 from envs_jax.multiwalker.physics.masked_loops import apply_where, while_any
 from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE, Sweep, time_of_impact
@@ -97,7 +97,7 @@ def _pairs(legs: _Legs, start: jax.Array, end: jax.Array) -> Sweep:
 def _stops(manifold: Manifold, first: jax.Array) -> Manifold:
     """The first `MANIFOLDS` touching edges of manifolds (k, M), with the edge `first` (k, M) before the others."""
     touching = manifold.touching.any(0)
-    rank = jnp.where(first, 1, 1 + jnp.cumsum((touching & ~first).astype(jnp.int32), 0))
+    rank = jnp.where(first, 1, 1 + running_count(touching & ~first))
     return select_manifolds(manifold, jnp.where(touching, rank, 0), MANIFOLDS)
 
 
@@ -137,16 +137,15 @@ def _stop(legs: _Legs, stops: Manifold, moved: Motion, velocity: jax.Array) -> M
     body, friction = Body(found.r[1], inv_mass, inv_inertia), jnp.asarray(_FRICTION)
     constraints = make_contact_constraint(found.normal[:, 0], stops.touching, (body,), friction)
 
-    def at(edge: int) -> ContactConstraint:
-        return jax.tree.map(lambda leaf: leaf[..., edge, :] if jnp.ndim(leaf) > 1 else leaf, constraints)
-
-    edges = [at(edge) for edge in range(MANIFOLDS)]
+    def solve(edge: int, constraints: ContactConstraint, velocity: Motion, impulse: ContactImpulse) -> tuple:
+        one = jax.tree.map(lambda leaf: leaf[..., edge, :] if jnp.ndim(leaf) > 1 else leaf, constraints)
+        return solve_contact(one, (velocity,), impulse)
 
     def iteration(carry: tuple) -> tuple:
         velocity, impulse, moving = carry
         new, impulse = velocity, list(impulse)
-        for edge, constraint in enumerate(edges):
-            (new,), impulse[edge] = separately(solve_contact, constraint, (new,), impulse[edge])
+        for edge in range(MANIFOLDS):
+            (new,), impulse[edge] = separately(functools.partial(solve, edge), constraints, new, impulse[edge])
         linear, angular = jax.tree.map(lambda now, old: jnp.abs(now - old), new, velocity)
         change = jnp.maximum(jnp.maximum(*linear), angular)
         return jax.tree.map(lambda now, old: jnp.where(moving, now, old), (new, impulse, change > SLOW), carry)
@@ -190,7 +189,7 @@ def _look_ahead(legs: _Legs, flight: _Flight) -> _Flight:
     when = jnp.where(touches, when, 1.0)
     fraction = when.min(0)
     first = touches & (when == fraction)
-    first &= jnp.cumsum(first.astype(jnp.int32), 0) == 1
+    first &= running_count(first) == 1
     active = touches.any(0) & (flight.time + (1 - flight.time) * fraction < 1 - SLOW)
     return flight._replace(touched=first, fraction=fraction, active=active)
 

@@ -4,6 +4,7 @@ A vector is an array (2, ...). Arrays have the batch as their last axis, along w
 are not stacked from components in loops, because XLA's concatenations on a CPU do not vectorize.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -93,18 +94,28 @@ def place(shape: model.Polygons, pose: jax.Array, origin: jax.Array) -> Placed:
     return Placed(corner, normal, jnp.broadcast_to(shape.real[..., None], corner.shape[1:]))
 
 
-def at_maximum(score: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Maximum of `score` (V, ..., E) over its first axis, and `values` (C, V, ..., E) there. The first wins a tie."""
-    top, found = score[0], values[:, 0]
-    for i in range(1, len(score)):
-        found = jnp.where(score[i] > top, values[:, i], found)
-        top = jnp.maximum(score[i], top)
+class Segment(NamedTuple):
+    """Sides of polygons, or ground edges: start, end and outward normal, (2, ..., E) each."""
+
+    start: jax.Array
+    end: jax.Array
+    normal: jax.Array
+
+
+def best_side(score: jax.Array, shape: Placed) -> tuple[jax.Array, Segment]:
+    """Maximum of the `score` (V, ..., E) of sides, and the side that has it. The first wins a tie."""
+    corner, normal = shape.corner, shape.normal
+    each = [Segment(corner[:, i], corner[:, (i + 1) % len(score)], normal[:, i]) for i in range(len(score))]
+    top, found = score[0], each[0]
+    for value, side in zip(score[1:], each[1:], strict=True):
+        found = jax.tree.map(functools.partial(jnp.where, value > top), side, found)
+        top = jnp.maximum(value, top)
     return top, found
 
 
-def sides(shape: Placed) -> jax.Array:
-    """Start, end and normal of each side, (6, V, ..., E)."""
-    return jnp.concatenate([shape.corner, jnp.roll(shape.corner, -1, 1), shape.normal])
+def running_count(flags: jax.Array) -> jax.Array:
+    """Number of True `flags` (K, ...) up to and including each, int32. On a CPU XLA's cumulative sum takes K steps for each."""
+    return jnp.tensordot(np.tri(len(flags), dtype=np.float32), flags.astype(jnp.float32), 1).astype(jnp.int32)
 
 
 def clearance(shape: Placed, x: jax.Array, height: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from envs_jax.batching import fold, separately
 from envs_jax.multiwalker.model import COLLISION_MARGIN
-from envs_jax.multiwalker.physics.geometry import FAR, Placed, at_maximum, dot, sides
+from envs_jax.multiwalker.physics.geometry import FAR, Placed, Segment, best_side, dot, tangent
 
 
 class Manifold(NamedTuple):
@@ -63,11 +63,12 @@ class Clipped(NamedTuple):
     feature: jax.Array
 
 
-def clip(reference: jax.Array, normal: jax.Array, incident: jax.Array, margin: float) -> Clipped:
-    """Clips the incident side (2, 2 ends, ..., E) to the width of the `reference` side, extended by `margin` at both ends."""
-    along_reference = jnp.stack([-normal[1], normal[0]])
-    width = dot(along_reference, reference[:, 1] - reference[:, 0])
-    along = dot(along_reference[:, None], incident - reference[:, :1])
+def clip(reference: Segment, incident: Segment, margin: float) -> Clipped:
+    """Clips the incident side to the width of the reference side, extended by `margin` at both ends."""
+    along_reference = -tangent(reference.normal)
+    width = dot(along_reference, reference.end - reference.start)
+    ends = jnp.stack([incident.start, incident.end], 1)
+    along = dot(along_reference[:, None], ends - reference.start[:, None])
     low, high = -margin, width + margin
     remains = (jnp.maximum(*along) >= low) & (jnp.minimum(*along) <= high)
     slope = along[1] - along[0]
@@ -77,31 +78,31 @@ def clip(reference: jax.Array, normal: jax.Array, incident: jax.Array, margin: f
     late, early = along[0] > high, along[0] < low
     swapped = late | (early & (along[1] <= high))
     fraction, feature = (jnp.where(swapped, values[::-1], values) for values in (fraction, feature))
-    point = incident[:, :1] + fraction * (incident[:, 1:] - incident[:, :1])
-    return Clipped(point, dot(normal[:, None], point - reference[:, :1]), remains, feature)
+    point = ends[:, :1] + fraction * (ends[:, 1:] - ends[:, :1])
+    height = dot(reference.normal[:, None], point - reference.start[:, None])
+    return Clipped(point, height, remains, feature)
 
 
-def _manifold(
-    first_is_reference: jax.Array, first: jax.Array, second: jax.Array, normals: jax.Array, near: jax.Array, margin: float
-) -> Manifold:
+def _manifold(first_is_reference: jax.Array, reference: Segment, incident: Segment, near: jax.Array, margin: float) -> Manifold:
     """Manifold of two shapes.
 
     Args:
         first_is_reference: (..., E) bool, whether the first shape has the reference side.
-        first: (2 roles, 2, 2 ends, ..., E), side of the first shape as reference and as incident side.
-        second: the same of the second shape.
-        normals: (2 shapes, 2, ..., E), outward normals of the reference sides.
+        reference: the reference side.
+        incident: the incident side.
         near: (..., E) bool, whether the shapes are close enough to touch.
         margin: extension of the reference side.
     """
-    reference = jnp.where(first_is_reference, first[0], second[0])
-    incident = jnp.where(first_is_reference, second[1], first[1])
-    normal = jnp.where(first_is_reference, normals[0], normals[1])
-    point, height, remains, feature = clip(reference, normal, incident, margin)
-    point = point - 0.5 * height * normal[:, None]
+    point, height, remains, feature = clip(reference, incident, margin)
+    point = point - 0.5 * height * reference.normal[:, None]
     touching = (near & remains) & (height <= COLLISION_MARGIN)
     sign = jnp.where(first_is_reference, 1.0, -1.0)
-    return Manifold(sign * normal, point, height - COLLISION_MARGIN, touching, ~first_is_reference, feature)
+    return Manifold(sign * reference.normal, point, height - COLLISION_MARGIN, touching, ~first_is_reference, feature)
+
+
+def _choose(first: jax.Array, one: Segment, other: Segment) -> Segment:
+    """The side `one` where `first`, otherwise the `other`."""
+    return jax.tree.map(functools.partial(jnp.where, first), one, other)
 
 
 def _prefer_second(first: jax.Array, second: jax.Array) -> jax.Array:
@@ -127,38 +128,35 @@ def ground_manifold(shape: Placed, left: jax.Array, right: jax.Array, exists: ja
         facing = jnp.where(real, -dot(normal, up[:, None]), -FAR)
         return up, fold(jnp.minimum, of_edge), of_side, facing
 
-    def choose(shape: Placed, of_side: jax.Array, facing: jax.Array, edge_is_reference: jax.Array) -> jax.Array:
-        score = jnp.where(edge_is_reference, facing, of_side)
-        return at_maximum(score, jnp.broadcast_to(sides(shape)[:, :, None], (6, *score.shape)))[1]
+    def choose(shape: Placed, of_side: jax.Array, facing: jax.Array, edge_is_reference: jax.Array) -> Segment:
+        under_each = Placed(shape.corner[:, :, None], shape.normal[:, :, None], shape.real[:, None])
+        return best_side(jnp.where(edge_is_reference, facing, of_side), under_each)[1]
 
     up, edge_separation, of_side, facing = separately(measure, shape, left, right)
     side_separation = fold(jnp.maximum, of_side)
     edge_is_reference = ~_prefer_second(edge_separation, side_separation)
-    chosen = separately(choose, shape, of_side, facing, edge_is_reference)
+    side = separately(choose, shape, of_side, facing, edge_is_reference)
     near = exists & (edge_separation <= COLLISION_MARGIN) & (side_separation <= COLLISION_MARGIN)
-    edge, side = jnp.stack([right, left], 1), jnp.stack([chosen[:2], chosen[2:4]], 1)
-    first, second = jnp.stack([edge, edge[:, ::-1]]), jnp.stack([side, side])
-    normals = jnp.stack([up, chosen[4:]])
-    return separately(functools.partial(_manifold, margin=0.0), edge_is_reference, first, second, normals, near)
+    reference = _choose(edge_is_reference, Segment(right, left, up), side)
+    incident = _choose(edge_is_reference, side, Segment(left, right, up))
+    return separately(functools.partial(_manifold, margin=0.0), edge_is_reference, reference, incident, near)
 
 
 def polygon_manifold(first: Placed, second: Placed) -> Manifold:
     """Manifolds of polygons with others in the same coordinates, as in Box2D's b2CollidePolygons."""
 
-    def separation(one: Placed, other: Placed) -> tuple[jax.Array, jax.Array]:
+    def separation(one: Placed, other: Placed) -> tuple[jax.Array, Segment]:
         reach = fold(jnp.minimum, (dot(one.normal, corner[:, None]) for corner in jnp.moveaxis(other.corner, 1, 0)))
-        return at_maximum(jnp.where(one.real, reach - dot(one.normal, one.corner), -FAR), sides(one))
+        return best_side(jnp.where(one.real, reach - dot(one.normal, one.corner), -FAR), one)
 
-    def facing(one: Placed, towards: jax.Array) -> jax.Array:
-        return at_maximum(jnp.where(one.real, -dot(one.normal, towards[:, None]), -FAR), sides(one))[1]
+    def facing(one: Placed, towards: jax.Array) -> Segment:
+        return best_side(jnp.where(one.real, -dot(one.normal, towards[:, None]), -FAR), one)[1]
 
     first_separation, of_first = separately(separation, first, second)
     second_separation, of_second = separately(separation, second, first)
     first_is_reference = ~_prefer_second(first_separation, second_separation)
-    towards = jnp.where(first_is_reference, of_first[4:], of_second[4:])
-    of_first = jnp.where(first_is_reference, of_first, separately(facing, first, towards))
-    of_second = jnp.where(first_is_reference, separately(facing, second, towards), of_second)
+    reference = _choose(first_is_reference, of_first, of_second)
+    facings = (separately(facing, each, reference.normal) for each in (second, first))
+    incident = _choose(first_is_reference, *facings)
     near = (first_separation <= COLLISION_MARGIN) & (second_separation <= COLLISION_MARGIN)
-    one, other = (jnp.stack([of[:2], of[2:4]], 1) for of in (of_first, of_second))
-    both, normals = (jnp.stack([one, one]), jnp.stack([other, other])), jnp.stack([of_first[4:], of_second[4:]])
-    return separately(functools.partial(_manifold, margin=COLLISION_MARGIN), first_is_reference, *both, normals, near)
+    return separately(functools.partial(_manifold, margin=COLLISION_MARGIN), first_is_reference, reference, incident, near)
