@@ -11,7 +11,7 @@ from envs_jax.batching import fold
 from envs_jax.multiwalker import model
 from envs_jax.multiwalker.model import INERTIA, MASS, single
 from envs_jax.multiwalker.physics.contact_constraint import Body, ContactConstraint, make_contact_constraint
-from envs_jax.multiwalker.physics.contact_detection import ContactPoints, Contacts, GroundManifolds, ground_feature_ids
+from envs_jax.multiwalker.physics.contact_detection import ContactPoints, Contacts
 from envs_jax.multiwalker.physics.geometry import Motion, running_count
 from envs_jax.multiwalker.physics.manifold import Manifold, select_manifolds
 
@@ -111,25 +111,14 @@ def make_constraints(contacts: ContactSet) -> list[ContactConstraint]:
     ]
 
 
-def _first_edges(manifold: Manifold, count: int) -> Manifold:
-    """The first `count` edges that each body touches. Unused slots are zeros."""
-    touching = manifold.touching.any(0)
-    rank = jnp.where(touching, running_count(touching), 0)
-    return manifold if len(touching) == count else select_manifolds(manifold, rank, count)
-
-
 def _on_ground(contacts: Contacts, group: tuple[int, ...]) -> ContactSet:
-    """Contacts of a group of bodies with the ground, the edges from left to right."""
-
-    def of_group(ground: GroundManifolds, start: int) -> Manifold:
-        manifold = ground.manifold
-        manifold = manifold._replace(feature=jnp.where(manifold.touching, ground_feature_ids(ground), 0.0))
-        return _first_edges(jax.tree.map(lambda leaf: leaf[..., start::2, :, :], manifold), EDGES[group])
-
-    found = [of_group(contacts.legs, 1)] if group == FEET else [of_group(contacts.hull, 0), of_group(contacts.legs, 0)]
-    manifold = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, -3), *found)
+    """Contacts of a group of bodies with the first edges that they touch, from left to right."""
+    which = np.array(group)
+    manifold = jax.tree.map(lambda leaf: leaf[..., which, :, :], contacts.ground)
+    touching = manifold.touching.any(0)
+    manifold = select_manifolds(manifold, jnp.where(touching, running_count(touching), 0), EDGES[group])
     constants = 1 / MASS, 1 / INERTIA, np.sqrt(model.FRICTION * model.TERRAIN_FRICTION)
-    inv_mass, inv_inertia, friction = (jnp.asarray(single(of)[np.array(group), None, None]) for of in constants)
+    inv_mass, inv_inertia, friction = (jnp.asarray(single(of)[which, None, None]) for of in constants)
     return ContactSet((_bodies(group),), (Body(manifold.point, inv_mass, inv_inertia),), manifold, friction)
 
 

@@ -73,10 +73,9 @@ def joint_angles(angle: jax.Array) -> jax.Array:
 def _inverse(matrix: jax.Array) -> jax.Array:
     """Inverse of symmetric positive definite matrices (k, k, ...), by Gauss-Jordan elimination in place."""
     for k in range(len(matrix)):
-        pivot = 1 / matrix[k, k]
-        row = (matrix[k] * pivot).at[k].set(pivot)
-        column = matrix[:, k]
-        matrix = (matrix.at[:, k].set(0.0) - column[:, None] * row[None]).at[k].set(row)
+        own = (np.arange(len(matrix)) == k)[:, None, None]
+        row = jnp.where(own, 1.0, matrix[k]) / matrix[k, k]
+        matrix = jnp.where(own[:, None], row, jnp.where(own, 0.0, matrix) - matrix[:, k, None] * row)
     return matrix
 
 

@@ -19,7 +19,7 @@ from envs_jax.multiwalker.physics.geometry import Placed, place, rotate, running
 from envs_jax.multiwalker.physics.manifold import Manifold, ground_manifold, polygon_manifold
 from envs_jax.multiwalker.physics.masked_loops import apply_where
 
-LEG_EDGES, HULL_EDGES = 4, 6  # largest number of edges under a body
+EDGES, LEG_EDGES = 6, 4  # largest number of ground edges under a hull, and under a leg
 PAIRS = 3  # pairs of bodies per pair of neighbours whose manifolds are computed
 AT_A_TIME = 1 / 8  # of all pairs of neighbours
 NO_CONTACT, NUM_TOUCHABLE = -9, LEG_EDGES + 3
@@ -36,7 +36,9 @@ class ContactPoints(NamedTuple):
         normal: (2, K, n, E), direction of the normal impulse on the body.
         r: (2, K, n, E), from the body's centre of mass to the point.
         separation: (K, n, E), negative where the skins overlap.
-        body: (K, n, E) float, index of the body; -1 for unused slots.
+        one_hot: (5, K, n, E) float, one-hot index of the body.
+        inv_mass: (K, n, E), 1 / mass of the body.
+        inv_inertia: (K, n, E), 1 / inertia of the body.
         friction: (K, n, E), coefficient of friction.
         feature_id: (K, n, E) float, by which the next step finds the accumulated impulse; 0 for unused slots.
         reference_is_second: (K, n, E) bool, whether the reference side belongs to the second body. The second body is the
@@ -46,7 +48,9 @@ class ContactPoints(NamedTuple):
     normal: jax.Array
     r: jax.Array
     separation: jax.Array
-    body: jax.Array
+    one_hot: jax.Array
+    inv_mass: jax.Array
+    inv_inertia: jax.Array
     friction: jax.Array
     feature_id: jax.Array
     reference_is_second: jax.Array
@@ -56,45 +60,13 @@ class ContactPoints(NamedTuple):
         """Slots that hold a contact point, (K, n, E) bool."""
         return self.feature_id > 0
 
-    @property
-    def one_hot(self) -> jax.Array:
-        """One-hot index of the body, (5, K, n, E) float."""
-        return (self.body == jnp.arange(NUM_BODIES, dtype=jnp.float32).reshape(-1, 1, 1, 1)).astype(jnp.float32)
-
-    @property
-    def inv_mass(self) -> jax.Array:
-        """1 / mass of the body, (K, n, E)."""
-        return _of_body(self.body, 1 / model.MASS)
-
-    @property
-    def inv_inertia(self) -> jax.Array:
-        """1 / moment of inertia of the body, (K, n, E)."""
-        return _of_body(self.body, 1 / model.INERTIA)
-
-
-def _of_body(body: jax.Array, values: np.ndarray) -> jax.Array:
-    """Values (5,) of the bodies of contact points; 0 in unused slots."""
-    return fold(jnp.add, (jnp.where(body == b, single(value), 0.0) for b, value in enumerate(values)))
-
-
-class GroundManifolds(NamedTuple):
-    """Manifolds of bodies with the edges under them.
-
-    Attributes:
-        manifold: (edges, bodies, n, E).
-        first: (bodies, n, E) int32, number of the first edge under each body.
-    """
-
-    manifold: Manifold
-    first: jax.Array
-
 
 class Contacts(NamedTuple):
     """All contacts at one time.
 
     Attributes:
-        legs: legs on the ground.
-        hull: hulls on the ground.
+        ground: manifolds of bodies with the ground edges under them, from left to right (6, 5, n, E). Their features are unique
+            among a body's points, and 0 for points that do not exist.
         package: contacts of walkers with the package, two points.
         package_r: (2, 2 points, n, E), from the package's centre of mass to those points.
         neighbours: contacts of the left walkers of all n - 1 pairs of neighbours, and those of the right walkers, two points.
@@ -104,8 +76,7 @@ class Contacts(NamedTuple):
         dropped: (E,) bool, whether the package touches the ground or a leg.
     """
 
-    legs: GroundManifolds
-    hull: GroundManifolds
+    ground: Manifold
     package: ContactPoints
     package_r: jax.Array
     neighbours: tuple[ContactPoints, ContactPoints]
@@ -118,32 +89,37 @@ def _make_points(
     normal: jax.Array, r: jax.Array, separation: jax.Array, feature_id: jax.Array, friction: np.ndarray
 ) -> ContactPoints:
     """Makes contact points. `feature_id` mod 5 is the body. `feature_id` // 5 mod 8 is 4 `reference_is_second` + `feature`."""
-    body, reference_is_second = jnp.where(feature_id > 0, feature_id % NUM_BODIES, -1.0), feature_id // (4 * NUM_BODIES) % 2 > 0
-    return ContactPoints(normal, r, separation, body, _of_body(body, friction), feature_id, reference_is_second)
+    number = jnp.arange(NUM_BODIES, dtype=jnp.float32).reshape(-1, *[1] * feature_id.ndim)
+    one_hot = (((feature_id % NUM_BODIES)[None] == number) & (feature_id > 0)).astype(jnp.float32)
+
+    def of_body(values: np.ndarray) -> jax.Array:
+        return fold(jnp.add, one_hot * single(values).reshape(number.shape))
+
+    mass, reference_is_second = (of_body(1 / model.MASS), of_body(1 / model.INERTIA)), feature_id // (4 * NUM_BODIES) % 2 > 0
+    return ContactPoints(normal, r, separation, one_hot, *mass, of_body(friction), feature_id, reference_is_second)
 
 
-def _on_ground(shape: Placed, pose: jax.Array, heights: jax.Array, present: jax.Array, edges: int) -> GroundManifolds:
-    """Manifolds of bodies at `pose` (3, B, n, E) with the ground. They and `shape` are relative to the centres of mass."""
+def _on_ground(shape: Placed, pose: jax.Array, heights: jax.Array, present: jax.Array) -> tuple[Manifold, jax.Array]:
+    """Manifolds of bodies at `pose` (3, 5, n, E) with the ground, as in `Contacts`, and the number of the first edge (5, n, E).
+
+    They and `shape` are relative to the centres of mass.
+    """
     left = pose[0] + fold(jnp.minimum, shape.corner[0]) - COLLISION_MARGIN
-    x, y, there, first = terrain.window(heights, left, edges + 1)
+    x, y, there, first = terrain.window(heights, left, EDGES + 1)
     point = jnp.stack([x - pose[0], y - pose[1]])
     manifold = ground_manifold(shape, point[:, :-1], point[:, 1:], there[:-1] & there[1:])
-    return GroundManifolds(manifold._replace(touching=manifold.touching & present), first)
+    touching = manifold.touching & present
+    number = first.astype(jnp.float32) + jnp.arange(2.0, EDGES + 2).reshape(-1, 1, 1, 1)
+    feature = jnp.where(touching, 8 * number + 4 * manifold.reference_is_second + manifold.feature, 0.0)
+    return manifold._replace(touching=touching, feature=feature), first
 
 
-def ground_feature_ids(ground: GroundManifolds) -> jax.Array:
-    """Feature ids (2 points, edges, bodies, n, E): positive integers that are unique among a body's points."""
-    manifold = ground.manifold
-    number = jnp.arange(len(manifold.reference_is_second), dtype=jnp.float32).reshape(-1, 1, 1, 1)
-    return 8 * (ground.first.astype(jnp.float32) + number + 2) + 4 * manifold.reference_is_second + manifold.feature
-
-
-def _candidates(ground: GroundManifolds, bodies: slice) -> jax.Array:
-    """All points of bodies with edges: normal, r, separation, feature id and whether they touch, (7, 2 * edges * B, n, E)."""
-    manifold = ground.manifold
+def _candidates(ground: Manifold, bodies: slice, edges: int) -> jax.Array:
+    """Points of bodies with their first edges: normal, r, separation and feature id, (6, 2 * edges * B, n, E)."""
+    manifold = jax.tree.map(lambda leaf: leaf[..., :edges, bodies, :, :], ground)
     which = jnp.arange(NUM_BODIES, dtype=jnp.float32)[bodies].reshape(-1, 1, 1)
-    feature_id = NUM_BODIES * ground_feature_ids(ground) + which
-    values = *manifold.normal, *manifold.point, manifold.separation, feature_id, manifold.touching.astype(jnp.float32)
+    feature_id = jnp.where(manifold.touching, NUM_BODIES * manifold.feature + which, 0.0)
+    values = *manifold.normal, *manifold.point, manifold.separation, feature_id
     return jnp.stack([jnp.broadcast_to(each, feature_id.shape).reshape(-1, *feature_id.shape[3:]) for each in values])
 
 
@@ -152,13 +128,13 @@ def ground_contact_points(contacts: Contacts, count: int) -> ContactPoints:
     friction = np.sqrt(model.FRICTION * model.TERRAIN_FRICTION)
 
     def choose(candidates: jax.Array) -> ContactPoints:
-        rank = running_count(candidates[-1] > 0)
+        rank = running_count(candidates[5] > 0)
         index = (rank[None] <= jnp.arange(count).reshape(-1, 1, 1, 1)).astype(jnp.int32).sum(1)
         index, used = jnp.minimum(index, len(rank) - 1)[None], index < len(rank)
-        chosen = jnp.where(used, jnp.take_along_axis(candidates[:-1], index, 1, mode="promise_in_bounds"), 0.0)
+        chosen = jnp.where(used, jnp.take_along_axis(candidates, index, 1, mode="promise_in_bounds"), 0.0)
         return _make_points(chosen[:2], chosen[2:4], chosen[4], chosen[5], friction)
 
-    parts = _candidates(contacts.legs, LEGS), _candidates(contacts.hull, slice(0, 1))
+    parts = _candidates(contacts.ground, LEGS, LEG_EDGES), _candidates(contacts.ground, slice(0, 1), EDGES)
     return separately(choose, jnp.concatenate(parts, 1))
 
 
@@ -280,11 +256,7 @@ def detect_contacts(
     """
     shape = place(_SHAPES, pose, pose[:2])
 
-    def on_ground(bodies: slice, edges: int) -> GroundManifolds:
-        own = Placed(shape.corner[:, :, bodies], shape.normal[:, :, bodies], shape.real[:, bodies])
-        return separately(functools.partial(_on_ground, edges=edges), own, pose[:, bodies], heights, present)
-
-    legs, hull = on_ground(LEGS, LEG_EDGES), on_ground(slice(0, 1), HULL_EDGES)
+    ground, first = separately(_on_ground, shape, pose, heights, present)
     from_package = pose[:2] + jnp.where(present, 0.0, 1e3) - package_pose[:2, None, None]
     with_package, package_r, on_package = separately(
         functools.partial(_with_package, package), package_pose, shape, from_package
@@ -295,17 +267,16 @@ def detect_contacts(
     by_right = jnp.concatenate([pair_touches.any(1), padding], 1)
     by_left = jnp.concatenate([padding, pair_touches.any(0)], 1)
 
-    foot_edges = jnp.arange(LEG_EDGES).reshape(-1, 1, 1, 1) + legs.first[1::2]
-    on_edges = jnp.where(legs.manifold.touching.any(0)[:, 1::2], foot_edges, NO_CONTACT)
+    foot_edges = jnp.arange(LEG_EDGES).reshape(-1, 1, 1, 1) + first[model.LOWER_LEGS]
+    on_edges = jnp.where(ground.touching.any(0)[:LEG_EDGES, model.LOWER_LEGS], foot_edges, NO_CONTACT)
     touched = (-3, on_package), (-4, by_left), (-5, by_right)
     others = [jnp.where(on[model.LOWER_LEGS], number, NO_CONTACT) for number, on in touched]
     return Contacts(
-        legs=legs,
-        hull=hull,
+        ground=ground,
         package=with_package,
         package_r=package_r,
         neighbours=(one, other),
         feet=jnp.concatenate([on_edges, jnp.stack(others)]).astype(jnp.int32),
-        fallen=hull.manifold.touching.any((0, 1, 2)) | by_left[HULL] | by_right[HULL],
+        fallen=ground.touching[:, :, HULL].any((0, 1)) | by_left[HULL] | by_right[HULL],
         dropped=on_package[1:].any((0, 1)) | package_on_ground(package, package_pose, heights, COLLISION_MARGIN),
     )

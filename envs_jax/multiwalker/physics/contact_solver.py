@@ -312,10 +312,8 @@ def _side(points: ContactPoints, moved: jax.Array) -> Side:
 
 def _spread(points: ContactPoints, change: Motion) -> jax.Array:
     """Displacements of all bodies (3, 5, n, E) from those of bodies in contact (K, n, E), all applied at once."""
-    one_hot = points.one_hot
-    linear = fold(jnp.add, (one_hot[:, k] * change.linear[:, None, k] for k in range(one_hot.shape[1])))
-    angular = fold(jnp.add, (one_hot[:, k] * change.angular[k] for k in range(one_hot.shape[1])))
-    return joined(Motion(linear, angular))
+    values = joined(change)
+    return jnp.stack([fold(jnp.add, jnp.moveaxis(each * values, 1, 0)) for each in points.one_hot], 1)
 
 
 def _correct(points: ContactPoints, first: Side, second: Side, factor: float = BAUMGARTE) -> Correction:
@@ -342,7 +340,8 @@ def correct_package_contacts(
 def correct_neighbour_contacts(left: ContactPoints, right: ContactPoints, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
     """As `correct_ground_contacts` for contacts of the `left` and the `right` walker of each pair of neighbours."""
     found = _correct(right, _side(left, moved[:, :, :-1]), _side(right, moved[:, :, 1:]), BAUMGARTE / 2)
-    change = jnp.zeros_like(moved).at[:, :, :-1].add(_spread(left, found.first))
-    change = change.at[:, :, 1:].add(_spread(right, found.second))
+    no_right, no_left = ((0, 1), (0, 0)), ((1, 0), (0, 0))
+    changes = (_spread(left, found.first), no_right), (_spread(right, found.second), no_left)
+    change = fold(jnp.add, (jnp.pad(each, [(0, 0), (0, 0), *width]) for each, width in changes))
     deepest = found.separation.min(0, initial=0.0)
-    return change, jnp.zeros(moved.shape[2:]).at[:-1].min(deepest).at[1:].min(deepest)
+    return change, jnp.minimum(jnp.pad(deepest, no_right), jnp.pad(deepest, no_left))

@@ -17,7 +17,6 @@ from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
 from envs_jax.multiwalker.physics.contact_constraint import (
     Body,
-    ContactConstraint,
     ContactImpulse,
     make_contact_constraint,
     solve_contact,
@@ -137,15 +136,16 @@ def _stop(legs: _Legs, stops: Manifold, moved: Motion, velocity: jax.Array) -> M
     body, friction = Body(found.r[1], inv_mass, inv_inertia), jnp.asarray(_FRICTION)
     constraints = make_contact_constraint(found.normal[:, 0], stops.touching, (body,), friction)
 
-    def solve(edge: int, constraints: ContactConstraint, velocity: Motion, impulse: ContactImpulse) -> tuple:
-        one = jax.tree.map(lambda leaf: leaf[..., edge, :] if jnp.ndim(leaf) > 1 else leaf, constraints)
-        return solve_contact(one, (velocity,), impulse)
+    # Slices inside the loop would be copied in each iteration.
+    each = [
+        jax.tree.map(lambda leaf, k=k: leaf[..., k, :] if jnp.ndim(leaf) > 1 else leaf, constraints) for k in range(MANIFOLDS)
+    ]
 
     def iteration(carry: tuple) -> tuple:
         velocity, impulse, moving = carry
         new, impulse = velocity, list(impulse)
-        for edge in range(MANIFOLDS):
-            (new,), impulse[edge] = separately(functools.partial(solve, edge), constraints, new, impulse[edge])
+        for k, constraint in enumerate(each):
+            (new,), impulse[k] = separately(solve_contact, constraint, (new,), impulse[k])
         linear, angular = jax.tree.map(lambda now, old: jnp.abs(now - old), new, velocity)
         change = jnp.maximum(jnp.maximum(*linear), angular)
         return jax.tree.map(lambda now, old: jnp.where(moving, now, old), (new, impulse, change > SLOW), carry)

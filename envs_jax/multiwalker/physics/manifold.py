@@ -83,19 +83,18 @@ def clip(reference: Segment, incident: Segment, margin: float) -> Clipped:
     return Clipped(point, height, remains, feature)
 
 
-def _manifold(first_is_reference: jax.Array, reference: Segment, incident: Segment, near: jax.Array, margin: float) -> Manifold:
-    """Manifold of two shapes.
+def _manifold(first_is_reference: jax.Array, reference: Segment, incident: Segment, margin: float) -> Manifold:
+    """Manifold of two shapes that are close enough to touch.
 
     Args:
         first_is_reference: (..., E) bool, whether the first shape has the reference side.
         reference: the reference side.
         incident: the incident side.
-        near: (..., E) bool, whether the shapes are close enough to touch.
         margin: extension of the reference side.
     """
     point, height, remains, feature = clip(reference, incident, margin)
     point = point - 0.5 * height * reference.normal[:, None]
-    touching = (near & remains) & (height <= COLLISION_MARGIN)
+    touching = remains & (height <= COLLISION_MARGIN)
     sign = jnp.where(first_is_reference, 1.0, -1.0)
     return Manifold(sign * reference.normal, point, height - COLLISION_MARGIN, touching, ~first_is_reference, feature)
 
@@ -137,9 +136,14 @@ def ground_manifold(shape: Placed, left: jax.Array, right: jax.Array, exists: ja
     edge_is_reference = ~_prefer_second(edge_separation, side_separation)
     side = separately(choose, shape, of_side, facing, edge_is_reference)
     near = exists & (edge_separation <= COLLISION_MARGIN) & (side_separation <= COLLISION_MARGIN)
-    reference = _choose(edge_is_reference, Segment(right, left, up), side)
-    incident = _choose(edge_is_reference, side, Segment(left, right, up))
-    return separately(functools.partial(_manifold, margin=0.0), edge_is_reference, reference, incident, near)
+
+    def make(edge_is_reference: jax.Array, side: Segment, left: jax.Array, right: jax.Array, up: jax.Array) -> Manifold:
+        reference = _choose(edge_is_reference, Segment(right, left, up), side)
+        incident = _choose(edge_is_reference, side, Segment(left, right, up))
+        return _manifold(edge_is_reference, reference, incident, margin=0.0)
+
+    manifold = separately(make, edge_is_reference, side, left, right, up)
+    return manifold._replace(touching=manifold.touching & near)
 
 
 def polygon_manifold(first: Placed, second: Placed) -> Manifold:
@@ -155,8 +159,13 @@ def polygon_manifold(first: Placed, second: Placed) -> Manifold:
     first_separation, of_first = separately(separation, first, second)
     second_separation, of_second = separately(separation, second, first)
     first_is_reference = ~_prefer_second(first_separation, second_separation)
-    reference = _choose(first_is_reference, of_first, of_second)
-    facings = (separately(facing, each, reference.normal) for each in (second, first))
-    incident = _choose(first_is_reference, *facings)
+    towards = jnp.where(first_is_reference, of_first.normal, of_second.normal)
+    facings = [separately(facing, each, towards) for each in (second, first)]
     near = (first_separation <= COLLISION_MARGIN) & (second_separation <= COLLISION_MARGIN)
-    return separately(functools.partial(_manifold, margin=COLLISION_MARGIN), first_is_reference, reference, incident, near)
+
+    def make(first_is_reference: jax.Array, of_first: Segment, of_second: Segment, facings: list[Segment]) -> Manifold:
+        reference, incident = _choose(first_is_reference, of_first, of_second), _choose(first_is_reference, *facings)
+        return _manifold(first_is_reference, reference, incident, COLLISION_MARGIN)
+
+    manifold = separately(make, first_is_reference, of_first, of_second, facings)
+    return manifold._replace(touching=manifold.touching & near)

@@ -26,11 +26,6 @@ def _pack(tree: Any) -> tuple[dict[str, jax.Array], Callable[[dict[str, jax.Arra
     return {name: jnp.concatenate([_flat(leaves[i]) for i in chosen]) for name, chosen in rows.items()}, unpack
 
 
-def _any(flags: jax.Array) -> jax.Array:
-    """Whether any flag is True. On a CPU this product is a library call. XLA compiles a reduction to several kernels."""
-    return jnp.dot(jnp.ravel(flags).astype(jnp.float32), jnp.ones(flags.size)) > 0
-
-
 def _flat(leaf: jax.Array) -> jax.Array:
     return leaf.reshape(math.prod(leaf.shape[:-1]), leaf.shape[-1])
 
@@ -65,7 +60,7 @@ def apply_where(needed: jax.Array, function: Callable[[Any, Any], Any], given: A
         )
         return left.at[column].set(False, mode="drop"), packed
 
-    return unpack(jax.lax.while_loop(lambda carry: _any(carry[0]), some, (needed, packed))[1])
+    return unpack(jax.lax.while_loop(lambda carry: carry[0].any(), some, (needed, packed))[1])
 
 
 def while_any(count: int, goes_on: Callable[[Any], jax.Array], function: Callable[[Any], Any], start: Any) -> Any:
@@ -74,7 +69,7 @@ def while_any(count: int, goes_on: Callable[[Any], jax.Array], function: Callabl
     `function` must return every other column unchanged, bit for bit. Otherwise columns would depend on each other.
     """
     end = jax.lax.while_loop(
-        lambda carry: (carry[0] < count) & _any(goes_on(carry[1])),
+        lambda carry: (carry[0] < count) & goes_on(carry[1]).any(),
         lambda carry: (carry[0] + 1, function(carry[1])),
         (jnp.zeros((), jnp.int32), start),
     )
