@@ -1,11 +1,15 @@
 """Measures the effect of a change on speed: times two revisions in turns on one machine, and adds a row to the results.
 
 python experiments/benchmark/before_after.py BEFORE AFTER --what "what was changed" [--update maac] [--round] [--turns 30]
+python experiments/benchmark/before_after.py BEFORE AFTER --what "what was changed" --env multiwalker
+
+A row also has the seconds of the first call in a new process, compiling included, of each start.
 """
 
 import argparse
 import importlib
 import io
+import itertools
 import json
 import os
 import statistics
@@ -20,17 +24,15 @@ from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-UPDATES_A_TURN = 5
+UPDATES_A_TURN, STARTS, NUM_ENVS = 5, 3, 512
 
 
-def serve(update: str, rounds: bool) -> None:
-    """For each number on a line of standard input, makes that many updates or rounds and prints the seconds per one."""
-    advance = training_rounds(update) if rounds else updates(update)
-    advance(1)
-    for line in sys.stdin:
+def serve(advance: Callable[[int], None]) -> None:
+    """Prints the seconds of a first call, then for each number on a line of standard input the seconds per one of that many."""
+    for count in itertools.chain([1], map(int, sys.stdin)):
         began = time.perf_counter()
-        advance(int(line))
-        print((time.perf_counter() - began) / int(line), flush=True)
+        advance(count)
+        print((time.perf_counter() - began) / count, flush=True)
 
 
 def first_module(*names: str) -> ModuleType:
@@ -107,18 +109,53 @@ def training_rounds(update: str) -> Callable[[int], None]:
     return advance
 
 
-def open_server(revision: str, folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
-    """Starts a process that serves timings of the code of `revision`."""
-    archive = subprocess.run(["git", "-C", str(ROOT), "archive", revision], check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(folder, filter="data")
+def steps(name: str) -> Callable[[int], None]:
+    """Returns a function that takes `count` steps of environments with random actions, and waits for them."""
+    import jax
+
+    import envs_jax
+    from envs_jax.reference_policies import sample_action
+
+    env = envs_jax.auto_reset(envs_jax.make(name))
+    mask = jax.numpy.broadcast_to(env.spec.action_mask, (NUM_ENVS, *env.spec.action_mask.shape))
+
+    def step(_: jax.Array, carry: Any) -> Any:
+        state, key = carry
+        next_key, act_key, step_key = jax.random.split(key, 3)
+        action = sample_action(env.spec, act_key, mask)
+        return jax.vmap(env.step)(jax.random.split(step_key, NUM_ENVS), state, action)[0], next_key
+
+    program = jax.jit(lambda carry, count: jax.lax.fori_loop(0, count, step, carry), donate_argnums=0)
+    state = [(jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), NUM_ENVS))[0], jax.random.key(1))]
+
+    def advance(count: int) -> None:
+        state[0] = jax.block_until_ready(program(state[0], count))
+
+    return advance
+
+
+def open_server(revision: str, folder: Path, arguments: list[str]) -> tuple[subprocess.Popen[str], float]:
+    """Starts a process that serves timings of the code of `revision`; returns it and the seconds of its first call."""
+    if not folder.exists():
+        archive = subprocess.run(["git", "-C", str(ROOT), "archive", revision], check=True, capture_output=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(folder, filter="data")
     command = [sys.executable, __file__, "--serve", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder)
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment |= {"PYTHONPATH": str(folder)}
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder)
+    assert server.stdout is not None
+    return server, float(server.stdout.readline())
+
+
+def close(server: subprocess.Popen[str]) -> None:
+    """Ends a process."""
+    server.kill()
+    server.wait()
 
 
 def take_turns(servers: list[subprocess.Popen[str]], turns: int) -> list[list[float]]:
-    """Seconds per update or round of each server in each turn."""
+    """Seconds per update, round or step of each server in each turn."""
     seconds: list[list[float]] = [[] for _ in servers]
     for turn in range(turns + 1):
         for server, taken in zip(servers, seconds, strict=True):
@@ -145,12 +182,13 @@ def main() -> None:
     parser.add_argument(
         "--round", action="store_true", help="time whole rounds of training with this update, in batches of 256"
     )
+    parser.add_argument("--env", help=f"time steps of {NUM_ENVS} copies of this environment instead")
     parser.add_argument("--turns", type=int, default=30, help="number of times that each revision is timed (default 30)")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "benchmark_changes.json")
     asked = parser.parse_args()
     if asked.serve:
-        return serve(asked.update, asked.round)
+        return serve(steps(asked.env) if asked.env else (training_rounds if asked.round else updates)(asked.update))
     if len(asked.revisions) != 2 or not asked.what:
         parser.error("give the revisions before and after the change, and a description with --what.")
 
@@ -160,14 +198,24 @@ def main() -> None:
 
     names = [commit(revision) for revision in asked.revisions]
     with tempfile.TemporaryDirectory() as folder:
-        arguments = ["--update", asked.update, *(["--round"] if asked.round else [])]
-        servers = [open_server(name, Path(folder, name), arguments) for name in names]
+        arguments = ["--env", asked.env] if asked.env else ["--update", asked.update, *(["--round"] if asked.round else [])]
+        first_calls: list[list[float]] = [[] for _ in names]
+        servers: list[subprocess.Popen[str]] = []
+        for _ in range(STARTS):
+            for server in servers:
+                close(server)
+            opened = [open_server(name, Path(folder, name), arguments) for name in names]
+            servers = [server for server, _ in opened]
+            for taken, (_, seconds_of_start) in zip(first_calls, opened, strict=True):
+                taken.append(seconds_of_start)
         seconds = take_turns(servers, asked.turns)
         for server in servers:
-            server.kill()
-            server.wait()
-    before, after = ({"revision": name} | spread(taken) for name, taken in zip(names, seconds, strict=True))
-    measured = {"round_with" if asked.round else "update": asked.update}
+            close(server)
+    before, after = (
+        {"revision": name, "first_calls": starts} | spread(taken)
+        for name, starts, taken in zip(names, first_calls, seconds, strict=True)
+    )
+    measured = {"env": asked.env} if asked.env else {"round_with" if asked.round else "update": asked.update}
     ratio = statistics.median(new / old for old, new in zip(*seconds, strict=True))
     row = {"what": asked.what, **measured, "before": before, "after": after, "median_ratio_of_turns": ratio}
     row["machine"] = describe_machine()
