@@ -143,11 +143,11 @@ TUNED: dict[str, dict[str, Preset]] = {
         "mappo": Preset(_COVER_MAPPO | {"share_policy": False, "gae_lambda": 0.95} | _length(100_000, 20), 1.9),
     },
     "pursuit": {
-        "maac": Preset(_MAAC | _SLOW | _SHARED | _CHASE | {"gamma": 0.99} | _length(6_000, 30, 20)),
+        "maac": Preset(_MAAC | _SLOW | _SHARED | _CHASE | {"gamma": 0.99} | _length(6_000, 30, 20), 8.4),
         "mamd": Preset(_MAMD | _SLOW | _SHARED | _CHASE | {"tau": 0.05} | _length(6_000, 30, 20)),
-        "mamt": Preset(_MAMT | _SLOW | _SHARED | _CHASE | {"gamma": 0.99, "tau": 0.05} | _length(6_000, 30, 20)),
+        "mamt": Preset(_MAMT | _SLOW | _SHARED | _CHASE | {"gamma": 0.99, "tau": 0.05} | _length(6_000, 30, 20), 11.0),
         "maddpg": Preset(_MADDPG | _FAST | _CHASE | {"share_policy": True} | _length(6_000, 30, 20)),
-        "mappo": Preset(_PURSUIT_MAPPO | _length(4_000, 10, 20)),
+        "mappo": Preset(_PURSUIT_MAPPO | _length(4_000, 10, 20), 10.0),
     },
     "multiwalker": {
         "maac": Preset(_WALKERS | UNTUNED.options),
