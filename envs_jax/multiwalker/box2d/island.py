@@ -15,12 +15,7 @@ from envs_jax.multiwalker.box2d.position_solver import PositionProblem, correct_
 from envs_jax.multiwalker.box2d.revolute_joint import JointImpulse, RevoluteJoint, apply_joint_impulse, make_joints, solve_joint
 from envs_jax.multiwalker.model import NUM_BODIES, NUM_JOINTS
 from envs_jax.multiwalker.physics.articulation import CHILD, ORDER, PARENT, joint_limits
-from envs_jax.multiwalker.physics.contact_constraint import (
-    ContactConstraint,
-    ContactImpulse,
-    solve_contact,
-    warm_start_contact,
-)
+from envs_jax.multiwalker.physics.contact_constraint import ContactConstraint, ContactImpulse, solve_contact, warm_start_contact
 from envs_jax.multiwalker.physics.contact_detection import Contacts
 from envs_jax.multiwalker.physics.contact_solver import match_warm_start
 from envs_jax.multiwalker.physics.geometry import joined, motion, running_count

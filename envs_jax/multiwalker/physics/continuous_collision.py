@@ -15,12 +15,7 @@ import numpy as np
 from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
-from envs_jax.multiwalker.physics.contact_constraint import (
-    Body,
-    ContactImpulse,
-    make_contact_constraint,
-    solve_contact,
-)
+from envs_jax.multiwalker.physics.contact_constraint import Body, ContactImpulse, make_contact_constraint, solve_contact
 from envs_jax.multiwalker.physics.contact_detection import NO_CONTACT
 from envs_jax.multiwalker.physics.contact_solver import LINEAR_SLOP, Side, correct_contact, ground_side, overlap
 from envs_jax.multiwalker.physics.geometry import Motion, Placed, clearance, joined, motion, rotate, running_count
