@@ -85,7 +85,7 @@ class Package(NamedTuple):
         length: metres.
         mass: kilograms.
         inertia: moment of inertia about the centre of mass.
-        shape: polygon around the centre of mass.
+        shape: polygon around the centre of mass, with as many corners as those of `BODIES`.
     """
 
     length: float
@@ -99,4 +99,4 @@ def make_package(num_walkers: int) -> Package:
     length = 240 / SCALE * num_walkers / 1.75
     corner = box(length, 10 / SCALE)
     mass, inertia, _ = mass_properties(corner, 1.0)
-    return Package(length, mass, inertia, polygons(corner))
+    return Package(length, mass, inertia, polygons(np.concatenate([corner, corner[-1:]])))

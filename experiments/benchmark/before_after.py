@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-UPDATES_A_TURN, STARTS, NUM_ENVS = 5, 3, 512
+UPDATES_A_TURN, NUM_ENVS = 5, 512
 
 
 def serve(advance: Callable[[int], None]) -> None:
@@ -184,6 +184,7 @@ def main() -> None:
     )
     parser.add_argument("--env", help=f"time steps of {NUM_ENVS} copies of this environment instead")
     parser.add_argument("--turns", type=int, default=30, help="number of times that each revision is timed (default 30)")
+    parser.add_argument("--starts", type=int, default=3, help="number of times that each revision is started (default 3)")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "benchmark_changes.json")
     asked = parser.parse_args()
@@ -201,7 +202,7 @@ def main() -> None:
         arguments = ["--env", asked.env] if asked.env else ["--update", asked.update, *(["--round"] if asked.round else [])]
         first_calls: list[list[float]] = [[] for _ in names]
         servers: list[subprocess.Popen[str]] = []
-        for _ in range(STARTS):
+        for _ in range(asked.starts):
             for server in servers:
                 close(server)
             opened = [open_server(name, Path(folder, name), arguments) for name in names]

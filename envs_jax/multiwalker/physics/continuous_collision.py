@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs_jax.batching import fold, separately
+from envs_jax.batching import separately
 from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import LEG_HEIGHT, LEGS, LOWER_WIDTH, TIME_STEP, UPPER_WIDTH, single
 from envs_jax.multiwalker.physics.contact_constraint import Body, ContactImpulse, make_contact_constraint, solve_contact
@@ -210,18 +210,20 @@ def _land_once(legs: _Legs, flight: _Flight) -> _Flight:
 
 
 def _clearance(legs: _Legs, pose: jax.Array) -> jax.Array:
-    """Clearance of legs at `pose` (3, L, M) above the ground, (L, M)."""
-    number = jnp.arange(POINTS, dtype=jnp.float32)[:, None, None]
-    return clearance(_place(legs, pose), legs.left + terrain.STEP * number - pose[0], legs.height[:, None] - pose[1])
+    """Clearance of legs at `pose` (3, M) above the ground, (M,)."""
+    number = jnp.arange(POINTS, dtype=jnp.float32)[:, None]
+    return clearance(_place(legs, pose), legs.left + terrain.STEP * number - pose[0], legs.height - pose[1])
 
 
 def _may_touch(legs: _Legs, looks: int) -> jax.Array:
     """Whether legs can reach the ground, (M,): a conservative test of the clearance at a number of poses, `looks`."""
     displacement = legs.after - legs.before
     furthest = (jnp.sqrt(displacement[0] ** 2 + displacement[1] ** 2) + _REACH * jnp.abs(displacement[2])) / (2 * looks)
-    fraction = single((np.arange(looks) + 0.5) / looks)[:, None]
-    clearance = _clearance(legs, legs.before[:, None] + fraction * displacement[:, None])
-    return LEVEL * fold(jnp.minimum, clearance) < TARGET + TOLERANCE + furthest
+
+    def look(number: jax.Array, lowest: jax.Array) -> jax.Array:
+        return jnp.minimum(lowest, _clearance(legs, legs.before + (number + 0.5) / looks * displacement))
+
+    return LEVEL * jax.lax.fori_loop(0, looks, look, jnp.full_like(furthest, jnp.inf)) < TARGET + TOLERANCE + furthest
 
 
 class Landed(NamedTuple):

@@ -5,7 +5,7 @@ to its width. What remains of that side gives up to two contact points. Vectors 
 """
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from envs_jax.batching import fold, separately
 from envs_jax.multiwalker.model import COLLISION_MARGIN
 from envs_jax.multiwalker.physics.geometry import FAR, Placed, Segment, best_side, dot, tangent
+
+T = TypeVar("T")
 
 
 class Manifold(NamedTuple):
@@ -99,8 +101,8 @@ def _manifold(first_is_reference: jax.Array, reference: Segment, incident: Segme
     return Manifold(sign * reference.normal, point, height - COLLISION_MARGIN, touching, ~first_is_reference, feature)
 
 
-def _choose(first: jax.Array, one: Segment, other: Segment) -> Segment:
-    """The side `one` where `first`, otherwise the `other`."""
+def _choose(first: jax.Array, one: T, other: T) -> T:
+    """Arrays of `one` where `first`, otherwise of the `other`."""
     return jax.tree.map(functools.partial(jnp.where, first), one, other)
 
 
@@ -147,25 +149,21 @@ def ground_manifold(shape: Placed, left: jax.Array, right: jax.Array, exists: ja
 
 
 def polygon_manifold(first: Placed, second: Placed) -> Manifold:
-    """Manifolds of polygons with others in the same coordinates, as in Box2D's b2CollidePolygons."""
+    """Manifolds of polygons with others in the same coordinates, as in Box2D's b2CollidePolygons. All have V corners."""
 
     def separation(one: Placed, other: Placed) -> tuple[jax.Array, Segment]:
         reach = fold(jnp.minimum, (dot(one.normal, corner[:, None]) for corner in jnp.moveaxis(other.corner, 1, 0)))
         return best_side(jnp.where(one.real, reach - dot(one.normal, one.corner), -FAR), one)
 
-    def facing(one: Placed, towards: jax.Array) -> Segment:
-        return best_side(jnp.where(one.real, -dot(one.normal, towards[:, None]), -FAR), one)[1]
+    def facing(first_is_reference: jax.Array, first: Placed, second: Placed, towards: jax.Array) -> Segment:
+        other = _choose(first_is_reference, second, first)
+        return best_side(jnp.where(other.real, -dot(other.normal, towards[:, None]), -FAR), other)[1]
 
     first_separation, of_first = separately(separation, first, second)
     second_separation, of_second = separately(separation, second, first)
     first_is_reference = ~_prefer_second(first_separation, second_separation)
-    towards = jnp.where(first_is_reference, of_first.normal, of_second.normal)
-    facings = [separately(facing, each, towards) for each in (second, first)]
+    reference = _choose(first_is_reference, of_first, of_second)
+    incident = separately(facing, first_is_reference, first, second, reference.normal)
+    manifold = separately(functools.partial(_manifold, margin=COLLISION_MARGIN), first_is_reference, reference, incident)
     near = (first_separation <= COLLISION_MARGIN) & (second_separation <= COLLISION_MARGIN)
-
-    def make(first_is_reference: jax.Array, of_first: Segment, of_second: Segment, facings: list[Segment]) -> Manifold:
-        reference, incident = _choose(first_is_reference, of_first, of_second), _choose(first_is_reference, *facings)
-        return _manifold(first_is_reference, reference, incident, COLLISION_MARGIN)
-
-    manifold = separately(make, first_is_reference, of_first, of_second, facings)
     return manifold._replace(touching=manifold.touching & near)
