@@ -117,8 +117,7 @@ def _warm_start(problem: _Problem, state: _State) -> _State:
         bodies[a], bodies[b] = apply_joint_impulse(problem.joints[j], j, bodies[a], bodies[b], impulse.point, turn)
     motions = state.motions._replace(bodies=tuple(bodies))
     for contacts, constraints, impulses in zip(problem.contacts, problem.constraints, state.contacts, strict=True):
-        still = tuple(jax.tree.map(jnp.zeros_like, place.read(motions)) for place in contacts.places)
-        change = still
+        change = tuple(jax.tree.map(jnp.zeros_like, place.read(motions)) for place in contacts.places)
         for constraint, impulse in zip(constraints, impulses, strict=True):
             change = warm_start_contact(constraint, impulse, change)
         for place, each in zip(contacts.places, change, strict=True):

@@ -114,7 +114,10 @@ def best_side(score: jax.Array, shape: Placed) -> tuple[jax.Array, Segment]:
 
 
 def running_count(flags: jax.Array) -> jax.Array:
-    """Number of True `flags` (K, ...) up to and including each, int32. On a CPU XLA's cumulative sum takes K steps for each."""
+    """Number of True `flags` (K, ...) up to and including each, int32.
+
+    It is a matrix product, because XLA compiles a cumulative sum to a slow window reduction on a CPU.
+    """
     return jnp.tensordot(np.tri(len(flags), dtype=np.float32), flags.astype(jnp.float32), 1).astype(jnp.int32)
 
 
