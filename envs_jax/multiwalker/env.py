@@ -22,7 +22,7 @@ from envs_jax.multiwalker.scripted import stand
 from envs_jax.scene import Scene
 from envs_jax.validation import require_choice, require_count, require_number, require_switch
 
-MAX_LINEAR_CORRECTION = 5.0
+MAX_PUSH = 5.0  # N
 FORWARD, UPRIGHT = 130 / model.SCALE, -5.0
 GOAL = 10  # distance of the goal from the end, in points of the ground
 
@@ -224,7 +224,7 @@ def _reset(key: jax.Array, rules: Rules) -> tuple[MultiWalkerState, TimeStep]:
     ground_key, push_key, noise_key = jax.random.split(key, 3)
     n = rules.spec.num_agents
     bits = jax.random.bits(ground_key, (rules.terrain_length,), jnp.uint32)
-    push = jax.random.uniform(push_key, (n,), jnp.float32, -MAX_LINEAR_CORRECTION, MAX_LINEAR_CORRECTION)
+    push = jax.random.uniform(push_key, (n,), jnp.float32, -MAX_PUSH, MAX_PUSH)
     push = jnp.full_like(push, push[0]) if rules.original_rules else push
     noise = jax.random.normal(noise_key, (n, NUM_NOISY), jnp.float32)
     state, observation = batch_last(functools.partial(_open, rules=rules))(bits, push, noise)

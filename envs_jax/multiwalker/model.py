@@ -31,17 +31,11 @@ def single(values: Any) -> np.ndarray:
 
 
 class Polygons(NamedTuple):
-    """Convex polygons with V corners in counter-clockwise order. A polygon with fewer corners repeats the last one.
+    """Convex polygons with V corners in counter-clockwise order. A polygon with fewer corners repeats the last one."""
 
-    Attributes:
-        corner: (V, ..., 2).
-        normal: (V, ..., 2), outward unit normal of the side from each corner to the next.
-        real: (V, ...) bool, whether that side has a positive length.
-    """
-
-    corner: np.ndarray
-    normal: np.ndarray
-    real: np.ndarray
+    corner: np.ndarray  # (V, ..., 2)
+    normal: np.ndarray  # (V, ..., 2), outward unit normal of the side from each corner to the next
+    real: np.ndarray  # (V, ...) bool, whether that side has a positive length
 
 
 def polygons(corners: np.ndarray) -> Polygons:
@@ -79,19 +73,12 @@ BODIES = polygons(np.stack([np.concatenate([s, s[-1:]])[:5] - c for s, (_, _, c)
 
 
 class Package(NamedTuple):
-    """Package that walkers carry.
+    """Package that walkers carry."""
 
-    Attributes:
-        length: metres.
-        mass: kilograms.
-        inertia: moment of inertia about the centre of mass.
-        shape: polygon around the centre of mass, with as many corners as those of `BODIES`.
-    """
-
-    length: float
-    mass: float
-    inertia: float
-    shape: Polygons
+    length: float  # metres
+    mass: float  # kilograms
+    inertia: float  # moment of inertia about the centre of mass
+    shape: Polygons  # polygon around the centre of mass, with as many corners as those of `BODIES`
 
 
 def make_package(num_walkers: int) -> Package:

@@ -28,17 +28,11 @@ class Motions(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Bodies that contacts act on.
+    """Bodies that contacts act on."""
 
-    Attributes:
-        read: reads their motion.
-        add: adds a change to their motion.
-        walkers: index of their walkers; None for the package.
-    """
-
-    read: Callable[[Motions], Motion]
-    add: Callable[[Motions, Motion], Motions]
-    walkers: int | slice | None
+    read: Callable[[Motions], Motion]  # reads their motion
+    add: Callable[[Motions, Motion], Motions]  # adds a change to their motion
+    walkers: int | slice | None  # index of their walkers; None for the package
 
 
 def _sum(one: Motion, other: Motion) -> Motion:
@@ -82,19 +76,12 @@ def _bodies(group: tuple[int, ...]) -> Place:
 
 
 class ContactSet(NamedTuple):
-    """Contacts of the same bodies with K ground edges, or with another body (K = 1).
+    """Contacts of the same bodies with K ground edges, or with another body (K = 1)."""
 
-    Attributes:
-        places: where the bodies that move are, the one to which the normal points last.
-        bodies: these bodies, with `r` (2, 2 points, K, ...).
-        manifold: manifolds (K, ...). Their features are unique among the points of the set, and 0 for unused points.
-        friction: coefficient of friction.
-    """
-
-    places: tuple[Place, ...]
-    bodies: tuple[Body, ...]
-    manifold: Manifold
-    friction: jax.Array
+    places: tuple[Place, ...]  # where the bodies that move are, the one to which the normal points last
+    bodies: tuple[Body, ...]  # these bodies, with `r` (2, 2 points, K, ...)
+    manifold: Manifold  # manifolds (K, ...). Their features are unique among the points of the set, and 0 for unused points.
+    friction: jax.Array  # coefficient of friction
 
 
 def make_constraints(contacts: ContactSet) -> list[ContactConstraint]:

@@ -14,27 +14,16 @@ from envs_jax.multiwalker.physics.masked_loops import while_any
 
 
 class PositionProblem(NamedTuple):
-    """What position correction reads.
+    """What position correction reads."""
 
-    Attributes:
-        pose: (3, 5, n, E), at the beginning of the step.
-        package_pose: (3, E), likewise.
-        contacts: all contacts.
-        limits: active limits of joints.
-        entered: as in `correct_joints`.
-        present: (n, E) bool, walkers that have not been removed.
-        linked: (n, E) bool, walkers that touch the package or another walker.
-        carrying: (n, E) bool, walkers that touch the package.
-    """
-
-    pose: jax.Array
-    package_pose: jax.Array
-    contacts: list[ContactSet]
-    limits: Limits
-    entered: jax.Array
-    present: jax.Array
-    linked: jax.Array
-    carrying: jax.Array
+    pose: jax.Array  # (3, 5, n, E), at the beginning of the step
+    package_pose: jax.Array  # (3, E), likewise
+    contacts: list[ContactSet]  # all contacts
+    limits: Limits  # active limits of joints
+    entered: jax.Array  # as in `correct_joints`
+    present: jax.Array  # (n, E) bool, walkers that have not been removed
+    linked: jax.Array  # (n, E) bool, walkers that touch the package or another walker
+    carrying: jax.Array  # (n, E) bool, walkers that touch the package
 
 
 def _correct_contacts(all_contacts: list[ContactSet], moved: Motions, deepest: jax.Array) -> tuple[Motions, jax.Array]:

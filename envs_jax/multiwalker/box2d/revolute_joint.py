@@ -17,34 +17,20 @@ class RevoluteJoint(NamedTuple):
     """One revolute joint of all walkers. Scalars are (n, E), vectors (2, n, E).
 
     The 3 x 3 inverse effective mass matrix of the point constraint and the angular limit has the diagonal xx, yy, zz.
-
-    Attributes:
-        r: from the centres of mass of the parent and the child to the anchor, two vectors.
-        diagonal: vector xx, yy.
-        off_diagonal: xy.
-        determinant: xx yy - xy xy.
-        column: vector xz, yz.
-        corner: zz.
-        adjugate: vector, first two entries of the last row of the adjugate of the matrix. The third is `determinant`.
-        whole_determinant: determinant of the matrix.
-        at_lower: bool, whether the joint is at its lower limit.
-        at_upper: bool, whether the joint is at its upper limit.
-        motor_speed: target angular velocity of the motor.
-        max_motor_impulse: largest impulse of the motor in a step.
     """
 
-    r: tuple[jax.Array, jax.Array]
-    diagonal: jax.Array
-    off_diagonal: jax.Array
-    determinant: jax.Array
-    column: jax.Array
-    corner: jax.Array
-    adjugate: jax.Array
-    whole_determinant: jax.Array
-    at_lower: jax.Array
-    at_upper: jax.Array
-    motor_speed: jax.Array
-    max_motor_impulse: jax.Array
+    r: tuple[jax.Array, jax.Array]  # from the centres of mass of the parent and the child to the anchor, two vectors
+    diagonal: jax.Array  # vector xx, yy
+    off_diagonal: jax.Array  # xy
+    determinant: jax.Array  # xx yy - xy xy
+    column: jax.Array  # vector xz, yz
+    corner: jax.Array  # zz
+    adjugate: jax.Array  # vector, first two entries of the last row of the adjugate of the matrix. The third is `determinant`.
+    whole_determinant: jax.Array  # determinant of the matrix
+    at_lower: jax.Array  # bool, whether the joint is at its lower limit
+    at_upper: jax.Array  # bool, whether the joint is at its upper limit
+    motor_speed: jax.Array  # target angular velocity of the motor
+    max_motor_impulse: jax.Array  # largest impulse of the motor in a step
 
 
 def make_joints(angle: jax.Array, action: jax.Array) -> list[RevoluteJoint]:

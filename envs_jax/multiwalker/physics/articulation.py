@@ -12,27 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.batching import fold, separately
-from envs_jax.multiwalker.model import (
-    HULL_CENTRE,
-    INERTIA,
-    JOINT_LOWER,
-    JOINT_REFERENCE,
-    JOINT_SPEED,
-    JOINT_UPPER,
-    LEG_DOWN,
-    LEG_HEIGHT,
-    MASS,
-    NUM_BODIES,
-    NUM_JOINTS,
-    TIME_STEP,
-    TORQUE,
-    single,
-)
+from envs_jax.multiwalker import model
+from envs_jax.multiwalker.model import INERTIA, JOINT_REFERENCE, LEG_HEIGHT, MASS, NUM_BODIES, NUM_JOINTS, single
 from envs_jax.multiwalker.physics.geometry import cross, dot, perpendicular, rotate, tangent
 
 PARENT, CHILD = (0, 1, 0, 3), (1, 2, 3, 4)  # bodies of the hip and the knee of each side
 ORDER = (3, 2, 0, 1)  # in which Box2D visits the joints
-HIP = -HULL_CENTRE + np.array([0.0, LEG_DOWN])
+HIP = -model.HULL_CENTRE + np.array([0.0, model.LEG_DOWN])
 KNEE = np.array([0.0, -LEG_HEIGHT / 2])
 LINEAR_SLOP, ANGULAR_SLOP, MAX_ANGULAR_CORRECTION = 0.005, np.pi / 90, 8 * np.pi / 180
 LEVER = np.array([[0, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 2, 1, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 2, 1]])
@@ -50,14 +36,11 @@ Components = tuple[jax.Array, jax.Array, jax.Array]
 class Articulation(NamedTuple):
     """Kinematics and inertia of the articulations of n walkers at one pose.
 
-    Attributes:
-        offset: (2, 5, n, E), from the hull's centre of mass to the hips, and from the upper end of each leg to its centre.
-        inv_inertia: (5, 5, n, E), inverse of the generalized inertia of the angular velocities, from which the hull's
-            translation has been eliminated (Schur complement).
+    The hull's translation has been eliminated from the generalized inertia (Schur complement).
     """
 
-    offset: jax.Array
-    inv_inertia: jax.Array
+    offset: jax.Array  # (2, 5, n, E), from the hull's centre of mass to the hips, from the upper end of each leg to its centre
+    inv_inertia: jax.Array  # (5, 5, n, E), inverse inertia of the angular velocities
 
 
 def _column(values: np.ndarray, ndim: int) -> jax.Array:
@@ -141,26 +124,18 @@ def stack_poses(parts: list[Components]) -> jax.Array:
 
 def joint_limits(angle: jax.Array) -> Limits:
     """Active limits at the bodies' angles (5, n, E)."""
-    joint, (lower, upper) = joint_angles(angle), (single(a)[:, None, None] for a in (JOINT_LOWER, JOINT_UPPER))
+    joint, (lower, upper) = joint_angles(angle), (single(a)[:, None, None] for a in (model.JOINT_LOWER, model.JOINT_UPPER))
     return Limits(joint <= lower, joint >= upper)
 
 
 class Motors(NamedTuple):
-    """Motors and limits of joints, which constrain the difference of two angular velocities, (4, n, E).
+    """Motors and limits of joints, which constrain the difference of two angular velocities, (4, n, E)."""
 
-    Attributes:
-        inv_mass_jacobian: (7, 4, n, E), change of the generalized velocity per unit impulse.
-        inv_effective_mass: change of the joint's angular velocity per unit impulse.
-        target: impulse that accelerates a joint from rest to the target velocity of its motor.
-        max_impulse: largest impulse of the motor in a step.
-        limits: active limits.
-    """
-
-    inv_mass_jacobian: jax.Array
-    inv_effective_mass: jax.Array
-    target: jax.Array
-    max_impulse: jax.Array
-    limits: Limits
+    inv_mass_jacobian: jax.Array  # (7, 4, n, E), change of the generalized velocity per unit impulse
+    inv_effective_mass: jax.Array  # change of the joint's angular velocity per unit impulse
+    target: jax.Array  # impulse that accelerates a joint from rest to the target velocity of its motor
+    max_impulse: jax.Array  # largest impulse of the motor in a step
+    limits: Limits  # active limits
 
 
 def make_motors(articulation: Articulation, angle: jax.Array, action: jax.Array) -> Motors:
@@ -173,8 +148,8 @@ def make_motors(articulation: Articulation, angle: jax.Array, action: jax.Array)
     return Motors(
         inv_mass_jacobian=response,
         inv_effective_mass=inv_effective_mass,
-        target=jnp.sign(action) * single(JOINT_SPEED)[:, None, None] / inv_effective_mass,
-        max_impulse=TIME_STEP * TORQUE * jnp.clip(jnp.abs(action), 0.0, 1.0),
+        target=jnp.sign(action) * single(model.JOINT_SPEED)[:, None, None] / inv_effective_mass,
+        max_impulse=model.TIME_STEP * model.TORQUE * jnp.clip(jnp.abs(action), 0.0, 1.0),
         limits=joint_limits(angle),
     )
 
@@ -227,7 +202,7 @@ def _correct_joint(
     a, b = PARENT[j], CHILD[j]
     inv_inertia_a, inv_inertia_b = 1 / INERTIA[a], 1 / INERTIA[b]
     joint = child[2] - parent[2] - single(JOINT_REFERENCE[j])
-    below, above = joint - single(JOINT_LOWER[j]), joint - single(JOINT_UPPER[j])
+    below, above = joint - single(model.JOINT_LOWER[j]), joint - single(model.JOINT_UPPER[j])
     at_lower, at_upper = limits.at_lower[j], limits.at_upper[j]
     turn = jnp.where(at_lower, jnp.clip(below + ANGULAR_SLOP, -MAX_ANGULAR_CORRECTION, 0.0), 0.0)
     turn = jnp.where(at_upper, jnp.clip(above - ANGULAR_SLOP, 0.0, MAX_ANGULAR_CORRECTION), turn)

@@ -9,19 +9,12 @@ WORST_CONDITION = 1000.0
 
 
 class Block(NamedTuple):
-    """Inverse effective mass matrix of two contact points along the normal. Arrays have the same shape.
+    """Inverse effective mass matrix of two contact points along the normal. Arrays have the same shape."""
 
-    Attributes:
-        own: diagonal entries, two arrays; 1 for unused points.
-        other: off-diagonal entry.
-        used: two bool arrays, points that receive impulses.
-        together: bool, whether both points are used and the matrix is well conditioned. Otherwise each point is solved alone.
-    """
-
-    own: tuple[jax.Array, jax.Array]
-    other: jax.Array
-    used: tuple[jax.Array, jax.Array]
-    together: jax.Array
+    own: tuple[jax.Array, jax.Array]  # diagonal entries, two arrays; 1 for unused points
+    other: jax.Array  # off-diagonal entry
+    used: tuple[jax.Array, jax.Array]  # two bool arrays, points that receive impulses
+    together: jax.Array  # bool, whether both points are used and the matrix is well conditioned; else each is solved alone
 
 
 def make_block(touching: jax.Array, own: jax.Array, other: jax.Array) -> Block:

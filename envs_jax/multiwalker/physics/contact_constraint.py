@@ -17,39 +17,23 @@ Velocities = tuple[Motion, ...]
 
 
 class Body(NamedTuple):
-    """A body in contact.
+    """A body in contact."""
 
-    Attributes:
-        r: (2, 2 points, ...), from its centre of mass to the points.
-        inv_mass: 1 / mass.
-        inv_inertia: 1 / moment of inertia.
-        sign: direction in which impulses act on it, -1 for the first of two bodies.
-    """
-
-    r: jax.Array
-    inv_mass: jax.Array
-    inv_inertia: jax.Array
-    sign: float = 1.0
+    r: jax.Array  # (2, 2 points, ...), from its centre of mass to the points
+    inv_mass: jax.Array  # 1 / mass
+    inv_inertia: jax.Array  # 1 / moment of inertia
+    sign: float = 1.0  # direction in which impulses act on it, -1 for the first of two bodies
 
 
 class ContactConstraint(NamedTuple):
-    """Constraints of a manifold.
+    """Constraints of a manifold."""
 
-    Attributes:
-        direction: (2, 2 rows, ...), tangent and normal.
-        bodies: the bodies that move.
-        torque: of each body, its angular jacobian (2 rows, 2 points, ...).
-        inv_tangent_mass: (2 points, ...), inverse effective mass along the tangent, infinite for unused points.
-        friction: coefficient of friction.
-        block: inverse effective mass matrix along the normal.
-    """
-
-    direction: jax.Array
-    bodies: tuple[Body, ...]
-    torque: tuple[jax.Array, ...]
-    inv_tangent_mass: jax.Array
-    friction: jax.Array
-    block: Block
+    direction: jax.Array  # (2, 2 rows, ...), tangent and normal
+    bodies: tuple[Body, ...]  # the bodies that move
+    torque: tuple[jax.Array, ...]  # of each body, its angular jacobian (2 rows, 2 points, ...)
+    inv_tangent_mass: jax.Array  # (2 points, ...), inverse effective mass along the tangent, infinite for unused points
+    friction: jax.Array  # coefficient of friction
+    block: Block  # inverse effective mass matrix along the normal
 
 
 def make_contact_constraint(

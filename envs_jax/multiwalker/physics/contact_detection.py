@@ -32,28 +32,18 @@ _SHAPES = model.Polygons(*(array[:, :, None] for array in BODIES))  # (V, 5, 1, 
 class ContactPoints(NamedTuple):
     """Contact points on bodies of walkers. Unused slots are zeros.
 
-    Attributes:
-        normal: (2, K, n, E), direction of the normal impulse on the body.
-        r: (2, K, n, E), from the body's centre of mass to the point.
-        separation: (K, n, E), negative where the skins overlap.
-        one_hot: (5, K, n, E) float, one-hot index of the body.
-        inv_mass: (K, n, E), 1 / mass of the body.
-        inv_inertia: (K, n, E), 1 / inertia of the body.
-        friction: (K, n, E), coefficient of friction.
-        feature_id: (K, n, E) float, by which the next step finds the accumulated impulse; 0 for unused slots.
-        reference_is_second: (K, n, E) bool, whether the reference side belongs to the second body. The second body is the
-            walker's in contacts with the ground and the package, and the right walker's in contacts of neighbours.
+    The second body is that of the walker, and in contacts of neighbours that of the right walker.
     """
 
-    normal: jax.Array
-    r: jax.Array
-    separation: jax.Array
-    one_hot: jax.Array
-    inv_mass: jax.Array
-    inv_inertia: jax.Array
-    friction: jax.Array
-    feature_id: jax.Array
-    reference_is_second: jax.Array
+    normal: jax.Array  # (2, K, n, E), direction of the normal impulse on the body
+    r: jax.Array  # (2, K, n, E), from the body's centre of mass to the point
+    separation: jax.Array  # (K, n, E), negative where the skins overlap
+    one_hot: jax.Array  # (5, K, n, E) float, one-hot index of the body
+    inv_mass: jax.Array  # (K, n, E), 1 / mass of the body
+    inv_inertia: jax.Array  # (K, n, E), 1 / inertia of the body
+    friction: jax.Array  # (K, n, E), coefficient of friction
+    feature_id: jax.Array  # (K, n, E) float, by which the next step finds the accumulated impulse; 0 for unused slots
+    reference_is_second: jax.Array  # (K, n, E) bool, whether the reference side belongs to the second body
 
     @property
     def used(self) -> jax.Array:
@@ -64,25 +54,20 @@ class ContactPoints(NamedTuple):
 class Contacts(NamedTuple):
     """All contacts at one time.
 
-    Attributes:
-        ground: manifolds of bodies with the ground edges under them, from left to right (6, 5, n, E). Their features are unique
-            among a body's points, and 0 for points that do not exist.
-        package: contacts of walkers with the package, two points.
-        package_r: (2, 2 points, n, E), from the package's centre of mass to those points.
-        neighbours: contacts of the left walkers of all n - 1 pairs of neighbours, and those of the right walkers, two points.
-        feet: (k, 2, n, E) int32, what each lower leg touches: numbers of ground edges, negative numbers for other bodies, -9
-            for nothing.
-        fallen: (n, E) bool, whether the hull touches the ground or another walker.
-        dropped: (E,) bool, whether the package touches the ground or a leg.
+    Features of ground manifolds are unique among a body's points, and 0 for points that do not exist.
     """
 
-    ground: Manifold
-    package: ContactPoints
-    package_r: jax.Array
-    neighbours: tuple[ContactPoints, ContactPoints]
-    feet: jax.Array
-    fallen: jax.Array
-    dropped: jax.Array
+    ground: Manifold  # of bodies with the ground edges under them, from left to right (6, 5, n, E)
+    package: ContactPoints  # contacts of walkers with the package, two points
+    package_r: jax.Array  # (2, 2 points, n, E), from the package's centre of mass to those points
+    neighbours: tuple[
+        ContactPoints, ContactPoints
+    ]  # of the left and the right walkers of n - 1 pairs of neighbours, two points
+    feet: (
+        jax.Array
+    )  # (k, 2, n, E) int32, what lower legs touch: numbers of ground edges, negative ones of bodies, -9 for nothing
+    fallen: jax.Array  # (n, E) bool, whether the hull touches the ground or another walker
+    dropped: jax.Array  # (E,) bool, whether the package touches the ground or a leg
 
 
 def _make_points(

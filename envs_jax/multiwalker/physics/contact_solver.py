@@ -25,19 +25,12 @@ V = TypeVar("V")
 
 
 class ContactRows(NamedTuple):
-    """Jacobian rows of K contacts of n walkers: 2 per contact, along the tangent and along the normal.
+    """Jacobian rows of K contacts of n walkers: 2 per contact, along the tangent and along the normal."""
 
-    Attributes:
-        jacobian: (2, K, 7, n, E). Its product with the generalized velocity is the speed along the row.
-        inv_mass_jacobian: (2, K, 7, n, E), change of the generalized velocity per unit impulse.
-        inv_effective_mass: (2, K, n, E), change of the row's speed per unit impulse. It is infinite in unused slots.
-        friction: (K, n, E), coefficient of friction.
-    """
-
-    jacobian: jax.Array
-    inv_mass_jacobian: jax.Array
-    inv_effective_mass: jax.Array
-    friction: jax.Array
+    jacobian: jax.Array  # (2, K, 7, n, E). Its product with the generalized velocity is the speed along the row.
+    inv_mass_jacobian: jax.Array  # (2, K, 7, n, E), change of the generalized velocity per unit impulse
+    inv_effective_mass: jax.Array  # (2, K, n, E), change of the row's speed per unit impulse. It is infinite in unused slots.
+    friction: jax.Array  # (K, n, E), coefficient of friction
 
 
 def make_contact_rows(articulation: Articulation, points: ContactPoints) -> ContactRows:
@@ -117,18 +110,14 @@ def solve_ground_contacts(rows: ContactRows, qvel: jax.Array, impulse: list[jax.
 class PackageRows(NamedTuple):
     """Jacobian rows of contacts between walkers and the package.
 
-    Attributes:
-        walker: the walkers' part.
-        jacobian: (3, 2 rows, 2 points, n, E), the package's part of the jacobian.
-        inv_mass_jacobian: (3, 2, 2, n, E), change of the package's velocity per unit impulse.
-        inv_effective_mass: (2, 2, n, E). Each walker in contact counts with an equal share of the package (mass splitting). All
-            walkers can then apply impulses at the same time, and the iterations still converge.
+    Each walker in contact counts with an equal share of the package (mass splitting). All walkers can then apply impulses at
+    the same time, and the iterations still converge.
     """
 
-    walker: ContactRows
-    jacobian: jax.Array
-    inv_mass_jacobian: jax.Array
-    inv_effective_mass: jax.Array
+    walker: ContactRows  # the walkers' part
+    jacobian: jax.Array  # (3, 2 rows, 2 points, n, E), the package's part of the jacobian
+    inv_mass_jacobian: jax.Array  # (3, 2, 2, n, E), change of the package's velocity per unit impulse
+    inv_effective_mass: jax.Array  # (2, 2, n, E)
 
 
 def make_package_rows(articulation: Articulation, points: ContactPoints, r: jax.Array, package: model.Package) -> PackageRows:
@@ -166,17 +155,11 @@ def solve_package_contacts(
 
 
 class NeighbourRows(NamedTuple):
-    """Jacobian rows of contacts between neighbours, at the left and at the right walker of each pair.
+    """Jacobian rows of contacts between neighbours, at the left and at the right walker of each pair."""
 
-    Attributes:
-        left: rows of each walker as the left one of a pair; zeros for the last walker.
-        right: rows of each walker as the right one of a pair; zeros for the first walker.
-        inv_effective_mass: (2 rows, 2 points, n - 1, E). Walkers count with half their mass (mass splitting).
-    """
-
-    left: ContactRows
-    right: ContactRows
-    inv_effective_mass: jax.Array
+    left: ContactRows  # rows of each walker as the left one of a pair; zeros for the last walker
+    right: ContactRows  # rows of each walker as the right one of a pair; zeros for the first walker
+    inv_effective_mass: jax.Array  # (2 rows, 2 points, n - 1, E). Walkers count with half their mass (mass splitting).
 
 
 def make_neighbour_rows(articulation: Articulation, left: ContactPoints, right: ContactPoints) -> NeighbourRows:
@@ -210,19 +193,12 @@ def solve_neighbour_contacts(
 
 
 class Side(NamedTuple):
-    """One of two bodies in contact.
+    """One of two bodies in contact."""
 
-    Attributes:
-        moved: displacement since contact detection.
-        r: (2, ...), from its centre of mass to the contact point at contact detection.
-        inv_mass: 1 / mass.
-        inv_inertia: 1 / moment of inertia.
-    """
-
-    moved: Motion
-    r: jax.Array
-    inv_mass: jax.Array
-    inv_inertia: jax.Array
+    moved: Motion  # displacement since contact detection
+    r: jax.Array  # (2, ...), from its centre of mass to the contact point at contact detection
+    inv_mass: jax.Array  # 1 / mass
+    inv_inertia: jax.Array  # 1 / moment of inertia
 
 
 def ground_side(like: jax.Array) -> Side:
@@ -232,17 +208,11 @@ def ground_side(like: jax.Array) -> Side:
 
 
 class Overlap(NamedTuple):
-    """Contact geometry at the current poses of two bodies.
+    """Contact geometry at the current poses of two bodies."""
 
-    Attributes:
-        normal: (2, ...), from the first to the second body.
-        r: from the centre of mass of each body to the point, two vectors (2, ...).
-        separation: negative where the skins overlap.
-    """
-
-    normal: jax.Array
-    r: tuple[jax.Array, jax.Array]
-    separation: jax.Array
+    normal: jax.Array  # (2, ...), from the first to the second body
+    r: tuple[jax.Array, jax.Array]  # from the centre of mass of each body to the point, two vectors (2, ...)
+    separation: jax.Array  # negative where the skins overlap
 
 
 def turned(vector: jax.Array, angle: jax.Array) -> jax.Array:

@@ -39,23 +39,14 @@ _FRICTION = float(np.sqrt(model.FRICTION[LEGS.start] * model.TERRAIN_FRICTION))
 
 
 class _Legs(NamedTuple):
-    """Motion of M legs and the ground under it.
+    """Motion of M legs and the ground under it."""
 
-    Attributes:
-        before: (3, M), poses at the beginning of the step.
-        after: (3, M), poses at the end of the step without landings.
-        left: (M,), x of the first ground point.
-        height: (k, M), heights of that point and the next ones.
-        there: (k - 1, M) bool, whether the edges between them exist.
-        lower: (M,) bool, whether it is a lower leg.
-    """
-
-    before: jax.Array
-    after: jax.Array
-    left: jax.Array
-    height: jax.Array
-    there: jax.Array
-    lower: jax.Array
+    before: jax.Array  # (3, M), poses at the beginning of the step
+    after: jax.Array  # (3, M), poses at the end of the step without landings
+    left: jax.Array  # (M,), x of the first ground point
+    height: jax.Array  # (k, M), heights of that point and the next ones
+    there: jax.Array  # (k - 1, M) bool, whether the edges between them exist
+    lower: jax.Array  # (M,) bool, whether it is a lower leg
 
 
 def _half_width(legs: _Legs) -> jax.Array:
@@ -152,29 +143,17 @@ def _stop(legs: _Legs, stops: Manifold, moved: Motion, velocity: jax.Array) -> M
 
 
 class _Flight(NamedTuple):
-    """Motion of legs within the step, between landings.
+    """Motion of legs within the step, between landings."""
 
-    Attributes:
-        start: (3, M), current poses.
-        end: (3, M), poses at the end of the step without further landings.
-        velocity: (3, M).
-        time: (M,), elapsed fraction of the step.
-        edges: (k, M) bool, edges that legs can still land on.
-        touched: (k, M) bool, the edge of the next impact.
-        fraction: (M,), time of the next impact as a fraction of the remaining step.
-        active: (M,) bool, whether legs can land again.
-        met: (k, M) bool, all edges that legs touched in their last landing.
-    """
-
-    start: jax.Array
-    end: jax.Array
-    velocity: jax.Array
-    time: jax.Array
-    edges: jax.Array
-    touched: jax.Array
-    fraction: jax.Array
-    active: jax.Array
-    met: jax.Array
+    start: jax.Array  # (3, M), current poses
+    end: jax.Array  # (3, M), poses at the end of the step without further landings
+    velocity: jax.Array  # (3, M)
+    time: jax.Array  # (M,), elapsed fraction of the step
+    edges: jax.Array  # (k, M) bool, edges that legs can still land on
+    touched: jax.Array  # (k, M) bool, the edge of the next impact
+    fraction: jax.Array  # (M,), time of the next impact as a fraction of the remaining step
+    active: jax.Array  # (M,) bool, whether legs can land again
+    met: jax.Array  # (k, M) bool, all edges that legs touched in their last landing
 
 
 def _look_ahead(legs: _Legs, flight: _Flight) -> _Flight:
@@ -227,17 +206,11 @@ def _may_touch(legs: _Legs, looks: int) -> jax.Array:
 
 
 class Landed(NamedTuple):
-    """Legs at the end of the step.
+    """Legs at the end of the step."""
 
-    Attributes:
-        pose: (3, 4, n, E).
-        velocity: (3, 4, n, E).
-        edges: (k, 4, n, E) int32, numbers of the edges that legs touched in their last landing; -9 for none.
-    """
-
-    pose: jax.Array
-    velocity: jax.Array
-    edges: jax.Array
+    pose: jax.Array  # (3, 4, n, E)
+    velocity: jax.Array  # (3, 4, n, E)
+    edges: jax.Array  # (k, 4, n, E) int32, numbers of the edges that legs touched in their last landing; -9 for none
 
 
 def resolve_impacts(heights: jax.Array, present: jax.Array, before: jax.Array, after: jax.Array, velocity: jax.Array) -> Landed:

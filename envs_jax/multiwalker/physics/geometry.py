@@ -44,17 +44,11 @@ def add_scaled(before: Motion, inv_mass: Any, inv_inertia: Any, impulse: jax.Arr
 
 
 class Placed(NamedTuple):
-    """Polygons with V corners at given poses, in world axes.
+    """Polygons with V corners at given poses, in world axes."""
 
-    Attributes:
-        corner: (2, V, ..., E), relative to the origin that the caller chose.
-        normal: (2, V, ..., E), outward unit normal of the side from each corner to the next.
-        real: (V, ..., E) bool, whether that side has a positive length.
-    """
-
-    corner: jax.Array
-    normal: jax.Array
-    real: jax.Array
+    corner: jax.Array  # (2, V, ..., E), relative to the origin that the caller chose
+    normal: jax.Array  # (2, V, ..., E), outward unit normal of the side from each corner to the next
+    real: jax.Array  # (V, ..., E) bool, whether that side has a positive length
 
 
 def dot(a: Vector, b: Vector) -> jax.Array:

@@ -18,24 +18,14 @@ T = TypeVar("T")
 
 
 class Manifold(NamedTuple):
-    """Contact manifold of a first and a second shape: up to two points.
+    """Contact manifold of a first and a second shape: up to two points."""
 
-    Attributes:
-        normal: (2, ..., E), unit normal from the first to the second shape.
-        point: (2, 2 points, ..., E), halfway between the two surfaces.
-        separation: (2 points, ..., E), negative where the skins overlap.
-        touching: (2 points, ..., E) bool, whether the point exists.
-        reference_is_second: (..., E) bool, whether the reference side belongs to the second shape.
-        feature: (2 points, ..., E) float, feature id within the manifold, 0 to 3: index of the end of the incident side, plus 2
-            if that end was clipped.
-    """
-
-    normal: jax.Array
-    point: jax.Array
-    separation: jax.Array
-    touching: jax.Array
-    reference_is_second: jax.Array
-    feature: jax.Array
+    normal: jax.Array  # (2, ..., E), unit normal from the first to the second shape
+    point: jax.Array  # (2, 2 points, ..., E), halfway between the two surfaces
+    separation: jax.Array  # (2 points, ..., E), negative where the skins overlap
+    touching: jax.Array  # (2 points, ..., E) bool, whether the point exists
+    reference_is_second: jax.Array  # (..., E) bool, whether the reference side belongs to the second shape
+    feature: jax.Array  # (2 points, ..., E) float, 0 to 3: index of the end of the incident side, plus 2 if it was clipped
 
 
 def select_manifolds(manifold: Manifold, rank: jax.Array, count: int) -> Manifold:
@@ -50,19 +40,12 @@ def select_manifolds(manifold: Manifold, rank: jax.Array, count: int) -> Manifol
 
 
 class Clipped(NamedTuple):
-    """Incident side after clipping to the reference side.
+    """Incident side after clipping to the reference side."""
 
-    Attributes:
-        point: (2, 2 ends, ..., E), in the order in which Box2D's b2ClipSegmentToLine leaves them.
-        height: (2 ends, ..., E), signed distances of the ends from the reference side.
-        remains: (..., E) bool, whether any part of the side remains.
-        feature: (2 ends, ..., E), feature ids, as in `Manifold`.
-    """
-
-    point: jax.Array
-    height: jax.Array
-    remains: jax.Array
-    feature: jax.Array
+    point: jax.Array  # (2, 2 ends, ..., E), in the order in which Box2D's b2ClipSegmentToLine leaves them
+    height: jax.Array  # (2 ends, ..., E), signed distances of the ends from the reference side
+    remains: jax.Array  # (..., E) bool, whether any part of the side remains
+    feature: jax.Array  # (2 ends, ..., E), feature ids, as in `Manifold`
 
 
 def clip(reference: Segment, incident: Segment, margin: float) -> Clipped:

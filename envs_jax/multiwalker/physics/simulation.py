@@ -22,20 +22,12 @@ SOLVERS = {"fast": FAST, "original": ORIGINAL}
 
 
 class StepContacts(NamedTuple):
-    """Contacts during a step.
+    """Contacts during a step."""
 
-    Attributes:
-        feet: (k, 2, n, E) int32, what each lower leg touched at the beginning: numbers of ground edges, negative numbers for
-            other bodies, -9 for nothing.
-        feet_after: (k, 2, n, E) int32, the same after landings within the step.
-        fallen: (n, E) bool, whether the hull touched the ground or another walker.
-        dropped: (E,) bool, whether the package touched the ground or a leg.
-    """
-
-    feet: jax.Array
-    feet_after: jax.Array
-    fallen: jax.Array
-    dropped: jax.Array
+    feet: jax.Array  # (k, 2, n, E) int32, what lower legs touched at the beginning, as in `Contacts`
+    feet_after: jax.Array  # (k, 2, n, E) int32, the same after landings within the step
+    fallen: jax.Array  # (n, E) bool, whether the hull touched the ground or another walker
+    dropped: jax.Array  # (E,) bool, whether the package touched the ground or a leg
 
 
 def _step_contacts(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import model
 from envs_jax.multiwalker.model import NUM_JOINTS
+from envs_jax.multiwalker.physics import contact_solver
 from envs_jax.multiwalker.physics.articulation import (
     Articulation,
     Limits,
@@ -27,23 +28,7 @@ from envs_jax.multiwalker.physics.articulation import (
     to_generalized,
 )
 from envs_jax.multiwalker.physics.contact_detection import ContactPoints, Contacts, ground_contact_points
-from envs_jax.multiwalker.physics.contact_solver import (
-    MIN_SEPARATION,
-    ContactRows,
-    NeighbourRows,
-    PackageRows,
-    correct_ground_contacts,
-    correct_neighbour_contacts,
-    correct_package_contacts,
-    make_contact_rows,
-    make_neighbour_rows,
-    make_package_rows,
-    match_warm_start,
-    solve_ground_contacts,
-    solve_neighbour_contacts,
-    solve_package_contacts,
-    warm_start,
-)
+from envs_jax.multiwalker.physics.contact_solver import MIN_SEPARATION, ContactRows, NeighbourRows, PackageRows
 from envs_jax.multiwalker.physics.masked_loops import apply_where, while_any
 from envs_jax.multiwalker.physics.world import (
     Control,
@@ -103,16 +88,18 @@ def _solve_velocities(
     old, neighbours = world.impulses, contacts.neighbours
     articulation = separately(make_articulation, world.pose[2])
     motors = separately(make_motors, articulation, world.pose[2], control.action)
-    rows = separately(make_contact_rows, articulation, ground)
-    make = functools.partial(make_package_rows, package=package)
+    rows = separately(contact_solver.make_contact_rows, articulation, ground)
+    make = functools.partial(contact_solver.make_package_rows, package=package)
     on_package = separately(make, articulation, contacts.package, contacts.package_r)
     ids = tuple(points.feature_id for points in (ground, contacts.package, neighbours[0]))
-    matched = tuple(separately(match_warm_start, *each) for each in zip(ids, old.feature_ids, old.contacts, strict=True))
+    matched = tuple(
+        separately(contact_solver.match_warm_start, *each) for each in zip(ids, old.feature_ids, old.contacts, strict=True)
+    )
 
     velocity, package_velocity = integrate_velocities(world, control.push)
     qvel = separately(to_generalized, articulation, velocity)
     qvel = qvel + fold(jnp.add, (motors.inv_mass_jacobian[:, j] * each for j, each in enumerate(old.joints)))
-    qvel = warm_start(on_package.walker, warm_start(rows, qvel, matched[0]), matched[1])
+    qvel = contact_solver.warm_start(on_package.walker, contact_solver.warm_start(rows, qvel, matched[0]), matched[1])
     package_velocity += (on_package.inv_mass_jacobian * matched[1].swapaxes(0, 1)[None]).sum((1, 2, 3))
 
     constraints, start = _Constraints(motors, rows, on_package), _VelocityState(qvel, package_velocity, old.joints, matched)
@@ -135,9 +122,9 @@ def _iterate_with_neighbours(
     iterations: int,
 ) -> _VelocityState:
     """As `_iterate`, with contacts of neighbours."""
-    rows, (*_, impulse) = make_neighbour_rows(articulation, *neighbours), start.contacts
-    qvel = warm_start(rows.left, start.qvel, jnp.pad(impulse, [(0, 0), (0, 0), (0, 1), (0, 0)]))
-    qvel = warm_start(rows.right, qvel, jnp.pad(impulse, [(0, 0), (0, 0), (1, 0), (0, 0)]))
+    rows, (*_, impulse) = contact_solver.make_neighbour_rows(articulation, *neighbours), start.contacts
+    qvel = contact_solver.warm_start(rows.left, start.qvel, jnp.pad(impulse, [(0, 0), (0, 0), (0, 1), (0, 0)]))
+    qvel = contact_solver.warm_start(rows.right, qvel, jnp.pad(impulse, [(0, 0), (0, 0), (1, 0), (0, 0)]))
     return _iterate(constraints, rows, start._replace(qvel=qvel), iterations)
 
 
@@ -150,11 +137,11 @@ def _iterate(
         qvel, package_velocity, motors, (ground, package, beside) = state
         qvel, motors = solve_motors(constraints.motors, qvel, motors)
         qvel, package_velocity, package = separately(
-            solve_package_contacts, constraints.package, qvel, package_velocity, package
+            contact_solver.solve_package_contacts, constraints.package, qvel, package_velocity, package
         )
         if neighbours is not None:
-            qvel, beside = solve_neighbour_contacts(neighbours, qvel, beside)
-        qvel, ground = solve_ground_contacts(constraints.ground, qvel, ground)
+            qvel, beside = contact_solver.solve_neighbour_contacts(neighbours, qvel, beside)
+        qvel, ground = contact_solver.solve_ground_contacts(constraints.ground, qvel, ground)
         return qvel, package_velocity, motors, (ground, package, beside)
 
     # Lists spare an update of the whole array for each entry.
@@ -176,21 +163,13 @@ class _PositionProblem(NamedTuple):
 
 
 class _PositionState(NamedTuple):
-    """Variables of position correction.
+    """Variables of position correction."""
 
-    Attributes:
-        pose: (3, 5, n, E).
-        package_pose: (3, E).
-        active: (n, E) bool, walkers that need further iterations.
-        gap: (n, E), largest gap between anchors of a joint.
-        count: (E,) int32, number of iterations so far.
-    """
-
-    pose: jax.Array
-    package_pose: jax.Array
-    active: jax.Array
-    gap: jax.Array
-    count: jax.Array
+    pose: jax.Array  # (3, 5, n, E)
+    package_pose: jax.Array  # (3, E)
+    active: jax.Array  # (n, E) bool, walkers that need further iterations
+    gap: jax.Array  # (n, E), largest gap between anchors of a joint
+    count: jax.Array  # (E,) int32, number of iterations so far
 
 
 def _solve_positions(
@@ -222,14 +201,14 @@ def _correct_positions(
 
     def iteration(state: _PositionState) -> _PositionState:
         active, moved = state.active, state.pose - problem.pose
-        change, deepest = separately(correct_ground_contacts, problem.ground, moved)
+        change, deepest = separately(contact_solver.correct_ground_contacts, problem.ground, moved)
         package_moved = state.package_pose - problem.package_pose
-        from_package, package_change, on_package = correct_package_contacts(
+        from_package, package_change, on_package = contact_solver.correct_package_contacts(
             problem.package, problem.package_r, package, moved, package_moved
         )
         change, deepest = change + from_package, jnp.minimum(deepest, on_package)
         if neighbours:
-            from_neighbours, of_neighbours = correct_neighbour_contacts(*problem.neighbours, moved)
+            from_neighbours, of_neighbours = contact_solver.correct_neighbour_contacts(*problem.neighbours, moved)
             change, deepest = change + from_neighbours, jnp.minimum(deepest, of_neighbours)
         parts, good, gap = separately(correct_joints, state.pose + change, problem.limits, active)
         good &= deepest >= MIN_SEPARATION

@@ -21,21 +21,13 @@ TIE = 1e-6  # m
 
 
 class Sweep(NamedTuple):
-    """Motions of legs (b2Sweep), and the edges below them.
+    """Motions of legs (b2Sweep), and the edges below them."""
 
-    Attributes:
-        start: (3, P), x, y and angle of the legs.
-        end: (3, P).
-        half: (2, P), half the width and half the height of the legs.
-        left: (2, P), left ends of the edges.
-        right: (2, P), right ends of the edges.
-    """
-
-    start: jax.Array
-    end: jax.Array
-    half: jax.Array
-    left: jax.Array
-    right: jax.Array
+    start: jax.Array  # (3, P), x, y and angle of the legs
+    end: jax.Array  # (3, P)
+    half: jax.Array  # (2, P), half the width and half the height of the legs
+    left: jax.Array  # (2, P), left ends of the edges
+    right: jax.Array  # (2, P), right ends of the edges
 
 
 class Axis(NamedTuple):

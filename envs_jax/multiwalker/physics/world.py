@@ -22,71 +22,42 @@ ImpulseShapes = tuple[tuple[int, ...], list[tuple[int, ...]]]
 
 
 class Solver(NamedTuple):
-    """A solver and its settings.
+    """A solver and its settings."""
 
-    Attributes:
-        solve: (world, control, contacts, package, solver) -> world after a step, before continuous collision detection.
-        impulse_shapes: (number of walkers, solver) -> shapes of its impulses.
-        velocity_iterations: number of velocity iterations per step.
-        position_iterations: largest number of position iterations per step.
-        max_position_iterations: largest number of them where joints are still far apart, only in `physics.solver`.
-        ground_points: largest number of contact points of one walker with the ground, only in `physics.solver`.
-    """
-
-    solve: Callable[..., "World"]
-    impulse_shapes: Callable[[int, "Solver"], ImpulseShapes]
-    velocity_iterations: int
-    position_iterations: int
-    max_position_iterations: int = 60
-    ground_points: int = 6
+    solve: Callable[..., "World"]  # (world, control, contacts, package, solver) -> world without landings
+    impulse_shapes: Callable[[int, "Solver"], ImpulseShapes]  # (number of walkers, solver) -> shapes of its impulses
+    velocity_iterations: int  # number of velocity iterations per step
+    position_iterations: int  # largest number of position iterations per step
+    max_position_iterations: int = 60  # largest number of them where joints are still far apart, only in `physics.solver`
+    ground_points: int = 6  # largest number of contact points of one walker with the ground, only in `physics.solver`
 
 
 @flax.struct.dataclass
 class Impulses:
-    """Accumulated impulses of a step and feature ids of its contacts, for the warm start of the next one.
+    """Accumulated impulses of a step and feature ids of its contacts, for the warm start of the next one."""
 
-    Attributes:
-        joints: (4, ..., n, E), in the form of the solver.
-        contacts: of each kind of contacts, (K points, 2, ..., E), along the tangent and along the normal.
-        feature_ids: of each kind, (K, ..., E).
-    """
-
-    joints: jax.Array
-    contacts: tuple[jax.Array, ...]
-    feature_ids: tuple[jax.Array, ...]
+    joints: jax.Array  # (4, ..., n, E), in the form of the solver
+    contacts: tuple[jax.Array, ...]  # of each kind of contacts, (K points, 2, ..., E), along the tangent and along the normal
+    feature_ids: tuple[jax.Array, ...]  # of each kind, (K, ..., E)
 
 
 @flax.struct.dataclass
 class World:
-    """Poses and velocities of all bodies.
+    """Poses and velocities of all bodies."""
 
-    Attributes:
-        pose: (3, 5, n, E), x, y and angle of every body of the walkers.
-        velocity: (3, 5, n, E).
-        package_pose: (3, E).
-        package_velocity: (3, E).
-        impulses: accumulated impulses of the last step.
-    """
-
-    pose: jax.Array
-    velocity: jax.Array
-    package_pose: jax.Array
-    package_velocity: jax.Array
-    impulses: Impulses
+    pose: jax.Array  # (3, 5, n, E), x, y and angle of every body of the walkers
+    velocity: jax.Array  # (3, 5, n, E)
+    package_pose: jax.Array  # (3, E)
+    package_velocity: jax.Array  # (3, E)
+    impulses: Impulses  # accumulated impulses of the last step
 
 
 class Control(NamedTuple):
-    """Inputs of a step.
+    """Inputs of a step."""
 
-    Attributes:
-        action: (4, n, E), from -1 to 1, for the hip and the knee of each side.
-        push: (n, E), force on each hull along x, in newtons.
-        present: (n, E) bool. Other walkers do not move and touch nothing.
-    """
-
-    action: jax.Array
-    push: jax.Array
-    present: jax.Array
+    action: jax.Array  # (4, n, E), from -1 to 1, for the hip and the knee of each side
+    push: jax.Array  # (n, E), force on each hull along x, in newtons
+    present: jax.Array  # (n, E) bool. Other walkers do not move and touch nothing.
 
 
 def initial_world(num_walkers: int, solver: Solver, batch: int) -> World:
