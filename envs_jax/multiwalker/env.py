@@ -70,26 +70,11 @@ class Rules(NamedTuple):
     original_rules: bool
 
 
-def _scale(rules: Rules) -> jax.Array:
-    """Standard deviations of the noise of the last seven observation entries, (7, 1, 1)."""
-    deviation = [rules.position_noise] * (NUM_NOISY - 1) + [rules.angle_noise]
-    return jnp.asarray(deviation, jnp.float32)[:, None, None]
-
-
 def _observe(rules: Rules, state: MultiWalkerState, present: jax.Array, noise: jax.Array) -> jax.Array:
-    """Observations with noise, (n, 31, E)."""
-    world = state.world
-    seen = observe(
-        world.pose,
-        world.velocity,
-        world.package_pose,
-        state.flags,
-        present,
-        state.heights,
-        noise * _scale(rules),
-        rules.package.length,
-    )
-    return seen.swapaxes(0, 1)
+    """Observations (n, 31, E) with the standard normal `noise` (n, 7, E)."""
+    deviation = jnp.asarray([rules.position_noise] * (NUM_NOISY - 1) + [rules.angle_noise], jnp.float32)[:, None, None]
+    noise = noise.swapaxes(0, 1) * deviation
+    return observe(state.world, state.flags, present, state.heights, noise, rules.package.length).swapaxes(0, 1)
 
 
 def contact_flags(flags: jax.Array, before: jax.Array, now: jax.Array) -> jax.Array:
@@ -182,7 +167,7 @@ def _advance(
     )
     outcome = judge(rules, before, world, fell, fallen, dropped)
     displacement = world.package_pose[0] - _start(rules)
-    return state, _observe(rules, state, present, noise.swapaxes(0, 1)), outcome, displacement
+    return state, _observe(rules, state, present, noise), outcome, displacement
 
 
 def _flags(rules: Rules, state: MultiWalkerState, met: simulation.StepContacts) -> jax.Array:
@@ -217,7 +202,7 @@ def _open(bits: jax.Array, push: jax.Array, noise: jax.Array, rules: Rules) -> t
         flags=jnp.zeros((2, n, batch), bool),
         step=jnp.zeros(batch, jnp.int32),
     )
-    return state, _observe(rules, state, ~nothing, noise.swapaxes(0, 1))
+    return state, _observe(rules, state, ~nothing, noise)
 
 
 def _reset(key: jax.Array, rules: Rules) -> tuple[MultiWalkerState, TimeStep]:

@@ -9,6 +9,7 @@ from envs_jax.multiwalker import model, terrain
 from envs_jax.multiwalker.model import BODIES, HULL, HULL_CENTRE, LEGS, single
 from envs_jax.multiwalker.physics.articulation import CHILD, PARENT, joint_angles
 from envs_jax.multiwalker.physics.geometry import cross, dot, place, rotate
+from envs_jax.multiwalker.physics.world import World
 
 NUM_RAYS, RANGE = 10, 160 / model.SCALE
 NUM_POINTS = int(np.ceil(RANGE / terrain.STEP)) + 2  # ground points under a ray
@@ -107,31 +108,23 @@ def neighbour_offsets(x: jax.Array, y: jax.Array, present: jax.Array) -> tuple[j
 
 
 def observe(
-    pose: jax.Array,
-    velocity: jax.Array,
-    package_pose: jax.Array,
-    feet: jax.Array,
-    present: jax.Array,
-    heights: jax.Array,
-    noise: jax.Array,
-    length: float,
+    world: World, flags: jax.Array, present: jax.Array, heights: jax.Array, noise: jax.Array, length: float
 ) -> jax.Array:
     """Observations as in the original, (31, n, E); zeros for walkers that are not present.
 
     Args:
-        pose: (3, 5, n, E).
-        velocity: (3, 5, n, E).
-        package_pose: (3, E).
-        feet: (2, n, E) bool, contact flags of the lower legs.
+        world: poses and velocities.
+        flags: (2, n, E) bool, contact flags of the lower legs.
         present: (n, E) bool, walkers that have not been removed.
         heights: (T, E), heights of the ground.
         noise: (7, n, E), added to the last seven entries, except those of missing neighbours.
         length: length of the package.
     """
+    pose, velocity, package_pose = world.pose, world.velocity, world.package_pose
     spin, joint = velocity[2], joint_angles(pose[2])
     speed = spin[np.array(CHILD)] - spin[np.array(PARENT)]
     hull = [pose[2, HULL], 2 * spin[HULL] * model.TIME_STEP, 0.12 * velocity[0, HULL], 0.08 * velocity[1, HULL]]
-    sides = [[joint[h], speed[h] / 4, joint[h + 1] + 1, speed[h + 1] / 6, feet[h // 2].astype(jnp.float32)] for h in (0, 2)]
+    sides = [[joint[h], speed[h] / 4, joint[h + 1] + 1, speed[h + 1] / 6, flags[h // 2].astype(jnp.float32)] for h in (0, 2)]
     x, y = hull_origin(pose)
     offsets, there = neighbour_offsets(x, y, present)
     to_package = jnp.stack(

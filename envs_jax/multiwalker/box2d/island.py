@@ -16,7 +16,7 @@ from envs_jax.multiwalker.box2d.revolute_joint import JointImpulse, RevoluteJoin
 from envs_jax.multiwalker.model import NUM_BODIES, NUM_JOINTS
 from envs_jax.multiwalker.physics.articulation import CHILD, ORDER, PARENT, joint_limits
 from envs_jax.multiwalker.physics.contact_constraint import ContactConstraint, ContactImpulse, solve_contact, warm_start_contact
-from envs_jax.multiwalker.physics.contact_detection import Contacts
+from envs_jax.multiwalker.physics.contact_detection import Contacts, onto_left, onto_right
 from envs_jax.multiwalker.physics.contact_solver import match_warm_start
 from envs_jax.multiwalker.physics.geometry import joined, motion, running_count
 from envs_jax.multiwalker.physics.world import (
@@ -149,7 +149,7 @@ def solve(world: World, control: Control, contacts: Contacts, package: model.Pac
     package_velocity = joined(its)
     moved = integrate_positions(world.pose, velocity), integrate_positions(world.package_pose, package_velocity)
     carried, meets = contacts.package.used.any(0), contacts.neighbours[1].used.any(0)
-    linked = carried | jnp.pad(meets, ((0, 1), (0, 0))) | jnp.pad(meets, ((1, 0), (0, 0)))
+    linked = carried | onto_left(meets) | onto_right(meets)
     poses, limits = (world.pose, world.package_pose), joint_limits(world.pose[2])
     positions = PositionProblem(*poses, sets, limits, entered, control.present, linked, carried)
     pose, package_pose = correct_positions(positions, *moved, solver.position_iterations)

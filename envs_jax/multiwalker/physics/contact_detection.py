@@ -227,6 +227,16 @@ def _neighbours(pose: jax.Array, present: jax.Array) -> tuple[ContactPoints, Con
     return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-2], *shape), none)
 
 
+def onto_left(values: jax.Array) -> jax.Array:
+    """Values of pairs of neighbours (..., n - 1, E) at the left walker of each, (..., n, E); zeros for the last walker."""
+    return jnp.pad(values, [(0, 0)] * (values.ndim - 2) + [(0, 1), (0, 0)])
+
+
+def onto_right(values: jax.Array) -> jax.Array:
+    """Values of pairs of neighbours (..., n - 1, E) at the right walker of each, (..., n, E); zeros for the first walker."""
+    return jnp.pad(values, [(0, 0)] * (values.ndim - 2) + [(1, 0), (0, 0)])
+
+
 def detect_contacts(
     package: model.Package, pose: jax.Array, package_pose: jax.Array, present: jax.Array, heights: jax.Array
 ) -> Contacts:
@@ -248,9 +258,7 @@ def detect_contacts(
     )
 
     one, other, pair_touches = _neighbours(pose, present)
-    padding = jnp.zeros((NUM_BODIES, 1, pose.shape[3]), bool)
-    by_right = jnp.concatenate([pair_touches.any(1), padding], 1)
-    by_left = jnp.concatenate([padding, pair_touches.any(0)], 1)
+    by_right, by_left = onto_left(pair_touches.any(1)), onto_right(pair_touches.any(0))
 
     foot_edges = jnp.arange(LEG_EDGES).reshape(-1, 1, 1, 1) + first[model.LOWER_LEGS]
     on_edges = jnp.where(ground.touching.any(0)[:LEG_EDGES, model.LOWER_LEGS], foot_edges, NO_CONTACT)

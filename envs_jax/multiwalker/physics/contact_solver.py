@@ -16,7 +16,7 @@ from envs_jax.batching import fold, separately
 from envs_jax.multiwalker import model
 from envs_jax.multiwalker.model import COLLISION_MARGIN, NUM_BODIES, single
 from envs_jax.multiwalker.physics.articulation import LEVER, LINEAR_SLOP, Articulation, inverse_mass_product
-from envs_jax.multiwalker.physics.contact_detection import ContactPoints
+from envs_jax.multiwalker.physics.contact_detection import ContactPoints, onto_left, onto_right
 from envs_jax.multiwalker.physics.geometry import Motion, cross, dot, joined, motion, rotate, tangent
 
 BAUMGARTE, MAX_LINEAR_CORRECTION = 0.2, 0.2
@@ -168,12 +168,9 @@ def make_neighbour_rows(articulation: Articulation, left: ContactPoints, right: 
     def make(walkers: slice, points: ContactPoints) -> ContactRows:
         return separately(make_contact_rows, jax.tree.map(lambda leaf: leaf[:, :, walkers], articulation), points)
 
-    def pad(rows: ContactRows, before: int, after: int) -> ContactRows:
-        return jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(before, after), (0, 0)]), rows)
-
     of_left, of_right = make(slice(None, -1), left), make(slice(1, None), right)
     inv_effective_mass = 2 * (of_left.inv_effective_mass + of_right.inv_effective_mass)
-    return NeighbourRows(pad(of_left, 0, 1), pad(of_right, 1, 0), inv_effective_mass)
+    return NeighbourRows(jax.tree.map(onto_left, of_left), jax.tree.map(onto_right, of_right), inv_effective_mass)
 
 
 def solve_neighbour_contacts(
@@ -186,8 +183,7 @@ def solve_neighbour_contacts(
         return (left.jacobian[i, k] * qvel).sum(0)[:-1] + (right.jacobian[i, k] * qvel).sum(0)[1:]
 
     def apply(qvel: jax.Array, i: int, k: int, change: jax.Array) -> jax.Array:
-        onto_left, onto_right = jnp.pad(change, ((0, 1), (0, 0))), jnp.pad(change, ((1, 0), (0, 0)))
-        return qvel + left.inv_mass_jacobian[i, k] * onto_left + right.inv_mass_jacobian[i, k] * onto_right
+        return qvel + left.inv_mass_jacobian[i, k] * onto_left(change) + right.inv_mass_jacobian[i, k] * onto_right(change)
 
     return solve_contacts(qvel, impulse, left.friction[:, :-1], rows.inv_effective_mass, speed, apply)
 
@@ -310,8 +306,6 @@ def correct_package_contacts(
 def correct_neighbour_contacts(left: ContactPoints, right: ContactPoints, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
     """As `correct_ground_contacts` for contacts of the `left` and the `right` walker of each pair of neighbours."""
     found = _correct(right, _side(left, moved[:, :, :-1]), _side(right, moved[:, :, 1:]), BAUMGARTE / 2)
-    no_right, no_left = ((0, 1), (0, 0)), ((1, 0), (0, 0))
-    changes = (_spread(left, found.first), no_right), (_spread(right, found.second), no_left)
-    change = fold(jnp.add, (jnp.pad(each, [(0, 0), (0, 0), *width]) for each, width in changes))
+    change = onto_left(_spread(left, found.first)) + onto_right(_spread(right, found.second))
     deepest = found.separation.min(0, initial=0.0)
-    return change, jnp.minimum(jnp.pad(deepest, no_right), jnp.pad(deepest, no_left))
+    return change, jnp.minimum(onto_left(deepest), onto_right(deepest))

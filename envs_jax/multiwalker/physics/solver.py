@@ -27,7 +27,7 @@ from envs_jax.multiwalker.physics.articulation import (
     to_bodies,
     to_generalized,
 )
-from envs_jax.multiwalker.physics.contact_detection import ContactPoints, Contacts, ground_contact_points
+from envs_jax.multiwalker.physics.contact_detection import ContactPoints, Contacts, ground_contact_points, onto_left, onto_right
 from envs_jax.multiwalker.physics.contact_solver import MIN_SEPARATION, ContactRows, NeighbourRows, PackageRows
 from envs_jax.multiwalker.physics.masked_loops import apply_where, while_any
 from envs_jax.multiwalker.physics.world import (
@@ -123,8 +123,8 @@ def _iterate_with_neighbours(
 ) -> _VelocityState:
     """As `_iterate`, with contacts of neighbours."""
     rows, (*_, impulse) = contact_solver.make_neighbour_rows(articulation, *neighbours), start.contacts
-    qvel = contact_solver.warm_start(rows.left, start.qvel, jnp.pad(impulse, [(0, 0), (0, 0), (0, 1), (0, 0)]))
-    qvel = contact_solver.warm_start(rows.right, qvel, jnp.pad(impulse, [(0, 0), (0, 0), (1, 0), (0, 0)]))
+    qvel = contact_solver.warm_start(rows.left, start.qvel, onto_left(impulse))
+    qvel = contact_solver.warm_start(rows.right, qvel, onto_right(impulse))
     return _iterate(constraints, rows, start._replace(qvel=qvel), iterations)
 
 
