@@ -20,7 +20,6 @@ import pytest
 from conftest import PROBE, SMALL
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import PartitionSpec
 from rich.console import Console
 
 from envs_jax.environment import Environment
@@ -176,13 +175,15 @@ def test_one_trace_a_run(tmp_path: Path):
     def traces(training: TrainingConfig, folder: str) -> dict[str, int]:
         before = dict(probe.TRACES)
         (tmp_path / folder).mkdir()
-        train(session(experiment(training=training), tmp_path / folder), Console(file=io.StringIO()))
+        opened = session(experiment(training=training), tmp_path / folder)
+        plan_memory(opened)
+        train(opened, Console(file=io.StringIO()))
         return {name: count - before[name] for name, count in probe.TRACES.items()}
 
     short = traces(TINY, "short")
     long = traces(dataclasses.replace(TINY, episodes=140, evaluation_interval=28, checkpoint_minutes=0), "long")
     assert long == short
-    assert short["update"] == 1, "the shapes of its metrics are those of the program that is compiled"
+    assert short["update"] == 1, "the memory plan and the shapes of its metrics are those of the program that is compiled"
 
 
 def test_slices_make_no_difference():
@@ -218,7 +219,7 @@ def test_two_devices_do_what_one_does(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runs_module.jax, "local_devices", lambda: jax.devices()[:1])
     alone = trained(what)
     assert len(alone.learner_state.value.sharding.device_set) == 1
-    assert {leaf.sharding.spec for leaf in jax.tree.leaves(trained(what, []))} == {PartitionSpec("runs")}, (
+    assert {leaf.sharding for leaf in jax.tree.leaves(trained(what, []))} == {runs_module.runs_sharding(len(what.runs))}, (
         "what was compiled for a new run would not serve a resumed one"
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), arrays(states), arrays(alone))

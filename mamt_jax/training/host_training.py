@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Sharding
 
 from envs_jax.environment import EnvSpec, HostBatch, HostEnvironment, HostError, TimeStep
 from envs_jax.rollout import Episodes, play_host_episodes
@@ -126,7 +126,7 @@ def no_episode(env: HostEnvironment, num_envs: int) -> EnvBatch:
     return EnvBatch(Episode(statistics), jnp.zeros((num_envs, *seen)), action_mask)
 
 
-def jit_act(act: Callable[..., jax.Array], spec: EnvSpec, sharding: NamedSharding) -> Callable[..., jax.Array]:
+def jit_act(act: Callable[..., jax.Array], spec: EnvSpec, sharding: Sharding) -> Callable[..., jax.Array]:
     """Jits `act` for all runs: (configs, states, iteration, step, *shown) -> actions, arrays with an axis of runs."""
     shown = 2 if spec.has_action_masks else 1
 
@@ -191,7 +191,7 @@ def make_host_evaluation(
     algorithm: Algorithm,
     config: TrainingConfig,
     open_batch: Callable[[], HostBatch],
-    sharding: NamedSharding,
+    sharding: Sharding,
 ) -> Callable[[Config, RunState, int], dict[str, Evaluation]]:
     """Evaluation of all runs: (configs, states, iteration number) -> {"asked": Evaluation, "sampled": Evaluation}.
 

@@ -124,12 +124,12 @@ def plan_memory(session: Session) -> MemoryPlan:
     states = jax.eval_shape(session.runs.init, session.configs, session.keys)
     num_runs = len(session.keys)
     parts = (states.replay, states.learner_state, states.env_batch)
-    config, state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (session.configs, states))
+    config, state = jax.eval_shape(partial(jax.tree.map, lambda leaf: leaf[0]), (session.configs, states))
     built = session.built
     replay = make_replay(built.env.spec, built.algorithm, session.experiment.training, built.schedule)
     batch = sample_shape(replay, jax.eval_shape(replay.init), state.key, state.env_batch)
-    update = jax.make_jaxpr(built.algorithm.update)(config, state.learner_state, batch, state.key)
-    temporary = num_bytes(batch) + temporary_bytes(update.jaxpr)
+    update = jax.jit(built.algorithm.update).trace(config, state.learner_state, batch, state.key)  # as in `make_run`
+    temporary = num_bytes(batch) + temporary_bytes(update.jaxpr.jaxpr)
     replay_bytes, learner, environments = (num_bytes(part) // num_runs for part in parts)
     if not isinstance(built.env, HostEnvironment):
         training = session.experiment.training

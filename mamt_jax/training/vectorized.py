@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from envs_jax.environment import Environment
 from mamt_jax.algorithms.base import Algorithm
@@ -34,7 +34,7 @@ class Runs(NamedTuple):
     advance: Callable[..., RunState]
     evaluate: Callable[..., dict[str, Evaluation]]
     reset_sums: jax.stages.Wrapped
-    sharding: NamedSharding
+    sharding: Sharding
     begin: Callable[[RunState, int], RunState] = lambda states, iterations: states
     close: Callable[[], None] = lambda: None
 
@@ -67,7 +67,7 @@ def make_runs(env: Environment, algorithm: Algorithm, config: TrainingConfig, sc
     )
 
 
-def jit_init(init_run: Callable[[Config, jax.Array], RunState], sharding: NamedSharding) -> jax.stages.Wrapped:
+def jit_init(init_run: Callable[[Config, jax.Array], RunState], sharding: Sharding) -> jax.stages.Wrapped:
     """Makes `Runs.init` from the `init` of one run. It maps sequentially, which compiles faster than `vmap`.
 
     Its result has the sharding of states that are read from a checkpoint. The same compiled programs accept both.
@@ -87,10 +87,12 @@ def padded_runs(num_runs: int) -> int:
     return math.prod(even_shares(num_runs, len(jax.local_devices())))
 
 
-def runs_sharding(num_runs: int) -> NamedSharding:
+def runs_sharding(num_runs: int) -> Sharding:
     """The sharding of the axis of `num_runs` runs, a result of `padded_runs`, over the local devices."""
     devices = jax.local_devices()
     used, _ = even_shares(num_runs, len(devices))
+    if used == 1:
+        return SingleDeviceSharding(devices[0])
     return NamedSharding(Mesh(np.array(devices[:used]), ("runs",)), PartitionSpec("runs"))
 
 
@@ -99,7 +101,9 @@ def pad_runs(tree: Any, num_runs: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[np.minimum(np.arange(num_runs), len(leaf) - 1)], tree)
 
 
-def shard(function: Callable, sharding: NamedSharding, by_run: int, shared: int = 0) -> Callable:
+def shard(function: Callable, sharding: Sharding, by_run: int, shared: int = 0) -> Callable:
     """Runs `function` on all devices. Its first `by_run` arguments have an axis of runs, and its last `shared` have none."""
+    if not isinstance(sharding, NamedSharding):
+        return function
     specs = (sharding.spec,) * by_run + (PartitionSpec(),) * shared
     return jax.shard_map(function, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False)
