@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs_jax.multiwalker.physics.block_solver import make_block, solve_block
+from envs_jax.multiwalker.physics.contact_constraint import make_block, solve_block
 from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE, Sweep, time_of_impact
 
 HALF, HEIGHT, EDGE = 0.11, 0.57, 0.47

@@ -156,24 +156,19 @@ def _advance(
     world, met = simulation.step(before, control, state.heights, rules.package, rules.solver)
     fell = met.fallen & present & ~state.fallen
     fallen, dropped = state.fallen | fell, state.dropped | met.dropped
+    flags = follow_flags(state.flags, state.feet, met) if rules.original_rules else (met.feet_after != NO_CONTACT).any(0)
     state = dataclasses.replace(
         state,
         world=world,
         fallen=fallen,
         dropped=dropped,
         feet=met.feet_after,
-        flags=_flags(rules, state, met),
+        flags=flags,
         step=state.step + 1,
     )
     outcome = judge(rules, before, world, fell, fallen, dropped)
     displacement = world.package_pose[0] - _start(rules)
     return state, _observe(rules, state, present, noise), outcome, displacement
-
-
-def _flags(rules: Rules, state: MultiWalkerState, met: simulation.StepContacts) -> jax.Array:
-    if not rules.original_rules:
-        return (met.feet_after != NO_CONTACT).any(0)
-    return follow_flags(state.flags, state.feet, met)
 
 
 def _transition(
@@ -243,22 +238,15 @@ COUNTS = ("num_walkers", "episode_limit", "terrain_length")
 SWITCHES = ("shared_reward", "terminate_on_fall", "remove_on_fall", "original_rules")
 
 
-def _check(solver: str, **options: Any) -> None:
-    """Raises ValueError if an option of `multiwalker` has a value that is not allowed."""
+def _rules(solver: str, **options: Any) -> Rules:
+    """Makes the Rules of the options of `multiwalker`; raises ValueError if an option has a value that is not allowed."""
     require_choice("solver", solver, simulation.SOLVERS)
     for name, value in options.items():
         require = require_count if name in COUNTS else require_switch if name in SWITCHES else require_number
         require(name, value)
-
-
-def _rules(options: dict[str, Any]) -> Rules:
-    """Makes the Rules of the options of `multiwalker`."""
-    own = {
-        "spec": _spec(options["num_walkers"], options["episode_limit"]),
-        "package": model.make_package(options["num_walkers"]),
-        "solver": simulation.SOLVERS[options["solver"]],
-    }
-    return Rules(**{name: value for name, value in options.items() if name in Rules._fields} | own)
+    num_walkers, episode_limit = options.pop("num_walkers"), options.pop("episode_limit")
+    package = model.make_package(num_walkers)
+    return Rules(_spec(num_walkers, episode_limit), package, simulation.SOLVERS[solver], **options)
 
 
 def multiwalker(
@@ -323,13 +311,7 @@ def multiwalker(
     Raises:
         ValueError: if an option has a value that is not allowed.
     """
-    options = dict(locals())
-    _check(**options)
-    return _environment(_rules(options))
-
-
-def _environment(rules: Rules) -> Environment:
-    """Makes the Environment with these rules."""
+    rules = _rules(**locals())
     return Environment(
         spec=rules.spec,
         reset=functools.partial(_reset, rules=rules),

@@ -45,18 +45,7 @@ def _step_contacts(
 def step(
     world: World, control: Control, heights: jax.Array, package: model.Package, solver: Solver
 ) -> tuple[World, StepContacts]:
-    """Advances the world by 1/50 s.
-
-    Args:
-        world: world before the step.
-        control: actions and external forces.
-        heights: (T, E), heights of the ground.
-        package: the package.
-        solver: settings of the solver.
-
-    Returns:
-        The world after the step, and the contacts during it.
-    """
+    """World after 1/50 s, and the contacts in this time. `heights` (T, E) are those of the ground."""
     contacts = detect_contacts(package, world.pose, world.package_pose, control.present, heights)
     after = solver.solve(world, control, contacts, package, solver)
     ways = world.pose[:, LEGS], after.pose[:, LEGS], after.velocity[:, LEGS]
