@@ -46,11 +46,9 @@ class _Legs(NamedTuple):
     left: jax.Array  # (M,), x of the first ground point
     height: jax.Array  # (k, M), heights of that point and the next ones
     there: jax.Array  # (k - 1, M) bool, whether the edges between them exist
-    lower: jax.Array  # (M,) bool, whether it is a lower leg
-
-
-def _half_width(legs: _Legs) -> jax.Array:
-    return jnp.where(legs.lower, LOWER_WIDTH / 2, UPPER_WIDTH / 2)
+    half_width: jax.Array  # (M,)
+    inv_mass: jax.Array  # (M,), 1 / mass
+    inv_inertia: jax.Array  # (M,), 1 / moment of inertia
 
 
 def _place(legs: _Legs, pose: jax.Array) -> Placed:
@@ -58,7 +56,7 @@ def _place(legs: _Legs, pose: jax.Array) -> Placed:
     cos, sin = jnp.cos(pose[2]), jnp.sin(pose[2])
     corner, normal = (single(each.T).reshape(2, -1, *[1] * cos.ndim) for each in (_CORNERS, _SIDES))
     x, y = corner
-    corner = rotate(cos, sin, jnp.stack(jnp.broadcast_arrays(x * _half_width(legs), y * (LEG_HEIGHT / 2))))
+    corner = rotate(cos, sin, jnp.stack(jnp.broadcast_arrays(x * legs.half_width, y * (LEG_HEIGHT / 2))))
     return Placed(corner, rotate(cos, sin, normal), jnp.ones(corner.shape[1:], bool))
 
 
@@ -73,7 +71,7 @@ def _pairs(legs: _Legs, start: jax.Array, end: jax.Array) -> Sweep:
     """Sweeps of each leg over each edge, (k M,), from one pose (3, M) to another, relative to its position before the step."""
     middle = legs.before[:2]
     origin = jnp.concatenate([middle, jnp.zeros_like(middle[:1])])
-    half = jnp.stack([_half_width(legs), jnp.full_like(middle[0], LEG_HEIGHT / 2)])
+    half = jnp.stack([legs.half_width, jnp.full_like(middle[0], LEG_HEIGHT / 2)])
     left, right = (each.reshape(2, -1) for each in _edges(legs, middle))
     start, end, half = (jnp.tile(each, POINTS - 1) for each in (start - origin, end - origin, half))
     return Sweep(start, end, half, left, right)
@@ -86,40 +84,32 @@ def _stops(manifold: Manifold, first: jax.Array) -> Manifold:
     return select_manifolds(manifold, jnp.where(touching, rank, 0), MANIFOLDS)
 
 
-def _inverse_mass(legs: _Legs) -> tuple[jax.Array, jax.Array]:
-    """1 / mass and 1 / inertia of each leg, (M,)."""
-    inv_mass, inv_inertia = (jnp.where(legs.lower, 1 / of[2], 1 / of[1]) for of in (model.MASS, model.INERTIA))
-    return inv_mass, inv_inertia
-
-
 def _push_out(legs: _Legs, stops: Manifold) -> Motion:
     """Position correction of legs by iterations over their contact points, one after another: displacements."""
-    inv_mass, inv_inertia = _inverse_mass(legs)
-    ground, separation = ground_side(inv_mass), stops.separation
+    ground, separation = ground_side(legs.inv_mass), stops.separation
 
     def iteration(carry: tuple[Motion, jax.Array]) -> tuple[Motion, jax.Array]:
         (moved, wrong), deepest = carry, jnp.zeros(carry[1].shape)
         for edge in range(MANIFOLDS):
             for point in (0, 1):
-                leg = Side(moved, stops.point[:, point, edge], inv_mass, inv_inertia)
+                leg = Side(moved, stops.point[:, point, edge], legs.inv_mass, legs.inv_inertia)
                 at = stops.normal[:, edge], separation[point, edge], stops.reference_is_second[edge]
                 found = correct_contact(*at, stops.touching[point, edge], ground, leg, TOI_BAUMGARTE)
                 moved, deepest = jax.tree.map(jnp.add, moved, found.second), jnp.minimum(deepest, found.separation)
         moved = jax.tree.map(functools.partial(jnp.where, wrong), moved, carry[0])
         return moved, wrong & (deepest < -1.5 * LINEAR_SLOP)
 
-    start = motion(jnp.zeros((3, *inv_mass.shape))), stops.touching.any((0, 1))
+    start = motion(jnp.zeros((3, *legs.inv_mass.shape))), stops.touching.any((0, 1))
     return while_any(PUSHES, lambda carry: carry[1], iteration, start)[0]
 
 
 def _stop(legs: _Legs, stops: Manifold, moved: Motion, velocity: jax.Array) -> Motion:
     """Velocities after contact impulses, of legs that have `moved` and had the velocity (3, M)."""
-    inv_mass, inv_inertia = _inverse_mass(legs)
     displacement = jax.tree.map(lambda leaf: leaf[..., None, None, :], moved)
-    leg = Side(displacement, stops.point, inv_mass, inv_inertia)
+    leg = Side(displacement, stops.point, legs.inv_mass, legs.inv_inertia)
     normal, reference_is_second = stops.normal[:, None], stops.reference_is_second[None]
     found = overlap(normal, stops.separation, reference_is_second, ground_side(stops.separation), leg)
-    body, friction = Body(found.r[1], inv_mass, inv_inertia), jnp.asarray(_FRICTION)
+    body, friction = Body(found.r[1], legs.inv_mass, legs.inv_inertia), jnp.asarray(_FRICTION)
     constraints = make_contact_constraint(found.normal[:, 0], stops.touching, (body,), friction)
 
     # Slices inside the loop would be copied in each iteration.
@@ -188,19 +178,16 @@ def _land_once(legs: _Legs, flight: _Flight) -> _Flight:
     )
 
 
-def _clearance(legs: _Legs, pose: jax.Array) -> jax.Array:
-    """Clearance of legs at `pose` (3, M) above the ground, (M,)."""
-    number = jnp.arange(POINTS, dtype=jnp.float32)[:, None]
-    return clearance(_place(legs, pose), legs.left + terrain.STEP * number - pose[0], legs.height - pose[1])
-
-
 def _may_touch(legs: _Legs, looks: int) -> jax.Array:
     """Whether legs can reach the ground, (M,): a conservative test of the clearance at a number of poses, `looks`."""
     displacement = legs.after - legs.before
     furthest = (jnp.sqrt(displacement[0] ** 2 + displacement[1] ** 2) + _REACH * jnp.abs(displacement[2])) / (2 * looks)
 
+    x = legs.left + terrain.STEP * jnp.arange(POINTS, dtype=jnp.float32)[:, None]
+
     def look(number: jax.Array, lowest: jax.Array) -> jax.Array:
-        return jnp.minimum(lowest, _clearance(legs, legs.before + (number + 0.5) / looks * displacement))
+        pose = legs.before + (number + 0.5) / looks * displacement
+        return jnp.minimum(lowest, clearance(_place(legs, pose), x - pose[0], legs.height - pose[1]))
 
     return LEVEL * jax.lax.fori_loop(0, looks, look, jnp.full_like(furthest, jnp.inf)) < TARGET + TOLERANCE + furthest
 
@@ -224,14 +211,15 @@ def resolve_impacts(heights: jax.Array, present: jax.Array, before: jax.Array, a
         velocity: (3, 4, n, E), their velocities.
     """
     x, height, there, number = terrain.window(heights, jnp.minimum(before[0], after[0]) - _REACH, POINTS)
-    lower = jnp.broadcast_to(jnp.array([False, True] * 2)[:, None, None], before.shape[1:])
 
     def flat(value: jax.Array, axes: int) -> jax.Array:
         return value.reshape(*value.shape[:axes], -1)
 
     edges = there[:-1] & there[1:]
-    legs = _Legs(flat(before, 1), flat(after, 1), flat(x[0], 0), flat(height, 1), flat(edges, 1), flat(lower, 0))
-    active = _may_touch(legs, 1) & flat(jnp.broadcast_to(present, lower.shape), 0)
+    each = np.array([UPPER_WIDTH / 2, LOWER_WIDTH / 2] * 2), 1 / model.MASS[LEGS], 1 / model.INERTIA[LEGS]
+    constants = (flat(jnp.broadcast_to(single(of)[:, None, None], x[0].shape), 0) for of in each)
+    legs = _Legs(flat(before, 1), flat(after, 1), flat(x[0], 0), flat(height, 1), flat(edges, 1), *constants)
+    active = _may_touch(legs, 1) & flat(jnp.broadcast_to(present, x[0].shape), 0)
     active = apply_where(active, lambda legs, _: _may_touch(legs, LOOKS), legs, jnp.zeros(active.shape, bool), LOOK_AT_A_TIME)
 
     def again(flight: _Flight) -> _Flight:
@@ -241,5 +229,5 @@ def resolve_impacts(heights: jax.Array, present: jax.Array, before: jax.Array, a
     zero, none = jnp.zeros(active.shape), jnp.zeros(legs.there.shape, bool)
     flight = _Flight(legs.before, legs.after, flat(velocity, 1), zero, legs.there, none, zero, active, none)
     flight = while_any(LANDINGS, lambda flight: flight.active, again, flight)
-    met, numbers = flight.met.reshape(-1, *lower.shape), number + jnp.arange(POINTS - 1).reshape(-1, 1, 1, 1)
+    met, numbers = flight.met.reshape(-1, *x[0].shape), number + jnp.arange(POINTS - 1).reshape(-1, 1, 1, 1)
     return Landed(flight.end.reshape(after.shape), flight.velocity.reshape(after.shape), jnp.where(met, numbers, NO_CONTACT))
