@@ -1,8 +1,8 @@
 """Landings: legs that would enter the ground within a step stop at it, by continuous collision (Box2D's b2World::SolveTOI).
 
-A leg returns to its time of impact and is moved out of the ground. Contact impulses then stop it there, without its joints. It
-moves for the rest of the step, in which it may land again. The next step corrects its joints. Arrays have the batch as their
-last axis.
+In a sub-step a leg returns to its time of impact and is moved out of the ground. Contact impulses then stop it there, without
+its joints. It moves for the rest of the step, in which it may land again. The next step corrects its joints. Arrays have the
+batch as their last axis.
 """
 
 import functools
@@ -24,13 +24,13 @@ from envs_jax.multiwalker.physics.masked_loops import apply_where, while_any
 from envs_jax.multiwalker.physics.time_of_impact import TARGET, TOLERANCE, Sweep, time_of_impact
 
 TOI_BAUMGARTE = 0.75
-PUSHES, ITERATIONS = 20, 30
-LANDINGS = 8  # per leg and step
+POSITION_ITERATIONS, VELOCITY_ITERATIONS = 20, 30
+MAX_SUB_STEPS = 8  # per leg and step
 MANIFOLDS = 3  # edges that can stop a leg
 POINTS = 5  # ground points under all poses of a leg in a step
 SLOW = 1e-6
-LOOKS = 8
-LOOK_AT_A_TIME, LAND_AT_A_TIME = 1 / 8, 1 / 24  # fractions of all legs
+POSES = 8
+POSES_AT_A_TIME, IMPACTS_AT_A_TIME = 1 / 8, 1 / 24  # fractions of all legs
 LEVEL = 0.8  # lower bound of the distance from the ground per height above it, at any slope
 _CORNERS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # of a box, in its half widths
 _SIDES = np.array([[0, -1], [1, 0], [0, 1], [-1, 0]])  # normals of a box, from its lower left corner on
@@ -77,40 +77,40 @@ def _pairs(legs: _Legs, start: jax.Array, end: jax.Array) -> Sweep:
     return Sweep(start, end, half, left, right)
 
 
-def _stops(manifold: Manifold, first: jax.Array) -> Manifold:
+def _touched_edges(manifold: Manifold, first: jax.Array) -> Manifold:
     """The first `MANIFOLDS` touching edges of manifolds (k, M), with the edge `first` (k, M) before the others."""
     touching = manifold.touching.any(0)
     rank = jnp.where(first, 1, 1 + running_count(touching & ~first))
     return select_manifolds(manifold, jnp.where(touching, rank, 0), MANIFOLDS)
 
 
-def _push_out(legs: _Legs, stops: Manifold) -> Motion:
-    """Position correction of legs by iterations over their contact points, one after another: displacements."""
-    ground, separation = ground_side(legs.inv_mass), stops.separation
+def _solve_positions(legs: _Legs, contacts: Manifold) -> Motion:
+    """Displacements that move legs out of the ground (b2ContactSolver::SolveTOIPositionConstraints)."""
+    ground, separation = ground_side(legs.inv_mass), contacts.separation
 
     def iteration(carry: tuple[Motion, jax.Array]) -> tuple[Motion, jax.Array]:
         (moved, wrong), deepest = carry, jnp.zeros(carry[1].shape)
         for edge in range(MANIFOLDS):
             for point in (0, 1):
-                leg = Side(moved, stops.point[:, point, edge], legs.inv_mass, legs.inv_inertia)
-                at = stops.normal[:, edge], separation[point, edge], stops.reference_is_second[edge]
-                found = correct_contact(*at, stops.touching[point, edge], ground, leg, TOI_BAUMGARTE)
+                leg = Side(moved, contacts.point[:, point, edge], legs.inv_mass, legs.inv_inertia)
+                at = contacts.normal[:, edge], separation[point, edge], contacts.reference_is_second[edge]
+                found = correct_contact(*at, contacts.touching[point, edge], ground, leg, TOI_BAUMGARTE)
                 moved, deepest = jax.tree.map(jnp.add, moved, found.second), jnp.minimum(deepest, found.separation)
         moved = jax.tree.map(functools.partial(jnp.where, wrong), moved, carry[0])
         return moved, wrong & (deepest < -1.5 * LINEAR_SLOP)
 
-    start = motion(jnp.zeros((3, *legs.inv_mass.shape))), stops.touching.any((0, 1))
-    return while_any(PUSHES, lambda carry: carry[1], iteration, start)[0]
+    start = motion(jnp.zeros((3, *legs.inv_mass.shape))), contacts.touching.any((0, 1))
+    return while_any(POSITION_ITERATIONS, lambda carry: carry[1], iteration, start)[0]
 
 
-def _stop(legs: _Legs, stops: Manifold, moved: Motion, velocity: jax.Array) -> Motion:
-    """Velocities after contact impulses, of legs that have `moved` and had the velocity (3, M)."""
+def _solve_velocities(legs: _Legs, contacts: Manifold, moved: Motion, velocity: jax.Array) -> Motion:
+    """Velocities after contact impulses (b2Island::SolveTOI), of legs that have `moved` and had the velocity (3, M)."""
     displacement = jax.tree.map(lambda leaf: leaf[..., None, None, :], moved)
-    leg = Side(displacement, stops.point, legs.inv_mass, legs.inv_inertia)
-    normal, reference_is_second = stops.normal[:, None], stops.reference_is_second[None]
-    found = overlap(normal, stops.separation, reference_is_second, ground_side(stops.separation), leg)
+    leg = Side(displacement, contacts.point, legs.inv_mass, legs.inv_inertia)
+    normal, reference_is_second = contacts.normal[:, None], contacts.reference_is_second[None]
+    found = overlap(normal, contacts.separation, reference_is_second, ground_side(contacts.separation), leg)
     body, friction = Body(found.r[1], legs.inv_mass, legs.inv_inertia), jnp.asarray(_FRICTION)
-    constraints = make_contact_constraint(found.normal[:, 0], stops.touching, (body,), friction)
+    constraints = make_contact_constraint(found.normal[:, 0], contacts.touching, (body,), friction)
 
     # Slices inside the loop would be copied in each iteration.
     each = [
@@ -129,67 +129,67 @@ def _stop(legs: _Legs, stops: Manifold, moved: Motion, velocity: jax.Array) -> M
     none = jnp.zeros(velocity.shape[1:])
     impulse = [ContactImpulse((none, none), (none, none))] * MANIFOLDS
     start = motion(velocity), impulse, jnp.ones(none.shape, bool)
-    return while_any(ITERATIONS, lambda carry: carry[2], iteration, start)[0]
+    return while_any(VELOCITY_ITERATIONS, lambda carry: carry[2], iteration, start)[0]
 
 
-class _Flight(NamedTuple):
-    """Motion of legs within the step, between landings."""
+class _SubStepState(NamedTuple):
+    """Motion of legs within the step, between sub-steps."""
 
     start: jax.Array  # (3, M), current poses
     end: jax.Array  # (3, M), poses at the end of the step without further landings
     velocity: jax.Array  # (3, M)
     time: jax.Array  # (M,), elapsed fraction of the step
     edges: jax.Array  # (k, M) bool, edges that legs can still land on
-    touched: jax.Array  # (k, M) bool, the edge of the next impact
+    impact_edge: jax.Array  # (k, M) bool, the edge of the next impact
     fraction: jax.Array  # (M,), time of the next impact as a fraction of the remaining step
     active: jax.Array  # (M,) bool, whether legs can land again
-    met: jax.Array  # (k, M) bool, all edges that legs touched in their last landing
+    touched: jax.Array  # (k, M) bool, all edges that legs touched in their last landing
 
 
-def _look_ahead(legs: _Legs, flight: _Flight) -> _Flight:
+def _next_impact(legs: _Legs, state: _SubStepState) -> _SubStepState:
     """Finds the next impact of each leg. A leg without one becomes inactive."""
-    when, touches = time_of_impact(_pairs(legs, flight.start, flight.end), (flight.edges & flight.active).reshape(-1))
-    when, touches = (value.reshape(flight.edges.shape) for value in (when, touches))
+    when, touches = time_of_impact(_pairs(legs, state.start, state.end), (state.edges & state.active).reshape(-1))
+    when, touches = (value.reshape(state.edges.shape) for value in (when, touches))
     when = jnp.where(touches, when, 1.0)
     fraction = when.min(0)
     first = touches & (when == fraction)
     first &= running_count(first) == 1
-    active = touches.any(0) & (flight.time + (1 - flight.time) * fraction < 1 - SLOW)
-    return flight._replace(touched=first, fraction=fraction, active=active)
+    active = touches.any(0) & (state.time + (1 - state.time) * fraction < 1 - SLOW)
+    return state._replace(impact_edge=first, fraction=fraction, active=active)
 
 
-def _land_once(legs: _Legs, flight: _Flight) -> _Flight:
-    """Moves each leg to its next impact and applies the landing. An edge without contact there is not tested again."""
-    pose = flight.start + flight.fraction * (flight.end - flight.start)
+def _sub_step(legs: _Legs, state: _SubStepState) -> _SubStepState:
+    """Moves each leg to its next impact and lands it. An edge without contact there is not tested again."""
+    pose = state.start + state.fraction * (state.end - state.start)
     left, right = _edges(legs, pose[:2])
     manifold = ground_manifold(_place(legs, pose), left, right, legs.there)
-    landed = (flight.touched & manifold.touching.any(0)).any(0)
-    stops = _stops(manifold, flight.touched)
-    moved = _push_out(legs, stops)
-    stopped = joined(_stop(legs, stops, moved, flight.velocity))
-    start, passed = pose + joined(moved), flight.time + (1 - flight.time) * flight.fraction
-    return flight._replace(
-        start=jnp.where(landed, start, flight.start),
-        end=jnp.where(landed, start + (1 - passed) * TIME_STEP * stopped, flight.end),
-        velocity=jnp.where(landed, stopped, flight.velocity),
-        time=jnp.where(landed, passed, flight.time),
-        edges=flight.edges & ~(flight.touched & ~landed),
-        met=jnp.where(landed, manifold.touching.any(0), flight.met),
+    landed = (state.impact_edge & manifold.touching.any(0)).any(0)
+    contacts = _touched_edges(manifold, state.impact_edge)
+    moved = _solve_positions(legs, contacts)
+    stopped = joined(_solve_velocities(legs, contacts, moved, state.velocity))
+    start, passed = pose + joined(moved), state.time + (1 - state.time) * state.fraction
+    return state._replace(
+        start=jnp.where(landed, start, state.start),
+        end=jnp.where(landed, start + (1 - passed) * TIME_STEP * stopped, state.end),
+        velocity=jnp.where(landed, stopped, state.velocity),
+        time=jnp.where(landed, passed, state.time),
+        edges=state.edges & ~(state.impact_edge & ~landed),
+        touched=jnp.where(landed, manifold.touching.any(0), state.touched),
     )
 
 
-def _may_touch(legs: _Legs, looks: int) -> jax.Array:
-    """Whether legs can reach the ground, (M,): a conservative test of the clearance at a number of poses, `looks`."""
+def _may_touch(legs: _Legs, poses: int) -> jax.Array:
+    """Whether legs can reach the ground, (M,): a conservative test of the clearance at some `poses`."""
     displacement = legs.after - legs.before
-    furthest = (jnp.sqrt(displacement[0] ** 2 + displacement[1] ** 2) + _REACH * jnp.abs(displacement[2])) / (2 * looks)
+    furthest = (jnp.sqrt(displacement[0] ** 2 + displacement[1] ** 2) + _REACH * jnp.abs(displacement[2])) / (2 * poses)
 
     x = legs.left + terrain.STEP * jnp.arange(POINTS, dtype=jnp.float32)[:, None]
 
     def look(number: jax.Array, lowest: jax.Array) -> jax.Array:
-        pose = legs.before + (number + 0.5) / looks * displacement
+        pose = legs.before + (number + 0.5) / poses * displacement
         return jnp.minimum(lowest, clearance(_place(legs, pose), x - pose[0], legs.height - pose[1]))
 
-    return LEVEL * jax.lax.fori_loop(0, looks, look, jnp.full_like(furthest, jnp.inf)) < TARGET + TOLERANCE + furthest
+    return LEVEL * jax.lax.fori_loop(0, poses, look, jnp.full_like(furthest, jnp.inf)) < TARGET + TOLERANCE + furthest
 
 
 class Landed(NamedTuple):
@@ -220,14 +220,14 @@ def resolve_impacts(heights: jax.Array, present: jax.Array, before: jax.Array, a
     constants = (flat(jnp.broadcast_to(single(of)[:, None, None], x[0].shape), 0) for of in each)
     legs = _Legs(flat(before, 1), flat(after, 1), flat(x[0], 0), flat(height, 1), flat(edges, 1), *constants)
     active = _may_touch(legs, 1) & flat(jnp.broadcast_to(present, x[0].shape), 0)
-    active = apply_where(active, lambda legs, _: _may_touch(legs, LOOKS), legs, jnp.zeros(active.shape, bool), LOOK_AT_A_TIME)
+    active = apply_where(active, lambda legs, _: _may_touch(legs, POSES), legs, jnp.zeros(active.shape, bool), POSES_AT_A_TIME)
 
-    def again(flight: _Flight) -> _Flight:
-        flight = apply_where(flight.active, _look_ahead, legs, flight, LAND_AT_A_TIME)
-        return apply_where(flight.active, _land_once, legs, flight, LAND_AT_A_TIME)
+    def again(state: _SubStepState) -> _SubStepState:
+        state = apply_where(state.active, _next_impact, legs, state, IMPACTS_AT_A_TIME)
+        return apply_where(state.active, _sub_step, legs, state, IMPACTS_AT_A_TIME)
 
     zero, none = jnp.zeros(active.shape), jnp.zeros(legs.there.shape, bool)
-    flight = _Flight(legs.before, legs.after, flat(velocity, 1), zero, legs.there, none, zero, active, none)
-    flight = while_any(LANDINGS, lambda flight: flight.active, again, flight)
-    met, numbers = flight.met.reshape(-1, *x[0].shape), number + jnp.arange(POINTS - 1).reshape(-1, 1, 1, 1)
-    return Landed(flight.end.reshape(after.shape), flight.velocity.reshape(after.shape), jnp.where(met, numbers, NO_CONTACT))
+    state = _SubStepState(legs.before, legs.after, flat(velocity, 1), zero, legs.there, none, zero, active, none)
+    state = while_any(MAX_SUB_STEPS, lambda state: state.active, again, state)
+    touched, numbers = state.touched.reshape(-1, *x[0].shape), number + jnp.arange(POINTS - 1).reshape(-1, 1, 1, 1)
+    return Landed(state.end.reshape(after.shape), state.velocity.reshape(after.shape), jnp.where(touched, numbers, NO_CONTACT))

@@ -15,7 +15,7 @@ from envs_jax.multiwalker.physics.geometry import dot, rotate
 from envs_jax.multiwalker.physics.masked_loops import apply_where, while_any
 
 TARGET, TOLERANCE = 0.005, 0.00125
-ADVANCES, PUSHES, ROOTS = 8, 8, 16
+MAX_ITERATIONS, MAX_PUSH_BACKS, MAX_ROOT_ITERATIONS = 8, 8, 16
 AT_A_TIME = 1 / 8  # of all pairs
 TIE = 1e-6  # m
 
@@ -123,7 +123,8 @@ def _root(
         late, gap_late = jnp.where(above, late, time), jnp.where(above, gap_late, now)
         return ~by_secant, early, gap_early, late, gap_late, found, searching & (jnp.abs(now - TARGET) >= TOLERANCE)
 
-    return while_any(ROOTS, lambda carry: carry[-1], bisect, (jnp.zeros((), bool), *low, *high, high[0], needed))[5]
+    start = jnp.zeros((), bool), *low, *high, high[0], needed
+    return while_any(MAX_ROOT_ITERATIONS, lambda carry: carry[-1], bisect, start)[5]
 
 
 class _Search(NamedTuple):
@@ -134,7 +135,7 @@ class _Search(NamedTuple):
     touches: jax.Array
 
 
-class _Retreat(NamedTuple):
+class _PushBack(NamedTuple):
     """Search for the impact along one axis, backwards from the end of the sweep. `working` is whether it continues."""
 
     early: jax.Array
@@ -144,7 +145,7 @@ class _Retreat(NamedTuple):
     touches: jax.Array
 
 
-def _retreat(sweep: Sweep, axis: Axis, carry: _Retreat) -> _Retreat:
+def _push_back(sweep: Sweep, axis: Axis, carry: _PushBack) -> _PushBack:
     """Moves the time `late` back to where its closest points along the axis are `TARGET` apart."""
     witness = _closest(sweep, axis, carry.late)
     gap_late, gap_early = (_separation(sweep, axis, witness, time) for time in (carry.late, carry.early))
@@ -155,7 +156,7 @@ def _retreat(sweep: Sweep, axis: Axis, carry: _Retreat) -> _Retreat:
     touches = working & ~failed & (gap_early <= TARGET + TOLERANCE)
     working = working & ~failed & ~touches
     late = _root(sweep, axis, witness, (carry.early, gap_early), (carry.late, gap_late), working)
-    return _Retreat(
+    return _PushBack(
         early=jnp.where(arrived, carry.late, carry.early),
         late=jnp.where(working, late, carry.late),
         working=working,
@@ -169,8 +170,8 @@ def _advance(sweep: Sweep, search: _Search) -> _Search:
     distance, axis = _distance(sweep, search.time)
     touches = search.active & (distance > 0) & (distance < TARGET + TOLERANCE)
     active = search.active & (distance > 0) & ~touches
-    start = _Retreat(search.time, jnp.ones_like(search.time), active, active, search.touches | touches)
-    end = while_any(PUSHES, lambda carry: carry.working, functools.partial(_retreat, sweep, axis), start)
+    start = _PushBack(search.time, jnp.ones_like(search.time), active, active, search.touches | touches)
+    end = while_any(MAX_PUSH_BACKS, lambda carry: carry.working, functools.partial(_push_back, sweep, axis), start)
     return _Search(end.early, end.active, end.touches)
 
 
@@ -196,7 +197,7 @@ def time_of_impact(sweep: Sweep, edges: jax.Array) -> tuple[jax.Array, jax.Array
     """
 
     def search(sweep: Sweep, start: _Search) -> _Search:
-        return while_any(ADVANCES, lambda search: search.active, functools.partial(_advance, sweep), start)
+        return while_any(MAX_ITERATIONS, lambda search: search.active, functools.partial(_advance, sweep), start)
 
     near = edges & _may_touch(sweep)
     start = _Search(jnp.zeros(near.shape), near, jnp.zeros(near.shape, bool))
