@@ -88,7 +88,10 @@ def padded_runs(num_runs: int) -> int:
 
 
 def runs_sharding(num_runs: int) -> Sharding:
-    """The sharding of the axis of `num_runs` runs, a result of `padded_runs`, over the local devices."""
+    """The sharding of the axis of `num_runs` runs, a result of `padded_runs`, over the local devices.
+
+    One device has no mesh. What is traced outside the program, such as the memory plan, then serves the program, too.
+    """
     devices = jax.local_devices()
     used, _ = even_shares(num_runs, len(devices))
     if used == 1:
