@@ -90,6 +90,15 @@ _WALKERS = {
     "num_updates": 1,
     "buffer_size": 300_000,
 }
+_WALK = {
+    "num_envs": 12,
+    "update_interval": 48,
+    "gamma": 0.99,
+    "policy_learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+    "reward_normalisation": "scale",
+    "num_action_samples": 4,
+}
 _WALKERS_MAPPO = {
     "num_envs": 512,
     "update_interval": 32_768,
@@ -150,7 +159,7 @@ TUNED: dict[str, dict[str, Preset]] = {
         "mappo": Preset(_PURSUIT_MAPPO | _length(4_000, 10, 20), 10.0),
     },
     "multiwalker": {
-        "maac": Preset(_WALKERS | UNTUNED.options),
+        "maac": Preset(_MAAC | _WALK | _SHARED | {"num_updates": 2, "tau": 0.025, "reward_scale": 300.0} | _length(2_000, 20, 24)),
         "mamd": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
         "mamt": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
         "mappo": Preset(_WALKERS_MAPPO | {"lr_decay_updates": 550} | _length(36_000, 36, 24), 58),
