@@ -80,7 +80,8 @@ def at_the_end(seeds: Seeds) -> str:
     """Formats mean and deviation over seeds of the return in the last fifth of training, and the minutes of training."""
     returns = [np.mean(curve["return"][-max(1, len(curve["return"]) // 5) :]) for curve in seeds.values()]
     minutes = np.mean([curve["seconds"][-1] for curve in seeds.values()]) / 60
-    return f"{np.mean(returns):.3g} ± {np.std(returns, ddof=1):.1g}, {minutes:.1f} min"
+    deviation = float(f"{np.std(returns, ddof=1):.1g}")  # one digit, without an exponent
+    return f"{np.mean(returns):.3g} ± {deviation:g}, {minutes:.1f} min"
 
 
 def mean_curve(seeds: Seeds) -> tuple[np.ndarray, Interval]:
