@@ -294,7 +294,7 @@ def correct_ground_contacts(points: ContactPoints, moved: jax.Array) -> tuple[ja
 
 
 def correct_package_contacts(
-    points: ContactPoints, r: jax.Array, package: model.Package, moved: jax.Array, package_moved: jax.Array
+    points: ContactPoints, r: jax.Array, moved: jax.Array, package_moved: jax.Array, package: model.Package
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `correct_ground_contacts` for contacts with the package, whose displacement (3, E) is the second result."""
     inv_mass, inv_inertia = (jnp.full_like(points.inv_mass, 1 / each) for each in (package.mass, package.inertia))

@@ -198,13 +198,14 @@ def _correct_positions(
     After `position_iterations`, only worlds in which joints are still far apart continue.
     """
     carrying = problem.package.used.any(0)
+    correct_package = functools.partial(contact_solver.correct_package_contacts, package=package)
 
     def iteration(state: _PositionState) -> _PositionState:
         active, moved = state.active, state.pose - problem.pose
         change, deepest = separately(contact_solver.correct_ground_contacts, problem.ground, moved)
         package_moved = state.package_pose - problem.package_pose
-        from_package, package_change, on_package = contact_solver.correct_package_contacts(
-            problem.package, problem.package_r, package, moved, package_moved
+        from_package, package_change, on_package = separately(
+            correct_package, problem.package, problem.package_r, moved, package_moved
         )
         change, deepest = change + from_package, jnp.minimum(deepest, on_package)
         if neighbours:
