@@ -100,6 +100,7 @@ _WALK = {
     "reward_normalisation": "scale",
     "num_action_samples": 4,
 }
+_WALK_FAST = {"num_updates": 1, "policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3}
 _WALKERS_MAPPO = {
     "num_envs": 512,
     "update_interval": 32_768,
@@ -162,7 +163,7 @@ TUNED: dict[str, dict[str, Preset]] = {
     "multiwalker": {
         "maac": Preset(_MAAC | _WALK | _SHARED | {"num_updates": 2, "reward_scale": 300.0} | _length(2_000, 20, 24)),
         "mamd": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
-        "mamt": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
+        "mamt": Preset(_MAMT | _WALK | _WALK_FAST | _length(2_000, 20, 24)),
         "mappo": Preset(_WALKERS_MAPPO | {"lr_decay_updates": 550} | _length(36_000, 36, 24), 58),
     },
 }
