@@ -70,7 +70,7 @@ def _spec_faults(env: Environment) -> list[str]:
 
 
 def _type_faults(env: Environment, key: jax.Array) -> list[str]:
-    """Checks the shapes and dtypes of reset, step and the scripted policy by tracing them."""
+    """Checks the shapes and dtypes of reset, step, the scripted policy and the dependence between agents by tracing them."""
     any_key, action = jax.ShapeDtypeStruct((), key.dtype), _action_shape(env.spec)
     opened, faults = _traced("reset(key)", env.reset, any_key)
     faults = faults or _result_faults(env.spec, opened, "reset(key)")
@@ -84,10 +84,13 @@ def _type_faults(env: Environment, key: jax.Array) -> list[str]:
     if faults:
         return faults
     faults = _change_faults("state", opened[0], stepped[0]) + _change_faults("timestep", opened[1], stepped[1])
-    if env.scripted is None:
-        return faults
-    scripted, failure = _traced("scripted(key, state)", env.scripted, any_key, opened[0])
-    return faults + (failure or _mismatches({"The action from `scripted`": (scripted, action.shape, action.dtype)}))
+    if env.scripted is not None:
+        scripted, failure = _traced("scripted(key, state)", env.scripted, any_key, opened[0])
+        faults += failure or _mismatches({"The action from `scripted`": (scripted, action.shape, action.dtype)})
+    if env.dependence is not None:
+        depends, failure = _traced("dependence(state)", env.dependence, opened[0])
+        faults += failure or _mismatches({"The result of `dependence`": (depends, (env.spec.num_agents,) * 2, jnp.bool_)})
+    return faults
 
 
 def _traced(name: str, function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[str]]:

@@ -222,6 +222,8 @@ class Environment(NamedTuple):
         sample_noise: (key, state) -> noise, all random numbers of a step.
         scripted: (key, state) -> action, a reference policy that sees the state; None if there is none.
         scene: state -> Scene, a drawing of the state, computed on the host. It may take options. None if there is no drawing.
+        dependence: state -> (n, n) bool, whether the return of agent i depends on the actions of agent j in this episode. The
+            diagonal is False. None if this is not known.
     """
 
     spec: EnvSpec
@@ -230,6 +232,7 @@ class Environment(NamedTuple):
     sample_noise: Callable[[jax.Array, EnvState], Noise] = no_noise
     scripted: Callable[[jax.Array, EnvState], jax.Array] | None = None
     scene: Callable[..., Scene] | None = None
+    dependence: Callable[[EnvState], jax.Array] | None = None
 
     def __repr__(self) -> str:
         """Name and sizes."""

@@ -119,4 +119,5 @@ def matrix_game(game: Game = "prisoners_dilemma", episode_limit: int = 25) -> En
         transition=functools.partial(_transition, spec=spec, payoff=PAYOFFS[game]),
         scripted=_tit_for_tat,
         scene=functools.partial(_scene, game=game),
+        dependence=lambda state: ~jnp.eye(2, dtype=bool),
     )

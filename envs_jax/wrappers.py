@@ -1,7 +1,7 @@
 """Wrappers: functions from an Environment to an Environment.
 
 Compose them as `episode_statistics(auto_reset(env))`: the statistics must be outermost to survive the reset. Both wrappers keep
-the spec and the scripted policy.
+the spec, the scripted policy and the dependence between agents.
 """
 
 import dataclasses
@@ -206,15 +206,20 @@ def episode_statistics(env: Environment) -> Environment:
         env_state, timestep = env.transition(state.env_state, action, noise)
         return StatisticsState(env_state, add_step(state.statistics, timestep, env.spec.last_metrics)), timestep
 
-    inner_scripted = env.scripted
+    inner_scripted, inner_dependence = env.scripted, env.dependence
 
     def scripted(key: jax.Array, state: StatisticsState) -> jax.Array:
         assert inner_scripted is not None
         return inner_scripted(key, state.env_state)
+
+    def dependence(state: StatisticsState) -> jax.Array:
+        assert inner_dependence is not None
+        return inner_dependence(state.env_state)
 
     return env._replace(
         reset=reset,
         transition=transition,
         sample_noise=sample_noise,
         scripted=None if inner_scripted is None else scripted,
+        dependence=None if inner_dependence is None else dependence,
     )

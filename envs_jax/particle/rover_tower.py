@@ -54,8 +54,13 @@ def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
     return jnp.take(table, index, axis=0, mode="clip")
 
 
+def _pairs(state: RoverTowerState) -> jax.Array:
+    """Which tower (rows) guides which rover (columns), (4, 4) bool."""
+    return state.rover_of_tower[:, None] == jnp.arange(NUM_PAIRS)[None, :]
+
+
 def _tower_of_rover(state: RoverTowerState) -> jax.Array:
-    return jnp.argmax(state.rover_of_tower[:, None] == jnp.arange(NUM_PAIRS)[None, :], axis=0)
+    return jnp.argmax(_pairs(state), axis=0)
 
 
 def observe(state: RoverTowerState) -> jax.Array:
@@ -134,6 +139,13 @@ def _scripted(key: jax.Array, state: RoverTowerState) -> jax.Array:
     return jnp.concatenate([action, _rows(action, state.rover_of_tower)])
 
 
+def dependence(state: RoverTowerState) -> jax.Array:
+    """Which agents depend on each other, (8, 8) bool: each rover and its tower, which share the reward."""
+    pairs = _pairs(state)
+    nobody = jnp.zeros_like(pairs)
+    return jnp.block([[nobody, pairs.T], [pairs, nobody]])
+
+
 def _scene(state: RoverTowerState) -> Scene:
     """Draws rovers as discs, towers as squares with their last message, and goals as rings that fill when they are reached."""
     pairs = list(enumerate(zip(state.rover_of_tower, state.goal_of_tower, strict=True)))
@@ -184,4 +196,5 @@ def rover_tower(episode_limit: int = 25) -> Environment:
         transition=functools.partial(_transition, spec=spec),
         scripted=_scripted,
         scene=_scene,
+        dependence=dependence,
     )

@@ -47,7 +47,7 @@ class Scenario(NamedTuple):
 
     Attributes:
         spec: the environment's spec.
-        collides: (n, n) bool, which pairs of agents collide.
+        collides: (n, n) bool, which pairs of agents collide. These are the pairs that depend on each other.
         reward: (distances of agents to landmarks (n, n), touches (n, n) bool) -> (n,).
         position_first: whether the order of integration is that of mpe2; otherwise it is that of the original MPE.
         assign: (agent_position, landmark_position) -> (n,), the landmark of each agent in the scripted policy.
@@ -162,6 +162,7 @@ def _environment(
         transition=functools.partial(_transition, scenario=scenario),
         scripted=functools.partial(_scripted, scenario=scenario),
         scene=_scene,
+        dependence=lambda state: jnp.asarray(collides),
     )
 
 
