@@ -3,7 +3,8 @@
 python experiments/benchmark/before_after.py BEFORE AFTER --what "what was changed" [--update maac] [--round] [--turns 30]
 python experiments/benchmark/before_after.py BEFORE AFTER --what "what was changed" --env multiwalker
 
-A row also has the seconds of the first call in a new process, compiling included, of each start.
+Each revision is started several times, because two processes of one revision may differ by some percent. A row also has the
+seconds of the first call of each start, compiling included.
 """
 
 import argparse
@@ -183,7 +184,7 @@ def main() -> None:
         "--round", action="store_true", help="time whole rounds of training with this update, in batches of 256"
     )
     parser.add_argument("--env", help=f"time steps of {NUM_ENVS} copies of this environment instead")
-    parser.add_argument("--turns", type=int, default=30, help="number of times that each revision is timed (default 30)")
+    parser.add_argument("--turns", type=int, default=30, help="number of times that each start is timed (default 30)")
     parser.add_argument("--starts", type=int, default=3, help="number of times that each revision is started (default 3)")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "benchmark_changes.json")
@@ -201,17 +202,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--env", asked.env] if asked.env else ["--update", asked.update, *(["--round"] if asked.round else [])]
         first_calls: list[list[float]] = [[] for _ in names]
-        servers: list[subprocess.Popen[str]] = []
+        seconds: list[list[float]] = [[] for _ in names]
         for _ in range(asked.starts):
-            for server in servers:
-                close(server)
             opened = [open_server(name, Path(folder, name), arguments) for name in names]
-            servers = [server for server, _ in opened]
-            for taken, (_, seconds_of_start) in zip(first_calls, opened, strict=True):
-                taken.append(seconds_of_start)
-        seconds = take_turns(servers, asked.turns)
-        for server in servers:
-            close(server)
+            turns = take_turns([server for server, _ in opened], asked.turns)
+            for (server, first_call), calls, times, all_times in zip(opened, first_calls, turns, seconds, strict=True):
+                calls.append(first_call)
+                all_times += times
+                close(server)
     before, after = (
         {"revision": name, "first_calls": starts} | spread(taken)
         for name, starts, taken in zip(names, first_calls, seconds, strict=True)
