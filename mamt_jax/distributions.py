@@ -50,6 +50,18 @@ class Candidates(NamedTuple):
         return jax.nn.one_hot(self.drawn, self.probability.shape[-1], dtype=self.probability.dtype)
 
 
+class Alternatives(NamedTuple):
+    """K actions per agent and row that do not depend on its policy, over which its influence on others is measured.
+
+    Attributes:
+        action: (n, B, K) int32 or (n, B, K, k) float32.
+        possible: (n, B, K) bool, False for padding and for actions that a mask excludes.
+    """
+
+    action: jax.Array
+    possible: jax.Array
+
+
 class ActionDistribution(NamedTuple):
     """A family of distributions over each agent's actions.
 
@@ -60,6 +72,7 @@ class ActionDistribution(NamedTuple):
         kl: (parameters, other parameters) -> (n, B), KL(first || other) in nats.
         candidates: (parameters, key) -> Candidates, either all actions or samples.
         candidate_log_prob: (parameters, Candidates) -> (n, B, K), log-densities of the candidates under these parameters.
+        alternatives: (parameters, key) -> Alternatives, either all actions or uniform samples.
         features: action -> (n, B, A) float32, input of critics: one-hot actions, or continuous actions unchanged.
         squared_norm: parameters -> (n, B), mean square of an agent's outputs without padding (L2 regulariser of policies).
         parameter_sizes: number of parameters of each agent, without padding.
@@ -73,6 +86,7 @@ class ActionDistribution(NamedTuple):
     kl: Callable[[jax.Array, jax.Array], jax.Array]
     candidates: Callable[[jax.Array, jax.Array], Candidates]
     candidate_log_prob: Callable[[jax.Array, Candidates], jax.Array]
+    alternatives: Callable[[jax.Array, jax.Array], Alternatives]
     features: Callable[[jax.Array], jax.Array]
     squared_norm: Callable[[jax.Array], jax.Array]
     parameter_sizes: tuple[int, ...]
@@ -124,10 +138,16 @@ def categorical(num_actions: tuple[int, ...]) -> ActionDistribution:
         log_p = log_probs(logits)
         return (jnp.exp(log_p) * own(log_p - log_probs(other), 0.0)).sum(-1)
 
+    def every_action(logits: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), logits.shape)
+
     def candidates(logits: jax.Array, key: jax.Array) -> Candidates:
-        log_p = log_probs(logits)
-        every_action = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), logits.shape)
-        return Candidates(every_action, jnp.exp(log_p), own(log_p, 0.0), sample(logits, key), every_action)
+        log_p, action = log_probs(logits), every_action(logits)
+        return Candidates(action, jnp.exp(log_p), own(log_p, 0.0), sample(logits, key), action)
+
+    def alternatives(logits: jax.Array, key: jax.Array) -> Alternatives:
+        del key
+        return Alternatives(every_action(logits), own(logits, LOWEST) > LOWEST / 2)
 
     return ActionDistribution(
         sample=sample,
@@ -136,6 +156,7 @@ def categorical(num_actions: tuple[int, ...]) -> ActionDistribution:
         kl=kl,
         candidates=candidates,
         candidate_log_prob=lambda logits, candidates: own(log_probs(logits), 0.0),
+        alternatives=alternatives,
         features=lambda action: jax.nn.one_hot(action, size, dtype=jnp.float32),
         squared_norm=squared_norm,
         parameter_sizes=num_actions,
@@ -158,8 +179,8 @@ def tanh_gaussian(spaces: tuple[Box, ...], num_samples: int = 8) -> ActionDistri
     """Create Gaussian policies whose samples are squashed by tanh into the box of each agent.
 
     Parameters (n, B, 2k) are k pairs of a mean and a log standard deviation. An agent with fewer action dimensions uses the
-    first pairs. The KL divergence between squashed Gaussians equals that between the Gaussians. `candidates` draws
-    `num_samples` actions.
+    first pairs. The KL divergence between squashed Gaussians equals that between the Gaussians. `candidates` and
+    `alternatives` draw `num_samples` actions.
     """
     size = max(space.size for space in spaces)
     mask = np.arange(size) < np.array([space.size for space in spaces])[:, None]
@@ -174,10 +195,14 @@ def tanh_gaussian(spaces: tuple[Box, ...], num_samples: int = 8) -> ActionDistri
         paired = parameters.reshape(*parameters.shape[:-1], size, 2)
         return paired[..., 0], jnp.clip(paired[..., 1], -5.0, 2.0)
 
-    def squash(latent: jax.Array) -> jax.Array:
-        own = mask.reshape(mask.shape[0], *(1,) * (latent.ndim - 2), size)
-        action = per_agent(low, latent) + per_agent(half_width, latent) * (jnp.tanh(latent) + 1.0)
+    def scale(unit: jax.Array) -> jax.Array:
+        """Actions from vectors in [-1, 1]."""
+        own = mask.reshape(mask.shape[0], *(1,) * (unit.ndim - 2), size)
+        action = per_agent(low, unit) + per_agent(half_width, unit) * (unit + 1.0)
         return jnp.where(own, action, 0.0)
+
+    def squash(latent: jax.Array) -> jax.Array:
+        return scale(jnp.tanh(latent))
 
     def unsquash(action: jax.Array) -> jax.Array:
         unit = (action - per_agent(low, action)) / per_agent(half_width, action) - 1.0
@@ -201,6 +226,10 @@ def tanh_gaussian(spaces: tuple[Box, ...], num_samples: int = 8) -> ActionDistri
         first = jnp.zeros(parameters.shape[:2], jnp.int32)
         return Candidates(squash(latent), jnp.full_like(log_prob, 1.0 / num_samples), log_prob, first, latent)
 
+    def alternatives(parameters: jax.Array, key: jax.Array) -> Alternatives:
+        unit = jax.random.uniform(key, (*parameters.shape[:2], num_samples, size), parameters.dtype, -1.0, 1.0)
+        return Alternatives(scale(unit), jnp.ones(unit.shape[:-1], bool))
+
     def candidate_log_prob(parameters: jax.Array, candidates: Candidates) -> jax.Array:
         mean, log_std = (x[:, :, None] for x in split(parameters))
         return latent_log_prob(mean, log_std, candidates.latent)
@@ -222,6 +251,7 @@ def tanh_gaussian(spaces: tuple[Box, ...], num_samples: int = 8) -> ActionDistri
         kl=kl,
         candidates=candidates,
         candidate_log_prob=candidate_log_prob,
+        alternatives=alternatives,
         features=lambda action: action,
         squared_norm=squared_norm,
         parameter_sizes=tuple(2 * space.size for space in spaces),

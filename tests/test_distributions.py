@@ -54,6 +54,19 @@ def test_actions_an_agent_lacks_are_never_taken_and_get_no_gradient() -> None:
     assert not gradient[1, :, 2].any() and np.isfinite(gradient).all()
 
 
+def test_alternatives_are_all_allowed_actions_or_uniform_whatever_the_policy() -> None:
+    key, discrete = jax.random.key(0), categorical(NUM_ACTIONS)
+    allowed = jnp.array([[[True, False, True]], [[True, True, False]]])
+    every = discrete.alternatives(discrete.restrict(jnp.full((2, 1, 3), 50.0), allowed), key)
+    np.testing.assert_array_equal(every.action, np.broadcast_to(np.arange(3), (2, 1, 3)))
+    np.testing.assert_array_equal(every.possible, allowed)
+    continuous = tanh_gaussian((Box(1, -2.0, 4.0), Box(2)), num_samples=4000)
+    uniform = jax.jit(continuous.alternatives)(jnp.full((2, 1, 4), 9.0), key)
+    assert uniform.possible.all() and not uniform.action[0, ..., 1].any()
+    spans = uniform.action[0, 0, :, 0], uniform.action[1, 0, :, 1]
+    np.testing.assert_allclose([(x.min(), x.mean(), x.max()) for x in spans], [(-2, 1, 4), (-1, 0, 1)], atol=0.1)
+
+
 def test_tanh_gaussian_density_is_that_of_its_samples() -> None:
     distribution = tanh_gaussian((Box(1, -2.0, 4.0),), num_samples=20_000)
     parameters = jnp.array([[[0.3, -0.5]]])

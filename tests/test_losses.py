@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from mamt_jax.losses.actor import clipped_policy_loss
-from mamt_jax.losses.coordination import coordination_coefficients
+from mamt_jax.losses.coordination import (
+    coordination_coefficients,
+    dependence_coefficients,
+    influence,
+    relative_influence,
+)
 from mamt_jax.losses.critic import clipped_value_loss
 from mamt_jax.losses.lookahead import dice_value, lookahead_value
 from mamt_jax.losses.opponent_model import non_stationarity
@@ -61,6 +66,21 @@ def test_coordination_threshold_drops_weak_dependence() -> None:
     coefficients = jax.jit(coordination_coefficients)(marginal, np.zeros((3, 1), np.float32), 0.2)[..., 0]
     strong = 1 / (1 + np.exp(-2.0))
     np.testing.assert_allclose(coefficients, [[0, strong, 0], [0.5, 0, 0.5], [0.5, 0.5, 0]], rtol=1e-5)
+
+
+def test_influence_is_the_spread_over_possible_actions_and_dependence_its_ratio_to_the_own_one() -> None:
+    q = np.array([[[0.0, 2.0, 0.0], [1.0, 4.0, 1.0]], [[3.0, 3.0, 3.0], [0.0, 0.0, 6.0]]], np.float32)[:, :, None]
+    possible = np.array([[[True, True, False]], [[True, True, True]]])
+    spread = jax.jit(influence)(q, possible)
+    np.testing.assert_allclose(spread[..., 0], [[1.0, np.sqrt(2)], [0.0, np.sqrt(8)]], rtol=1e-6)
+    two_rows = jnp.concatenate([spread, spread.at[0, 0].set(3.0)], -1)  # the mean influence of agent 0 on itself is 2
+    ratio, expected = jax.jit(relative_influence)(two_rows), np.sqrt(2) / 2
+    np.testing.assert_allclose(ratio[0, 1], expected, rtol=1e-6)
+    np.testing.assert_array_equal(ratio[[0, 1, 1], [0, 0, 1]], 0.0)
+    np.testing.assert_allclose(dependence_coefficients(ratio, 0.5)[0, 1], expected / (1 + expected), rtol=1e-6)
+    np.testing.assert_array_equal(dependence_coefficients(ratio, 0.75), 0.0)
+    active = jnp.array([[True, True], [True, False]])
+    np.testing.assert_array_equal(np.asarray(relative_influence(two_rows, active))[0, 1] > 0, [True, False])
 
 
 def test_non_stationarity_and_decomposition_loss_by_hand() -> None:

@@ -14,8 +14,10 @@ from unlike_agents import SMALL, observations, probe_batch
 from envs_jax.environment import Discrete, EnvSpec
 from mamt_jax.algorithms import actor_critic as base
 from mamt_jax.algorithms import mamt
+from mamt_jax.algorithms import paper_trust_regions as paper
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.coordination import averaged_out, value_shortcut
+from mamt_jax.algorithms.mamd import trust_region
 from mamt_jax.algorithms.trust_regions import TIMESCALES, linear_steps, log_steps, policies_cost
 from mamt_jax.distributions import action_distribution
 
@@ -43,14 +45,14 @@ def phase() -> Any:
 
         def step(state: base.ActorCriticState, key: jax.Array) -> Any:
             joint = base.evaluate_policies(PARTS, state, batch.observation, key)
-            regulariser = mamt.trust_region(CONFIG, jnp.full(N, CONFIG.epsilon))
+            regulariser = trust_region(CONFIG, jnp.full(N, CONFIG.epsilon))
             policy, optimizer, _ = base.policy_step(CONFIG, PARTS, state, batch, joint, regulariser)
             return dataclasses.replace(state, policy=policy, policy_optimizer=optimizer), None
 
         state, _ = jax.lax.scan(step, learner.base, jax.random.split(steps_key, 3))
         learner = dataclasses.replace(learner, base=state)
-        own = mamt.trust_region_parts(SPEC, CONFIG)
-        dependence = mamt.measure_dependence(CONFIG, PARTS, own, learner, batch, dependence_key)
+        own = paper.trust_region_parts(SPEC, CONFIG)
+        dependence = paper.measure_dependence(CONFIG, PARTS, own, state, learner.trust_region, batch, dependence_key)
         shortcut = value_shortcut(CONFIG, PARTS, state, batch, dependence.joint)
         return learner, batch, dependence, shortcut
 
@@ -64,11 +66,11 @@ def test_gradients_through_a_step_are_those_of_finite_differences_and_not_zero(p
             lambda x: jnp.asarray(x, jnp.float64) if x.dtype == jnp.float32 else x, (learner.base, batch, dependence.joint)
         )
         log_epsilon = jnp.log(jnp.array([0.2, 0.5, 1.0], jnp.float64))
-        effects = functools.partial(mamt.after_step, CONFIG, PARTS, learner, batch, joint)
+        effects = functools.partial(paper.after_step, CONFIG, PARTS, learner, batch, joint)
         step = 1e-4
         moved = log_epsilon[None] + step * jnp.concatenate([jnp.eye(N), -jnp.eye(N)])
         up, down = np.split(np.stack(jax.jit(jax.vmap(effects))(moved), 1), 2)  # (agent moved, V or KL, agent)
-        gradients = jax.jit(functools.partial(mamt.step_gradients, effects))(log_epsilon)
+        gradients = jax.jit(functools.partial(paper.step_gradients, effects))(log_epsilon)
     numeric = np.stack([(up - down)[i, :, i] / (2 * step) for i in range(N)], 1)
     assert (np.abs(numeric) > 1e-6).all()
     np.testing.assert_allclose(gradients, numeric, rtol=1e-3)
@@ -90,8 +92,8 @@ def test_what_trust_regions_follow_is_a_function(phase: Any) -> None:
 
     def follow(**options: Any) -> Any:
         config = dataclasses.replace(CONFIG, **options)
-        own = mamt.trust_region_parts(SPEC, config)
-        state, metrics = mamt.trust_region_step(config, PARTS, own, learner, batch, dependence)
+        own = paper.trust_region_parts(SPEC, config)
+        state, metrics = paper.trust_region_step(config, PARTS, own, learner.base, learner.trust_region, batch, dependence)
         return metrics["cost_gradient"], state.params["log_epsilon"] - jnp.log(config.epsilon)
 
     def twice_the_network(config: Any, log_epsilon: jax.Array, estimate: Any, own: jax.Array) -> jax.Array:
@@ -135,16 +137,16 @@ def test_no_draw_of_an_update_reuses_the_key_of_another(monkeypatch: pytest.Monk
 
 
 def test_modelling_policies_come_to_predict_what_others_do() -> None:
-    parts = mamt.trust_region_parts(SPEC, CONFIG)
+    parts = paper.trust_region_parts(SPEC, CONFIG)
     action = jnp.stack([jnp.full(BATCH, 2), jnp.full(BATCH, 1), jnp.zeros(BATCH)]).astype(jnp.int32)
 
     @jax.jit
     def learn(key: jax.Array) -> Any:
         init_key, observation_key = jax.random.split(key)
         opponents = parts.opponents.init(init_key)
-        state = mamt.TrustRegionState({}, (), opponents, parts.opponent_optimizer.init(opponents))
+        state = paper.TrustRegionState({}, (), opponents, parts.opponent_optimizer.init(opponents))
         batch = seen(observations(SPEC, observation_key, BATCH).swapaxes(0, 1), action)
-        state, losses = jax.lax.scan(lambda state, _: mamt.opponent_step(CONFIG, parts, state, batch), state, length=300)
+        state, losses = jax.lax.scan(lambda state, _: paper.opponent_step(CONFIG, parts, state, batch), state, length=300)
         modelled = action_distribution(SPEC, (1, 2, 0, 2, 0, 1))
         return losses, modelled.mode(parts.opponents.apply(state.opponents, batch.observation))
 

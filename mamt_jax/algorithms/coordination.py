@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mamt_jax.algorithms import actor_critic as base
 from mamt_jax.algorithms.agent_major import Batch
@@ -23,10 +24,7 @@ def averaged_out(
 ) -> jax.Array:
     """Compute the coordination coefficients of Eq. 14, which average the action of j out of Q_i under the policy of j."""
     candidates = joint.candidates
-    action = candidates.drawn_action
-    swapped = parts.critic.swapped_values(
-        learner.critic, batch.observation, action, parts.distribution.features(action), candidates.action
-    )
+    swapped = _swapped_values(parts, learner, batch, joint, candidates.action)
     marginal = marginal_values(swapped, candidates.probability) * _unit(config, learner)[..., None]
     return _coefficients(config, learner, batch, joint, marginal)
 
@@ -40,6 +38,24 @@ def value_shortcut(
 
 
 COORDINATIONS: dict[str, CoordinationFn] = {"exact": averaged_out, "values": value_shortcut}
+
+
+def pair_values(
+    parts: base.ActorCritic, learner: base.ActorCriticState, batch: Batch, joint: base.Evaluated, action: jax.Array
+) -> jax.Array:
+    """Q_i with the drawn action of j replaced by each of the actions `action` (n, B, K) of j, also for i = j: (n, n, B, K)."""
+    features = parts.distribution.features(joint.candidates.drawn_action)
+    own = parts.critic.values(learner.critic, batch.observation, features, action).q
+    swapped = _swapped_values(parts, learner, batch, joint, action)
+    return jnp.where(np.eye(len(own), dtype=bool)[..., None, None], own[:, None], swapped)
+
+
+def _swapped_values(
+    parts: base.ActorCritic, learner: base.ActorCriticState, batch: Batch, joint: base.Evaluated, action: jax.Array
+) -> jax.Array:
+    """As `pair_values`, undefined for i = j."""
+    drawn = joint.candidates.drawn_action
+    return parts.critic.swapped_values(learner.critic, batch.observation, drawn, parts.distribution.features(drawn), action)
 
 
 def _unit(config: Config, learner: base.ActorCriticState) -> jax.Array:

@@ -11,8 +11,32 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from envs_jax.environment import EnvSpec
 from mamt_jax.losses.trust_region import divergence_cost
-from mamt_jax.types import Config
+from mamt_jax.types import Config, Metrics
+
+
+class TrustRegions(NamedTuple):
+    """Learning of the sizes of trust regions, as pure functions of its state.
+
+    Attributes:
+        init: key -> state. `state.log_epsilon` (n,) holds the logarithms of the sizes.
+        update: (actor-critic, its learner state, state, batch (n, B, ...), key) -> (state, metrics).
+    """
+
+    init: Callable[[jax.Array], Any]
+    update: Callable[..., tuple[Any, Metrics]]
+
+
+VariantFn = Callable[[EnvSpec, Config], TrustRegions]
+"""Function (spec, config) -> the learning of trust regions."""
+
+
+def initial_log_epsilon(spec: EnvSpec, config: Config) -> jax.Array:
+    """Logarithms of the initial sizes, (n,): `config.epsilon`, clipped to its bounds."""
+    start = jnp.full(spec.num_agents, config.epsilon, jnp.float32)
+    return jnp.log(jnp.clip(start, config.epsilon_min, config.epsilon_max))
+
 
 CostGradientFn = Callable[[Config, jax.Array, Callable[[jax.Array], jax.Array], jax.Array], jax.Array]
 """Function (config, log_epsilon (n,), estimate, own) -> gradient (n,) of the cost with respect to log epsilon.

@@ -1,9 +1,11 @@
-"""Coordination coefficients, which measure the dependence between agents (Eq. 14)."""
+"""Coordination coefficients, which measure the dependence between agents: as in Eq. 14, and by influence."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from mamt_jax.active import active_mean
 
 
 def marginal_values(swapped_q: jax.Array, probability: jax.Array) -> jax.Array:
@@ -18,6 +20,48 @@ def marginal_values(swapped_q: jax.Array, probability: jax.Array) -> jax.Array:
     """
     chex.assert_equal_shape([swapped_q[0], probability])
     return (swapped_q * probability[None]).sum(-1)
+
+
+def influence(q: jax.Array, possible: jax.Array) -> jax.Array:
+    """Compute the influence of agent j on agent i: the standard deviation of Q_i over the actions of j, all equally likely.
+
+    It does not depend on the policy of j, and does not vanish as that policy becomes deterministic.
+
+    Args:
+        q: (n, n, B, K), [i, j] is Q_i for each action of j.
+        possible: (n, B, K) bool, the actions of j that count.
+
+    Returns:
+        (n, n, B), with axes [i, j].
+    """
+    chex.assert_equal_shape([q[0], possible])
+    mean = q.mean(-1, keepdims=True, where=possible[None])
+    return jnp.sqrt(jnp.square(q - mean).mean(-1, where=possible[None]))
+
+
+def relative_influence(influence: jax.Array, active: jax.Array | None = None) -> jax.Array:
+    """Compute the influence (n, n, B) of agent j on agent i relative to the mean influence of i on itself.
+
+    The result is 0 for i = j, and for pairs with an inactive agent.
+    """
+    own = active_mean(jnp.diagonal(influence).T, active)
+    ratio = influence / jnp.maximum(own, jnp.finfo(own.dtype).tiny)[:, None, None]
+    return jnp.where(_pairs(len(influence), active), ratio, 0.0)
+
+
+def dependence_coefficients(ratio: jax.Array, threshold: jax.Array | float) -> jax.Array:
+    """Compute coordination coefficients C (n, n, B) from relative influences: `C_ij = r_ij / (1 + sum over k of r_ik)`.
+
+    The 1 is the weight of "depends on nobody". Ratios below `threshold` count as 0.
+    """
+    ratio = jnp.where(ratio >= threshold, ratio, 0.0)
+    return ratio / (1.0 + ratio.sum(1, keepdims=True))
+
+
+def _pairs(num_agents: int, active: jax.Array | None) -> jax.Array:
+    """Pairs of different agents that are both active, bool, with the axes [i, j, row]. `active` (n, B) may be None."""
+    others = jnp.asarray(~np.eye(num_agents, dtype=bool)[..., None])
+    return others if active is None else others & active[:, None] & active[None]
 
 
 def coordination_coefficients(
@@ -38,9 +82,6 @@ def coordination_coefficients(
     """
     n, _, batch_size = marginal_q.shape
     chex.assert_shape(q, (n, batch_size))
-    influence = jnp.abs(marginal_q - q[:, None])
-    others = jnp.asarray(~np.eye(n, dtype=bool)[..., None])
-    if active is not None:
-        others = others & active[:, None] & active[None]
+    influence, others = jnp.abs(marginal_q - q[:, None]), _pairs(n, active)
     soft = jax.nn.softmax(jnp.where(others, influence, jnp.finfo(q.dtype).min), 1)
     return jnp.where(others & (soft >= threshold), soft, 0.0)
