@@ -80,8 +80,8 @@ def test_influence_equals_that_of_whole_critics() -> None:
     q = np.asarray(values(joint.reshape(-1, N, BATCH))).reshape(N, ACTIONS, N, BATCH, ACTIONS)
     q = np.take_along_axis(q, joint[..., None], -1)[..., 0]  # Q_i of the joint action, (j, a, i, B)
     np.testing.assert_allclose(found.total_q, q.sum(2).transpose(0, 2, 1), rtol=1e-4, atol=1e-5)
-    spread = q.std(1).swapaxes(0, 1)
-    ratio = spread / np.diagonal(spread).mean(0)[:, None, None] * ~np.eye(N, dtype=bool)[..., None]
+    variance = q.var(1).swapaxes(0, 1)
+    ratio = variance / np.diagonal(variance).mean(0)[:, None, None] * ~np.eye(N, dtype=bool)[..., None]
     np.testing.assert_allclose(found.ratio, ratio, rtol=1e-3, atol=1e-5)
 
 

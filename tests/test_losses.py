@@ -68,17 +68,17 @@ def test_coordination_threshold_drops_weak_dependence() -> None:
     np.testing.assert_allclose(coefficients, [[0, strong, 0], [0.5, 0, 0.5], [0.5, 0.5, 0]], rtol=1e-5)
 
 
-def test_influence_is_the_spread_over_possible_actions_and_dependence_its_ratio_to_the_own_one() -> None:
+def test_influence_is_the_variance_over_possible_actions_and_dependence_its_share() -> None:
     q = np.array([[[0.0, 2.0, 0.0], [1.0, 4.0, 1.0]], [[3.0, 3.0, 3.0], [0.0, 0.0, 6.0]]], np.float32)[:, :, None]
     possible = np.array([[[True, True, False]], [[True, True, True]]])
-    spread = jax.jit(influence)(q, possible)
-    np.testing.assert_allclose(spread[..., 0], [[1.0, np.sqrt(2)], [0.0, np.sqrt(8)]], rtol=1e-6)
-    two_rows = jnp.concatenate([spread, spread.at[0, 0].set(3.0)], -1)  # the mean influence of agent 0 on itself is 2
-    ratio, expected = jax.jit(relative_influence)(two_rows), np.sqrt(2) / 2
-    np.testing.assert_allclose(ratio[0, 1], expected, rtol=1e-6)
+    variance = jax.jit(influence)(q, possible)
+    np.testing.assert_allclose(variance[..., 0], [[1.0, 2.0], [0.0, 8.0]], rtol=1e-6)
+    two_rows = jnp.concatenate([variance, variance.at[0, 0].set(3.0)], -1)  # the mean influence of agent 0 on itself is 2
+    ratio = jax.jit(relative_influence)(two_rows)
+    np.testing.assert_allclose(ratio[0, 1], 1.0, rtol=1e-6)
     np.testing.assert_array_equal(ratio[[0, 1, 1], [0, 0, 1]], 0.0)
-    np.testing.assert_allclose(dependence_coefficients(ratio, 0.5)[0, 1], expected / (1 + expected), rtol=1e-6)
-    np.testing.assert_array_equal(dependence_coefficients(ratio, 0.75), 0.0)
+    np.testing.assert_allclose(dependence_coefficients(ratio, 0.4)[0, 1], 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(dependence_coefficients(ratio, 0.6), 0.0)
     active = jnp.array([[True, True], [True, False]])
     np.testing.assert_array_equal(np.asarray(relative_influence(two_rows, active))[0, 1] > 0, [True, False])
 

@@ -128,7 +128,7 @@ def update(
     gain, cost = config.value_weight * gain, jnp.exp(state.log_multiplier) * cost
     slope = relative_slope(gain, cost)
     divergence = joint_divergence(actor_critic, learner, batch, measured.weight)
-    excess = divergence / config.target_divergence - 1.0
+    excess = jnp.clip(divergence / config.target_divergence - 1.0, -1.0, 1.0)
     low, high = jnp.log(config.epsilon_min), jnp.log(config.epsilon_max)
     state = DependenceState(
         log_epsilon=jnp.clip(state.log_epsilon + config.epsilon_learning_rate * slope, low, high),

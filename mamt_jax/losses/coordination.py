@@ -23,7 +23,7 @@ def marginal_values(swapped_q: jax.Array, probability: jax.Array) -> jax.Array:
 
 
 def influence(q: jax.Array, possible: jax.Array) -> jax.Array:
-    """Compute the influence of agent j on agent i: the standard deviation of Q_i over the actions of j, all equally likely.
+    """Compute the influence of agent j on agent i: the variance of Q_i over the actions of j, all equally likely.
 
     It does not depend on the policy of j, and does not vanish as that policy becomes deterministic.
 
@@ -36,7 +36,7 @@ def influence(q: jax.Array, possible: jax.Array) -> jax.Array:
     """
     chex.assert_equal_shape([q[0], possible])
     mean = q.mean(-1, keepdims=True, where=possible[None])
-    return jnp.sqrt(jnp.square(q - mean).mean(-1, where=possible[None]))
+    return jnp.square(q - mean).mean(-1, where=possible[None])
 
 
 def relative_influence(influence: jax.Array, active: jax.Array | None = None) -> jax.Array:
@@ -52,10 +52,11 @@ def relative_influence(influence: jax.Array, active: jax.Array | None = None) ->
 def dependence_coefficients(ratio: jax.Array, threshold: jax.Array | float) -> jax.Array:
     """Compute coordination coefficients C (n, n, B) from relative influences: `C_ij = r_ij / (1 + sum over k of r_ik)`.
 
-    The 1 is the weight of "depends on nobody". Ratios below `threshold` count as 0.
+    C_ij is the share of agent j in the variance of Q_i, a sensitivity index (Sobol 2001). The 1 is the share of agent i itself,
+    which stands for "depends on nobody". Coefficients below `threshold` are 0.
     """
-    ratio = jnp.where(ratio >= threshold, ratio, 0.0)
-    return ratio / (1.0 + ratio.sum(1, keepdims=True))
+    share = ratio / (1.0 + ratio.sum(1, keepdims=True))
+    return jnp.where(share >= threshold, share, 0.0)
 
 
 def _pairs(num_agents: int, active: jax.Array | None) -> jax.Array:
