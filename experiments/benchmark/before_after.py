@@ -3,8 +3,8 @@
 python experiments/benchmark/before_after.py BEFORE AFTER --what "what was changed" [--update maac] [--round] [--turns 30]
 python experiments/benchmark/before_after.py BEFORE AFTER --what "what was changed" --env multiwalker
 
-Each revision is started several times, because two processes of one revision may differ by some percent. A row also has the
-seconds of the first call of each start, compiling included.
+Each revision is started several times, now first and now second, because two processes of one revision may differ by some
+percent. A row also has the seconds of the first call of each start, compiling included.
 """
 
 import argparse
@@ -185,7 +185,7 @@ def main() -> None:
     )
     parser.add_argument("--env", help=f"time steps of {NUM_ENVS} copies of this environment instead")
     parser.add_argument("--turns", type=int, default=30, help="number of times that each start is timed (default 30)")
-    parser.add_argument("--starts", type=int, default=3, help="number of times that each revision is started (default 3)")
+    parser.add_argument("--starts", type=int, default=4, help="number of times that each revision is started (default 4)")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "benchmark_changes.json")
     asked = parser.parse_args()
@@ -203,12 +203,13 @@ def main() -> None:
         arguments = ["--env", asked.env] if asked.env else ["--update", asked.update, *(["--round"] if asked.round else [])]
         first_calls: list[list[float]] = [[] for _ in names]
         seconds: list[list[float]] = [[] for _ in names]
-        for _ in range(asked.starts):
-            opened = [open_server(name, Path(folder, name), arguments) for name in names]
+        for start in range(asked.starts):
+            order = (0, 1) if start % 2 == 0 else (1, 0)
+            opened = [open_server(names[which], Path(folder, names[which]), arguments) for which in order]
             turns = take_turns([server for server, _ in opened], asked.turns)
-            for (server, first_call), calls, times, all_times in zip(opened, first_calls, turns, seconds, strict=True):
-                calls.append(first_call)
-                all_times += times
+            for which, (server, first_call), times in zip(order, opened, turns, strict=True):
+                first_calls[which].append(first_call)
+                seconds[which] += times
                 close(server)
     before, after = (
         {"revision": name, "first_calls": starts} | spread(taken)
