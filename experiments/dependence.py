@@ -8,7 +8,9 @@ are compared with the true pairs, by precision and recall. The sizes of trust re
 """
 
 import argparse
+import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +34,8 @@ from mamt_jax.types import Config
 
 RESULT = Path(__file__).parent / "results" / "dependence.json"
 ENVS = 64
+SCORES = ("precision", "recall", "false_positive_rate")
+HISTORY = ("updates", "epsilon", "joint_divergence")
 
 
 class Learner(NamedTuple):
@@ -73,38 +77,47 @@ def compare(env: Environment, built: Built, config: Config, learner: MAMTState, 
 
 
 def scores(found: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    """Precision and recall of each agent's pairs; None where there is nothing to find or nothing was found."""
-    edges = found > 0
-    right, found_pairs, true_pairs = ((each.sum((1, 2))) for each in (edges & truth, edges, truth))
+    """Precision, recall and false positive rate of each agent's pairs; None where there are no pairs of the kind."""
+    edges, others = found > 0, ~np.eye(len(found), dtype=bool)[..., None]
 
-    def ratios(below: np.ndarray) -> list[float | None]:
-        return [round(float(a / b), 3) if b else None for a, b in zip(right, below, strict=True)]
+    def ratios(part: np.ndarray, whole: np.ndarray) -> list[float | None]:
+        sums = zip(part.sum((1, 2)), whole.sum((1, 2)), strict=True)
+        return [round(float(a / b), 3) if b else None for a, b in sums]
 
-    mean = {"found": found.mean(-1).round(3).tolist(), "true": truth.mean(-1).round(3).tolist()}
-    return {"precision": ratios(found_pairs), "recall": ratios(true_pairs), "coefficients": mean}
+    return {
+        "precision": ratios(edges & truth, edges),
+        "recall": ratios(edges & truth, truth),
+        "false_positive_rate": ratios(edges & ~truth, others & ~truth),
+    }
+
+
+def history(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The course of training, without the evaluation before the first update."""
+    learnt = [row for row in rows if row["updates"]]
+    names = {name: name for name in HISTORY} | {"eval_return": "return", "coordination_mean": "coordination"}
+    return {shown: [np.round(row[name], 3).tolist() for row in learnt] for name, shown in names.items()}
 
 
 def of_folder(folder: Path) -> list[dict[str, Any]]:
     """One entry for each run of a folder."""
     experiment = read_experiment(folder)
     built = build(experiment)
-    if not isinstance(built.env, Environment) or built.env.dependence is None:
-        raise SystemExit(f"error: {experiment.env_name} does not know which agents depend on each other.")
-    learners, last = load_learners(folder, built), read_rows(folder / METRICS)[-len(built.configs) :]
-    entries = []
-    for run, (config, row) in enumerate(zip(built.configs, last, strict=True)):
+    env = built.env
+    if not isinstance(env, Environment) or env.dependence is None:
+        raise SystemExit(f"error: {folder} was trained on {experiment.env_name}, which does not know who depends on whom.")
+    learners, rows = load_learners(folder, built), read_rows(folder / METRICS)
+    entries, play = [], jax.jit(functools.partial(compare, env, built))
+    for run, config in enumerate(built.configs):
         learner = jax.tree.map(lambda leaf, run=run: leaf[run], learners)
-        found, truth = jax.jit(lambda learner, config=config: compare(built.env, built, config, learner, jax.random.key(0)))(
-            learner
-        )
+        measured = play(config, learner, jax.random.key(0))
+        own = [row for row in rows if row["run"] == run]
         about = {
-            "env": built.env.spec.name,
-            "seed": row["seed"],
-            "updates": row["updates"],
-            "return": round(row["eval_return"], 2),
+            "env": env.spec.name,
+            "seed": own[0]["seed"],
+            "agents": env.spec.agent_names,
+            "target": config.target_divergence,
         }
-        sizes = {name: row[name] for name in ("epsilon", "joint_divergence")}
-        entries.append(about | sizes | scores(np.asarray(found), np.asarray(truth)))
+        entries.append(about | scores(*map(np.asarray, measured)) | {"history": history(own)})
     return entries
 
 
@@ -116,8 +129,10 @@ def main() -> None:
     asked = parser.parse_args()
     entries = [entry for folder in asked.runs for entry in of_folder(folder)]
     for entry in entries:
-        print(json.dumps(entry))
-    asked.out.write_text(json.dumps({"machine": describe_machine(), "runs": entries}, indent=1) + "\n")
+        print(entry["env"], entry["seed"], {name: entry[name] for name in SCORES}, flush=True)
+    lines = ",\n  ".join(map(json.dumps, entries))
+    machine = json.dumps(describe_machine())
+    asked.out.write_text(f'{{"machine": {machine},\n "runs": [\n  {lines}\n]}}\n')
 
 
 if __name__ == "__main__":

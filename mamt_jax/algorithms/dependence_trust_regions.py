@@ -22,6 +22,11 @@ from mamt_jax.losses.coordination import dependence_coefficients, influence, rel
 from mamt_jax.losses.mirror_step import divergence_slope, mirror_step, value_slope
 from mamt_jax.types import Config, Metrics, Params
 
+EPSILON_RATE = 0.03
+"""Step of log epsilon per update, where value and cost have slopes of very different size."""
+MULTIPLIER_RATE = 0.005
+"""Step of the logarithm of the multiplier per update, where the divergence is twice its target. It is slower than epsilon."""
+
 
 @struct.dataclass
 class DependenceState:
@@ -73,7 +78,7 @@ def measure(
     # Candidates are all actions where actions are discrete, and samples of the policy where they are continuous.
     spread = influence(q if spec.discrete else of_actions(alternatives.action), alternatives.possible)
     ratio = relative_influence(spread, batch.active)
-    coordination = dependence_coefficients(ratio, config.coordination_threshold)
+    coordination = dependence_coefficients(ratio, config.dependence_threshold)
     return Measured(joint, q.sum(0), ratio, coordination, coordination.sum(0))
 
 
@@ -131,8 +136,8 @@ def update(
     excess = jnp.clip(divergence / config.target_divergence - 1.0, -1.0, 1.0)
     low, high = jnp.log(config.epsilon_min), jnp.log(config.epsilon_max)
     state = DependenceState(
-        log_epsilon=jnp.clip(state.log_epsilon + config.epsilon_learning_rate * slope, low, high),
-        log_multiplier=jnp.clip(state.log_multiplier + config.multiplier_learning_rate * excess, -high, -low),
+        log_epsilon=jnp.clip(state.log_epsilon + EPSILON_RATE * slope, low, high),
+        log_multiplier=jnp.clip(state.log_multiplier + MULTIPLIER_RATE * excess, -high, -low),
     )
     metrics = {
         "influence": measured.ratio.mean(-1),

@@ -72,8 +72,8 @@ class MAMTConfig(MAMDConfig):
     target_divergence: float = number(0.1, BOUND)
     """Divergence of the policies from the old ones, in nats, to which the dependence variant adapts the weight of its cost: the
     sum over agents, each weighted by how much others depend on it."""
-    multiplier_learning_rate: float = 1e-3
-    """Learning rate of the weight of the cost, in the dependence variant."""
+    dependence_threshold: float = number(0.05, FRACTION)
+    """Smallest coordination coefficient of the dependence variant. Smaller ones are set to 0."""
     coordination: CoordinationFn = function_field(COORDINATIONS, "exact")
     """Value of agent i without the action of j (Eq. 14): exact averages that action out of Q_i, values uses V_j instead."""
     divergence: CostGradientFn = function_field(DIVERGENCES, "network")
