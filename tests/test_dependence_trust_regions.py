@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from unlike_agents import SMALL, observations
+from unlike_agents import CONTINUOUS, DISCRETE, SMALL, observations, probe_batch
 
 from envs_jax.environment import Discrete, EnvSpec
 from mamt_jax.algorithms import actor_critic as base
@@ -140,6 +140,26 @@ def test_an_exact_mirror_step_gains_what_a_hundred_policy_steps_gain(agent: int)
 
     real, exact = run(jax.random.key(2))
     np.testing.assert_allclose(real[1] - real[0], exact[1] - exact[0], rtol=0.05)
+
+
+@pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+def test_unlike_agents_that_end_are_measured_only_while_they_act(spec: EnvSpec) -> None:
+    parts, trust_regions = base.actor_critic(spec, CONFIG), regions.dependence(spec, CONFIG)
+
+    @jax.jit
+    def update(key: jax.Array) -> Any:
+        init_key, batch_key, update_key = jax.random.split(key, 3)
+        learner = base.init(base.actor_critic, spec, CONFIG, init_key)
+        batch = probe_batch(spec, batch_key, BATCH)
+        active = jnp.ones((BATCH, N), bool).at[:, 1].set(False)
+        prepared = base.prepare(CONFIG, learner, batch._replace(active=active))
+        return trust_regions.update(parts, learner, trust_regions.init(jax.random.key(0)), prepared, update_key)
+
+    state, metrics = update(jax.random.key(0))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))
+    coefficients = np.asarray(metrics["coordination_mean"])
+    assert not coefficients[1].any() and not coefficients[:, 1].any()
+    assert metrics["value_gradient"][1] == metrics["cost_gradient"][1] == 0 < metrics["value_gradient"][0]
 
 
 def test_agents_on_whom_nobody_depends_become_free_and_the_others_are_constrained() -> None:

@@ -46,7 +46,7 @@ class Measured(NamedTuple):
 
     Attributes:
         joint: the joint action that was drawn, the candidate actions and their values.
-        total_q: (n, B, K), the sum over all agents i of Q_i for each candidate action of agent j.
+        total_q: (n, B, K), the sum over all active agents i of Q_i for each candidate action of agent j.
         ratio: (n, n, B), influence of agent j on agent i, relative to that of i itself.
         coordination: (n, n, B), coefficients C.
         weight: (n, B), the sum over i of C_ij: how much others depend on agent j.
@@ -62,7 +62,8 @@ class Measured(NamedTuple):
 def init(spec: EnvSpec, config: Config, key: jax.Array) -> DependenceState:
     """Initialise the sizes, and the multiplier with which they are optimal for agents of weight 1."""
     del key
-    return DependenceState(initial_log_epsilon(spec, config), -jnp.log(jnp.asarray(config.epsilon, jnp.float32)))
+    log_epsilon = initial_log_epsilon(spec, config)
+    return DependenceState(log_epsilon, -log_epsilon[0])
 
 
 def measure(
@@ -79,6 +80,7 @@ def measure(
     spread = influence(q if spec.discrete else of_actions(alternatives.action), alternatives.possible)
     ratio = relative_influence(spread, batch.active)
     coordination = dependence_coefficients(ratio, config.dependence_threshold)
+    q = q if batch.active is None else jnp.where(batch.active[:, None, :, None], q, 0.0)
     return Measured(joint, q.sum(0), ratio, coordination, coordination.sum(0))
 
 
