@@ -22,7 +22,7 @@ from envs_jax.environment import Environment
 from envs_jax.wrappers import auto_reset
 from mamt_jax.algorithms import actor_critic
 from mamt_jax.algorithms.agent_major import Batch
-from mamt_jax.algorithms.dependence_trust_regions import measure
+from mamt_jax.algorithms.dependence_trust_regions import dependence, measure
 from mamt_jax.algorithms.mamt import MAMTState
 from mamt_jax.running_statistics import normalise
 from mamt_jax.training.checkpoint import load_checkpoint, newest_usable
@@ -102,7 +102,9 @@ def of_folder(folder: Path) -> list[dict[str, Any]]:
     """One entry for each run of a folder."""
     experiment = read_experiment(folder)
     built = build(experiment)
-    env = built.env
+    env, variant = built.env, getattr(built.configs[0], "variant", None)
+    if variant is not dependence:
+        raise SystemExit(f"error: {folder} is not a run of `--algo mamt --variant dependence`.")
     if not isinstance(env, Environment) or env.dependence is None:
         raise SystemExit(f"error: {folder} was trained on {experiment.env_name}, which does not know who depends on whom.")
     learners, rows = load_learners(folder, built), read_rows(folder / METRICS)

@@ -1,14 +1,20 @@
 """The dependence between agents that environments declare, against rewards after one changed action."""
 
 import functools
+import json
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dependence as experiment
 import envs_jax
+from analysis import dependence as analysis
 from envs_jax.environment import Environment
+from mamt_jax.cli import train
 
 STEPS, NUM_ACTIONS = 8, 5
 
@@ -53,3 +59,24 @@ def test_rewards_change_with_the_actions_of_exactly_the_agents_on_which_they_dep
     changes, depends = map(np.asarray, jax.jit(jax.vmap(functools.partial(affected, env, react)))(keys))
     assert not (changes & ~depends).any()
     np.testing.assert_array_equal(changes.any(0), depends.any(0))
+
+
+@pytest.mark.slow
+def test_runs_are_compared_with_the_true_dependence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = ["--episodes", "48", "--num-envs", "12", "--update-interval", "192", "--num-updates", "1", "--batch-size", "16"]
+    size += ["--buffer-size", "6000", "--evaluation-interval", "12", "--evaluation-episodes", "4", "--hidden-size", "8"]
+    folders = {variant: str(tmp_path / variant) for variant in ("paper", "dependence")}
+    for variant, folder in folders.items():
+        options = ["--env", "spread3_mix", "--algo", "mamt", "--variant", variant, "--seeds", "2"]
+        assert train.main([*options, *size, "--out", folder]) == 0
+    out = tmp_path / "dependence.json"
+    monkeypatch.setattr(sys, "argv", ["dependence.py", folders["dependence"], "--out", str(out)])
+    experiment.main()
+    content = json.loads(out.read_text())
+    assert [run["seed"] for run in content["runs"]] == [0, 1]
+    assert all(run["recall"][1] is None and run["false_positive_rate"][1] is not None for run in content["runs"])
+    assert analysis.table(content["runs"]).count("Spread-3-Mix") == 1
+    analysis.draw(content)
+    monkeypatch.setattr(sys, "argv", ["dependence.py", folders["paper"], "--out", str(out)])
+    with pytest.raises(SystemExit, match="--variant dependence"):
+        experiment.main()

@@ -74,12 +74,12 @@ def draw_sizes(axes: Axes, runs: Sequence[Run]) -> None:
     """Draws epsilon of each kind of agents over the updates, on a logarithmic axis."""
     updates = np.array(runs[0]["history"]["updates"])
     sizes = np.array([run["history"]["epsilon"] for run in runs])  # (seeds, evaluations, n)
+    axes.set(xlabel="updates", ylabel="epsilon", yscale="log", ylim=(1, 130))
     for (kind, agents), look in zip(kinds(runs[0]).items(), LOOKS, strict=False):
         of_kind = sizes[:, :, agents]
         axes.fill_between(updates, of_kind.min((0, 2)), of_kind.max((0, 2)), color=look.color, alpha=0.15, linewidth=0)
         mean = np.exp(np.log(of_kind).mean((0, 2)))
         axes.plot(updates, mean, color=look.color, linestyle=look.linestyle, label=kind.replace("_", " "))
-    axes.set(xlabel="updates", ylabel="epsilon", yscale="log", ylim=(1, 130))
     axes.grid(alpha=0.25, linewidth=0.6)
     style.legend_below(axes, columns=3)
 
