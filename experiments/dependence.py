@@ -4,7 +4,8 @@ python experiments/dependence.py RUN... [--out experiments/results/dependence.js
 
 A RUN is a folder of `mamt train --algo mamt --variant dependence` in an environment that knows which agents depend on each
 other. Its latest policies play episodes with sampled actions. In every state the pairs of agents with a positive coefficient
-are compared with the true pairs, by precision and recall. The sizes of trust regions are those of the last evaluation.
+are compared with the true pairs, by precision, recall and false positive rate. The result also has the course of training:
+sizes of trust regions, coefficients, returns and divergences.
 """
 
 import argparse

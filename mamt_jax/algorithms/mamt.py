@@ -43,7 +43,7 @@ class MAMTConfig(MAMDConfig):
     epsilon_max: float = number(100.0, BOUND)
     """Largest trust region."""
     epsilon_learning_rate: float = 1e-3
-    """Learning rate of the sizes of trust regions (the slow timescale); 0 keeps them constant."""
+    """Learning rate of the sizes of the paper's trust regions (the slow timescale); 0 keeps them constant."""
     epsilon_space: EpsilonSpaceFn = function_field(EPSILON_SPACES, "log")
     """Space in which epsilon is updated: log updates log epsilon, in proportion to the size; linear updates epsilon itself."""
     decomposition_learning_rate: float = 1e-3
