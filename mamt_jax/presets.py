@@ -162,7 +162,7 @@ TUNED: dict[str, dict[str, Preset]] = {
     },
     "multiwalker": {
         "maac": Preset(_MAAC | _WALK | _SHARED | {"num_updates": 2, "reward_scale": 300.0} | _length(2_000, 20, 24)),
-        "mamd": Preset(_WALKERS | {"epsilon": 30.0} | UNTUNED.options),
+        "mamd": Preset(_MAMD | _WALK | _SHARED | {"num_updates": 1, "epsilon": 100.0} | _length(8_000, 40, 24)),
         "mamt": Preset(_MAMT | _WALK | _WALK_FAST | _length(2_000, 20, 24)),
         "mappo": Preset(_WALKERS_MAPPO | {"lr_decay_updates": 550} | _length(36_000, 36, 24), 58),
     },

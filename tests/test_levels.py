@@ -19,7 +19,7 @@ FILES = {str(path.relative_to(ROOT)): path for folder in FOLDERS for path in sor
 LEVELS = [
     {
         *{"types", "active", "distributions", "divergence", "reparameterized_actions", "returns", "running_statistics"},
-        *{"options", "precision", "presets", "renamed", "validation", "xla_flags"},
+        *{"options", "precision", "presets", "renamed", "sharding", "validation", "xla_flags"},
     },
     {"networks", "losses"},
     {"algorithms"},

@@ -251,6 +251,27 @@ def test_devices_share_the_runs(together: Path, tmp_path: Path, run_python: RunP
     assert traces == ["{'update': 1, 'transition': 7}", "{'update': 2, 'transition': 7}"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["maac", "mamt", "mappo"])
+def test_eight_devices_share_a_run(algo: str, tmp_path: Path, run_python: RunPython):
+    options = ["--env", "spread", "--algo", algo, "--preset", "paper", "--num-envs", "16", "--update-interval", "64"]
+    options += ["--episodes", "48", "--evaluation-interval", "16", "--evaluation-episodes", "8"]
+    options += [] if algo == "mappo" else ["--batch-size", "32", "--num-updates", "1"]
+    options += ["--hidden-size", "16", "--seed", "3"]
+    program = f"""if True:
+        from mamt_jax.cli import train as run
+        for devices in ("1", "8"):
+            assert run.main([*{options}, "--devices-per-run", devices, "--out", {str(tmp_path)!r} + "/" + devices]) == 0"""
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    output = run_python("-c", program, XLA_FLAGS=flags, **PATHS).stdout
+    assert "Device    cpu (cpu), 1 of 8\n" in output and "Device    cpu (cpu), 8 of 8\n" in output
+    one, eight = (results(tmp_path / devices) for devices in ("1", "8"))
+    assert one[-1]["updates"] > 10
+    for row, expected in zip(eight, one, strict=True):
+        for name, due in expected.items():
+            np.testing.assert_allclose(np.array(row[name], float), np.array(due, float), rtol=1e-3, atol=1e-4, err_msg=name)
+
+
 def ray_workers() -> list[psutil.Process]:
     """Those that train."""
     named = [process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"]]

@@ -43,7 +43,17 @@ from mamt_jax.training.memory import (
 from mamt_jax.training.references import Reference
 from mamt_jax.training.run_folder import CONFIG, METRICS, read_rows, write_json
 from mamt_jax.training.session import Counters, Session, open_session, plan_memory, restore, save
-from mamt_jax.training.vectorized import Runs, RunState, even_shares, make_runs, pad_runs, padded_runs, run_keys, stack_configs
+from mamt_jax.training.vectorized import (
+    Runs,
+    RunState,
+    devices_per_run,
+    even_shares,
+    make_runs,
+    pad_runs,
+    padded_runs,
+    run_keys,
+    stack_configs,
+)
 
 TINY = TrainingConfig(
     episodes=100,
@@ -231,6 +241,24 @@ def test_shares_are_even_and_small(num_runs: int, num_devices: int):
     assert used <= num_devices and (share - 1) * num_devices < num_runs
     assert (used - 1) * share < num_runs <= used * share
     assert even_shares(used * share, num_devices) == (used, share)
+
+
+@given(st.integers(1, 20), st.integers(1, 12), st.integers(1, 16), st.integers(0, 16))
+def test_devices_share_a_run_if_some_are_left(num_runs: int, num_envs: int, num_devices: int, wanted: int):
+    config = TrainingConfig(num_envs=num_envs, devices_per_run=wanted)
+    found = {}
+    for platform in ("cpu", "gpu"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                runs_module.jax, "local_devices", lambda kind=platform: [SimpleNamespace(platform=kind)] * num_devices
+            )
+            found[platform] = devices_per_run(num_runs, config)
+    used, _ = even_shares(num_runs, num_devices)
+    for count in found.values():
+        assert num_envs % count == 0 and used * count <= num_devices and (not wanted or count <= wanted)
+    larger = [n for n in range(found["gpu"] + 1, num_devices // used + 1) if num_envs % n == 0]
+    assert all(wanted and n > wanted for n in larger), "no device that could help is idle"
+    assert found["cpu"] == (found["gpu"] if wanted else 1)
 
 
 @pytest.mark.slow

@@ -160,6 +160,21 @@ def side_by_side_table(benchmark: dict[str, Any]) -> str:
     return markdown(rows)
 
 
+def shared_run_table(benchmark: dict[str, Any]) -> str:
+    """A table of milliseconds per iteration of one run by the number of devices that share it: median and extremes."""
+    results = benchmark["shared_run"]
+    counts = list(next(iter(results.values())))
+    rows: list[Sequence[str]] = [("devices", *counts, "ratio of medians")]
+    for algo, found in results.items():
+        one, *_, shared = (row["median"] for row in found.values())
+        cells = [
+            "{:.0f} ({:.0f} to {:.0f})".format(*(1000 * row[name] for name in ("median", "min", "max")))
+            for row in found.values()
+        ]
+        rows.append((algo, *cells, f"{shared / one:.2f}"))
+    return markdown(rows)
+
+
 def start_table(benchmark: dict[str, Any]) -> str:
     """A table of seconds from the command to the first evaluation after an update, and of peak memory."""
     rows: list[Sequence[str]] = [("", "seconds to the first evaluation", "memory at most, GB")]
@@ -221,6 +236,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "reference_policies": lambda: reference_table(read_returns()),
     "update_speed": lambda: _updates(lambda found: speed_table(found, _gpu())),
     "side_by_side": lambda: _updates(side_by_side_table),
+    "shared_run": lambda: _updates(shared_run_table),
     "first_evaluation": lambda: _updates(start_table),
     "environment_speed": lambda: environment_speed_table(read_result("benchmark_environments")),
     "jaxmarl_ippo": lambda: ippo_table(read_result("benchmark_jaxmarl_ippo")),

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.cli.devices import use_every_core
 from mamt_jax.training.config import TrainingConfig, make_schedule
 from mamt_jax.training.experiment import Experiment, build
+from mamt_jax.training.loop import CPU_OPTIONS, compile_with
 from mamt_jax.training.rollout import EnvBatch
 from mamt_jax.training.run_folder import describe_machine, read_rows
 from mamt_jax.training.settings import find_settings, make_experiment
@@ -51,6 +53,8 @@ DEFAULTS = ("maac", "mamd", "mamt", "maddpg")
 """Algorithms whose update is also timed with the default settings on Rover-Tower."""
 SIDE_BY_SIDE = {"maac": (1, 2, 4, 16, 64), "mappo": (1, 2, 4, 16, 64)}
 ROUNDS = {"maac": 10, "mamt": 5, "mappo": 10}  # rounds of training per timing
+SHARED = ("maac", "mamt", "mappo")
+TURNS = 12  # of training with one device and with all
 FIRST_EVALUATIONS = ("maac", "mamt")
 
 
@@ -174,6 +178,38 @@ def end_to_end(name: str, rounds: int) -> dict[str, Any]:
     return {"compile_seconds": compile_seconds, "env_steps_per_second": spread(rates), "rounds": rounds}
 
 
+def trainer(algo: str, devices: int) -> tuple[Callable[[int], None], int]:
+    """A function that trains one run on Rover-Tower for some iterations of the defaults, and the number of devices in use."""
+    what = experiment("rover_tower", algo, {"devices_per_run": devices}, preset="tuned")
+    env, algorithm, own, schedule = build(what)
+    assert isinstance(env, Environment)
+    runs = make_runs(env, algorithm, what.training, schedule, 1)
+    configs, keys = jax.device_put((stack_configs(own), run_keys([0])), runs.sharding)
+    states, done = runs.init(configs, keys), 0
+    options = CPU_OPTIONS if jax.default_backend() == "cpu" else {}
+    advance = compile_with(runs.advance.lower(configs, states, 0, 1), options)
+
+    def train(count: int) -> None:
+        nonlocal states, done
+        states, done = jax.block_until_ready(advance(configs, states, done, count)), done + count
+
+    train(schedule.warmup_iterations + 1)
+    return train, runs.sharding.num_devices
+
+
+def shared_run(algo: str) -> dict[str, Any]:
+    """Seconds per iteration of one run, by the number of devices that share it; the two numbers take turns."""
+    trainers = [trainer(algo, devices) for devices in (1, len(jax.local_devices()))]
+    counts = [max(1, round(SECONDS / timed(partial(train, 1), 2)["min"])) for train, _ in trainers]
+    seconds: list[list[float]] = [[] for _ in trainers]
+    for turn in range(TURNS):
+        for number in (0, 1) if turn % 2 else (1, 0):
+            start = time.perf_counter()
+            trainers[number][0](counts[number])
+            seconds[number].append((time.perf_counter() - start) / counts[number])
+    return {str(devices): spread(measured) for (_, devices), measured in zip(trainers, seconds, strict=True)}
+
+
 def first_evaluation(name: str, cache: Path) -> dict[str, float]:
     """Seconds from the command to the first evaluation after an update, and peak memory in GB."""
     with tempfile.TemporaryDirectory() as out:
@@ -220,6 +256,7 @@ SECTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "update_seconds": updates,
     "training": lambda: {name: end_to_end(name, rounds) for name, rounds in ROUNDS.items()},
     "side_by_side": side_by_side,
+    "shared_run": lambda: {algo: shared_run(algo) for algo in SHARED},
 }
 
 

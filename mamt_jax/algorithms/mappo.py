@@ -17,6 +17,7 @@ from mamt_jax.distributions import entropy
 from mamt_jax.divergence import policy_divergence
 from mamt_jax.losses.actor import clipped_policy_loss
 from mamt_jax.losses.critic import clipped_value_loss
+from mamt_jax.sharding import split_rows
 from mamt_jax.types import Metrics, Params, Trajectory
 from mamt_jax.validation import BOUND, COUNT, number, static
 
@@ -131,7 +132,7 @@ def update(
 
     def on_part(learner: OnPolicyState, part: tuple[jax.Array, jax.Array]) -> tuple[OnPolicyState, Metrics]:
         number, index = part
-        chosen = jax.tree.map(lambda leaf: leaf[:, index], rows)
+        chosen = split_rows(jax.tree.map(lambda leaf: leaf[:, index], rows), axis=1)
         return step(spec, config, learner, chosen, jax.random.fold_in(step_key, number))
 
     order = jax.vmap(shuffle)(jax.random.split(order_key, config.num_epochs)).reshape(-1, size)

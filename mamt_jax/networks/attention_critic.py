@@ -15,6 +15,7 @@ import numpy as np
 from envs_jax.environment import EnvSpec
 from mamt_jax.networks.layers import MLP, SplitDense, layer, leaky_relu
 from mamt_jax.networks.per_agent import Network, init_agents
+from mamt_jax.sharding import rows_are_split
 from mamt_jax.types import Params
 
 SHARED = "attention"
@@ -135,8 +136,11 @@ def encode_action(sizes: Architecture, params: Params, observation: jax.Array, f
 
 
 def shared_dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Compute `x @ kernel` as one matrix product over all leading axes, whose backward pass is faster."""
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+    """Compute `x @ kernel` as one matrix product over all leading axes, whose backward pass is faster.
+
+    Rows that devices share stay apart from agents. XLA would collect them on every device.
+    """
+    return x @ kernel if rows_are_split() else (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
 def queries(sizes: Architecture, params: Params, state: jax.Array) -> jax.Array:

@@ -41,6 +41,9 @@ class TrainingConfig:
     """How policies act in the evaluations that select the best policy. `eval_return_sampled` is recorded in either case."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints. 0 writes one after every slice of training."""
+    devices_per_run: int = 0
+    """Most devices that may share one run, where there are more devices than runs. 0 means all on accelerators, and 1 on CPUs.
+    As many are used as divide num_envs equally. Results then differ by rounding."""
     precision: Precision = "default"
     """Precision of the inputs of all matrix products in updates: JAX's default, or bfloat16. Sums are float32."""
 
@@ -112,7 +115,7 @@ def validate(config: TrainingConfig, episode_limit: int, data: Data = "replay") 
         value = getattr(config, field.name)
         if field.name in words:
             continue
-        smallest = 0 if field.name in ("seed", "checkpoint_minutes") else 1
+        smallest = 0 if field.name in ("seed", "checkpoint_minutes", "devices_per_run") else 1
         if not math.isfinite(value) or value < smallest:
             raise ValueError(f"{field.name}={value} is not valid: give a number of at least {smallest}.")
         if value > LARGEST:

@@ -107,6 +107,7 @@ def make_host_runs(
         evaluate=make_host_evaluation(env.spec, algorithm, config, lambda: batch_for("evaluation"), sharding),
         reset_sums=jax.jit(shard(reset_sums, sharding, by_run=1), donate_argnums=0, out_shardings=sharding),
         sharding=sharding,
+        state_sharding=sharding,
         begin=begin,
         close=close,
     )

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from envs_jax.environment import EnvSpec
+from mamt_jax.sharding import split_rows
 from mamt_jax.types import LaterRewards, Transition
 
 NOTHING, FOLLOWING = -1, 0
@@ -92,33 +93,32 @@ def empty_storage(spec: EnvSpec, steps: tuple[int, ...], num_finals: int) -> Sto
 
 
 def follow(
-    successor: jax.Array, first: jax.Array, env: jax.Array, num_envs: int, end: jax.Array, size: int, n_steps: int
+    successor: jax.Array, first: jax.Array, env: jax.Array, end: jax.Array, n_steps: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Follows the episodes of some steps, on a ring of `size` steps whose latest step is before `end`.
 
     Args:
-        successor: (size * E,), as in `Storage`.
+        successor: (size, E), as in `Storage`.
         first: (B,), indices of the first steps.
         env: (B,), indices of their environments.
-        num_envs: E.
         end: (), index after the latest step.
-        size: number of steps on the ring.
         n_steps: N, number of steps to follow, including the first.
 
     Returns:
-        (B,) indices of the last steps; (N - 1, B) rows of the steps after the first; (N - 1, B, 1) bool, whether these steps
+        (B,) indices of the last steps; (N - 1, B) indices of the steps after the first; (N - 1, B, 1) bool, whether these steps
             exist in the episode.
     """
+    size = len(successor)
 
     def walk(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
         step, goes_on = carry
         next_step = (step + 1) % size
-        goes_on &= (successor[step * num_envs + env] == FOLLOWING) & (next_step != end)
+        goes_on &= (successor[step, env] == FOLLOWING) & (next_step != end)
         step = jnp.where(goes_on, next_step, step)
-        return (step, goes_on), (step * num_envs + env, goes_on)
+        return (step, goes_on), (step, goes_on)
 
-    (last, _), (rows, goes_on) = jax.lax.scan(walk, (first, jnp.ones(first.shape, bool)), None, length=n_steps - 1)
-    return last, rows, goes_on[..., None]
+    (last, _), (steps, goes_on) = jax.lax.scan(walk, (first, jnp.ones(first.shape, bool)), None, length=n_steps - 1)
+    return last, steps, goes_on[..., None]
 
 
 def add_iteration(storage: Storage, transitions: Transition, truncated: jax.Array, iterations: jax.Array) -> Storage:
@@ -163,34 +163,35 @@ def sample_batch(
     num_finals, size = storage.final_observation.shape[1], kept * num_steps
     chex.assert_shape(observation, (num_envs, *storage.observation.shape[3:]))
     index = jax.random.randint(key, (batch_size,), 0, jnp.minimum(iterations, kept) * num_steps * num_envs)
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), storage)
+    ring = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), storage)  # (steps, E, ...); devices may divide E
     (first, env), end = jnp.divmod(index, num_envs), iterations * num_steps % size
-    step, rows, goes_on = follow(flat.successor, first, env, num_envs, end, size, n_steps)
+    step, steps, goes_on = follow(ring.successor, first, env, end, n_steps)
     next_step = (step + 1) % size
     is_latest = next_step == end
-    successor = flat.successor[step * num_envs + env].astype(jnp.int32)
+    successor = ring.successor[step, env].astype(jnp.int32)
     final_step = step // num_steps * num_finals + jnp.maximum(successor - 1, 0)
-    acts = True if flat.active is None else flat.active[rows]
-    later = LaterRewards(flat.reward[rows], jnp.broadcast_to(goes_on & acts, (*rows.shape, num_agents)))
+    acts = True if ring.active is None else ring.active[steps, env]
+    later = LaterRewards(ring.reward[steps, env], jnp.broadcast_to(goes_on & acts, (*steps.shape, num_agents)))
 
     def led_to(seen: jax.Array, latest: jax.Array, final: jax.Array) -> jax.Array:
         """The values after the steps (B, n, ...): of the next step, of the environments now, or at the end of episodes."""
-        following = jnp.where(is_latest[:, None, None], latest[env], seen[next_step * num_envs + env].astype(latest.dtype))
-        at_end = final[final_step * num_envs + env].astype(latest.dtype)
+        following = jnp.where(is_latest[:, None, None], latest[env], seen[next_step, env].astype(latest.dtype))
+        at_end = final[final_step, env].astype(latest.dtype)
         kind = successor[:, None, None]
         return jnp.where(kind > 0, at_end, jnp.where(kind == NOTHING, jnp.zeros_like(following), following))
 
-    return Transition(
-        observation=flat.observation[index].astype(jnp.float32),
-        action=flat.action[index].astype(jnp.int32 if jnp.issubdtype(flat.action.dtype, jnp.integer) else jnp.float32),
-        reward=flat.reward[index],
-        next_observation=led_to(flat.observation, observation, flat.final_observation),
-        terminated=flat.terminated[index] | (goes_on & flat.terminated[rows]).any(0),
-        active=jax.tree.map(lambda leaf: leaf[index], flat.active),
-        action_mask=jax.tree.map(lambda leaf: leaf[index], flat.action_mask),
-        next_action_mask=jax.tree.map(led_to, flat.action_mask, action_mask, flat.final_action_mask),
+    batch = Transition(
+        observation=ring.observation[first, env].astype(jnp.float32),
+        action=ring.action[first, env].astype(jnp.int32 if jnp.issubdtype(ring.action.dtype, jnp.integer) else jnp.float32),
+        reward=ring.reward[first, env],
+        next_observation=led_to(ring.observation, observation, ring.final_observation),
+        terminated=ring.terminated[first, env] | (goes_on & ring.terminated[steps, env]).any(0),
+        active=jax.tree.map(lambda leaf: leaf[first, env], ring.active),
+        action_mask=jax.tree.map(lambda leaf: leaf[first, env], ring.action_mask),
+        next_action_mask=jax.tree.map(led_to, ring.action_mask, action_mask, ring.final_action_mask),
         later=None if n_steps == 1 else jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), later),
     )
+    return split_rows(batch)
 
 
 def uniform_replay(

@@ -315,7 +315,7 @@ def restore(session: Session, display: Display) -> tuple[RunState, Counters]:
             before_end.replace(session.folder / BEST)
         kept = counters.evaluated if counters.iterations < schedule.total_iterations else counters.iterations
         cut_rows(session.folder / METRICS, schedule.env_steps(kept))
-    return jax.device_put(pad_runs(states, len(session.keys)), session.runs.sharding), counters
+    return jax.device_put(pad_runs(states, len(session.keys)), session.runs.state_sharding), counters
 
 
 def read_states(session: Session, path: Path) -> tuple[RunState, Counters]:
