@@ -80,26 +80,8 @@ _CHASE = {"shared_reward": False, "evaluation_policy": "sampled"}
 _PURSUIT_MAPPO = (
     _ROLLOUT | {"num_envs": 64, "share_policy": True, "policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3} | _CHASE
 )
-_WALKERS = {
-    "hidden_size": 64,
-    "batch_size": 256,
-    "tau": 0.01,
-    "policy_gradient": "expected",
-    "num_action_samples": 4,
-    "update_interval": 48,
-    "num_updates": 1,
-    "buffer_size": 300_000,
-}
-_WALK = {
-    "num_envs": 12,
-    "update_interval": 48,
-    "gamma": 0.99,
-    "tau": 0.025,
-    "policy_learning_rate": 1e-3,
-    "critic_learning_rate": 1e-3,
-    "reward_normalisation": "scale",
-    "num_action_samples": 4,
-}
+_WALK_STEPS = {"num_envs": 12, "update_interval": 48, "gamma": 0.99, "reward_normalisation": "scale"}
+_WALK = _WALK_STEPS | {"tau": 0.025, "policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "num_action_samples": 4}
 _WALK_FAST = {"num_updates": 1, "policy_learning_rate": 2e-3, "critic_learning_rate": 2e-3}
 _WALKERS_MAPPO = {
     "num_envs": 512,
@@ -162,8 +144,9 @@ TUNED: dict[str, dict[str, Preset]] = {
     },
     "multiwalker": {
         "maac": Preset(_MAAC | _WALK | _SHARED | {"num_updates": 2, "reward_scale": 300.0} | _length(2_000, 20, 24)),
-        "mamd": Preset(_MAMD | _WALK | _SHARED | {"num_updates": 1, "epsilon": 100.0} | _length(8_000, 40, 24)),
+        "mamd": Preset(_MAMD | _WALK | _SHARED | {"num_updates": 1, "epsilon": 100.0} | _length(2_000, 20, 24)),
         "mamt": Preset(_MAMT | _WALK | _WALK_FAST | _length(2_000, 20, 24)),
+        "maddpg": Preset(_MADDPG | _WALK_STEPS | _WALK_FAST | {"tau": 0.01} | _length(2_000, 20, 24)),
         "mappo": Preset(_WALKERS_MAPPO | {"lr_decay_updates": 550} | _length(36_000, 36, 24), 58),
     },
 }
