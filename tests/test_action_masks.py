@@ -26,7 +26,10 @@ from mamt_jax.training.run_folder import METRICS, read_rows
 from mamt_jax.types import Trajectory, Transition
 
 SLOW = pytest.mark.slow
-ALGORITHMS = ["mappo", *(pytest.param(name, marks=SLOW) for name in ("maac", "mamd", "mamd_op", "mamt", "maddpg", "lola"))]
+ALGORITHMS = [
+    "mappo",
+    *(pytest.param(name, marks=SLOW) for name in ("maac", "mamd", "mamd_op", "mamt", "maddpg", "lola", "hatrpo")),
+]
 
 
 def gates(num_agents: int = 2, episode_limit: int = 4) -> Environment:

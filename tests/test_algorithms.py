@@ -42,6 +42,11 @@ SLOW = {
     "mappo": ("mappo", DUO, MINIBATCHES),
     "mappo continuous": ("mappo", CONTINUOUS_DUO, MINIBATCHES | {"policy_learning_rate": 1e-3}),
     "mappo continuous of three": ("mappo", CONTINUOUS, MINIBATCHES),
+    "ippo": ("ippo", DISCRETE, MINIBATCHES),
+    "happo": ("happo", DISCRETE, MINIBATCHES),
+    "happo continuous": ("happo", CONTINUOUS, MINIBATCHES),
+    "hatrpo": ("hatrpo", DISCRETE, MINIBATCHES),
+    "hatrpo continuous": ("hatrpo", CONTINUOUS, MINIBATCHES),
     "lola": ("lola", DUO, {}),
     "lola continuous": ("lola", CONTINUOUS_DUO, {"policy_learning_rate": 1e-3, "lookahead": 0.0}),
 }
@@ -101,7 +106,8 @@ def keys(seed: int) -> jax.Array:
 @pytest.mark.parametrize("name", ALL_ROWS)
 def test_learns_the_probe_by_one_program_that_keeps_the_states_shape(name: str) -> None:
     spec, algorithm, configs, init, train, traces = row(name)
-    configs = configs.replace(policy_learning_rate=configs.policy_learning_rate * jnp.array([1.0, 0.5]))
+    size = "policy_learning_rate" if hasattr(configs, "policy_learning_rate") else "max_divergence"
+    configs = configs.replace(**{size: getattr(configs, size) * jnp.array([1.0, 0.5])})
     before, half = init(configs, keys(0)), 150 if name in ROWS else 300
     middle, _ = train(configs, before, keys(1), half)
     after, metrics = train(configs, middle, keys(2), half)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from unlike_agents import DISCRETE, observations, probe_batch
 
-from mamt_jax.algorithms import mappo, on_policy
+from mamt_jax.algorithms import ippo, mappo, on_policy, ppo
 from mamt_jax.types import Trajectory
 
 STEPS, ENVS = 12, 4
@@ -37,7 +37,7 @@ def rollout() -> Trajectory:
 
 def test_rows_keep_time_environment_and_agent_apart() -> None:
     parts = on_policy.build(DISCRETE, CONFIG)
-    value = functools.partial(mappo.value_rollout, CONFIG, parts, LEARNER)
+    value = functools.partial(ppo.value_rollout, CONFIG, parts, LEARNER)
     together = jax.jit(value)(rollout())
     alone = jax.jit(jax.vmap(value, 1, 1))(jax.tree.map(lambda leaf: leaf[:, :, None], rollout()))
 
@@ -63,6 +63,18 @@ def test_truncation_bootstraps_from_the_true_successor_and_each_agents_step_is_i
         for agent in range(3)
     ]
     assert [all(jax.tree.leaves(each)) for each in same] == [False, True, True]
+
+
+def test_ippo_values_an_agents_own_observation_alone() -> None:
+    critics = {"mappo": mappo.build(DISCRETE, CONFIG).critic, "ippo": ippo.build(DISCRETE, CONFIG).critic}
+    depends = {}
+    for name, critic in critics.items():
+        value = functools.partial(critic.apply, critic.init(jax.random.key(0)))
+        observation = jnp.swapaxes(observations(DISCRETE, jax.random.key(1), 1), 0, 1)
+        slope = jax.jit(jax.jacobian(value))(observation)  # (n, 1, n, 1, d)
+        depends[name] = np.abs(slope[:, 0, :, 0]).max(-1) > 0
+    np.testing.assert_array_equal(depends["mappo"], np.ones((3, 3), bool))
+    np.testing.assert_array_equal(depends["ippo"], np.eye(3, dtype=bool))
 
 
 def test_learning_rates_fall_to_zero_over_their_updates() -> None:

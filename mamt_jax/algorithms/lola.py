@@ -12,7 +12,7 @@ from mamt_jax.active import active_mean
 from mamt_jax.algorithms import on_policy, optimizers
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.base import Algorithm
-from mamt_jax.algorithms.on_policy import OnPolicy, OnPolicyConfig, OnPolicyState, by_time
+from mamt_jax.algorithms.on_policy import OnPolicy, OnPolicyState, PolicyGradientConfig, by_time
 from mamt_jax.distributions import entropy
 from mamt_jax.divergence import policy_divergence
 from mamt_jax.losses.critic import squared_error
@@ -22,7 +22,7 @@ from mamt_jax.validation import static
 
 
 @struct.dataclass
-class LOLAConfig(OnPolicyConfig):
+class LOLAConfig(PolicyGradientConfig):
     """Hyperparameters of LOLA."""
 
     lookahead: float = 0.003
@@ -105,7 +105,7 @@ def update(
     policy, policy_optimizer = optimizers.descend(parts.policy_optimizer, slope, learner.policy_optimizer, learner.policy)
 
     def value_loss(params: Params) -> jax.Array:
-        return squared_error(parts.values(params, batch.observation), baseline + advantage, batch.active)
+        return squared_error(parts.critic.apply(params, batch.observation), baseline + advantage, batch.active)
 
     loss, slope = jax.value_and_grad(value_loss)(learner.critic)
     critic, critic_optimizer = optimizers.descend(parts.critic_optimizer, slope, learner.critic_optimizer, learner.critic)

@@ -1,4 +1,4 @@
-"""Common parts of MA-PPO and LOLA: one policy and one centralized value function per agent, learnt from the latest rollout."""
+"""Common parts of the on-policy algorithms: one policy and one value function per agent, learnt from the latest rollout."""
 
 import dataclasses
 import functools
@@ -39,20 +39,16 @@ class OnPolicyConfig:
     """Discount factor of future rewards."""
     gae_lambda: float = number(0.95, FRACTION)
     """Parameter lambda of the generalised advantage estimator."""
-    policy_learning_rate: float = 1e-3
-    """Learning rate of the policies (Adam)."""
     critic_learning_rate: float = 1e-3
     """Learning rate of the critics (Adam)."""
     lr_decay_updates: int = static(0, COUNT_OR_NONE)
-    """Number of updates over which both learning rates fall linearly to 0, where they stay; 0 keeps them constant."""
+    """Number of updates over which all learning rates fall linearly to 0, where they stay; 0 keeps them constant."""
     adam_b1: float = number(0.9, MOMENTUM)
     """Decay rate b1 of the first moment in Adam."""
     adam_epsilon: float = number(1e-5, POSITIVE)
     """Constant epsilon in the denominator of Adam, for numerical stability."""
     entropy_coefficient: float = 0.01
     """Weight of the entropy bonus."""
-    max_policy_grad_norm: float = number(0.5, BOUND)
-    """Maximum norm of each agent's policy gradient."""
     max_critic_grad_norm: float = number(0.5, BOUND)
     """Maximum norm of each agent's critic gradient."""
     hidden_size: int = static(64, COUNT)
@@ -64,6 +60,16 @@ class OnPolicyConfig:
     reward_normalisation: RewardNormalisation = static("standardise")
     """Normalisation of rewards: standardise subtracts the running mean and divides by the running standard deviation, scale
     only divides, and none keeps the rewards."""
+
+
+@struct.dataclass
+class PolicyGradientConfig(OnPolicyConfig):
+    """Hyperparameters of the on-policy algorithms whose policies follow gradients."""
+
+    policy_learning_rate: float = 1e-3
+    """Learning rate of the policies (Adam)."""
+    max_policy_grad_norm: float = number(0.5, BOUND)
+    """Maximum norm of each agent's policy gradient."""
 
 
 @struct.dataclass
@@ -79,7 +85,10 @@ class OnPolicyState:
 
 
 class OnPolicy(NamedTuple):
-    """Networks, action distribution and optimisers of a config, as pure functions."""
+    """Networks, action distribution and optimisers of a config, as pure functions.
+
+    The critics map (parameters, observation (n, B, d)) to the value of each agent (n, B).
+    """
 
     distribution: ActionDistribution
     policy: Network
@@ -87,33 +96,46 @@ class OnPolicy(NamedTuple):
     policy_optimizer: optax.GradientTransformation
     critic_optimizer: optax.GradientTransformation
 
-    def values(self, params: Params, observation: jax.Array) -> jax.Array:
-        """Evaluate the joint observation (n, B, d) with the critic of each agent; returns (n, B)."""
-        return jax.vmap(self.critic.apply, (0, None))(params, observation)
 
-
-def build(spec: EnvSpec, config: OnPolicyConfig, steps_per_update: int = 1) -> OnPolicy:
+def build(spec: EnvSpec, config: PolicyGradientConfig, steps_per_update: int = 1) -> OnPolicy:
     """Build the action distribution, the networks and the optimisers for `config`.
 
     `steps_per_update` is the number of gradient steps in an update, on which the decay of the learning rates depends.
     """
+    policy_optimizer = adam(config, config.policy_learning_rate, config.max_policy_grad_norm, steps_per_update)
+    return assemble(spec, config, policy_optimizer, steps_per_update)
 
-    def schedule(learning_rate: jax.Array | float) -> optax.ScalarOrSchedule:
-        steps = config.lr_decay_updates * steps_per_update
-        return (lambda count: learning_rate * jnp.maximum(1.0 - count / steps, 0.0)) if steps else learning_rate
 
+def assemble(
+    spec: EnvSpec, config: OnPolicyConfig, policy_optimizer: optax.GradientTransformation, steps_per_update: int = 1
+) -> OnPolicy:
+    """Build the parts as `build` does, with another optimiser of the policies."""
     distribution = action_distribution(spec, num_samples=config.num_action_samples)
-    adam = functools.partial(optimizers.clipped_adam_per_agent, b1=config.adam_b1, epsilon=config.adam_epsilon)
     return OnPolicy(
         distribution=distribution,
         policy=restricted(
             mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size, config.policy_output_scale),
             distribution.restrict,
         ),
-        critic=centralized_critic(spec, config.hidden_size, actions=False),
-        policy_optimizer=adam(schedule(config.policy_learning_rate), config.max_policy_grad_norm),
-        critic_optimizer=adam(schedule(config.critic_learning_rate), config.max_critic_grad_norm),
+        critic=joint_critic(spec, config.hidden_size),
+        policy_optimizer=policy_optimizer,
+        critic_optimizer=adam(config, config.critic_learning_rate, config.max_critic_grad_norm, steps_per_update),
     )
+
+
+def adam(
+    config: OnPolicyConfig, learning_rate: jax.Array | float, clip: jax.Array | float, steps_per_update: int
+) -> optax.GradientTransformation:
+    """Create Adam per agent, with clipped gradients and a learning rate that may fall to 0."""
+    steps = config.lr_decay_updates * steps_per_update
+    schedule = (lambda count: learning_rate * jnp.maximum(1.0 - count / steps, 0.0)) if steps else learning_rate
+    return optimizers.clipped_adam_per_agent(schedule, clip, config.adam_b1, config.adam_epsilon)
+
+
+def joint_critic(spec: EnvSpec, hidden_size: int) -> Network:
+    """Build one value function per agent, each of which reads the observations of all agents."""
+    one = centralized_critic(spec, hidden_size, actions=False)
+    return one._replace(apply=jax.vmap(one.apply, (0, None)))
 
 
 def algorithm(spec: EnvSpec, config: type, update: Callable[..., Any], build: agent_major.Build = build) -> Algorithm:
@@ -194,7 +216,7 @@ def advantages(
 
     `truncated` is (T, E).
     """
-    value, next_value = (parts.values(learner.critic, seen) for seen in (batch.observation, batch.next_observation))
+    value, next_value = (parts.critic.apply(learner.critic, seen) for seen in (batch.observation, batch.next_observation))
 
     def of_agent(reward: jax.Array, value: jax.Array, next_value: jax.Array, terminated: jax.Array) -> jax.Array:
         return generalised_advantage(reward, value, next_value, terminated, truncated, config.gamma, config.gae_lambda)

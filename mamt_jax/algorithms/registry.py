@@ -6,7 +6,7 @@ from typing import NamedTuple
 from envs_jax.environment import EnvSpec
 from envs_jax.imports import import_object
 from envs_jax.validation import nearest
-from mamt_jax.algorithms import lola, maac, maddpg, mamd, mamt, mappo
+from mamt_jax.algorithms import happo, hatrpo, ippo, lola, maac, maddpg, mamd, mamt, mappo
 from mamt_jax.algorithms.base import Algorithm
 
 Factory = Callable[[EnvSpec], Algorithm]
@@ -37,6 +37,9 @@ ALGORITHMS = {
     "mamt": Entry(mamt.make, "MAMT: MAMD with trust regions learnt by decomposition", "#D55E00", "-", "D"),
     "maddpg": Entry(maddpg.make, "MADDPG: one centralized critic per agent, deterministic policies", "#CC79A7", "-.", "X"),
     "mappo": Entry(mappo.make, "MA-PPO: PPO with one centralized critic per agent", "#0072B2", "--", "v"),
+    "ippo": Entry(ippo.make, "IPPO: PPO with one value function per agent, of its own observation", "#56B4E9", "-.", "P"),
+    "happo": Entry(happo.make, "HAPPO: PPO for one agent after another, with the compound ratio", "#882255", "--", "h"),
+    "hatrpo": Entry(hatrpo.make, "HATRPO: TRPO for one agent after another, with the compound ratio", "#999933", "-", "p"),
     "lola": Entry(lola.make, "LOLA: learning with opponent-learning awareness, two agents", "#117733", "-", "<"),
 }
 

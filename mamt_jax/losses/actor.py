@@ -1,4 +1,4 @@
-"""Policy losses: the policy gradient (Eq. 10), the regularisers of MAAC, MAMD and MAMT, and the losses of MADDPG and PPO.
+"""Policy losses: the policy gradient (Eq. 10), the regularisers of MAAC, MAMD and MAMT, and the losses of MADDPG, PPO and TRPO.
 
 Unless stated otherwise, arrays are (n, B, K), with K candidate actions per agent.
 """
@@ -105,6 +105,31 @@ def clipped_policy_loss(
     is (n,). Only rows in `active` (n, B) count; None counts all rows.
     """
     chex.assert_equal_shape([log_prob, old_log_prob, advantage])
+    rho = probability_ratio(log_prob - old_log_prob)
+    return -active_mean(jnp.minimum(rho * advantage, jnp.clip(rho, 1.0 - clip, 1.0 + clip) * advantage), active)
+
+
+def surrogate(log_prob: jax.Array, old_log_prob: jax.Array, advantage: jax.Array, active: jax.Array | None = None) -> jax.Array:
+    """Compute the surrogate objective of each agent in TRPO, `E[rho A]` (Schulman et al. 2015, Eq. 14).
+
+    Arrays are (n, B), the result is (n,). Only rows in `active` (n, B) count; None counts all rows.
+    """
+    chex.assert_equal_shape([log_prob, old_log_prob, advantage])
+    return active_mean(probability_ratio(log_prob - old_log_prob) * advantage, active)
+
+
+def compound_ratio(log_prob: jax.Array, old_log_prob: jax.Array, active: jax.Array | None = None) -> jax.Array:
+    """Compute the product of the probability ratios of all agents (Kuba et al. 2022).
+
+    Agents that were not updated yet have a ratio of 1. Arrays are (n, B), the result is (B,). An agent counts only in its
+    active rows; None counts all rows.
+    """
+    chex.assert_equal_shape([log_prob, old_log_prob])
+    change = log_prob - old_log_prob
+    return probability_ratio((change if active is None else jnp.where(active, change, 0.0)).sum(0))
+
+
+def probability_ratio(change: jax.Array) -> jax.Array:
+    """Compute the ratio of two probabilities from the difference of their logarithms."""
     # An infinite ratio has a nan gradient even where it is clipped. The exponent is therefore bounded.
-    ratio = jnp.exp(jnp.clip(log_prob - old_log_prob, -30.0, 30.0))
-    return -active_mean(jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage), active)
+    return jnp.exp(jnp.clip(change, -30.0, 30.0))
