@@ -150,3 +150,15 @@ def test_no_agent_moves_further_than_its_limit(spec: EnvSpec) -> None:
         assert (divergence <= limit * 1.001).all()
         accepted += taken.sum()
     assert accepted > 9, "half of the steps are taken"
+
+
+def test_runs_side_by_side_take_the_steps_that_each_takes_alone() -> None:
+    config = hatrpo.HATRPOConfig(**SMALL)
+    algorithm, learner, trajectory = started(hatrpo, DISCRETE, config)
+    keys = jax.random.split(jax.random.key(4), 2)
+    both = jax.jit(jax.vmap(functools.partial(algorithm.update, config), (None, None, 0)))(learner, trajectory, keys)
+    update = jax.jit(functools.partial(algorithm.update, config))
+    for run, key in enumerate(keys):
+        alone = update(learner, trajectory, key)
+        jax.tree.map(lambda a, b, run=run: np.testing.assert_allclose(a[run], b, rtol=1e-3, atol=1e-5), both, alone)
+    assert (both[1]["accepted"] == 1).any()
