@@ -144,7 +144,7 @@ TUNED: dict[str, dict[str, Preset]] = {
     },
     "multiwalker": {
         "maac": Preset(_MAAC | _WALK | _SHARED | {"num_updates": 2, "reward_scale": 300.0} | _length(2_000, 20, 24)),
-        "mamd": Preset(_MAMD | _WALK | _SHARED | {"num_updates": 1, "epsilon": 100.0} | _length(2_000, 20, 24)),
+        "mamd": Preset(_MAMD | _WALK | _SHARED | {"num_updates": 1, "epsilon": 100.0} | _length(2_000, 20, 24), 17.5),
         "mamt": Preset(_MAMT | _WALK | _WALK_FAST | _length(2_000, 20, 24)),
         "maddpg": Preset(_MADDPG | _WALK_STEPS | _WALK_FAST | {"tau": 0.01} | _length(2_000, 20, 24)),
         "mappo": Preset(_WALKERS_MAPPO | {"lr_decay_updates": 550} | _length(36_000, 36, 24), 58),
