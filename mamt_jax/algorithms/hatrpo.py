@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from flax import struct
 
 from envs_jax.environment import EnvSpec
 from mamt_jax.active import active_mean, active_standardise
-from mamt_jax.algorithms import on_policy, ppo
+from mamt_jax.algorithms import on_policy, optimizers, ppo
 from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.algorithms.happo import ratio_of_others
 from mamt_jax.algorithms.on_policy import OnPolicy, OnPolicyState
@@ -20,9 +19,6 @@ from mamt_jax.distributions import entropy
 from mamt_jax.losses.actor import surrogate
 from mamt_jax.types import Metrics, Params, Trajectory
 from mamt_jax.validation import COUNT, FRACTION, POSITIVE, number, static
-
-TINY = 1e-30
-"""Smallest denominator. A residual below it is zero."""
 
 
 @struct.dataclass
@@ -59,24 +55,6 @@ def build(spec: EnvSpec, config: HATRPOConfig) -> OnPolicy:
     return on_policy.assemble(spec, config, optax.identity(), config.num_epochs * config.num_minibatches)
 
 
-def conjugate_gradients(product: Callable[[Params], Params], target: Params, iterations: int) -> Params:
-    """Solve `product(x) = target` approximately for a positive definite product, from x = 0 (Hestenes and Stiefel 1952).
-
-    `jax.scipy.sparse.linalg.cg` multiplies its initial zeros. Under `vmap` XLA's CPU compiler returned nan for that product.
-    """
-
-    def step(_: jax.Array, carry: tuple[Params, Params, Params]) -> tuple[Params, Params, Params]:
-        x, residual, direction = carry
-        image = product(direction)
-        squared = optax.tree.vdot(residual, residual)
-        length = squared / jnp.maximum(optax.tree.vdot(direction, image), TINY)
-        left = optax.tree.add_scale(residual, -length, image)
-        ratio = optax.tree.vdot(left, left) / jnp.maximum(squared, TINY)
-        return optax.tree.add_scale(x, length, direction), left, optax.tree.add_scale(left, ratio, direction)
-
-    return jax.lax.fori_loop(0, iterations, step, (optax.tree.zeros_like(target), target, target))[0]
-
-
 def natural_direction(
     config: HATRPOConfig, parts: OnPolicy, rows: Rows, policy: Params, agent: jax.Array, gradient: Params
 ) -> tuple[Params, jax.Array]:
@@ -97,7 +75,7 @@ def natural_direction(
         product = jax.jvp(jax.grad(divergence), (policy,), (vector,))[1]
         return jax.tree.map(lambda a, b: a + config.damping * b, product, vector)
 
-    direction = conjugate_gradients(fisher_product, gradient, config.cg_iterations)
+    direction = optimizers.conjugate_gradients(fisher_product, gradient, config.cg_iterations)
     return direction, jnp.asarray(optax.tree.vdot(direction, fisher_product(direction)))
 
 

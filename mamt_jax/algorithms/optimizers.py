@@ -1,5 +1,6 @@
-"""Optimisers that treat each agent separately, and copies of parameters."""
+"""Optimisers that treat each agent separately, conjugate gradients, and copies of parameters."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,6 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from mamt_jax.types import Params
+
+TINY = 1e-30
+"""Smallest denominator in conjugate gradients. A residual whose square is below it counts as zero."""
 
 
 def adam(learning_rate: Any, b1: Any, epsilon: Any) -> optax.GradientTransformation:
@@ -31,6 +35,24 @@ def descend(
     """Take one optimiser step along `gradient`; returns the new parameters and the new optimiser state."""
     step, state = optimizer.update(gradient, state, params)
     return optax.apply_updates(params, step), state
+
+
+def conjugate_gradients(product: Callable[[Params], Params], target: Params, iterations: int) -> Params:
+    """Solve `product(x) = target` approximately for a positive definite product, from x = 0 (Hestenes and Stiefel 1952).
+
+    `jax.scipy.sparse.linalg.cg` multiplies its initial zeros. Under `vmap` XLA's CPU compiler returned nan for that product.
+    """
+
+    def step(_: jax.Array, carry: tuple[Params, Params, Params]) -> tuple[Params, Params, Params]:
+        x, residual, direction = carry
+        image = product(direction)
+        squared = optax.tree.vdot(residual, residual)
+        length = squared / jnp.maximum(optax.tree.vdot(direction, image), TINY)
+        left = optax.tree.add_scale(residual, -length, image)
+        ratio = optax.tree.vdot(left, left) / jnp.maximum(squared, TINY)
+        return optax.tree.add_scale(x, length, direction), left, optax.tree.add_scale(left, ratio, direction)
+
+    return jax.lax.fori_loop(0, iterations, step, (optax.tree.zeros_like(target), target, target))[0]
 
 
 def copy(params: Params) -> Params:
