@@ -44,8 +44,6 @@ SLOW = {
     "mappo continuous of three": ("mappo", CONTINUOUS, MINIBATCHES),
     "ippo": ("ippo", DISCRETE, MINIBATCHES),
     "happo": ("happo", DISCRETE, MINIBATCHES),
-    "happo continuous": ("happo", CONTINUOUS, MINIBATCHES),
-    "hatrpo": ("hatrpo", DISCRETE, MINIBATCHES),
     "hatrpo continuous": ("hatrpo", CONTINUOUS, MINIBATCHES),
     "lola": ("lola", DUO, {}),
     "lola continuous": ("lola", CONTINUOUS_DUO, {"policy_learning_rate": 1e-3, "lookahead": 0.0}),

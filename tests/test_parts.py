@@ -252,7 +252,7 @@ def test_devices_share_the_runs(together: Path, tmp_path: Path, run_python: RunP
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo", ["maac", "mamt", "mappo"])
+@pytest.mark.parametrize("algo", ["mamt", "mappo"])
 def test_eight_devices_share_a_run(algo: str, tmp_path: Path, run_python: RunPython):
     options = ["--env", "spread", "--algo", algo, "--preset", "paper", "--num-envs", "16", "--update-interval", "64"]
     options += ["--episodes", "48", "--evaluation-interval", "16", "--evaluation-episodes", "8"]
