@@ -82,11 +82,8 @@ def update(
     order = ppo.shuffled(config, rows.value.shape[1], order_key)
 
     turns = jax.random.permutation(turns_key, spec.num_agents)
-    learner, metrics = jax.lax.scan(functools.partial(turn, config, parts, rows, order, step_key), learner, turns)
-    metrics = jax.tree.map(lambda leaf: jnp.zeros_like(leaf).at[turns].set(leaf), metrics)
+    learner, metrics = ppo.in_turn(functools.partial(turn, config, parts, rows, order, step_key), learner, turns)
 
-    learner, value_metrics = ppo.over_minibatches(
-        lambda learner, part, key: ppo.value_step(config, parts, learner, part), learner, rows, order, step_key
-    )
+    learner, value_metrics = ppo.value_passes(config, parts, learner, rows, order, step_key)
     learner, divergence = ppo.finish(parts, before, learner, rows, trajectory)
     return learner, metrics | value_metrics | divergence

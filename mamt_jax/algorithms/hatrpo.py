@@ -125,13 +125,10 @@ def update(
     order_key, step_key, turns_key, entropy_key = jax.random.split(key, 4)
 
     turns = jax.random.permutation(turns_key, spec.num_agents)
-    policy, metrics = jax.lax.scan(functools.partial(turn, config, parts, rows, entropy_key), learner.policy, turns)
-    metrics = jax.tree.map(lambda leaf: jnp.zeros_like(leaf).at[turns].set(leaf), metrics)
+    policy, metrics = ppo.in_turn(functools.partial(turn, config, parts, rows, entropy_key), learner.policy, turns)
     learner = dataclasses.replace(learner, policy=policy)
 
     order = ppo.shuffled(config, rows.value.shape[1], order_key)
-    learner, value_metrics = ppo.over_minibatches(
-        lambda learner, part, key: ppo.value_step(config, parts, learner, part), learner, rows, order, step_key
-    )
+    learner, value_metrics = ppo.value_passes(config, parts, learner, rows, order, step_key)
     learner, divergence = ppo.finish(parts, before, learner, rows, trajectory)
     return learner, metrics | value_metrics | divergence

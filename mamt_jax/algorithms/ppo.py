@@ -130,6 +130,24 @@ def over_minibatches(
     return learner, jax.tree.map(lambda leaf: leaf.mean(0), metrics)
 
 
+def value_passes(
+    config: ValueConfig, parts: OnPolicy, learner: OnPolicyState, rows: Rows, order: jax.Array, key: jax.Array
+) -> tuple[OnPolicyState, Metrics]:
+    """Take the steps of all critics alone on all minibatches of `order`; returns the mean of their metrics."""
+
+    def step(learner: OnPolicyState, part: Rows, key: jax.Array) -> tuple[OnPolicyState, Metrics]:
+        del key
+        return value_step(config, parts, learner, part)
+
+    return over_minibatches(step, learner, rows, order, key)
+
+
+def in_turn(turn: Callable[[Any, jax.Array], tuple[Any, Metrics]], state: Any, agents: jax.Array) -> tuple[Any, Metrics]:
+    """Call `turn` (state, agent) -> (state, metrics of this agent) for one agent after another; returns metrics (n,)."""
+    state, metrics = jax.lax.scan(turn, state, agents)
+    return state, jax.tree.map(lambda leaf: jnp.zeros_like(leaf).at[agents].set(leaf), metrics)
+
+
 def finish(
     parts: OnPolicy, before: OnPolicyState, learner: OnPolicyState, rows: Rows, trajectory: Trajectory
 ) -> tuple[OnPolicyState, Metrics]:
