@@ -14,11 +14,12 @@ from envs_jax.scene import Scene
 
 EnvState = Any
 Noise = Any
-Policy = Callable[..., jax.Array]
+Policy = Callable[..., Any]
 """A policy: (observation (..., n, d), key) -> action (..., n) int32 or (..., n, k) float32.
 
 A policy with a parameter `action_mask` also receives it, (..., n, A) bool, if the environment masks actions. A policy with a
-parameter `state` also receives the environment's state.
+parameter `state` also receives the environment's state. A policy with a parameter `hidden_state` has a memory: it returns
+(action, hidden state), and receives the hidden state in the next step. None begins an episode; so do arrays of 0.
 """
 
 

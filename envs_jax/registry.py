@@ -11,6 +11,7 @@ from envs_jax.multiwalker import multiwalker
 from envs_jax.particle.rover_tower import rover_tower
 from envs_jax.particle.spread import spread, spread3_ful, spread3_mix, spread3_sep
 from envs_jax.pursuit import pursuit
+from envs_jax.repeat_first import repeat_first
 from envs_jax.validation import nearest, one_line
 
 _FACTORIES: dict[str, EnvironmentFactory] = {
@@ -22,6 +23,7 @@ _FACTORIES: dict[str, EnvironmentFactory] = {
     "pursuit": pursuit,
     "matrix_game": matrix_game,
     "multiwalker": multiwalker,
+    "repeat_first": repeat_first,
 }
 _EXTERNAL_LIBRARIES = {"jaxmarl": "envs_jax.adapters.from_jaxmarl", "pettingzoo": "envs_jax.adapters.pettingzoo_environments"}
 

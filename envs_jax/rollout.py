@@ -50,12 +50,14 @@ def rollout(env: Environment, policy: Policy, key: jax.Array, num_steps: int) ->
     reset_key, steps_key = jax.random.split(key)
     first, choose = env.reset(reset_key), _chooser(env, policy)
 
-    def step(before: tuple[EnvState, TimeStep], number: jax.Array) -> tuple[Any, Any]:
+    def step(carry: tuple[tuple[EnvState, TimeStep], Any], number: jax.Array) -> tuple[Any, Any]:
+        before, hidden_state = carry
         act_key, env_key = jax.random.split(jax.random.fold_in(steps_key, number))
-        after = env.step(env_key, before[0], choose(*before, act_key))
-        return after, after
+        action, hidden_state = choose(*before, act_key, hidden_state)
+        after = env.step(env_key, before[0], action)
+        return (after, hidden_state), after
 
-    _, later = jax.lax.scan(step, first, jnp.arange(num_steps))
+    _, later = jax.lax.scan(step, (first, _begin(policy, choose, *first, steps_key)), jnp.arange(num_steps))
     return jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first, later)
 
 
@@ -75,15 +77,17 @@ def play_episodes(env: Environment, policy: Policy, key: jax.Array, episodes: in
     playing = episode_statistics(auto_reset(env))
     choose = _chooser(env, policy)
     state, timestep = jax.vmap(playing.reset)(jax.random.split(start_key, episodes))
+    hidden_state = _begin(policy, choose, state.env_state, timestep, steps_key)
 
-    def step(carry: tuple[Any, TimeStep, EpisodeStatistics], number: jax.Array) -> tuple[Any, None]:
-        state, timestep, first = carry
+    def step(carry: tuple[Any, TimeStep, Any, EpisodeStatistics], number: jax.Array) -> tuple[Any, None]:
+        state, timestep, hidden_state, first = carry
         act_key, env_key = jax.random.split(jax.random.fold_in(steps_key, number))
-        action = choose(state.env_state, timestep, act_key)
+        action, hidden_state = choose(state.env_state, timestep, act_key, hidden_state)
         state, timestep = jax.vmap(playing.step)(jax.random.split(env_key, episodes), state, action)
-        return (state, timestep, jax.vmap(_keep_first)(first, state.statistics)), None
+        return (state, timestep, hidden_state, jax.vmap(_keep_first)(first, state.statistics)), None
 
-    (_, _, first), _ = jax.lax.scan(step, (state, timestep, state.statistics), jnp.arange(env.spec.episode_limit))
+    start = state, timestep, hidden_state, state.statistics
+    (*_, first), _ = jax.lax.scan(step, start, jnp.arange(env.spec.episode_limit))
     return Episodes(first.episode_return, first.episode_length, first.metrics)
 
 
@@ -92,17 +96,29 @@ def _keep_first(first: EpisodeStatistics, new: EpisodeStatistics) -> EpisodeStat
     return jax.tree.map(lambda old, new: jnp.where(first.done, old, new), first, new)
 
 
-def _chooser(env: Environment, policy: Policy) -> Callable[[EnvState, TimeStep, jax.Array], jax.Array]:
-    """Returns (state, timestep, key) -> action, which passes the optional arguments that the policy takes."""
-    with_state, spec = takes(policy, "state"), env.spec
+def _chooser(env: Environment, policy: Policy) -> Callable[[EnvState, TimeStep, jax.Array, Any], tuple[jax.Array, Any]]:
+    """Returns (state, timestep, key, hidden state) -> (action, hidden state).
+
+    It passes the optional arguments that the policy takes. The hidden state of a policy without memory is None.
+    """
+    with_state, with_memory, spec = takes(policy, "state"), takes(policy, "hidden_state"), env.spec
     with_mask = takes(policy, "action_mask") and spec.discrete
     with_mask = with_mask and (spec.has_action_masks or infer_spec(env).spec.has_action_masks)
 
-    def choose(state: EnvState, timestep: TimeStep, key: jax.Array) -> jax.Array:
+    def choose(state: EnvState, timestep: TimeStep, key: jax.Array, hidden_state: Any) -> tuple[jax.Array, Any]:
         given = ({"state": state} if with_state else {}) | ({"action_mask": timestep.action_mask} if with_mask else {})
-        return policy(timestep.observation, key, **given)
+        if with_memory:
+            return policy(timestep.observation, key, hidden_state=hidden_state, **given)
+        return policy(timestep.observation, key, **given), None
 
     return choose
+
+
+def _begin(policy: Policy, choose: Callable[..., tuple[jax.Array, Any]], *seen: Any) -> Any:
+    """Returns the hidden state with which episodes begin, None without memory. `seen` are arguments of `choose`."""
+    if not takes(policy, "hidden_state"):
+        return None
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(choose, *seen, None)[1])
 
 
 def play_host_episodes(
@@ -169,12 +185,20 @@ def _play_outside(env: HostEnvironment, policies: Mapping[str, Policy], key: jax
     entropy = functools.reduce(lambda number, word: number << 32 | word, words)  # jax.random.key(7) gives 7
     seeds = np.random.SeedSequence(entropy).generate_state(len(policies) * num_envs)
 
+    def forget(remembered: dict[str, Any], done: Any) -> dict[str, Any]:
+        return jax.tree.map(lambda leaf: jnp.where(done.reshape(-1, *(1,) * (leaf.ndim - 1)), 0, leaf), remembered)
+
     def play_out(policy: Policy, seeds: np.ndarray) -> Episodes:
         masked = env.spec.has_action_masks and takes(policy, "action_mask")
+        remembered = {"hidden_state": None} if takes(policy, "hidden_state") else {}
 
         def act(timestep: TimeStep, step: int) -> np.ndarray:
             mask = {"action_mask": jnp.asarray(timestep.action_mask)} if masked else {}
-            return np.asarray(policy(jnp.asarray(timestep.observation), jax.random.fold_in(key, step), **mask))
+            shown = jnp.asarray(timestep.observation), jax.random.fold_in(key, step)
+            if not remembered:
+                return np.asarray(policy(*shown, **mask))
+            action, remembered["hidden_state"] = policy(*shown, **mask, **forget(remembered, timestep.done))
+            return np.asarray(action)
 
         played = play_host_episodes(env.spec, batch, act, seeds, math.ceil(episodes / num_envs))
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), played)

@@ -1,4 +1,4 @@
-"""Running mean and variance in the learner state, for the normalisation of observations and rewards."""
+"""Running mean and variance in the learner state, for the normalisation of observations, rewards and values."""
 
 from typing import Literal
 
@@ -84,3 +84,17 @@ def reward_unit(kind: RewardNormalisation, statistics: RunningStatistics) -> jax
     if kind == "none":
         return jnp.ones_like(statistics.variance)
     return jnp.sqrt(statistics.variance + 1e-5)
+
+
+def standardise(statistics: RunningStatistics | None, value: jax.Array) -> jax.Array:
+    """Standardise values (n, B) with statistics of (n,). None keeps them."""
+    return value if statistics is None else (value - statistics.mean[:, None]) / _deviation(statistics)
+
+
+def unstandardise(statistics: RunningStatistics | None, value: jax.Array) -> jax.Array:
+    """Invert `standardise`."""
+    return value if statistics is None else value * _deviation(statistics) + statistics.mean[:, None]
+
+
+def _deviation(statistics: RunningStatistics) -> jax.Array:
+    return jnp.sqrt(statistics.variance + 1e-5)[:, None]

@@ -57,7 +57,9 @@ class Trajectory(NamedTuple):
     Attributes:
         transitions: transitions with leading axes (T, E).
         truncated: (T, E) bool, whether the episode was truncated after this step. The next step belongs to another episode.
+        hidden_state: (E, n, h), hidden states of the policies before the first step. None for policies without memory.
     """
 
     transitions: Transition
     truncated: jax.Array
+    hidden_state: jax.Array | None = None

@@ -144,6 +144,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "rover_tower": {},
     "pursuit": {"num_pursuers": 3, "num_evaders": 4},
     "matrix_game": {},
+    "repeat_first": {"num_agents": 3},
     "jaxmarl/MPE_simple_tag_v3": {},
     "jaxmarl/MPE_simple_spread_v3": {"options": {"action_type": "Continuous"}},
 }

@@ -26,7 +26,7 @@ from mamt_jax.cli import evaluate, sweep, train
 from mamt_jax.training.experiment import make_configs
 
 PAGE_NAMES = ("command_line", "many_runs", "other_libraries", "own_algorithm", "own_environment", "policies")
-CARDS = ("matrix_game", "pursuit", "rover_tower", "spread")
+CARDS = ("matrix_game", "pursuit", "repeat_first", "rover_tower", "spread")
 """Of environments; Multi-Walker compiles for long."""
 GUIDES = (
     "README.md",

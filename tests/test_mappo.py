@@ -1,5 +1,6 @@
 """What MA-PPO's update may not confuse."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -86,3 +87,34 @@ def test_learning_rates_fall_to_zero_over_their_updates() -> None:
         moves.append(max(jax.tree.leaves(change)))
     rate = CONFIG.policy_learning_rate  # Adam's first steps are of its rate, times 1 and 3/4, then 1/2 and 1/4
     assert 1.2 * rate < moves[0] <= 1.75 * rate * 1.01 and 0 < moves[1] <= 0.75 * rate * 1.3 and moves[2] == 0
+
+
+def test_normalised_values_reach_returns_of_any_size() -> None:
+    transitions = rollout().transitions
+    reward = 1000.0 * (1.0 + transitions.action)
+    seen = rollout()._replace(transitions=transitions._replace(reward=reward.astype(np.float32)))
+
+    def values(value_normalisation: bool) -> np.ndarray:
+        """Values (n,) after 30 updates of the critics alone, for a horizon of one step."""
+        config = dataclasses.replace(
+            CONFIG,
+            value_normalisation=value_normalisation,
+            gamma=0.0,
+            policy_learning_rate=0.0,
+            critic_learning_rate=0.01,
+            lr_decay_updates=0,
+        )
+
+        @jax.jit
+        def learn(seen: Trajectory) -> jax.Array:
+            def update(index: jax.Array, learner: Any) -> Any:
+                return ALGORITHM.update(config, learner, seen, jax.random.fold_in(jax.random.key(1), index))[0]
+
+            learner = jax.lax.fori_loop(0, 30, update, ALGORITHM.init(config, jax.random.key(0)))
+            return ppo.value_rollout(config, on_policy.build(DISCRETE, config), learner, seen).value.mean(1)
+
+        return np.asarray(learn(seen))
+
+    expected = reward.mean((0, 1))
+    assert (np.abs(values(True) / expected - 1) < 0.1).all()
+    assert (values(False) < 0.1 * expected).all()

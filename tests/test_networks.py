@@ -154,7 +154,7 @@ def test_padded_policies_equal_separate_unpadded_ones_initialised_at_their_width
 
 
 def test_centralized_critics_see_every_true_observation_and_action_and_no_padding() -> None:
-    critic = centralized_critic(DISCRETE, HIDDEN, actions=True)
+    critic = centralized_critic((DISCRETE.observation_sizes, DISCRETE.action_sizes), HIDDEN)
 
     @jax.jit
     def slopes(key: jax.Array) -> Any:

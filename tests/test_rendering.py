@@ -40,6 +40,7 @@ def states(name: str, length: int = 4) -> tuple[Any, Any]:
         "rover_tower",
         "pursuit",
         "matrix_game",
+        "repeat_first",
         pytest.param("multiwalker", marks=[pytest.mark.slow, pytest.mark.long]),
     ],
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from envs_jax.adapters.pettingzoo_episodes import (
@@ -17,7 +18,7 @@ from envs_jax.adapters.pettingzoo_episodes import (
     episode_seed,
 )
 from envs_jax.adapters.space_codec import Codec, find_mask, joint_mask, joint_observation, make_codec, own_actions
-from envs_jax.environment import EnvSpec, Policy
+from envs_jax.environment import EnvSpec, Policy, takes
 
 if TYPE_CHECKING:
     from pettingzoo import ParallelEnv
@@ -39,7 +40,7 @@ def parallel_actor(policy: Policy, spec: EnvSpec, seed: int | None = None) -> Pa
         environment, observations and actions belong to its spaces, exactly as in training. Otherwise observations may have any
         shape and are flattened, and an action is an int, or a float32 vector of the agent's own width. Action masks are read
         from the observation dicts or from `infos`. `act` raises ValueError if an agent, its observation or its action mask
-        does not match the spec.
+        does not match the spec. A policy with a memory remembers all that `act` has seen: make a new `act` for each episode.
     """
     codec, numbered, numbers = make_codec(spec), _numbered(policy, seed), itertools.count()
 
@@ -61,7 +62,7 @@ def aec_actor(policy: Policy, spec: EnvSpec, seed: int | None = None) -> AecActo
         seed: as in `parallel_actor`.
 
     Returns:
-        `act(agent, observation, info=None)`, which raises ValueError as the function of `parallel_actor` does.
+        `act(agent, observation, info=None)`, which remembers and raises ValueError as the function of `parallel_actor` does.
     """
     codec, numbered, numbers = make_codec(spec), _numbered(policy, seed), defaultdict(itertools.count)
 
@@ -79,7 +80,8 @@ def _actions(
     _check_agents(codec.spec, observations)
     joint = joint_observation(codec, observations, observations)
     masks = {"action_mask": joint_mask(codec, observations, infos, observations)} if codec.spec.has_action_masks else {}
-    return own_actions(codec, np.asarray(numbered(joint, number, **masks)), observations)
+    seen = np.array([name in observations for name in codec.spec.agent_names])
+    return own_actions(codec, np.asarray(numbered(joint, number, seen, **masks)), observations)
 
 
 def _check_agents(spec: EnvSpec, agents: Iterable[str]) -> None:
@@ -89,12 +91,29 @@ def _check_agents(spec: EnvSpec, agents: Iterable[str]) -> None:
 
 
 def _numbered(policy: Policy, seed: int | None) -> Callable[..., jax.Array]:
-    """Returns (observation, number of the step) -> action. With a seed, it samples actions in one jitted program for speed."""
-    if seed is None:
-        return lambda observation, number, **masks: policy(observation, **masks)
-    return jax.jit(
-        lambda observation, number, **masks: policy(observation, jax.random.fold_in(jax.random.key(seed), number), **masks)
-    )
+    """Returns (observation, number of the step, agents that are seen (n,)) -> action.
+
+    With a seed, it samples actions in one jitted program for speed. It holds the hidden states of a policy with a memory, which
+    change for the agents that are seen.
+    """
+
+    def choose(observation: Any, number: Any, **given: Any) -> Any:
+        keys = [] if seed is None else [jax.random.fold_in(jax.random.key(seed), number)]
+        return policy(observation, *keys, **given)
+
+    choose = choose if seed is None else jax.jit(choose)
+    if not takes(policy, "hidden_state"):
+        return lambda observation, number, seen, **masks: choose(observation, number, **masks)
+    hidden_state = None
+
+    def remembering(observation: Any, number: Any, seen: np.ndarray, **masks: Any) -> jax.Array:
+        nonlocal hidden_state
+        action, after = choose(observation, number, hidden_state=hidden_state, **masks)
+        before = jnp.zeros_like(after) if hidden_state is None else hidden_state
+        hidden_state = jnp.where(seen[:, None], after, before)
+        return action
+
+    return remembering
 
 
 def episode_returns(

@@ -5,6 +5,7 @@ the batch axes.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from envs_jax.environment import EnvSpec
+from mamt_jax.networks.memory import History
 from mamt_jax.running_statistics import RewardNormalisation, RunningStatistics, normalise, normalise_reward
 from mamt_jax.types import Config, LearnerState, Transition
 
@@ -52,7 +54,8 @@ def act(
     observation: jax.Array,
     key: jax.Array,
     action_mask: jax.Array | None = None,
-) -> jax.Array:
+    hidden_state: jax.Array | None = None,
+) -> Any:
     """Sample the action of each agent from its policy, among the allowed actions.
 
     Args:
@@ -63,12 +66,14 @@ def act(
         observation: (..., n, d).
         key: random key, consumed.
         action_mask: (..., n, A) bool, allowed actions. None allows all actions.
+        hidden_state: (..., n, h), hidden states of policies with a memory.
 
     Returns:
-        Actions (..., n), or (..., n, k) where actions are continuous.
+        Actions (..., n), or (..., n, k) where actions are continuous. If `hidden_state` is given, also the new hidden states.
     """
     parts = build(spec, config)
-    return _act(parts, lambda parameters: parts.distribution.sample(parameters, key), learner, observation, action_mask)
+    choose = functools.partial(parts.distribution.sample, key=key)
+    return _act(parts, choose, learner, observation, action_mask, hidden_state)
 
 
 def greedy(
@@ -78,10 +83,11 @@ def greedy(
     learner: LearnerState,
     observation: jax.Array,
     action_mask: jax.Array | None = None,
-) -> jax.Array:
+    hidden_state: jax.Array | None = None,
+) -> Any:
     """Return the mode of each agent's policy, among the allowed actions. Arguments and shapes are those of `act`."""
     parts = build(spec, config)
-    return _act(parts, parts.distribution.mode, learner, observation, action_mask)
+    return _act(parts, parts.distribution.mode, learner, observation, action_mask, hidden_state)
 
 
 def policy(learner: LearnerState) -> LearnerState:
@@ -97,7 +103,8 @@ def _act(
     learner: LearnerState,
     observation: jax.Array,
     action_mask: jax.Array | None,
-) -> jax.Array:
+    hidden_state: jax.Array | None,
+) -> Any:
     """Apply the policies, and convert their outputs to actions.
 
     `choose` maps the parameters of action distributions (n, B, P) to actions (n, B) or (n, B, k).
@@ -106,6 +113,12 @@ def _act(
     def flat(x: jax.Array) -> jax.Array:
         return x.reshape(-1, *x.shape[-2:]).swapaxes(0, 1)
 
+    def as_given(x: jax.Array) -> jax.Array:
+        return x.swapaxes(0, 1).reshape(*observation.shape[:-1], *x.shape[2:])
+
     inputs, mask = jax.tree.map(flat, (normalise(learner.observation_statistics, observation), action_mask))
-    action = choose(parts.policy.apply(learner.policy, inputs, mask)).swapaxes(0, 1)
-    return action.reshape(*observation.shape[:-1], *action.shape[2:])
+    if hidden_state is None:
+        return as_given(choose(parts.policy.apply(learner.policy, inputs, mask)))
+    after = parts.memory.apply(learner.policy["memory"], inputs, History(flat(hidden_state)))
+    action = choose(parts.policy.apply(learner.policy, jnp.concatenate([after, inputs], -1), mask))
+    return as_given(action), as_given(after)

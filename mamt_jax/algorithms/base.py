@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from envs_jax.environment import EnvSpec, takes_action_mask
@@ -42,18 +43,22 @@ class Algorithm(NamedTuple):
         validate: config of plain numbers -> None. It raises a ValueError that names the invalid field, its value and the valid
             values.
         data: data that `update` takes: "replay" for random batches from the replay memory, "rollout" for the latest rollout.
+        hidden_state: (config, leading axes of observations) -> hidden states of the policies when an episode begins, zeros
+            (..., n, h). None if policies have no memory. Otherwise `act` and `greedy` take them as `hidden_state`, and return
+            (action, hidden states after it); a Trajectory has those before its first step.
         multi_step: whether `update` uses the `later` rewards of a Transition. Training requires it for `n_steps` above 1.
         training: defaults of `TrainingConfig` fields for this algorithm, where they differ from the general defaults.
     """
 
     config: type
     init: Callable[[Config, jax.Array], LearnerState]
-    act: Callable[..., jax.Array]
-    greedy: Callable[..., jax.Array]
+    act: Callable[..., Any]
+    greedy: Callable[..., Any]
     update: Callable[[Config, LearnerState, Any, jax.Array], tuple[LearnerState, Metrics]]
     policy: Callable[[LearnerState], LearnerState] = whole_state
     validate: Callable[[Config], None] = lambda config: None
     data: Data = "replay"
+    hidden_state: Callable[[Config, tuple[int, ...]], jax.Array | None] = lambda config, shape: None
     multi_step: bool = False
     training: Mapping[str, Any] = MappingProxyType({})
 
@@ -71,6 +76,26 @@ def require_action_masks(algorithm: Algorithm, name: str, spec: EnvSpec) -> None
             raise ValueError(
                 f"algo {name!r} does not support the action masks of {spec.name}: its {function} has no `action_mask`."
             )
+
+
+def as_policy(algorithm: Algorithm, config: Config, choose: Callable[..., Any]) -> Callable[..., Any]:
+    """Create a policy (observation, key, action_mask) -> action, which also takes `hidden_state` if it has a memory.
+
+    `choose` receives the observation, the key, the action mask, and the hidden state in a dict of keyword arguments, which is
+    empty without memory. A hidden state of None begins an episode.
+    """
+
+    def without_memory(observation: Any, key: jax.Array | None = None, action_mask: Any = None) -> jax.Array:
+        return choose(observation, key, action_mask, {})
+
+    def with_memory(
+        observation: Any, key: jax.Array | None = None, action_mask: Any = None, hidden_state: Any = None
+    ) -> tuple[jax.Array, jax.Array]:
+        if hidden_state is None:
+            hidden_state = algorithm.hidden_state(config, jnp.shape(observation)[:-2])
+        return choose(observation, key, action_mask, {"hidden_state": hidden_state})
+
+    return without_memory if algorithm.hidden_state(config, ()) is None else with_memory
 
 
 def function_field(functions: Mapping[str, Callable], default: str) -> Any:

@@ -38,7 +38,7 @@ def build(spec: EnvSpec, config: HAPPOConfig) -> OnPolicy:
 
 def ratio_of_others(parts: OnPolicy, policy: Params, rows: Rows) -> jax.Array:
     """Compute the compound ratio (B,) of the agents whose policies have changed since the rollout."""
-    parameters = parts.policy.apply(policy, rows.observation, rows.action_mask)
+    parameters = ppo.outputs(parts, policy, rows)
     return compound_ratio(parts.distribution.log_prob(parameters, rows.action), rows.log_prob, rows.active)
 
 
@@ -53,16 +53,16 @@ def turn(
     """Make all passes over the rollout for the policy of one agent. Returns metrics of this agent alone."""
     ratio = jnp.broadcast_to(ratio_of_others(parts, learner.policy, rows), rows.advantage.shape)
 
-    def step(learner: OnPolicyState, chosen: tuple[Rows, jax.Array], key: jax.Array) -> tuple[OnPolicyState, Metrics]:
-        part, ratio = chosen
-        advantage = ratio * active_standardise(part.advantage, part.active)
+    def step(learner: OnPolicyState, part: Rows, key: jax.Array) -> tuple[OnPolicyState, Metrics]:
+        assert part.ratio is not None
+        advantage = part.ratio * active_standardise(part.advantage, part.active)
         after, metrics = ppo.policy_step(config, parts, learner, part, advantage, key)
         policy, optimizer = (
             only(agent, getattr(after, name), getattr(learner, name)) for name in ("policy", "policy_optimizer")
         )
         return dataclasses.replace(learner, policy=policy, policy_optimizer=optimizer), metrics
 
-    learner, metrics = ppo.over_minibatches(step, learner, (rows, ratio), order, key)
+    learner, metrics = ppo.over_minibatches(step, learner, rows._replace(ratio=ratio), order, key)
     return learner, jax.tree.map(lambda leaf: leaf[agent], metrics)
 
 
@@ -79,7 +79,7 @@ def update(
     parts, before = build(spec, config), learner
     rows = ppo.value_rollout(config, parts, learner, trajectory)
     order_key, step_key, turns_key = jax.random.split(key, 3)
-    order = ppo.shuffled(config, rows.value.shape[1], order_key)
+    order = ppo.shuffled(config, rows, order_key)
 
     turns = jax.random.permutation(turns_key, spec.num_agents)
     learner, metrics = ppo.in_turn(functools.partial(turn, config, parts, rows, order, step_key), learner, turns)

@@ -65,10 +65,10 @@ def natural_direction(
     Returns:
         x, and the product x (F + damping I) x.
     """
-    old = parts.policy.apply(policy, rows.observation, rows.action_mask)
+    old = ppo.outputs(parts, policy, rows)
 
     def divergence(params: Params) -> jax.Array:
-        new = parts.policy.apply(params, rows.observation, rows.action_mask)
+        new = ppo.outputs(parts, params, rows)
         return active_mean(parts.distribution.kl(old, new), rows.active)[agent]
 
     def fisher_product(vector: Params) -> Params:
@@ -84,10 +84,10 @@ def turn(
 ) -> tuple[Params, Metrics]:
     """Take one step of one agent's policy: the longest that gains enough and keeps within the limit of the KL divergence."""
     advantage = ratio_of_others(parts, policy, rows)[None] * active_standardise(rows.advantage, rows.active)
-    old = parts.policy.apply(policy, rows.observation, rows.action_mask)
+    old = ppo.outputs(parts, policy, rows)
 
     def objective(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        new = parts.policy.apply(params, rows.observation, rows.action_mask)
+        new = ppo.outputs(parts, params, rows)
         gain = surrogate(parts.distribution.log_prob(new, rows.action), rows.log_prob, advantage, rows.active)
         candidates = parts.distribution.candidates(new, jax.random.fold_in(key, 0))  # the same noise for all parameters
         bonus = active_mean(entropy(candidates), rows.active)
@@ -128,7 +128,7 @@ def update(
     policy, metrics = ppo.in_turn(functools.partial(turn, config, parts, rows, entropy_key), learner.policy, turns)
     learner = dataclasses.replace(learner, policy=policy)
 
-    order = ppo.shuffled(config, rows.value.shape[1], order_key)
+    order = ppo.shuffled(config, rows, order_key)
     learner, value_metrics = ppo.value_passes(config, parts, learner, rows, order, step_key)
     learner, divergence = ppo.finish(parts, before, learner, rows, trajectory)
     return learner, metrics | value_metrics | divergence

@@ -22,10 +22,10 @@ def make(spec: EnvSpec) -> Algorithm:
 
 def build(spec: EnvSpec, config: MAPPOConfig) -> OnPolicy:
     """Build the parts of MA-PPO with value functions of an agent's own observation."""
-    return mappo.build(spec, config)._replace(critic=own_critic(spec, config.hidden_size))
+    return mappo.build(spec, config)._replace(critic=own_critic(on_policy.input_sizes(spec, config), config.hidden_size))
 
 
-def own_critic(spec: EnvSpec, hidden_size: int) -> Network:
-    """Build one value function per agent, which reads the observation of this agent."""
-    network = mlp_per_agent(spec.observation_sizes, (1,) * spec.num_agents, hidden_size)
-    return network._replace(apply=lambda params, observation: network.apply(params, observation)[..., 0])
+def own_critic(input_sizes: tuple[int, ...], hidden_size: int) -> Network:
+    """Build one value function per agent, which reads the inputs of this agent's policy."""
+    network = mlp_per_agent(input_sizes, (1,) * len(input_sizes), hidden_size)
+    return network._replace(apply=lambda params, inputs: network.apply(params, inputs)[..., 0])

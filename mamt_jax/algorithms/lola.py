@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,13 @@ from mamt_jax.active import active_mean
 from mamt_jax.algorithms import on_policy, optimizers
 from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.base import Algorithm
-from mamt_jax.algorithms.on_policy import OnPolicy, OnPolicyState, PolicyGradientConfig, by_time
-from mamt_jax.distributions import entropy
+from mamt_jax.algorithms.on_policy import OnPolicyState, PolicyGradientConfig, by_time
+from mamt_jax.distributions import ActionDistribution, entropy
 from mamt_jax.divergence import policy_divergence
 from mamt_jax.losses.critic import squared_error
 from mamt_jax.losses.lookahead import dice_value, lookahead_value
+from mamt_jax.networks.memory import remember
+from mamt_jax.running_statistics import standardise
 from mamt_jax.types import Metrics, Params, Trajectory
 from mamt_jax.validation import static
 
@@ -55,19 +58,25 @@ def of_active(batch: Batch, x: jax.Array) -> jax.Array:
 
 
 def policy_gradient(
-    config: LOLAConfig, parts: OnPolicy, policy: Params, batch: Batch, baseline: jax.Array, truncated: jax.Array
+    config: LOLAConfig,
+    distribution: ActionDistribution,
+    outputs: Callable[[Params], jax.Array],
+    policy: Params,
+    batch: Batch,
+    baseline: jax.Array,
+    truncated: jax.Array,
 ) -> Params:
     """Compute the gradient of each agent's value after the naive learning step of the other agent.
 
-    Arrays of `batch` are (2, T x E, ...), `baseline` is (2, T x E) and `truncated` is (T, E).
+    `outputs` maps the parameters of policies to those of their action distributions on the rows of `batch`. Arrays of `batch`
+    are (2, T x E, ...), `baseline` is (2, T x E) and `truncated` is (T, E).
     """
     done = truncated | by_time(batch.terminated, truncated).all(0)
 
     def value(agent: jax.Array, own: Params, other: Params) -> jax.Array:
         """Estimate the value of `agent` from its own parameters and those of the other agent."""
         both = jax.tree.map(lambda a, b: jnp.where(agent == 0, jnp.stack([a, b]), jnp.stack([b, a])), own, other)
-        parameters = parts.policy.apply(both, batch.observation, batch.action_mask)
-        log_prob = of_active(batch, parts.distribution.log_prob(parameters, batch.action))
+        log_prob = of_active(batch, distribution.log_prob(outputs(both), batch.action))
         rows = (log_prob.sum(0), batch.reward[agent], baseline[agent])
         return dice_value(*(by_time(x, truncated)[0] for x in rows), done=done, gamma=config.gamma)
 
@@ -80,13 +89,17 @@ def policy_gradient(
 
 
 def entropy_gradient(
-    config: LOLAConfig, parts: OnPolicy, policy: Params, batch: Batch, key: jax.Array
+    config: LOLAConfig,
+    distribution: ActionDistribution,
+    outputs: Callable[[Params], jax.Array],
+    policy: Params,
+    active: jax.Array | None,
+    key: jax.Array,
 ) -> tuple[Params, jax.Array]:
-    """Compute the gradient of the entropy bonus, and the entropy of each agent (n,)."""
+    """Compute the gradient of the entropy bonus, and the entropy of each agent (n,). `outputs` is that of `policy_gradient`."""
 
     def bonus(params: Params) -> tuple[jax.Array, jax.Array]:
-        parameters = parts.policy.apply(params, batch.observation, batch.action_mask)
-        each = active_mean(entropy(parts.distribution.candidates(parameters, key)), batch.active)
+        each = active_mean(entropy(distribution.candidates(outputs(params), key)), active)
         return config.entropy_coefficient * each.sum(), each
 
     return jax.grad(bonus, has_aux=True)(policy)
@@ -97,24 +110,30 @@ def update(
 ) -> tuple[OnPolicyState, Metrics]:
     """Take one step of both policies and both critics on a rollout."""
     parts = on_policy.build(spec, config)
-    batch = on_policy.prepare(config, learner, trajectory)
-    baseline, advantage = on_policy.advantages(config, parts, learner, batch, trajectory.truncated)
-    gradient = policy_gradient(config, parts, learner.policy, batch, of_active(batch, baseline), trajectory.truncated)
-    bonus, entropies = entropy_gradient(config, parts, learner.policy, batch, key)
+    batch, history = on_policy.prepare(config, learner, trajectory), on_policy.history(trajectory)
+    inputs = remember(parts.memory, learner.policy, batch.observation, history)
+    baseline, advantage = on_policy.advantages(config, parts, learner, batch, inputs, trajectory.truncated)
+
+    def outputs(policy: Params) -> jax.Array:
+        return on_policy.parameters(parts, policy, batch.observation, batch.action_mask, history)
+
+    of_policy = config, parts.distribution, outputs, learner.policy
+    gradient = policy_gradient(*of_policy, batch, of_active(batch, baseline), trajectory.truncated)
+    bonus, entropies = entropy_gradient(*of_policy, batch.active, key)
     slope = jax.tree.map(lambda value, bonus: -value - bonus, gradient, bonus)
     policy, policy_optimizer = optimizers.descend(parts.policy_optimizer, slope, learner.policy_optimizer, learner.policy)
 
     def value_loss(params: Params) -> jax.Array:
-        return squared_error(parts.critic.apply(params, batch.observation), baseline + advantage, batch.active)
+        target = standardise(learner.value_statistics, baseline + advantage)
+        return squared_error(parts.critic.apply(params, inputs), target, batch.active)
 
     loss, slope = jax.value_and_grad(value_loss)(learner.critic)
     critic, critic_optimizer = optimizers.descend(parts.critic_optimizer, slope, learner.critic_optimizer, learner.critic)
-    current, previous = (
-        parts.policy.apply(params, batch.observation, batch.action_mask) for params in (policy, learner.policy)
-    )
+    current, previous = outputs(policy), outputs(learner.policy)
     metrics = {"critic_loss": loss, "entropy": entropies}
     metrics |= policy_divergence(parts.distribution.kl, current, previous, previous, batch.active)
     learner = dataclasses.replace(
         learner, policy=policy, critic=critic, policy_optimizer=policy_optimizer, critic_optimizer=critic_optimizer
     )
+    learner = on_policy.observe_values(learner, baseline + advantage, batch.active)
     return on_policy.observe(learner, trajectory), metrics

@@ -87,7 +87,7 @@ def build(spec: EnvSpec, config: MADDPGConfig) -> MADDPG:
     return MADDPG(
         distribution=actions,
         policy=sharing.shared_network(spec, policy) if config.share_policy else policy,
-        critic=centralized_critic(spec, config.hidden_size, actions=True),
+        critic=centralized_critic((spec.observation_sizes, spec.action_sizes), config.hidden_size),
         policy_optimizer=sharing.shared_optimizer(spec, policy_optimizer) if config.share_policy else policy_optimizer,
         critic_optimizer=adam(config.critic_learning_rate, config.max_critic_grad_norm),
     )

@@ -72,7 +72,7 @@ def update(
     parts, before = build(spec, config), learner
     rows = ppo.value_rollout(config, parts, learner, trajectory)
     order_key, step_key = jax.random.split(key)
-    order = ppo.shuffled(config, rows.value.shape[1], order_key)
+    order = ppo.shuffled(config, rows, order_key)
     learner, metrics = ppo.over_minibatches(functools.partial(step, config, parts), learner, rows, order, step_key)
     learner, divergence = ppo.finish(parts, before, learner, rows, trajectory)
     return learner, metrics | divergence

@@ -17,10 +17,17 @@ from mamt_jax.algorithms.agent_major import Batch
 from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.distributions import ActionDistribution, action_distribution
 from mamt_jax.networks.centralized_critic import centralized_critic
+from mamt_jax.networks.memory import History, Memory, gru_per_agent, remember, with_memory
 from mamt_jax.networks.per_agent import Network
 from mamt_jax.networks.policy import mlp_per_agent, restricted
 from mamt_jax.returns import generalised_advantage
-from mamt_jax.running_statistics import RewardNormalisation, RunningStatistics, init_statistics, update_statistics
+from mamt_jax.running_statistics import (
+    RewardNormalisation,
+    RunningStatistics,
+    init_statistics,
+    unstandardise,
+    update_statistics,
+)
 from mamt_jax.types import Params, Trajectory, Transition
 from mamt_jax.validation import BOUND, COUNT, COUNT_OR_NONE, FRACTION, MOMENTUM, POSITIVE, number, require_valid, static
 
@@ -53,6 +60,8 @@ class OnPolicyConfig:
     """Maximum norm of each agent's critic gradient."""
     hidden_size: int = static(64, COUNT)
     """Width of every hidden layer."""
+    memory: Memory = static("none")
+    """Memory of the policies: gru reads the observations in order of time with a GRU, none sees the latest one only."""
     policy_output_scale: float = static(1.0)
     """Scale of the initial weights in the last layer of policies. A small scale makes the initial policies nearly uniform."""
     num_action_samples: int = static(8, COUNT)
@@ -60,6 +69,9 @@ class OnPolicyConfig:
     reward_normalisation: RewardNormalisation = static("standardise")
     """Normalisation of rewards: standardise subtracts the running mean and divides by the running standard deviation, scale
     only divides, and none keeps the rewards."""
+    value_normalisation: bool = static(False)
+    """Whether critics learn standardised values, with the running mean and standard deviation of their targets (Yu et al.
+    2022, Sec. 5.1)."""
 
 
 @struct.dataclass
@@ -82,12 +94,14 @@ class OnPolicyState:
     critic_optimizer: optax.OptState
     observation_statistics: RunningStatistics
     reward_statistics: RunningStatistics
+    value_statistics: RunningStatistics | None = None
 
 
 class OnPolicy(NamedTuple):
     """Networks, action distribution and optimisers of a config, as pure functions.
 
-    The critics map (parameters, observation (n, B, d)) to the value of each agent (n, B).
+    The critics map (parameters, inputs (n, B, d)) to the value of each agent (n, B). Inputs of policies and critics are
+    results of `remember`.
     """
 
     distribution: ActionDistribution
@@ -95,6 +109,7 @@ class OnPolicy(NamedTuple):
     critic: Network
     policy_optimizer: optax.GradientTransformation
     critic_optimizer: optax.GradientTransformation
+    memory: Network | None = None
 
 
 def build(spec: EnvSpec, config: PolicyGradientConfig, steps_per_update: int = 1) -> OnPolicy:
@@ -111,16 +126,29 @@ def assemble(
 ) -> OnPolicy:
     """Build the parts as `build` does, with another optimiser of the policies."""
     distribution = action_distribution(spec, num_samples=config.num_action_samples)
+    memory = gru_per_agent(spec.observation_sizes, config.hidden_size) if config.memory == "gru" else None
+    inputs = input_sizes(spec, config)
+    policy = mlp_per_agent(inputs, distribution.parameter_sizes, config.hidden_size, config.policy_output_scale)
+    policy = restricted(policy, distribution.restrict)
     return OnPolicy(
         distribution=distribution,
-        policy=restricted(
-            mlp_per_agent(spec.observation_sizes, distribution.parameter_sizes, config.hidden_size, config.policy_output_scale),
-            distribution.restrict,
-        ),
-        critic=joint_critic(spec, config.hidden_size),
+        policy=policy if memory is None else with_memory(memory, policy),
+        critic=joint_critic(inputs, config.hidden_size),
         policy_optimizer=policy_optimizer,
         critic_optimizer=adam(config, config.critic_learning_rate, config.max_critic_grad_norm, steps_per_update),
+        memory=memory,
     )
+
+
+def input_sizes(spec: EnvSpec, config: OnPolicyConfig) -> tuple[int, ...]:
+    """Return the input size of each agent's policy: its observation, and its hidden state if policies have a memory."""
+    remembered = 0 if config.memory == "none" else config.hidden_size
+    return tuple(remembered + size for size in spec.observation_sizes)
+
+
+def hidden_state(spec: EnvSpec, config: OnPolicyConfig, shape: tuple[int, ...]) -> jax.Array | None:
+    """Return the hidden states when an episode begins, zeros (*shape, n, h); None if policies have no memory."""
+    return None if config.memory == "none" else jnp.zeros((*shape, spec.num_agents, config.hidden_size))
 
 
 def adam(
@@ -132,9 +160,9 @@ def adam(
     return optimizers.clipped_adam_per_agent(schedule, clip, config.adam_b1, config.adam_epsilon)
 
 
-def joint_critic(spec: EnvSpec, hidden_size: int) -> Network:
-    """Build one value function per agent, each of which reads the observations of all agents."""
-    one = centralized_critic(spec, hidden_size, actions=False)
+def joint_critic(input_sizes: tuple[int, ...], hidden_size: int) -> Network:
+    """Build one value function per agent, each of which reads the inputs of all agents."""
+    one = centralized_critic((input_sizes,), hidden_size)
     return one._replace(apply=jax.vmap(one.apply, (0, None)))
 
 
@@ -160,6 +188,7 @@ def algorithm(spec: EnvSpec, config: type, update: Callable[..., Any], build: ag
         policy=agent_major.policy,
         validate=require_valid,
         data="rollout",
+        hidden_state=functools.partial(hidden_state, spec),
         training=TRAINING,
     )
 
@@ -176,6 +205,7 @@ def init(build: agent_major.Build, spec: EnvSpec, config: OnPolicyConfig, key: j
         critic_optimizer=parts.critic_optimizer.init(critic),
         observation_statistics=init_statistics((spec.num_agents, spec.observation_size)),
         reward_statistics=init_statistics((spec.num_agents,)),
+        value_statistics=init_statistics((spec.num_agents,)) if config.value_normalisation else None,
     )
 
 
@@ -194,6 +224,14 @@ def observe(learner: OnPolicyState, trajectory: Trajectory) -> OnPolicyState:
     )
 
 
+def observe_values(learner: OnPolicyState, target: jax.Array, active: jax.Array | None) -> OnPolicyState:
+    """Update the running statistics of the critics' targets (n, B), if values are normalised."""
+    if learner.value_statistics is None:
+        return learner
+    rows = target.T, None if active is None else active.T
+    return dataclasses.replace(learner, value_statistics=update_statistics(learner.value_statistics, *rows))
+
+
 def prepare(config: OnPolicyConfig, learner: OnPolicyState, trajectory: Trajectory) -> Batch:
     """Normalise a rollout, and make it agent-major, (n, T x E, ...).
 
@@ -209,14 +247,38 @@ def by_time(x: jax.Array, truncated: jax.Array) -> jax.Array:
     return x.reshape(-1, *truncated.shape)
 
 
+def history(trajectory: Trajectory) -> History | None:
+    """Return the history of a rollout's rows, in the order of `prepare`. None for policies without memory."""
+    if trajectory.hidden_state is None:
+        return None
+    done = trajectory.truncated | trajectory.transitions.terminated.all(-1)
+    begins = jnp.roll(done, 1, 0).at[0].set(False).ravel()
+    start = trajectory.hidden_state.swapaxes(0, 1)
+    return History(start, jnp.broadcast_to(begins, (len(start), *begins.shape)))
+
+
+def parameters(
+    parts: OnPolicy, policy: Params, observation: jax.Array, action_mask: jax.Array | None, history: History | None
+) -> jax.Array:
+    """Compute the parameters of the action distributions (n, B, P) of `policy`, which has the memory of `parts`."""
+    return parts.policy.apply(policy, remember(parts.memory, policy, observation, history), action_mask)
+
+
+def next_inputs(parts: OnPolicy, policy: Params, inputs: jax.Array, next_observation: jax.Array) -> jax.Array:
+    """Remember the successors (n, B, d) of rows whose inputs (n, B, h + d) are results of `remember`."""
+    hidden_state = inputs[..., : inputs.shape[-1] - next_observation.shape[-1]]
+    return remember(parts.memory, policy, next_observation, History(hidden_state))
+
+
 def advantages(
-    config: OnPolicyConfig, parts: OnPolicy, learner: OnPolicyState, batch: Batch, truncated: jax.Array
+    config: OnPolicyConfig, parts: OnPolicy, learner: OnPolicyState, batch: Batch, inputs: jax.Array, truncated: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Compute the values and the generalised advantages of a rollout of T steps of E environments, (n, T x E) each.
 
-    `truncated` is (T, E).
+    Their sum is the target of the critics. `inputs` (n, T x E, d) are those of policies and critics, and `truncated` is (T, E).
     """
-    value, next_value = (parts.critic.apply(learner.critic, seen) for seen in (batch.observation, batch.next_observation))
+    seen = inputs, next_inputs(parts, learner.policy, inputs, batch.next_observation)
+    value, next_value = (unstandardise(learner.value_statistics, parts.critic.apply(learner.critic, each)) for each in seen)
 
     def of_agent(reward: jax.Array, value: jax.Array, next_value: jax.Array, terminated: jax.Array) -> jax.Array:
         return generalised_advantage(reward, value, next_value, terminated, truncated, config.gamma, config.gae_lambda)

@@ -15,6 +15,8 @@ from mamt_jax.distributions import entropy
 from mamt_jax.divergence import policy_divergence
 from mamt_jax.losses.actor import clipped_policy_loss
 from mamt_jax.losses.critic import clipped_value_loss
+from mamt_jax.networks.memory import History, remember
+from mamt_jax.running_statistics import standardise
 from mamt_jax.sharding import split_rows
 from mamt_jax.types import Metrics, Params, Trajectory
 from mamt_jax.validation import BOUND, COUNT, number, static
@@ -41,24 +43,51 @@ class PPOConfig(ValueConfig, PolicyGradientConfig):
 
 
 class Rows(NamedTuple):
-    """Training data of one gradient step. All arrays are (n, B, ...)."""
+    """Training data of one gradient step. All arrays are (n, B, ...), except the hidden states of the history.
+
+    With a memory, rows are sequences in order of time. `critic_input` has the hidden states of the policies that played the
+    rollout.
+    """
 
     observation: jax.Array
+    critic_input: jax.Array
     action: jax.Array
     log_prob: jax.Array
     value: jax.Array
     advantage: jax.Array
     active: jax.Array | None
     action_mask: jax.Array | None
+    history: History | None
+    ratio: jax.Array | None = None
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences. Without a memory each row is one."""
+        return self.value.shape[1] if self.history is None else self.history.hidden_state.shape[1]
 
 
 def value_rollout(config: OnPolicyConfig, parts: OnPolicy, learner: OnPolicyState, trajectory: Trajectory) -> Rows:
     """Convert a rollout of T steps of E environments to training data with B = T x E rows."""
-    batch = on_policy.prepare(config, learner, trajectory)
-    value, advantage = on_policy.advantages(config, parts, learner, batch, trajectory.truncated)
-    parameters = parts.policy.apply(learner.policy, batch.observation, batch.action_mask)
-    log_prob = parts.distribution.log_prob(parameters, batch.action)
-    return Rows(batch.observation, batch.action, log_prob, value, advantage, batch.active, batch.action_mask)
+    batch, history = on_policy.prepare(config, learner, trajectory), on_policy.history(trajectory)
+    inputs = remember(parts.memory, learner.policy, batch.observation, history)
+    value, advantage = on_policy.advantages(config, parts, learner, batch, inputs, trajectory.truncated)
+    log_prob = parts.distribution.log_prob(parts.policy.apply(learner.policy, inputs, batch.action_mask), batch.action)
+    return Rows(
+        observation=batch.observation,
+        critic_input=inputs,
+        action=batch.action,
+        log_prob=log_prob,
+        value=value,
+        advantage=advantage,
+        active=batch.active,
+        action_mask=batch.action_mask,
+        history=history,
+    )
+
+
+def outputs(parts: OnPolicy, policy: Params, rows: Rows) -> jax.Array:
+    """Compute the parameters of the action distributions (n, B, P) of `policy`."""
+    return on_policy.parameters(parts, policy, rows.observation, rows.action_mask, rows.history)
 
 
 def policy_step(
@@ -67,7 +96,7 @@ def policy_step(
     """Take one gradient step of every policy on a minibatch, with the given advantages (n, B)."""
 
     def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        parameters = parts.policy.apply(params, rows.observation, rows.action_mask)
+        parameters = outputs(parts, params, rows)
         log_prob = parts.distribution.log_prob(parameters, rows.action)
         losses = clipped_policy_loss(log_prob, rows.log_prob, advantage, config.clip_eps, rows.active)
         bonus = active_mean(entropy(parts.distribution.candidates(parameters, key)), rows.active)
@@ -80,26 +109,29 @@ def policy_step(
 
 def value_step(config: ValueConfig, parts: OnPolicy, learner: OnPolicyState, rows: Rows) -> tuple[OnPolicyState, Metrics]:
     """Take one gradient step of every critic on a minibatch."""
+    old_value, target = (standardise(learner.value_statistics, x) for x in (rows.value, rows.value + rows.advantage))
 
     def loss(params: Params) -> jax.Array:
-        value, target = parts.critic.apply(params, rows.observation), rows.value + rows.advantage
-        return clipped_value_loss(value, rows.value, target, config.value_clip_eps, rows.active).sum()
+        value = parts.critic.apply(params, rows.critic_input)
+        return clipped_value_loss(value, old_value, target, config.value_clip_eps, rows.active).sum()
 
     value, gradient = jax.value_and_grad(loss)(learner.critic)
     critic, state = optimizers.descend(parts.critic_optimizer, gradient, learner.critic_optimizer, learner.critic)
     return dataclasses.replace(learner, critic=critic, critic_optimizer=state), {"critic_loss": value}
 
 
-def shuffled(config: ValueConfig, total: int, key: jax.Array) -> jax.Array:
-    """Draw the rows of all minibatches of `num_epochs` passes over `total` rows: indices (minibatches, rows of one).
+def shuffled(config: ValueConfig, rows: Rows, key: jax.Array) -> jax.Array:
+    """Draw the sequences of all minibatches of `num_epochs` passes: indices (minibatches, sequences of one).
 
     Raises:
-        ValueError: if there are fewer rows than `num_minibatches`.
+        ValueError: if there are fewer sequences than `num_minibatches`.
     """
+    total = rows.sequences
     if total < config.num_minibatches:
+        what, option = ("transitions", "update_interval") if rows.history is None else ("environments", "num_envs")
         raise ValueError(
-            f"num_minibatches={config.num_minibatches} exceeds the {total} transitions of a rollout: "
-            f"give at most {total}, or increase update_interval."
+            f"num_minibatches={config.num_minibatches} exceeds the {total} {what} of a rollout: "
+            f"give at most {total}, or increase {option}."
         )
     size = total // config.num_minibatches
 
@@ -109,22 +141,28 @@ def shuffled(config: ValueConfig, total: int, key: jax.Array) -> jax.Array:
     return jax.vmap(one_pass)(jax.random.split(key, config.num_epochs)).reshape(-1, size)
 
 
+def take(rows: Rows, index: jax.Array) -> Rows:
+    """Take the sequences `index` (I,) of `rows`."""
+
+    def of_leaf(leaf: jax.Array) -> jax.Array:
+        by_time = leaf.reshape(len(leaf), -1, rows.sequences, *leaf.shape[2:])
+        return by_time[:, :, index].reshape(len(leaf), -1, *leaf.shape[2:])
+
+    return jax.tree.map(of_leaf, rows)
+
+
 def over_minibatches(
-    step: Callable[[OnPolicyState, Any, jax.Array], tuple[OnPolicyState, Metrics]],
+    step: Callable[[OnPolicyState, Rows, jax.Array], tuple[OnPolicyState, Metrics]],
     learner: OnPolicyState,
-    rows: Any,
+    rows: Rows,
     order: jax.Array,
     key: jax.Array,
 ) -> tuple[OnPolicyState, Metrics]:
-    """Take `step` (learner, minibatch, key) on all minibatches of `order`; returns the mean of its metrics.
-
-    The leaves of `rows` and of minibatches are (n, B, ...).
-    """
+    """Take `step` (learner, minibatch, key) on all minibatches of `order`; returns the mean of its metrics."""
 
     def on_part(learner: OnPolicyState, part: tuple[jax.Array, jax.Array]) -> tuple[OnPolicyState, Metrics]:
         number, index = part
-        chosen = split_rows(jax.tree.map(lambda leaf: leaf[:, index], rows), axis=1)
-        return step(learner, chosen, jax.random.fold_in(key, number))
+        return step(learner, split_rows(take(rows, index), axis=1), jax.random.fold_in(key, number))
 
     learner, metrics = jax.lax.scan(on_part, learner, (jnp.arange(len(order)), order))
     return learner, jax.tree.map(lambda leaf: leaf.mean(0), metrics)
@@ -152,8 +190,7 @@ def finish(
     parts: OnPolicy, before: OnPolicyState, learner: OnPolicyState, rows: Rows, trajectory: Trajectory
 ) -> tuple[OnPolicyState, Metrics]:
     """Update the running statistics, and measure how far the policies moved in the update."""
-    current, previous = (
-        parts.policy.apply(params, rows.observation, rows.action_mask) for params in (learner.policy, before.policy)
-    )
+    current, previous = (outputs(parts, params, rows) for params in (learner.policy, before.policy))
     divergence = policy_divergence(parts.distribution.kl, current, previous, previous, rows.active)
+    learner = on_policy.observe_values(learner, rows.value + rows.advantage, rows.active)
     return on_policy.observe(learner, trajectory), divergence

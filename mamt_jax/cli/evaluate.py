@@ -18,7 +18,7 @@ from typing import get_args
 import jax
 import numpy as np
 
-from envs_jax.environment import Environment, EnvSpec, HostEnvironment, HostError
+from envs_jax.environment import Environment, EnvSpec, HostEnvironment, HostError, takes
 from envs_jax.rendering import FORMATS, SIZE, save, scenes
 from envs_jax.rollout import Episodes, play
 from mamt_jax.cli.compilation_cache import use_compilation_cache
@@ -50,8 +50,11 @@ def in_original(experiment: Experiment, spec: EnvSpec, policy: Policy, sample: b
     original = make_original(experiment.env_name, **experiment.env_options)
 
     def play_original(episodes: int, seed: int) -> np.ndarray:
-        act = parallel_actor(policy, spec, seed if sample else None)
-        return episode_returns(original, act, episodes, seed, spec.episode_limit)
+        shares = [1] * episodes if takes(policy, "hidden_state") else [episodes]  # an actor remembers one episode
+        seeds = [seed + number for number in range(len(shares))]
+        actors = (parallel_actor(policy, spec, each if sample else None) for each in seeds)
+        played = zip(actors, shares, seeds, strict=True)
+        return np.concatenate([episode_returns(original, *each, spec.episode_limit) for each in played])
 
     return play_original
 
@@ -208,7 +211,8 @@ def evaluate(values: argparse.Namespace) -> None:
     if values.export:
         values.export.write_bytes(export_policy(values.folder, values.run, values.policy, values.sample))
         masks = ["action_mask"] if env.spec.has_action_masks else []
-        arguments = ", ".join(["observation", *masks, *(["numpy.uint32(seed)"] if values.sample else [])])
+        hidden = ["hidden_state"] if takes(policy, "hidden_state") else []
+        arguments = ", ".join(["observation", *masks, *hidden, *(["numpy.uint32(seed)"] if values.sample else [])])
         shape = ("batch", env.spec.num_agents, env.spec.observation_size)
         call = f"jax.export.deserialize(file.read()).call({arguments})"
         print(f"Wrote {values.export}. Call it with {call}, where observation is float32 {shape}.")

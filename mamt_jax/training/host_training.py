@@ -17,7 +17,7 @@ from envs_jax.wrappers import EpisodeStatistics, add_step
 from mamt_jax.algorithms.base import Algorithm
 from mamt_jax.training.config import Schedule, TrainingConfig
 from mamt_jax.training.replay import most_truncations
-from mamt_jax.training.rollout import EnvBatch, Rollout, env_batch, make_transition, sum_finished
+from mamt_jax.training.rollout import EnvBatch, Rollout, act_in, env_batch, make_transition, sum_finished
 from mamt_jax.training.trainer import (
     Evaluation,
     RunState,
@@ -30,8 +30,8 @@ from mamt_jax.training.trainer import (
 from mamt_jax.training.vectorized import Runs, jit_init, runs_sharding, shard
 from mamt_jax.types import Config
 
-Act = Callable[..., jax.Array]
-"""(iteration, step, observation (R, E, n, d)[, action mask (R, E, n, A)]) -> action (R, E, n) or (R, E, n, k)."""
+Act = Callable[..., Any]
+"""(iteration, step, environments (R, E, ...)) -> (action (R, E, n) or (R, E, n, k), new hidden states or None)."""
 
 
 class Episode(NamedTuple):
@@ -41,12 +41,13 @@ class Episode(NamedTuple):
 
 
 class Played(NamedTuple):
-    """One iteration of R runs, with leading axes (T, R, E): observations before each step, actions, and time steps after it."""
+    """One iteration of R runs, with leading axes (T, R, E): what was before each step, the action, and what was after it."""
 
     observation: Any
     action_mask: Any
     action: Any
     timestep: TimeStep
+    hidden_state: Any = None
 
 
 def make_host_runs(
@@ -68,16 +69,14 @@ def make_host_runs(
             batches[purpose] = env.open(num_runs * config.num_envs)
         return batches[purpose]
 
-    def act_one(
-        config: Config, state: RunState, index: jax.Array, step: jax.Array, observation: jax.Array, *masks: jax.Array
-    ) -> jax.Array:
+    def act_one(config: Config, state: RunState, seen: EnvBatch, index: jax.Array, step: jax.Array) -> Any:
         key = jax.random.fold_in(iteration_keys(state, index)[0], step)
-        return algorithm.act(config, state.learner_state, observation, key, *masks)
+        return act_in(partial(algorithm.act, config, state.learner_state), seen, key)
 
     def learn_one(config: Config, state: RunState, played: Played, index: jax.Array) -> RunState:
         return learn(config, state, *make_rollout(env.spec, state, played), index)
 
-    act = jit_act(act_one, env.spec, sharding)
+    act = jit_act(act_one, sharding)
     learn_all = jax.jit(shard(jax.vmap(learn_one, (0, 0, 0, None)), sharding, by_run=3, shared=1), donate_argnums=1)
 
     def begin(states: RunState, iterations: int) -> RunState:
@@ -86,7 +85,9 @@ def make_host_runs(
         fresh = jax.vmap(lambda _: no_episode(env, config.num_envs))(jnp.arange(num_runs)).env_state.statistics
         active = fresh.active if timestep.active is None else jnp.asarray(timestep.active)
         env_state = Episode(dataclasses.replace(fresh, active=active))
-        return dataclasses.replace(states, env_batch=env_batch(env.spec, env_state, jax.tree.map(jnp.asarray, timestep)))
+        hidden_state = jax.tree.map(jnp.zeros_like, states.env_batch.hidden_state)
+        batch = env_batch(env.spec, env_state, jax.tree.map(jnp.asarray, timestep), hidden_state)
+        return dataclasses.replace(states, env_batch=batch)
 
     def advance(configs: Config, states: RunState, first: int, count: int) -> RunState:
         for index in range(first, first + count):
@@ -127,15 +128,14 @@ def no_episode(env: HostEnvironment, num_envs: int) -> EnvBatch:
     return EnvBatch(Episode(statistics), jnp.zeros((num_envs, *seen)), action_mask)
 
 
-def jit_act(act: Callable[..., jax.Array], spec: EnvSpec, sharding: Sharding) -> Callable[..., jax.Array]:
-    """Jits `act` for all runs: (configs, states, iteration, step, *shown) -> actions, arrays with an axis of runs."""
-    shown = 2 if spec.has_action_masks else 1
+def jit_act(act: Callable[..., Any], sharding: Sharding) -> Callable[..., Any]:
+    """Jits `act` for all runs: (configs, states, iteration, step, environments) -> (actions, hidden states)."""
+    jitted = jax.jit(shard(jax.vmap(act, (0, 0, 0, None, None)), sharding, by_run=3, shared=2))
 
-    def ordered(configs: Config, states: RunState, *rest: jax.Array) -> jax.Array:
-        return jax.vmap(act, (0, 0, None, None, *[0] * shown))(configs, states, *rest[shown:], *rest[:shown])
+    def act_all(configs: Config, states: RunState, index: int, step: int, seen: EnvBatch) -> Any:
+        return jitted(configs, states, jax.tree.map(jnp.asarray, seen._replace(env_state=None)), index, step)
 
-    jitted = jax.jit(shard(ordered, sharding, by_run=2 + shown, shared=2))
-    return lambda configs, states, index, step, *shown: jitted(configs, states, *shown, index, step)
+    return act_all
 
 
 def draw_seeds(keys: jax.Array, num_envs: int, *numbers: int) -> np.ndarray:
@@ -148,10 +148,12 @@ def play(spec: EnvSpec, batch: HostBatch, act: Act, start: EnvBatch, index: int,
     """Plays `num_steps` steps in all environments (R, E, ...) of all runs, from `start`, in iteration `index`."""
     seen, before = [], start
     for step in range(num_steps):
-        action = np.asarray(act(index, step, jnp.asarray(before.observation), *map(jnp.asarray, before.shown)))
+        chosen, hidden_state = act(index, step, before)
+        action = np.asarray(chosen)
         result = by_run(batch.step(action.reshape(-1, *action.shape[2:])), len(action))
-        seen.append(Played(np.asarray(before.observation), before.action_mask, action, result))
-        before = env_batch(spec, start.env_state, result)
+        after = env_batch(spec, start.env_state, result, hidden_state)
+        seen.append(Played(np.asarray(before.observation), before.action_mask, action, result, after.hidden_state))
+        before = after
     return jax.tree.map(lambda *leaves: np.stack(leaves), *seen)
 
 
@@ -183,7 +185,8 @@ def make_rollout(spec: EnvSpec, state: RunState, played: Played) -> tuple[EnvBat
     before = EnvBatch(None, played.observation, played.action_mask)
     transitions = make_transition(spec, before, active, played.action, timestep)
     truncated = timestep.truncated.at[-1].set(~timestep.terminated[-1].all(-1))
-    after = env_batch(spec, Episode(latest), jax.tree.map(lambda leaf: leaf[-1], timestep))
+    hidden_state = jax.tree.map(lambda leaf: leaf[-1], played.hidden_state)
+    after = env_batch(spec, Episode(latest), jax.tree.map(lambda leaf: leaf[-1], timestep), hidden_state)
     return after, Rollout(transitions, truncated, sum_finished(statistics))
 
 
@@ -200,28 +203,27 @@ def make_host_evaluation(
     rounded up.
     """
 
-    def greedy_one(
-        config: Config, state: RunState, index: jax.Array, step: jax.Array, observation: jax.Array, *masks: jax.Array
-    ) -> jax.Array:
+    def greedy_one(config: Config, state: RunState, seen: EnvBatch, index: jax.Array, step: jax.Array) -> Any:
         del index, step
-        return algorithm.greedy(config, state.learner_state, observation, *masks)
+        return act_in(partial(algorithm.greedy, config, state.learner_state), seen)
 
-    def sampled_one(
-        config: Config, state: RunState, index: jax.Array, step: jax.Array, observation: jax.Array, *masks: jax.Array
-    ) -> jax.Array:
+    def sampled_one(config: Config, state: RunState, seen: EnvBatch, index: jax.Array, step: jax.Array) -> Any:
         key = jax.random.fold_in(jax.random.fold_in(state.evaluation_key, index), step)
-        return algorithm.act(config, state.learner_state, observation, key, *masks)
+        return act_in(partial(algorithm.act, config, state.learner_state), seen, key)
 
     acting = {"asked": sampled_one if config.evaluation_policy == "sampled" else greedy_one, "sampled": sampled_one}
-    policies = {name: jit_act(act, spec, sharding) for name, act in acting.items()}
+    policies = {name: jit_act(act, sharding) for name, act in acting.items()}
     episodes = math.ceil(config.evaluation_episodes / config.num_envs)
 
     def evaluate(configs: Config, states: RunState, index: int) -> dict[str, Evaluation]:
         def policy(name: str) -> Callable[[TimeStep, int], np.ndarray]:
+            runs = len(states.key)
+            remembered = {"hidden_state": algorithm.hidden_state(configs, (runs, config.num_envs))}
+
             def act(timestep: TimeStep, step: int) -> np.ndarray:
-                runs = len(timestep.observation) // config.num_envs
-                seen = env_batch(spec, None, by_run(timestep, runs))
-                action = np.asarray(policies[name](configs, states, index, step, seen.observation, *seen.shown))
+                seen = env_batch(spec, None, by_run(timestep, runs), remembered["hidden_state"])
+                action, remembered["hidden_state"] = policies[name](configs, states, index, step, seen)
+                action = np.asarray(action)
                 return action.reshape(-1, *action.shape[2:])
 
             return act

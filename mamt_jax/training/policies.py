@@ -1,5 +1,6 @@
 """Trained policies without their environment: from a run's folder, from the package, or exported for plain JAX."""
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,10 +10,10 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from envs_jax.environment import EnvSpec
+from envs_jax.environment import EnvSpec, takes
 from envs_jax.validation import nearest
 from mamt_jax.algorithms import registry as algorithms
-from mamt_jax.algorithms.base import Algorithm
+from mamt_jax.algorithms.base import Algorithm, as_policy
 from mamt_jax.options import OptionError
 from mamt_jax.training.checkpoint import list_checkpoints, load_checkpoint, newest_usable
 from mamt_jax.training.experiment import Experiment, experiment_from_json, make_configs
@@ -23,7 +24,7 @@ from mamt_jax.types import Config, LearnerState
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
-Policy = Callable[..., jax.Array]
+Policy = Callable[..., Any]
 Which = Literal["latest", "best"]
 
 
@@ -44,8 +45,10 @@ def load_policy(folder: str | Path, run: int = 0, which: Which = "latest") -> Po
     Returns:
         A jitted function `policy(observation, key=None, action_mask=None)`. It maps observations (..., n, d), zero-padded to
             the widest agent, to actions (..., n) or (..., n, k). It returns the mode of each policy, or a sample if a key is
-            given. A policy that was trained with action masks requires one, (..., n, A) bool, and takes no masked action. The
-            function raises ValueError for an argument of another shape or dtype.
+            given. A policy that was trained with action masks requires one, (..., n, A) bool, and takes no masked action. A
+            policy that was trained with a memory is `policy(observation, key=None, action_mask=None, hidden_state=None)`. It
+            returns (action, hidden state (..., n, h)); give the hidden state back with the next observation, and None when an
+            episode begins. The function raises ValueError for an argument of another shape or dtype.
 
     Raises:
         FolderError: if this is not a folder of runs, or if the run or the policy is missing.
@@ -85,26 +88,28 @@ def make_policy(algorithm: Algorithm, config: Config, learner_state: LearnerStat
     """Makes one function of the policies in a learner state, as `load_policy` returns it."""
 
     @jax.jit
-    def choose(observation: jax.Array, key: jax.Array | None, *masks: jax.Array) -> jax.Array:
+    def choose(
+        observation: jax.Array, key: jax.Array | None, masks: tuple[jax.Array, ...], hidden: dict[str, jax.Array]
+    ) -> Any:
         if key is None:
-            return algorithm.greedy(config, learner_state, observation, *masks)
-        return algorithm.act(config, learner_state, observation, key, *masks)
+            return algorithm.greedy(config, learner_state, observation, *masks, **hidden)
+        return algorithm.act(config, learner_state, observation, key, *masks, **hidden)
 
-    def policy(
-        observation: jax.typing.ArrayLike, key: jax.Array | None = None, action_mask: jax.typing.ArrayLike | None = None
-    ) -> jax.Array:
+    def checked(observation: Any, key: Any, action_mask: Any, hidden: dict[str, Any]) -> Any:
         observation = check_observation(spec, observation)
         check_key(key)
-        return choose(observation, key, *check_action_mask(spec, observation, action_mask))
+        hidden = {name: check_hidden_state(algorithm, config, observation, value) for name, value in hidden.items()}
+        return choose(observation, key, check_action_mask(spec, observation, action_mask), hidden)
 
-    return policy
+    return as_policy(algorithm, config, checked)
 
 
-def acting(policy: Policy, sample: bool) -> Callable[..., jax.Array]:
-    """Adapts a policy for playing episodes: (observation, key, action_mask) -> sampled actions, or the mode."""
+def acting(policy: Policy, sample: bool) -> Callable[..., Any]:
+    """Adapts a policy for playing episodes: it samples actions, or returns the mode whatever the key is."""
 
-    def act(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
-        return policy(observation, key if sample else None, action_mask)
+    @functools.wraps(policy)  # callers read its signature
+    def act(observation: jax.Array, key: jax.Array, *args: Any, **given: Any) -> Any:
+        return policy(observation, key if sample else None, *args, **given)
 
     return act
 
@@ -121,6 +126,18 @@ def check_observation(spec: EnvSpec, observation: Any) -> jax.Array:
             f"one row for each of {_listed(spec)}, zero-padded to the widest agent."
         )
     return observation.astype(jnp.float32)
+
+
+def check_hidden_state(algorithm: Algorithm, config: Config, observation: jax.Array, hidden_state: Any) -> jax.Array:
+    """`hidden_state` as float32; raises ValueError unless it fits to the observation (..., n, d)."""
+    hidden_state, expected = _as_array("hidden_state", hidden_state), algorithm.hidden_state(config, observation.shape[:-2])
+    assert expected is not None
+    if hidden_state.shape != expected.shape or not jnp.issubdtype(hidden_state.dtype, jnp.floating):
+        raise ValueError(
+            f"hidden_state is {hidden_state.dtype} {hidden_state.shape}, which is not valid: give the float32 {expected.shape} "
+            "that the policy returned with the action before, or None when an episode begins."
+        )
+    return hidden_state.astype(jnp.float32)
 
 
 def check_key(key: Any) -> None:
@@ -207,7 +224,8 @@ def export_policy(folder: str | Path, run: int = 0, which: Which = "latest", sam
 
     `jax.export.deserialize(content).call` takes a float32 observation (B, n, d) of any batch size B, zero-padded to the widest
     agent, and returns actions (B, n) int32 or (B, n, k) float32. If the environment masks actions, a mask (B, n, A) bool
-    follows the observation. It runs on CPUs, GPUs and TPUs.
+    follows the observation. A policy with a memory then takes its hidden states (B, n, h), which are 0 when an episode begins,
+    and returns (actions, hidden states). It runs on CPUs, GPUs and TPUs.
 
     Args:
         folder: the folder of a run.
@@ -222,13 +240,17 @@ def export_policy(folder: str | Path, run: int = 0, which: Which = "latest", sam
     """
     policy, spec = load_policy(folder, run, which), load_spec(folder)
     (batch,) = jax.export.symbolic_shape("batch")
-    shown = [jax.ShapeDtypeStruct((batch, spec.num_agents, spec.observation_size), jnp.float32)]
+    shapes = {"observation": jax.ShapeDtypeStruct((batch, spec.num_agents, spec.observation_size), jnp.float32)}
     if spec.has_action_masks:
-        shown.append(jax.ShapeDtypeStruct((batch, spec.num_agents, spec.action_size), bool))
-    seed = [jax.ShapeDtypeStruct((), jnp.uint32)] if sample else []
+        shapes["action_mask"] = jax.ShapeDtypeStruct((batch, spec.num_agents, spec.action_size), bool)
+    if takes(policy, "hidden_state"):
+        _, shapes["hidden_state"] = jax.eval_shape(lambda shown: policy(**shown), shapes)
+    if sample:
+        shapes["seed"] = jax.ShapeDtypeStruct((), jnp.uint32)
 
-    def choose(observation: jax.Array, *rest: jax.Array) -> jax.Array:
-        masks, seeds = rest[: len(shown) - 1], rest[len(shown) - 1 :]
-        return policy(observation, jax.random.key(seeds[0]) if seeds else None, *masks)
+    def choose(*arguments: jax.Array) -> Any:
+        given = dict(zip(shapes, arguments, strict=True))
+        key = jax.random.key(given.pop("seed")) if sample else None
+        return policy(key=key, **given)
 
-    return bytes(jax.export.export(jax.jit(choose), platforms=PLATFORMS)(*shown, *seed).serialize())
+    return bytes(jax.export.export(jax.jit(choose), platforms=PLATFORMS)(*shapes.values()).serialize())

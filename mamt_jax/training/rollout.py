@@ -1,7 +1,7 @@
 """Rollouts: a scan over steps of parallel environments that reset automatically."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -11,8 +11,11 @@ from envs_jax.environment import Environment, EnvSpec, EnvState, TimeStep
 from envs_jax.wrappers import EpisodeStatistics, auto_reset, episode_statistics
 from mamt_jax.types import Transition
 
-Act = Callable[..., jax.Array]
-"""(observation (E, n, d), key[, action mask (E, n, A)]) -> action (E, n) or (E, n, k)."""
+Act = Callable[..., Any]
+"""(observation (E, n, d), key[, action mask (E, n, A)]) -> action (E, n) or (E, n, k).
+
+A policy with a memory also takes `hidden_state` (E, n, h), and returns (action, hidden state).
+"""
 
 
 class Rollout(NamedTuple):
@@ -36,16 +39,23 @@ class EnvBatch(NamedTuple):
         env_state: states of the environments, (E, ...).
         observation: (E, n, d), observations of the agents.
         action_mask: (E, n, A), actions that are allowed; None in environments without action masks.
+        hidden_state: (E, n, h), hidden states of the policies; None for policies without memory.
     """
 
     env_state: EnvState
     observation: jax.Array
     action_mask: jax.Array | None = None
+    hidden_state: jax.Array | None = None
 
     @property
     def shown(self) -> tuple[jax.Array, ...]:
         """The arguments of a policy after the key: the action mask, if there is one."""
         return () if self.action_mask is None else (self.action_mask,)
+
+    @property
+    def remembered(self) -> dict[str, jax.Array]:
+        """The keyword arguments of a policy: its hidden states, if it has a memory."""
+        return {} if self.hidden_state is None else {"hidden_state": self.hidden_state}
 
 
 @flax.struct.dataclass
@@ -73,9 +83,17 @@ def reset_batch(env: Environment, key: jax.Array, num_envs: int) -> EnvBatch:
     return env_batch(env.spec, *jax.vmap(env.reset)(jax.random.split(key, num_envs)))
 
 
-def env_batch(spec: EnvSpec, env_state: EnvState, timestep: TimeStep) -> EnvBatch:
-    """The environments after a reset or a step, as an `EnvBatch`."""
-    return EnvBatch(env_state, timestep.observation, timestep.action_mask if spec.has_action_masks else None)
+def env_batch(spec: EnvSpec, env_state: EnvState, timestep: TimeStep, hidden_state: jax.Array | None = None) -> EnvBatch:
+    """The environments after a reset or a step, as an `EnvBatch`. Hidden states are set to 0 where an episode has ended."""
+    if hidden_state is not None:
+        hidden_state = jnp.where(timestep.done[..., None, None], 0.0, hidden_state)
+    return EnvBatch(env_state, timestep.observation, timestep.action_mask if spec.has_action_masks else None, hidden_state)
+
+
+def act_in(act: Act, batch: EnvBatch, *before: Any) -> tuple[jax.Array, jax.Array | None]:
+    """Chooses actions: (actions, new hidden states, which are None without memory). `before` follows the observation."""
+    chosen = act(batch.observation, *before, *batch.shown, **batch.remembered)
+    return (chosen, None) if batch.hidden_state is None else chosen
 
 
 def make_transition(spec: EnvSpec, before: EnvBatch, active: jax.Array, action: jax.Array, after: TimeStep) -> Transition:
@@ -131,11 +149,11 @@ def rollout(env: Environment, act: Act, batch: EnvBatch, key: jax.Array, num_ste
 
     def step(batch: EnvBatch, number: jax.Array) -> tuple[EnvBatch, tuple[Transition, jax.Array, EpisodeStatistics]]:
         act_key, env_key = jax.random.split(jax.random.fold_in(key, number))
-        action = act(batch.observation, act_key, *batch.shown)
+        action, hidden_state = act_in(act, batch, act_key)
         env_keys = jax.random.split(env_key, action.shape[0])
         env_state, timestep = jax.vmap(env.step)(env_keys, batch.env_state, action)
         transition = make_transition(env.spec, batch, batch.env_state.statistics.active, action, timestep)
-        return env_batch(env.spec, env_state, timestep), (transition, timestep.truncated, env_state.statistics)
+        return env_batch(env.spec, env_state, timestep, hidden_state), (transition, timestep.truncated, env_state.statistics)
 
     batch, (transitions, truncated, statistics) = jax.lax.scan(step, batch, jnp.arange(num_steps))
     return batch, Rollout(transitions, truncated, sum_finished(statistics))

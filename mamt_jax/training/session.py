@@ -25,7 +25,7 @@ from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
 from mamt_jax.training.nan_guard import HaltedAt, stack_halts
 from mamt_jax.training.policies import Policy
 from mamt_jax.training.references import Reference
-from mamt_jax.training.rollout import rollout, with_episodes
+from mamt_jax.training.rollout import act_in, rollout, with_episodes
 from mamt_jax.training.run_folder import (
     BEST,
     CHECKPOINTS,
@@ -164,8 +164,10 @@ def rollout_shape(built: Built, config: Config, state: RunState) -> Any:
     observation = state.env_batch.observation
     metrics = dict.fromkeys(env.metrics, jnp.zeros(()))
     timestep = jax.eval_shape(jax.vmap(lambda seen: make_timestep(env.spec, seen, metrics=metrics)), observation)
-    action = jax.eval_shape(act, config, state.learner_state, observation, state.key, *state.env_batch.shown)
-    played = jax.tree.map(stacked, Played(observation, state.env_batch.action_mask, action, timestep))
+    action, hidden_state = jax.eval_shape(
+        lambda config, state: act_in(partial(act, config, state.learner_state), state.env_batch, state.key), config, state
+    )
+    played = jax.tree.map(stacked, Played(observation, state.env_batch.action_mask, action, timestep, hidden_state))
     return played, jax.eval_shape(partial(make_rollout, env.spec), state, played)
 
 

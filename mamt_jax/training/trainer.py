@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from envs_jax.environment import Environment, EnvSpec
 from envs_jax.rollout import Episodes, play_episodes
-from mamt_jax.algorithms.base import Algorithm
+from mamt_jax.algorithms.base import Algorithm, as_policy
 from mamt_jax.training.config import Schedule, TrainingConfig
 from mamt_jax.training.nan_guard import Halt, find_halt, keep_where, no_halt
 from mamt_jax.training.replay import Replay, uniform_replay
@@ -94,9 +94,15 @@ def make_replay(
     return uniform_replay(spec, *size, config.batch_size, num_finals=num_finals, n_steps=config.n_steps)
 
 
+def draw(replay: Replay, storage: Any, key: jax.Array, start: EnvBatch, latest: EnvBatch, iterations: jax.Array) -> Any:
+    """Draws training data from the memory, after `iterations` iterations, of which the last led from `start` to `latest`."""
+    data = replay.sample(storage, key, latest.observation, iterations, *latest.shown)
+    return data if start.hidden_state is None else data._replace(hidden_state=start.hidden_state)
+
+
 def sample_shape(replay: Replay, storage: Any, key: Any, batch: EnvBatch) -> Any:
-    """The shapes of a batch from the memory. The arguments are those of `Replay.sample`, as arrays or shapes."""
-    return jax.eval_shape(replay.sample, storage, key, batch.observation, jnp.ones((), jnp.int32), *batch.shown)
+    """The shapes of a batch from the memory. The arguments are arrays or shapes."""
+    return jax.eval_shape(partial(draw, replay), storage, key, batch, batch, jnp.ones((), jnp.int32))
 
 
 def make_init(
@@ -108,6 +114,7 @@ def make_init(
         learner_key, env_key, train_key, evaluation_key = jax.random.split(key, 4)
         learner_state = algorithm.init(algorithm_config, learner_key)
         env_batch = open_batch(env_key)
+        env_batch = env_batch._replace(hidden_state=algorithm.hidden_state(algorithm_config, env_batch.observation.shape[:1]))
         storage = replay.init()
         batch = sample_shape(replay, storage, train_key, env_batch)
         _, metrics = jax.eval_shape(algorithm.update, algorithm_config, learner_state, batch, train_key)
@@ -149,7 +156,7 @@ def make_learning(
         def update(number: jax.Array, carry: tuple[LearnerState, Metrics]) -> tuple[LearnerState, Metrics]:
             learner_state, sums = carry
             sample_key, update_key = jax.random.split(jax.random.fold_in(updates_key, number))
-            batch = replay.sample(storage, sample_key, env_batch.observation, index + 1, *env_batch.shown)
+            batch = draw(replay, storage, sample_key, state.env_batch, env_batch, index + 1)
             learner_state, metrics = algorithm.update(algorithm_config, learner_state, batch, update_key)
             return learner_state, jax.tree.map(jnp.add, sums, metrics)
 
@@ -200,11 +207,13 @@ def make_evaluation(
         learner_state = state.learner_state
 
         def play(key: jax.Array, sample: jax.Array) -> Evaluation:
-            def policy(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
-                sampled = algorithm.act(algorithm_config, learner_state, observation, key, *given(action_mask))
-                greedy = algorithm.greedy(algorithm_config, learner_state, observation, *given(action_mask))
-                return jnp.where(sample, sampled, greedy)
+            def choose(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None, hidden: dict[str, Any]) -> Any:
+                masks = () if action_mask is None else (action_mask,)
+                sampled = algorithm.act(algorithm_config, learner_state, observation, key, *masks, **hidden)
+                greedy = algorithm.greedy(algorithm_config, learner_state, observation, *masks, **hidden)
+                return jax.tree.map(partial(jnp.where, sample), sampled, greedy)
 
+            policy = as_policy(algorithm, algorithm_config, choose)
             return mean_over_episodes(play_episodes(env, policy, key, config.evaluation_episodes))
 
         keys = jax.random.split(jax.random.fold_in(state.evaluation_key, index))
@@ -213,11 +222,6 @@ def make_evaluation(
         return {name: jax.tree.map(lambda leaf, k=k: leaf[k], both) for k, name in enumerate(("asked", "sampled"))}
 
     return evaluate_run
-
-
-def given(action_mask: jax.Array | None) -> tuple[jax.Array, ...]:
-    """The further arguments of `act` and `greedy`: the action mask, if there is one."""
-    return () if action_mask is None else (action_mask,)
 
 
 def mean_over_episodes(played: Episodes) -> Evaluation:
