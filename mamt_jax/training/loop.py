@@ -1,8 +1,10 @@
 """The host loop: slices of compiled training, with evaluation, checkpoints, progress and signals between them."""
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
@@ -88,10 +90,10 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         session = session._replace(loggers=open_loggers(session, stack))
         started = began - counters.wall_seconds
         going = counters.iterations < schedule.total_iterations
-        evaluate = compile_program(display, "evaluation", session.runs.evaluate, session.configs, states, 0, effort=1)
         advance = session.runs.advance
-        if going:
-            advance = compile_program(display, "training", advance, session.configs, states, 0, 1)
+        training_compiled = start_compiling(display, "training", advance, session.configs, states, 0, 1) if going else None
+        evaluate = start_compiling(display, "evaluation", session.runs.evaluate, session.configs, states, 0, effort=1)()
+        advance = training_compiled() if training_compiled else advance
         if not resume:
             counters = counters._replace(wall_seconds=time.monotonic() - started)
             states, counters = report(session, evaluate, states, counters, display)
@@ -131,7 +133,7 @@ def open_loggers(session: Session, stack: ExitStack) -> tuple[Logger, ...]:
 
 def begin(session: Session, display: Display) -> tuple[RunState, Counters]:
     """The initial states and counters of all runs."""
-    init = compile_program(display, "the initial state", session.runs.init, session.configs, session.keys, effort=0)
+    init = start_compiling(display, "the initial state", session.runs.init, session.configs, session.keys, effort=0)()
     states = init(session.configs, session.keys)
     num_runs = len(session.experiment.runs)
     if session.initial is not None:
@@ -266,10 +268,10 @@ def row_head(session: Session, counters: Counters, run: int) -> dict[str, Any]:
     }
 
 
-def compile_program(
+def start_compiling(
     display: Display, name: str, program: Any, *arguments: Any, effort: int | None = None
-) -> Callable[..., Any]:
-    """Compiles a program ahead of time and prints how long it took.
+) -> Callable[[], Callable[..., Any]]:
+    """Traces a program, and compiles it ahead of time beside what follows.
 
     Args:
         display: where to print it.
@@ -278,16 +280,34 @@ def compile_program(
         *arguments: arguments with which the program will be called.
         effort: XLA's optimisation level. Programs that run once or seldom need none: the initial state of MAMT then compiles
             in a third of the time.
+
+    Returns:
+        Function () -> the compiled program, which waits for it and prints how long it took. The thread that compiles is a
+            daemon, and a signal therefore ends the command at once.
     """
     if not hasattr(program, "lower"):
-        return program
+        return lambda: program
     display.doing(f"compiling {name}")
     began = time.monotonic()
     full = CPU_OPTIONS if jax.default_backend() == "cpu" else {}
     options = full if effort is None else {"xla_backend_optimization_level": effort}
-    compiled = compile_with(program.lower(*arguments), options)
-    display.note(f"compiled {name} in {duration(time.monotonic() - began)}")
-    return compiled
+    lowered, compiled = program.lower(*arguments), Future()
+
+    def in_thread() -> None:
+        try:
+            compiled.set_result((compile_with(lowered, options), time.monotonic() - began))
+        except BaseException as error:  # raised again where the program is asked for
+            compiled.set_exception(error)
+
+    threading.Thread(target=in_thread, daemon=True).start()
+
+    def wait() -> Callable[..., Any]:
+        display.doing(f"compiling {name}")
+        program, seconds = compiled.result()
+        display.note(f"compiled {name} in {duration(seconds)}")
+        return program
+
+    return wait
 
 
 def compile_with(lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> jax.stages.Compiled:
