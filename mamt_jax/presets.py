@@ -143,16 +143,21 @@ TUNED: dict[str, dict[str, Preset]] = {
         "mappo": Preset(_PURSUIT_MAPPO | _length(4_000, 10, 20), 10.0),
     },
     "multiwalker": {
-        "maac": Preset(_MAAC | _WALK | _SHARED | {"num_updates": 2, "reward_scale": 300.0} | _length(2_000, 20, 24)),
+        "maac": Preset(_MAAC | _WALK | _SHARED | {"num_updates": 2, "reward_scale": 300.0} | _length(2_000, 20, 24), 24),
         "mamd": Preset(_MAMD | _WALK | _SHARED | {"num_updates": 1, "epsilon": 100.0} | _length(2_000, 20, 24), 17.5),
-        "mamt": Preset(_MAMT | _WALK | _WALK_FAST | _length(2_000, 20, 24)),
-        "maddpg": Preset(_MADDPG | _WALK_STEPS | _WALK_FAST | {"tau": 0.01} | _length(2_000, 20, 24)),
+        "mamt": Preset(_MAMT | _WALK | _WALK_FAST | _length(2_000, 20, 24), 19.5),
+        "maddpg": Preset(_MADDPG | _WALK_STEPS | _WALK_FAST | {"tau": 0.01} | _length(2_000, 20, 24), 14),
         "mappo": Preset(_WALKERS_MAPPO | {"lr_decay_updates": 550} | _length(36_000, 36, 24), 58),
     },
 }
 """Tuned presets, by task and algorithm."""
-ALIKE = {"pursuit_local": "pursuit", "spread3_sep": "spread3_mix", "spread3_ful": "spread_n3", "mamd_op": "mamd"}
+ALIKE = {
+    **{"pursuit_local": "pursuit", "spread3_sep": "spread3_mix", "spread3_ful": "spread_n3"},
+    **{"mamd_op": "mamd", "ippo": "mappo", "happo": "mappo", "hatrpo": "mappo"},
+}
 """Tasks and algorithms that use the presets of another task or algorithm."""
+MISSING = {"happo": ("share_policy",), "hatrpo": ("share_policy", "policy_learning_rate", "entropy_coefficient")}
+"""Options in the presets of another algorithm that an algorithm does not have, or needs otherwise."""
 
 
 def find_preset(name: str, task: str, algo: str) -> Preset:
@@ -168,4 +173,8 @@ def find_preset(name: str, task: str, algo: str) -> Preset:
     """
     if name not in PRESETS:
         raise ValueError(f"preset={name!r} is not valid: give one of {', '.join(PRESETS)}.")
-    return PAPER if name == "paper" else TUNED.get(ALIKE.get(task, task), {}).get(ALIKE.get(algo, algo), UNTUNED)
+    if name == "paper":
+        return PAPER
+    preset = TUNED.get(ALIKE.get(task, task), {}).get(ALIKE.get(algo, algo), UNTUNED)
+    options = {option: value for option, value in preset.options.items() if option not in MISSING.get(algo, ())}
+    return preset._replace(options=options, minutes=None if algo in ALIKE else preset.minutes)
