@@ -108,8 +108,8 @@ def acting(policy: Policy, sample: bool) -> Callable[..., Any]:
     """Adapts a policy for playing episodes: it samples actions, or returns the mode whatever the key is."""
 
     @functools.wraps(policy)  # callers read its signature
-    def act(observation: jax.Array, key: jax.Array, *args: Any, **given: Any) -> Any:
-        return policy(observation, key if sample else None, *args, **given)
+    def act(observation: jax.Array, key: jax.Array, action_mask: jax.Array | None = None, **given: Any) -> Any:
+        return policy(observation, key if sample else None, action_mask, **given)
 
     return act
 
