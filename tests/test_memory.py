@@ -119,12 +119,14 @@ def trained(algo: str, memory: str) -> tuple[Any, np.ndarray]:
     return trainer.policy(learner_state), np.asarray(metrics["eval_return"])
 
 
-def test_only_a_policy_with_memory_solves_the_probe() -> None:
-    _, returns = trained("mappo", "gru")
-    assert returns[-1] > 0.95
-    best_without_memory = (1 + 4 / 4) / 5
-    _, returns = trained("mappo", "none")
-    assert returns[-1] < best_without_memory + 0.1
+def test_a_policy_with_memory_solves_the_probe() -> None:
+    assert trained("mappo", "gru")[1][-1] > 0.95
+
+
+@pytest.mark.slow
+def test_a_policy_without_memory_cannot_solve_the_probe() -> None:
+    best = (1 + 4 / 4) / 5  # the symbol in the first of five steps, and a guess among four in the others
+    assert trained("mappo", "none")[1][-1] < best + 0.1
 
 
 @pytest.mark.slow
