@@ -32,6 +32,7 @@ from mamt_jax.training.session import (
     plan_memory,
     restore,
     save_or_warn,
+    state_shapes,
     write_rows,
 )
 from mamt_jax.training.vectorized import RunState
@@ -85,15 +86,13 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
             Display(console, training.episodes, training.evaluation_policy, session.experiment.titles)
         )
         began = time.monotonic()
-        states, counters = restore(session, display) if resume else begin(session, display)
+        states, counters, advance = start(session, display, resume)
         say_halted(session, counters.halts, display)
         session = session._replace(loggers=open_loggers(session, stack))
         started = began - counters.wall_seconds
         going = counters.iterations < schedule.total_iterations
-        advance = session.runs.advance
-        training_compiled = start_compiling(display, "training", advance, session.configs, states, 0, 1) if going else None
         evaluate = start_compiling(display, "evaluation", session.runs.evaluate, session.configs, states, 0, effort=1)()
-        advance = training_compiled() if training_compiled else advance
+        programs = Programs(evaluate, advance())
         if not resume:
             counters = counters._replace(wall_seconds=time.monotonic() - started)
             states, counters = report(session, evaluate, states, counters, display)
@@ -101,7 +100,7 @@ def train(session: Session, console: Console, resume: bool = False) -> int | Non
         if not resume:
             counters = save_or_warn(session, states, counters, display)
         if going:
-            programs, states = Programs(evaluate, advance), session.runs.begin(states, counters.iterations)
+            states = session.runs.begin(states, counters.iterations)
             states, counters = work(session, programs, states, counters, display, started, stopped)
         finish(session, states, counters, display)
     if all(counters.halts):
@@ -131,9 +130,21 @@ def open_loggers(session: Session, stack: ExitStack) -> tuple[Logger, ...]:
     return loggers
 
 
-def begin(session: Session, display: Display) -> tuple[RunState, Counters]:
+def start(session: Session, display: Display, resume: bool) -> tuple[RunState, Counters, Callable[[], Callable[..., RunState]]]:
+    """States and counters at the start of training, and training as `start_compiling` returns it."""
+    programs = session.runs
+    if resume:
+        states, counters = restore(session, display)
+        if counters.iterations == session.built.schedule.total_iterations:
+            return states, counters, lambda: programs.advance
+        return states, counters, start_compiling(display, "training", programs.advance, session.configs, states, 0, 1)
+    init = start_compiling(display, "the initial state", programs.init, session.configs, session.keys, effort=0)
+    advance = start_compiling(display, "training", programs.advance, session.configs, state_shapes(session), 0, 1)
+    return *begin(session, init()), advance
+
+
+def begin(session: Session, init: Callable[..., RunState]) -> tuple[RunState, Counters]:
     """The initial states and counters of all runs."""
-    init = start_compiling(display, "the initial state", session.runs.init, session.configs, session.keys, effort=0)()
     states = init(session.configs, session.keys)
     num_runs = len(session.experiment.runs)
     if session.initial is not None:

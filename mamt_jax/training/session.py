@@ -25,7 +25,8 @@ from mamt_jax.training.memory import MemoryPlan, num_bytes, temporary_bytes
 from mamt_jax.training.nan_guard import HaltedAt, stack_halts
 from mamt_jax.training.policies import Policy
 from mamt_jax.training.references import Reference
-from mamt_jax.training.rollout import act_in, rollout, with_episodes
+from mamt_jax.training.rollout import act_in, no_episodes
+from mamt_jax.training.rollout_buffer import rollout_buffer
 from mamt_jax.training.run_folder import (
     BEST,
     CHECKPOINTS,
@@ -119,6 +120,18 @@ def open_session(
     return Session(experiment, built, runs, configs, keys, folder, references, tuple(log))
 
 
+def state_shapes(session: Session) -> RunState:
+    """The shapes and shardings of all states."""
+
+    def placed(sharding: jax.sharding.Sharding, states: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type), states
+        )
+
+    states = jax.eval_shape(session.runs.init, session.configs, session.keys)
+    return jax.tree.map(placed, session.runs.state_sharding, states)
+
+
 def plan_memory(session: Session) -> MemoryPlan:
     """The memory plan of training: states, environments of an evaluation, a rollout, and the temporary memory of an update."""
     states = jax.eval_shape(session.runs.init, session.configs, session.keys)
@@ -151,17 +164,11 @@ def rollout_shape(built: Built, config: Config, state: RunState) -> Any:
     def stacked(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((num_steps, *leaf.shape), leaf.dtype)
 
-    if not isinstance(env, HostEnvironment):
-        own = with_episodes(env)
-        _, seen = jax.eval_shape(
-            lambda config, state: rollout(
-                own, partial(act, config, state.learner_state), state.env_batch, state.key, num_steps
-            ),
-            config,
-            state,
-        )
-        return seen, jax.tree.map(stacked, state.env_batch.env_state.statistics)
     observation = state.env_batch.observation
+    if not isinstance(env, HostEnvironment):
+        statistics = state.env_batch.env_state.statistics
+        seen = jax.eval_shape(rollout_buffer(env.spec, num_steps, len(observation)).init)
+        return seen, jax.eval_shape(no_episodes, statistics), jax.tree.map(stacked, statistics)
     metrics = dict.fromkeys(env.metrics, jnp.zeros(()))
     timestep = jax.eval_shape(jax.vmap(lambda seen: make_timestep(env.spec, seen, metrics=metrics)), observation)
     action, hidden_state = jax.eval_shape(
