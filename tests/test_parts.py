@@ -248,7 +248,7 @@ def test_devices_share_the_runs(together: Path, tmp_path: Path, run_python: RunP
         assert_same_results(folder, together)
         traces.append(output.splitlines()[-1])
     # One device trains with the trace of its memory plan. Several need one more, under shard_map.
-    assert traces == ["{'update': 1, 'transition': 7}", "{'update': 2, 'transition': 7}"]
+    assert traces == ["{'update': 1, 'transition': 6}", "{'update': 2, 'transition': 6}"]
 
 
 @pytest.mark.slow
