@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from envs_jax.environment import EnvSpec
-from mamt_jax.networks.memory import History
+from mamt_jax.networks.memory import History, remember
 from mamt_jax.running_statistics import RewardNormalisation, RunningStatistics, normalise, normalise_reward
 from mamt_jax.types import Config, LearnerState, Transition
 
@@ -119,6 +119,6 @@ def _act(
     inputs, mask = jax.tree.map(flat, (normalise(learner.observation_statistics, observation), action_mask))
     if hidden_state is None:
         return as_given(choose(parts.policy.apply(learner.policy, inputs, mask)))
-    after = parts.memory.apply(learner.policy["memory"], inputs, History(flat(hidden_state)))
-    action = choose(parts.policy.apply(learner.policy, jnp.concatenate([after, inputs], -1), mask))
-    return as_given(action), as_given(after)
+    inputs = remember(parts.memory, learner.policy, inputs, History(flat(hidden_state)))
+    action = choose(parts.policy.apply(learner.policy, inputs, mask))
+    return as_given(action), as_given(inputs[..., : hidden_state.shape[-1]])
